@@ -1,0 +1,146 @@
+"""Robot actions written as space-separated integers, and read back.
+
+A chunk of H actions with A dimensions becomes H*A integers in 0..num_bins (both ends included):
+`round((action - low) / (high - low) * num_bins)`, dimension by dimension, time step by time step.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# A float32 copy of a float64 limit lies outside it by this share of the range at most: not a clipped value.
+FLOAT32_SLACK = 1e-6
+
+
+@dataclass(frozen=True)
+class DecodedChunks:
+    """What a batch of action texts says.
+
+    actions: (B, H, A) float32, environment units; the mid-range chunk where `valid` is False
+    valid: (B,) bool, the text held integers in range and at least one complete action
+    repaired: (B,) bool, valid, but an incomplete action was dropped, or the chunk padded or cut
+    """
+
+    actions: np.ndarray
+    valid: np.ndarray
+    repaired: np.ndarray
+
+
+class ActionTextCodec:
+    """Actions (environment units) <-> text.
+
+    low, high: (A,) range of each action dimension. A dimension with low == high always encodes to 0 and
+    decodes to that one value.
+    num_bins: the largest integer; the resolution of a dimension is (high - low) / num_bins.
+    """
+
+    def __init__(self, low, high, num_bins: int = 1000):
+        self.low = np.array(low, dtype=np.float64)
+        self.high = np.array(high, dtype=np.float64)
+        self.num_bins = int(num_bins)
+        if self.low.ndim != 1 or self.low.size == 0 or self.low.shape != self.high.shape:
+            raise ValueError(
+                f"low and high must both have shape (A,), got {self.low.shape} and {self.high.shape}"
+            )
+        if not (np.isfinite(self.low).all() and np.isfinite(self.high).all()):
+            raise ValueError(
+                f"action range is not finite: low {self.low.tolist()}, high {self.high.tolist()}"
+            )
+        for dim in np.flatnonzero(self.low > self.high):
+            raise ValueError(f"action dimension {dim}: low {self.low[dim]} is above high {self.high[dim]}")
+        if self.num_bins != num_bins or self.num_bins < 1:
+            raise ValueError(f"num_bins must be a whole number of at least 1, got {num_bins!r}")
+        self._span = self.high - self.low
+        self._safe_span = np.where(self._span > 0, self._span, 1.0)
+
+    @property
+    def action_dim(self) -> int:
+        return self.low.size
+
+    def mid_range(self, horizon: int) -> np.ndarray:
+        """(H, A) float32: the middle of every range, executed where a text cannot be read."""
+        return np.tile((self.low + self.high) / 2, (horizon, 1)).astype(np.float32)
+
+    def to_integers(self, actions) -> np.ndarray:
+        """actions (..., A) -> (..., A) int64 in 0..num_bins; values outside the range are clipped first."""
+        actions = self._checked(actions)
+        share = (np.clip(actions, self.low, self.high) - self.low) / self._safe_span
+        return np.rint(share * self.num_bins).astype(np.int64)
+
+    def from_integers(self, integers) -> np.ndarray:
+        """integers (..., A) -> (..., A) float32, environment units."""
+        return (self.low + np.asarray(integers, dtype=np.float64) / self.num_bins * self._span).astype(
+            np.float32
+        )
+
+    def encode(self, actions) -> list[str]:
+        """actions (B, H, A) -> B texts of H*A integers. ValueError: wrong shape, NaN or infinity."""
+        integers = self.to_integers(actions)
+        if integers.ndim != 3:
+            raise ValueError(f"actions must have shape (B, H, {self.action_dim}), got {integers.shape}")
+        return [" ".join(map(str, chunk.ravel())) for chunk in integers]
+
+    def count_clipped(self, actions) -> int:
+        """How many values of actions (..., A) lie outside the range, so that `encode` clips them."""
+        actions = self._checked(actions)
+        slack = FLOAT32_SLACK * np.maximum(self._span, np.maximum(np.abs(self.low), np.abs(self.high)))
+        return int(((actions < self.low - slack) | (actions > self.high + slack)).sum())
+
+    def decode(self, texts, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """B texts -> (actions (B, H, A) float32, valid (B,) bool). See `decode_detailed`."""
+        decoded = self.decode_detailed(texts, horizon)
+        return decoded.actions, decoded.valid
+
+    def decode_detailed(self, texts, horizon: int) -> DecodedChunks:
+        """B texts -> DecodedChunks of H actions each; never raises for what a text says.
+
+        Surrounding spaces are ignored. Repaired: an incomplete last action is dropped, a short chunk is
+        padded with its last action, a long one is cut. Invalid (the mid-range chunk): anything but integers,
+        an integer outside 0..num_bins anywhere in the text (no action of this range), no complete action.
+        """
+        if horizon < 1:
+            raise ValueError(f"horizon must be at least 1, got {horizon}")
+        if isinstance(texts, str):
+            raise ValueError("texts must be a list of strings, got one string")
+        actions = np.empty((len(texts), horizon, self.action_dim), dtype=np.float32)
+        valid = np.zeros(len(texts), dtype=bool)
+        repaired = np.zeros(len(texts), dtype=bool)
+        for row, text in enumerate(texts):
+            integers = self._read_integers(text)
+            num_actions = 0 if integers is None else len(integers) // self.action_dim
+            if num_actions == 0:
+                actions[row] = self.mid_range(horizon)
+                continue
+            kept = integers[: min(num_actions, horizon) * self.action_dim]
+            chunk = self.from_integers(np.reshape(kept, (-1, self.action_dim)))
+            actions[row, : len(chunk)] = chunk
+            actions[row, len(chunk) :] = chunk[-1]
+            valid[row] = True
+            repaired[row] = len(integers) != horizon * self.action_dim
+        return DecodedChunks(actions, valid, repaired)
+
+    def _read_integers(self, text: str) -> list[int] | None:
+        """The integers of a text, or None where one is unreadable or out of range."""
+        integers = []
+        for word in text.split():
+            digits = word.lstrip("0") or "0"
+            # The length test also keeps int() away from absurdly long numbers.
+            if not (word.isascii() and word.isdigit()) or len(digits) > len(str(self.num_bins)):
+                return None
+            integers.append(int(digits))
+            if integers[-1] > self.num_bins:
+                return None
+        return integers
+
+    def _checked(self, actions) -> np.ndarray:
+        actions = np.asarray(actions, dtype=np.float64)
+        if actions.ndim == 0 or actions.shape[-1] != self.action_dim:
+            raise ValueError(
+                f"actions must have {self.action_dim} dimensions on the last axis, got {actions.shape}"
+            )
+        bad = np.argwhere(~np.isfinite(actions))
+        if len(bad):
+            raise ValueError(
+                f"action value {actions[tuple(bad[0])]} at index {bad[0].tolist()} is not finite"
+            )
+        return actions

@@ -1,0 +1,79 @@
+"""Temporal ensembling: what several queries predicted for the same time step is averaged."""
+
+from collections import deque
+
+import numpy as np
+
+
+class TemporalEnsembler:
+    """Weighted mean of the newest chunk and the older ones that still reach into its time.
+
+    horizon: H, actions in a chunk
+    n_action_steps: actions executed between two queries, 1..H; an older chunk is shifted by so many per query
+    size: chunks averaged, the newest included (1: the newest chunk comes back as it is)
+    version: 1: every older chunk weighs `weight`, so weight=1 is the plain mean of aligned predictions;
+        2: a chunk that is `age` queries old weighs weight ** age. The newest always weighs 1, and each time
+        step is divided by the weights of the chunks that reach it.
+    allow_no_overlap: with n_action_steps == horizon no chunk ever overlaps another, so size > 1 would silently
+        average nothing: an error unless this is set.
+    """
+
+    def __init__(
+        self,
+        horizon: int,
+        n_action_steps: int,
+        size: int,
+        version: int = 1,
+        weight: float = 0.5,
+        allow_no_overlap: bool = False,
+    ):
+        if horizon < 1:
+            raise ValueError(f"horizon must be at least 1, got {horizon}")
+        if size < 1:
+            raise ValueError(f"ensemble size must be at least 1, got {size}")
+        if version not in (1, 2):
+            raise ValueError(f"ensemble version must be 1 or 2, got {version!r}")
+        if not (np.isfinite(weight) and weight >= 0):
+            raise ValueError(f"ensemble weight must be a finite number of at least 0, got {weight}")
+        if size > 1 and n_action_steps >= horizon and not allow_no_overlap:
+            raise ValueError(
+                f"ensembling {size} chunks would average nothing: {n_action_steps} executed actions per query "
+                f"leave no overlap between chunks of horizon {horizon}; execute fewer, or allow no overlap"
+            )
+        if not 1 <= n_action_steps <= horizon:
+            raise ValueError(
+                f"n_action_steps must be between 1 and the horizon {horizon}, got {n_action_steps}"
+            )
+        self.horizon = horizon
+        self.n_action_steps = n_action_steps
+        self.size = size
+        self.version = version
+        self.weight = weight
+        self._chunks = deque(maxlen=size)  # oldest first, as they were predicted
+
+    def reset(self):
+        """Forget every chunk: call at the start of an episode."""
+        self._chunks.clear()
+
+    def add(self, chunk) -> np.ndarray:
+        """The newest chunk (H, A), once per query -> the averaged chunk (H, A) of the same dtype."""
+        chunk = np.asarray(chunk)
+        if chunk.ndim != 2 or len(chunk) != self.horizon:
+            raise ValueError(f"chunk must have shape ({self.horizon}, A), got {chunk.shape}")
+        if self._chunks and self._chunks[-1].shape != chunk.shape:
+            raise ValueError(f"chunk has shape {chunk.shape}, the one before had {self._chunks[-1].shape}")
+        if not np.issubdtype(chunk.dtype, np.floating):
+            chunk = chunk.astype(np.float64)
+        self._chunks.append(chunk.copy())
+        total = np.zeros(chunk.shape)  # (H, A)
+        weights = np.zeros((self.horizon, 1))
+        for age, older in enumerate(reversed(self._chunks)):
+            rest = older[age * self.n_action_steps :]
+            total[: len(rest)] += self._weight_of(age) * rest
+            weights[: len(rest)] += self._weight_of(age)
+        return (total / weights).astype(chunk.dtype)
+
+    def _weight_of(self, age: int) -> float:
+        if age == 0:
+            return 1.0
+        return self.weight if self.version == 1 else self.weight**age
