@@ -14,8 +14,8 @@ class TemporalEnsembler:
     version: 1: every older chunk weighs `weight`, so weight=1 is the plain mean of aligned predictions;
         2: a chunk that is `age` queries old weighs weight ** age. The newest always weighs 1, and each time
         step is divided by the weights of the chunks that reach it.
-    allow_no_overlap: with n_action_steps == horizon no chunk ever overlaps another, so size > 1 would silently
-        average nothing: an error unless this is set.
+    allow_no_overlap: with n_action_steps == horizon no chunk ever overlaps another, so size > 1 would
+        silently average nothing: an error unless this is set.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class TemporalEnsembler:
             raise ValueError(f"ensemble weight must be a finite number of at least 0, got {weight}")
         if size > 1 and n_action_steps >= horizon and not allow_no_overlap:
             raise ValueError(
-                f"ensembling {size} chunks would average nothing: {n_action_steps} executed actions per query "
-                f"leave no overlap between chunks of horizon {horizon}; execute fewer, or allow no overlap"
+                f"ensembling {size} chunks would average nothing: {n_action_steps} executed actions per "
+                f"query leave no overlap between chunks of horizon {horizon}: execute fewer, or allow it"
             )
         if not 1 <= n_action_steps <= horizon:
             raise ValueError(
