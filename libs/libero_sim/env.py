@@ -1,0 +1,217 @@
+"""One LIBERO task as an environment: seeded, upright, and rendering only the pictures that are asked for."""
+
+import contextlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from libs.libero_sim.gl import import_libero_envs
+from libs.libero_sim.rendering import apply_render_setting, get_render_setting
+from libs.libero_sim.suites import LiberoTask
+
+VIEWS = ("agentview", "eye_in_hand")
+CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}  # view -> camera name in the model
+SETTLE_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+ACTION_DIM = 7
+MAX_PLACEMENT_TRIES = 1000  # random placements that overlap are drawn again
+
+
+class LiberoEnv:
+    """A LIBERO task in the simulator. Making one takes 6-16 s and about 1.5 GB; a process should hold one.
+
+    task: from `get_task`. resolution: pixels on each side of the square pictures. render: a key of
+    RENDER_SETTINGS; anything but "standard" changes the pictures and must match between data and evaluation.
+    Raises RuntimeError where OpenGL or the simulator is missing, ValueError for an unknown setting.
+
+    An observation is {"views": {name: (R, R, 3) uint8, upright}, "instruction": str, "proprio": (9,)
+    float32}; proprio is gripper 2 (m), end effector position 3 (m) and quaternion xyzw 4.
+    """
+
+    def __init__(self, task: LiberoTask, resolution: int = 256, render: str = "standard"):
+        setting = get_render_setting(render)
+        if resolution <= 0:
+            raise ValueError(f"resolution must be positive, not {resolution}")
+        self.task = task
+        self.resolution = resolution
+        self.render_setting = render
+        envs = import_libero_envs()
+        with _numpy_seed(0):  # placements are drawn once already while the model is built
+            self._env = _retry_placement(
+                lambda: envs.OffScreenRenderEnv(
+                    bddl_file_name=task.bddl_file,
+                    camera_heights=resolution,
+                    camera_widths=resolution,
+                    hard_reset=False,  # same states and pictures as a hard reset, 10 times faster, no leak
+                    ignore_done=True,  # the step limit is the caller's
+                )
+            )
+        self.robosuite_env = self._env.env
+        apply_render_setting(self.robosuite_env.sim, setting)
+
+    def reset(self, seed: int, init_state: np.ndarray | None = None) -> dict:
+        """Start an episode and return its first observation.
+
+        seed: of the fixtures and, without `init_state`, of the random placement of the objects.
+        init_state: (1 + nq + nv,) one of `init_states(task)`; ValueError if its size does not fit.
+        Raises RuntimeError if no placement without overlaps is found.
+        """
+        self._enable(VIEWS)  # with its cameras off, a reset would shift the moment pictures are taken
+        with _numpy_seed(seed):
+            raw = _retry_placement(self.robosuite_env.reset)
+        self._gripper.current_action = np.zeros(self._gripper.dof)  # a soft reset forgets this one
+        if init_state is not None:
+            raw = self._env.set_init_state(self._checked_state(init_state))
+        return self._observation(raw, VIEWS)
+
+    def settle(self, num_settle_steps: int = 10, views: Sequence[str] = VIEWS) -> dict:
+        """Let the objects come to rest, gripper open; returns the last observation, with `views`."""
+        observation = None
+        for i in range(num_settle_steps):
+            last = i == num_settle_steps - 1
+            observation, _ = self.step(SETTLE_ACTION, views if last else ())
+        return observation
+
+    def step(self, action: Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
+        """Apply one action (7,): 3 position, 3 rotation, gripper -1 open / +1 close, each in [-1, 1].
+
+        views: the pictures to render after this step; only those stand in the observation. Returns
+        (observation, success). ValueError for a wrong shape, a number that is not finite or an unknown view.
+        """
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
+            raise ValueError(f"an action is {ACTION_DIM} finite numbers, not {action.tolist()}")
+        self._enable(views)
+        raw, _, done, _ = self.robosuite_env.step(action)
+        return self._observation(raw, views), bool(done)
+
+    def check_success(self) -> bool:
+        """Whether the task's goal holds in the present state."""
+        return bool(self.robosuite_env._check_success())
+
+    def sim_state(self) -> np.ndarray:
+        """Time, joint positions and velocities: (1 + nq + nv,) float64, as in `states` of a demo file."""
+        return self.robosuite_env.sim.get_state().flatten()
+
+    def set_sim_state(self, state: np.ndarray, gripper_action: float = -1.0) -> None:
+        """Put the simulator in `state` (1 + nq + nv,) and restart what a state does not hold.
+
+        The controllers take the present pose as their goal, the solver forgets its last solution, and the
+        gripper's slow command stands where `gripper_action` (-1 open, +1 closed) has been held for long. So the
+        same state and the same actions give the same next states, however the simulator came there. Fixture
+        poses are not in a state: reset(seed) with the seed of the recording first. ValueError if the size does
+        not fit.
+        """
+        sim = self.robosuite_env.sim
+        sim.set_state_from_flattened(self._checked_state(state))
+        sim.data.ctrl[:] = 0.0
+        sim.data.qacc_warmstart[:] = 0.0
+        sim.forward()
+        self._gripper.current_action = np.array([-1.0, 1.0]) * np.sign(gripper_action)
+        controller = self.robosuite_env.robots[0].controller
+        controller.update(force=True)
+        controller.reset_goal()
+        controller.new_update = True
+        self.robosuite_env._check_success()  # objects remember things outside the state (a stove's flame)
+        self.robosuite_env._post_process()
+
+    def render(self, views: Sequence[str] = VIEWS) -> dict[str, np.ndarray]:
+        """Upright pictures {view: (R, R, 3) uint8} of the present state; use it after `set_sim_state`.
+
+        During an episode ask `step` for pictures instead: LIBERO takes its own a few milliseconds before the
+        end of a step.
+        """
+        _check_views(views)
+        sim, size = self.robosuite_env.sim, self.resolution
+        return {
+            view: _upright(sim.render(camera_name=CAMERAS[view], width=size, height=size)) for view in views
+        }
+
+    def proprio_dict(self) -> dict[str, np.ndarray]:
+        """The robot's present state under LIBERO's names, all float64.
+
+        gripper_states 2, joint_states 7, ee_pos 3, ee_ori 3 (axis-angle), ee_states 6 (the last two),
+        robot_states 9 (gripper 2, position 3, quaternion xyzw 4).
+        """
+        from robosuite.utils.transform_utils import convert_quat, quat2axisangle
+
+        sim, robot = self.robosuite_env.sim, self.robosuite_env.robots[0]
+        position = np.array(sim.data.site_xpos[robot.eef_site_id])
+        quaternion = convert_quat(sim.data.get_body_xquat(robot.robot_model.eef_name), to="xyzw")
+        gripper = np.array(sim.data.qpos[robot._ref_gripper_joint_pos_indexes])
+        orientation = quat2axisangle(quaternion.copy())
+        return {
+            "gripper_states": gripper,
+            "joint_states": np.array(sim.data.qpos[robot._ref_joint_pos_indexes]),
+            "ee_pos": position,
+            "ee_ori": orientation,
+            "ee_states": np.concatenate([position, orientation]),
+            "robot_states": np.concatenate([gripper, position, quaternion]),
+        }
+
+    def model_xml(self) -> str:
+        """The MuJoCo model, with the fixtures where they stand now."""
+        return self.robosuite_env.sim.model.get_xml()
+
+    def close(self) -> None:
+        """Free the renderer; the env cannot be used afterwards. Closing twice does nothing."""
+        if self._env is not None:
+            self._env.close()
+            self._env = self.robosuite_env = None
+
+    @property
+    def _gripper(self):
+        return self.robosuite_env.robots[0].gripper
+
+    def _enable(self, views: Sequence[str]) -> None:
+        """Switch cameras on or off for the next step, without Observable.set_enabled, which would restart the
+        sampling phase and so take pictures at another moment."""
+        _check_views(views)
+        for view, camera in CAMERAS.items():
+            self.robosuite_env._observables[f"{camera}_image"]._enabled = view in views
+
+    def _observation(self, raw: dict, views: Sequence[str]) -> dict:
+        proprio = [raw["robot0_gripper_qpos"], raw["robot0_eef_pos"], raw["robot0_eef_quat"]]
+        return {
+            "views": {view: _upright(raw[f"{CAMERAS[view]}_image"]) for view in views},
+            "instruction": self.task.instruction,
+            "proprio": np.concatenate(proprio).astype(np.float32),
+        }
+
+    def _checked_state(self, state: np.ndarray) -> np.ndarray:
+        state = np.asarray(state, dtype=np.float64)
+        model = self.robosuite_env.sim.model
+        size = 1 + model.nq + model.nv
+        if state.shape != (size,):
+            raise ValueError(f"a state of {self.task.name} has shape ({size},), not {state.shape}")
+        return state
+
+
+def _upright(picture: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(picture[::-1, ::-1])
+
+
+def _check_views(views: Sequence[str]) -> None:
+    unknown = [view for view in views if view not in CAMERAS]
+    if isinstance(views, str) or unknown:
+        raise ValueError(f"unknown views {views!r}: known are {', '.join(VIEWS)}")
+
+
+@contextlib.contextmanager
+def _numpy_seed(seed: int):
+    """Seed numpy's global generator, which LIBERO draws from, and put it back afterwards."""
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+def _retry_placement(make):
+    """LIBERO's own reset swallows every error and tries forever; only a failed placement deserves that."""
+    from robosuite.utils.errors import RandomizationError
+
+    for _ in range(MAX_PLACEMENT_TRIES):
+        with contextlib.suppress(RandomizationError):
+            return make()
+    raise RuntimeError(f"no placement of the objects without overlaps in {MAX_PLACEMENT_TRIES} tries")
