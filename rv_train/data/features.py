@@ -1,0 +1,96 @@
+"""Sample or observation → what the model takes. Training and evaluation share every line but the augmentation.
+
+A batch is a dict of tensors:
+    images       (B, N, H, W, 3) uint8, N pictures per prompt
+    input_ids    (B, L) int64, padded on the right
+    lengths      (B,) int64, tokens before the padding
+and in training, for the loss on the learned positions only:
+    label_index  (M,) int64, into the flattened (B*L) positions whose *next* token is learned
+    label_ids    (M,) int64, that next token
+"""
+
+import numpy as np
+import torch
+
+from rv_train.data.images import ImageTransform
+from rv_train.data.prompt import IGNORE, PromptEncoder
+
+
+class ObservationEncoder:
+    """Pictures and prompt of one observation (evaluation) or sample (training).
+
+    Args:
+        views: camera names in the model's order.
+        transform: an ImageTransform.
+        prompt: a PromptEncoder.
+    """
+
+    def __init__(self, views, transform, prompt):
+        self.views, self.transform, self.prompt = list(views), transform, prompt
+
+    @classmethod
+    def from_cfg(cls, cfg, tokenizer=None):
+        return cls(cfg.DATA.VIEWS, ImageTransform.from_cfg(cfg), PromptEncoder.from_cfg(cfg, tokenizer))
+
+    def encode(self, observation):
+        """An observation dict (`views`, `instruction`) → features for `collate`; the prompt stays open.
+
+        Raises:
+            ValueError: a camera that the model was trained with is missing.
+        """
+        missing = [view for view in self.views if view not in observation["views"]]
+        if missing:
+            raise ValueError(f"observation has no view {missing[0]}; the model needs {', '.join(self.views)}")
+        frames = [np.asarray(observation["views"][view]) for view in self.views]
+        return self._features(frames, observation["instruction"])
+
+    def encode_sample(self, sample, action_text, rng=None):
+        """A Sample and its action text → features with labels; `rng` draws the augmentation, None means none."""
+        return self._features(sample.views, sample.instruction, action_text, rng)
+
+    def _features(self, frames, instruction, action_text=None, rng=None):
+        encoded = self.prompt.encode(instruction, action_text)
+        if rng is not None:
+            encoded = self.prompt.mask_digits(encoded, rng)
+        return {"images": torch.from_numpy(self.transform(frames, rng)), **encoded}
+
+    def collate(self, features):
+        """A list of features → a batch (see the module's docstring)."""
+        lengths = [len(f["input_ids"]) for f in features]
+        longest = max(lengths)
+        ids = torch.full((len(features), longest), self.prompt.pad_id)
+        labels = torch.full((len(features), longest), IGNORE)
+        for row, f in enumerate(features):
+            ids[row, : lengths[row]] = f["input_ids"]
+            labels[row, : lengths[row]] = f["labels"]
+        next_ids = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
+        learned = (next_ids != IGNORE).nonzero().squeeze(1)
+        return {
+            "images": torch.stack([f["images"] for f in features]),
+            "input_ids": ids,
+            "lengths": torch.tensor(lengths),
+            "label_index": learned,
+            "label_ids": next_ids[learned],
+        }
+
+
+class TrainingSet(torch.utils.data.Dataset):
+    """Features of augmented samples; an item is asked for by (epoch, rank, index), which seeds its randomness.
+
+    Args:
+        dataset: a DemoDataset.
+        encoder: an ObservationEncoder.
+        codec: an ActionTextCodec.
+        seed: the run's seed.
+        augment: False gives every sample as evaluation sees it.
+    """
+
+    def __init__(self, dataset, encoder, codec, seed, augment=True):
+        self.dataset, self.encoder, self.codec = dataset, encoder, codec
+        self.seed, self.augment = seed, augment
+
+    def __getitem__(self, key):
+        epoch, rank, index = key
+        sample = self.dataset[index]
+        rng = np.random.default_rng([self.seed, epoch, rank, index]) if self.augment else None
+        return self.encoder.encode_sample(sample, self.codec.encode(sample.actions[None])[0], rng)

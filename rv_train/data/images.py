@@ -1,0 +1,105 @@
+"""Frames → pictures for the model: crop, resize, colour jitter, tile. uint8 in, uint8 out.
+
+Training crops at random and jitters; evaluation crops the centre and leaves the colours alone. Cutting into patches
+and normalising happen on the model's device (`rv_train/models/qwen.py`), so a loader process moves bytes only.
+"""
+
+import numpy as np
+
+
+class ImageTransform:
+    """Turns upright views into pictures.
+
+    Args:
+        size: side of one view after resizing, pixels.
+        crop: side of the crop as a share of the frame's side.
+        tile: views side by side in one picture, or one picture each.
+        brightness, contrast, saturation: factors are uniform in 1 ± value.
+        hue: shift uniform in ± value, in turns of the colour circle.
+    """
+
+    def __init__(self, size, crop=1.0, tile=True, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0):
+        self.size, self.crop, self.tile = size, crop, tile
+        self.jitter = (brightness, contrast, saturation, hue)
+
+    @classmethod
+    def from_cfg(cls, cfg):
+        image = cfg.IMAGE
+        return cls(
+            image.SIZE, image.CROP, image.TILE, image.BRIGHTNESS, image.CONTRAST, image.SATURATION, image.HUE
+        )
+
+    def __call__(self, views, rng=None):
+        """One sample's pictures.
+
+        Args:
+            views: list of (H, W, 3) uint8 upright frames, square.
+            rng: numpy Generator for training; None for evaluation (centre crop, no jitter).
+        Returns:
+            (N, size, W', 3) uint8: N = 1 and W' = size × views when tiled, else N = views and W' = size.
+        Raises:
+            ValueError: a view that is not a square uint8 picture.
+        """
+        colours = None if rng is None else self._draw_jitter(rng)
+        pictures = [self._resize(self._cut(view, rng)) for view in views]
+        if colours is not None:
+            pictures = [jitter(picture, *colours) for picture in pictures]
+        return np.concatenate(pictures, axis=1)[None] if self.tile else np.stack(pictures)
+
+    def _cut(self, view, rng):
+        if view.dtype != np.uint8 or view.ndim != 3 or view.shape[2] != 3 or view.shape[0] != view.shape[1]:
+            raise ValueError(f"a view must be a square (H, H, 3) uint8 picture, got {view.dtype} {view.shape}")
+        full = view.shape[0]
+        side = round(full * self.crop)
+        if rng is None:
+            top = left = (full - side) // 2
+        else:
+            top, left = rng.integers(0, full - side + 1, size=2)
+        return view[top : top + side, left : left + side]
+
+    def _resize(self, picture):
+        if picture.shape[0] == self.size:
+            return picture
+        import cv2  # only where a resize is needed: OpenCV wants libGL, a training node may not have it
+
+        shrink = picture.shape[0] > self.size
+        return cv2.resize(
+            picture, (self.size, self.size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
+        )
+
+    def _draw_jitter(self, rng):
+        brightness, contrast, saturation, hue = self.jitter
+        if not any(self.jitter):
+            return None
+        factors = 1.0 + rng.uniform(-1.0, 1.0, size=3) * (brightness, contrast, saturation)
+        return (*factors, rng.uniform(-hue, hue))
+
+
+def jitter(picture, brightness, contrast, saturation, hue):
+    """Colour jitter as torchvision defines it, in the order brightness, contrast, saturation, hue.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        brightness, contrast, saturation: factors, 1 leaves the picture alone.
+        hue: shift in turns, 0 leaves the picture alone.
+    """
+    x = picture.astype(np.float32)
+    if brightness != 1.0:
+        x = np.clip(x * brightness, 0.0, 255.0)
+    if contrast != 1.0:
+        x = np.clip(x * contrast + (1.0 - contrast) * _grey(x).mean(), 0.0, 255.0)
+    if saturation != 1.0:
+        x = np.clip(x * saturation + (1.0 - saturation) * _grey(x)[..., None], 0.0, 255.0)
+    x = np.rint(x).astype(np.uint8)
+    if hue != 0.0:
+        import cv2
+
+        hsv = cv2.cvtColor(x, cv2.COLOR_RGB2HSV_FULL)
+        hsv[..., 0] += np.uint8(round(hue * 256) % 256)  # uint8 arithmetic wraps around the circle
+        x = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+    return x
+
+
+def _grey(x):
+    """Luma of ITU-R BT.601 (H, W)."""
+    return x @ np.array([0.299, 0.587, 0.114], dtype=np.float32)

@@ -1,0 +1,126 @@
+"""Instruction (+ action text) → token ids and labels. The one place that knows what the model reads and writes.
+
+    <|im_start|>system\n{system}<|im_end|>\n
+    <|im_start|>user\nPicture 1: <|vision_start|><|image_pad|>…<|vision_end|>{instruction}<|im_end|>\n
+    <|im_start|>assistant\n474 479 460 …<|im_end|>\n
+
+Only the action text, `<|im_end|>` and the newline are learned. Every character of an action text is one token (Qwen
+splits numbers into digits), so its ids are looked up, not tokenized.
+"""
+
+import functools
+
+import numpy as np
+import torch
+
+from rv_train.data.tokenizer import load_tokenizer, token_id
+
+IGNORE = -100  # the label that cross-entropy leaves out
+PATCH, MERGE = 14, 2  # Qwen2.5-VL: pixels per patch side, patches per image-token side
+
+
+class PromptEncoder:
+    """Builds ids and labels.
+
+    Args:
+        tokenizer: Qwen2.5's, whole or cut.
+        system: text of the system turn, "" for none.
+        num_pictures: pictures per prompt.
+        image_tokens: image tokens per picture.
+        vision_id: write "Picture i: " before each picture.
+        mask_max, mask_none: digit masking, see `mask_digits`.
+    """
+
+    def __init__(self, tokenizer, system, num_pictures, image_tokens, vision_id, mask_max=0.0, mask_none=1.0):
+        self.tokenizer = tokenizer
+        self.system = system
+        self.num_pictures, self.image_tokens, self.vision_id = num_pictures, image_tokens, vision_id
+        self.mask_max, self.mask_none = mask_max, mask_none
+        self.pad_id = token_id(tokenizer, "<|endoftext|>")
+        self.end_id = token_id(tokenizer, "<|im_end|>")
+        self.image_id = token_id(tokenizer, "<|image_pad|>")
+        self.mask_id = token_id(tokenizer, "?")
+        self.digit_ids = [token_id(tokenizer, digit) for digit in "0123456789"]
+        self.space_id = token_id(tokenizer, "Ġ")  # byte-level BPE writes the space so
+        self._char_ids = dict(zip("0123456789 ", [*self.digit_ids, self.space_id], strict=True))
+        self._answer_end = [self.end_id, token_id(tokenizer, "Ċ")]  # end of turn and its newline
+        self._is_digit = np.zeros(len(tokenizer), dtype=bool)
+        self._is_digit[self.digit_ids] = True
+        self._prompt_ids = functools.lru_cache(maxsize=4096)(self._tokenize_prompt)
+
+    @classmethod
+    def from_cfg(cls, cfg, tokenizer=None):
+        """From the config tree; the tokenizer is loaded from `MODEL.TOKENIZER` unless given."""
+        horizon, dim = cfg.ACTION.HORIZON, cfg.ACTION.DIM
+        side, num_views = cfg.IMAGE.SIZE // (PATCH * MERGE), len(cfg.DATA.VIEWS)
+        return cls(
+            tokenizer or load_tokenizer(cfg.MODEL.TOKENIZER, cfg.MODEL.VOCAB_CUT),
+            system=cfg.PROMPT.SYSTEM.format(
+                horizon=horizon, action_dim=dim, num_values=horizon * dim, num_bins=cfg.ACTION.NUM_BINS
+            ),
+            num_pictures=1 if cfg.IMAGE.TILE else num_views,
+            image_tokens=side * side * (num_views if cfg.IMAGE.TILE else 1),
+            vision_id=cfg.PROMPT.VISION_ID,
+            mask_max=cfg.ACTION.MASK_MAX,
+            mask_none=cfg.ACTION.MASK_NONE,
+        )
+
+    def encode(self, instruction, action_text=None):
+        """Ids and labels of one prompt, without digit masking.
+
+        Args:
+            instruction: the language goal.
+            action_text: "474 479 …" in training; None leaves the prompt open for the model to answer.
+        Returns:
+            {"input_ids": (L,) int64, "labels": (L,) int64 with -100 wherever nothing is learned}.
+        Raises:
+            ValueError: the action text holds anything but digits and spaces.
+        """
+        prompt = list(self._prompt_ids(instruction))
+        answer = [] if action_text is None else self._action_ids(action_text) + self._answer_end
+        return {
+            "input_ids": torch.tensor(prompt + answer),
+            "labels": torch.tensor([IGNORE] * len(prompt) + answer),
+        }
+
+    def mask_digits(self, encoded, rng):
+        """Hide some digits of an encoded answer: their id becomes `?` and their label is dropped.
+
+        A share `MASK_NONE` of the samples stays whole; for the others the share of hidden digits is uniform in
+        0..MASK_MAX. `rng` is a numpy Generator; the input is not changed.
+        """
+        if rng.random() < self.mask_none:
+            return encoded
+        ids, labels = encoded["input_ids"].clone(), encoded["labels"].clone()
+        learned = self._is_digit[ids.numpy()] & (labels.numpy() != IGNORE)
+        hidden = torch.from_numpy(learned & (rng.random(len(ids)) < rng.uniform(0.0, self.mask_max)))
+        ids[hidden], labels[hidden] = self.mask_id, IGNORE
+        return {"input_ids": ids, "labels": labels}
+
+    def decode(self, ids):
+        """Generated ids → action text, without the end of the turn."""
+        return self.tokenizer.decode([i for i in ids if i not in (self.end_id, self.pad_id)])
+
+    def _action_ids(self, text):
+        try:
+            return [self._char_ids[character] for character in text]
+        except KeyError as error:
+            raise ValueError(f"action text may hold digits and spaces only, found {error} in {text[:60]!r}") from None
+
+    def _tokenize_prompt(self, instruction):
+        picture = "<|vision_start|>" + "<|image_pad|>" * self.image_tokens + "<|vision_end|>"
+        pictures = "".join(
+            (f"Picture {i + 1}: " if self.vision_id else "") + picture for i in range(self.num_pictures)
+        )
+        system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
+        text = f"{system}<|im_start|>user\n{pictures}{instruction}<|im_end|>\n<|im_start|>assistant\n"
+        return tuple(self.tokenizer(text)["input_ids"])
+
+    def __getstate__(self):
+        state = dict(self.__dict__)
+        del state["_prompt_ids"]  # an lru_cache cannot travel to a spawned loader process
+        return state
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._prompt_ids = functools.lru_cache(maxsize=4096)(self._tokenize_prompt)
