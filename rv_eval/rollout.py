@@ -1,0 +1,274 @@
+"""Many episodes at once: simulator processes step on their own, one policy answers whatever waits for it.
+
+The simulators run the actions of a chunk while the policy works on another picture. Cameras are on only for
+the steps whose pictures somebody looks at: the policy at each query, the video at its own rate.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+
+from rv_eval.agent import AgentSettings, ChunkAgent
+from rv_eval.envs.base import Episode, EpisodeEnv, Reply, WorkerFailure
+from rv_eval.video import EpisodeFrames
+
+MAX_INCIDENTS = 3  # crashes and hangs of one episode that are made good by repeating it
+
+
+@dataclass
+class EpisodeResult:
+    """How an episode went. Times in seconds: policy_s is its share of the batches it was in, sim_s from
+    requests to the simulator until their answers, wall_s from the reset to the end. incidents: crashes and
+    hangs before this try."""
+
+    episode: Episode
+    success: bool = False
+    steps: int = 0
+    queries: int = 0
+    parse_failures: int = 0
+    repaired: int = 0
+    policy_s: float = 0.0
+    sim_s: float = 0.0
+    wall_s: float = 0.0
+    incidents: int = 0
+    frames: EpisodeFrames | None = field(default=None, repr=False)
+
+
+class Rollout:
+    """Plays episodes with one policy in several environments.
+
+    policy: has `horizon`, `views` and `predict_detailed(observations)`.
+    make_env: task -> EpisodeEnv; called again for another task and after a WorkerFailure.
+    settings: how chunks are executed.
+    num_envs: environments alive at the same time.
+    video_every: steps between two frames of the video (EpisodeResult.frames); 0 takes no pictures for it.
+    timeout_s: a request that takes longer is a hang.
+    """
+
+    def __init__(
+        self,
+        policy,
+        make_env: Callable[[object], EpisodeEnv],
+        settings: AgentSettings,
+        num_envs: int = 1,
+        video_every: int = 0,
+        timeout_s: float = 120.0,
+    ):
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        if video_every < 0:
+            raise ValueError(f"video_every must not be negative, got {video_every}")
+        self.policy = policy
+        self.make_env = make_env
+        self.settings = settings.resolve(policy.horizon)
+        self.num_envs = num_envs
+        self.video_every = video_every
+        self.timeout_s = timeout_s
+
+    def run(self, episodes: Iterable[Episode]) -> Iterator[EpisodeResult]:
+        """Results in the order in which episodes end. RuntimeError: an episode's environment failed again and
+        again. Closes every environment when it ends, however it ends."""
+        pending = deque(EpisodeResult(episode) for episode in episodes)
+        slots = [_Slot() for _ in range(min(self.num_envs, len(pending)))]
+        try:
+            while pending or any(slot.attempt for slot in slots):
+                for slot in slots:
+                    if pending and not slot.attempt:
+                        self._start_episode(slot, pending)
+                yield from self._listen(slots, pending)
+                self._query(slots, pending)
+        finally:
+            for slot in slots:
+                slot.close()
+
+    def _start_episode(self, slot, pending):
+        before = _take_job(pending, slot.env)
+        frames = EpisodeFrames(self.video_every) if self.video_every else None
+        result = EpisodeResult(before.episode, incidents=before.incidents, frames=frames)
+        agent = ChunkAgent(self.policy.horizon, self.settings)
+        try:
+            slot.prepare(self.make_env, result.episode.task)
+            slot.begin(_Attempt(slot.env, agent, result, tuple(self.policy.views)))
+        except WorkerFailure as error:
+            self._incident(slot, error, pending, result)
+
+    def _listen(self, slots, pending):
+        """Take every reply that is there; wait for one only if no observation waits for the policy."""
+        may_wait = not any(slot.waits_for_policy for slot in slots)
+        while busy := [slot for slot in slots if slot.outstanding]:
+            silence_ends = min(slot.heard for slot in busy) + self.timeout_s
+            ready = wait(busy, max(0.0, silence_ends - time.monotonic()) if may_wait else 0.0)
+            if not ready:
+                self._replace_hanging(busy, pending)
+                return
+            for slot in ready:
+                try:
+                    result = slot.receive()
+                except WorkerFailure as error:
+                    self._incident(slot, error, pending)
+                else:
+                    if result is not None:
+                        yield result
+            may_wait = False
+
+    def _replace_hanging(self, busy, pending):
+        for slot in busy:
+            if time.monotonic() - slot.heard >= self.timeout_s:
+                error = WorkerFailure(f"no answer within {self.timeout_s:g} s")
+                self._incident(slot, error, pending)
+
+    def _query(self, slots, pending):
+        """One batch for all observations that wait."""
+        waiting = [slot for slot in slots if slot.waits_for_policy]
+        if not waiting:
+            return
+        start = time.monotonic()
+        prediction = self.policy.predict_detailed([slot.attempt.observation for slot in waiting])
+        share = (time.monotonic() - start) / len(waiting)
+        for row, slot in enumerate(waiting):
+            result = slot.attempt.result
+            result.queries += 1
+            result.policy_s += share
+            result.parse_failures += int(not prediction.valid[row])
+            result.repaired += int(prediction.repaired[row])
+            try:
+                slot.execute(prediction.chunk[row])
+            except WorkerFailure as error:
+                self._incident(slot, error, pending)
+
+    def _incident(self, slot, error, pending, result=None):
+        """Give up the environment; repeat its episode, if one was running."""
+        if slot.attempt is not None:
+            result = slot.attempt.result
+        slot.close()
+        if result is None:
+            return
+        result.incidents += 1
+        episode = result.episode
+        if result.incidents > MAX_INCIDENTS:
+            raise RuntimeError(
+                f"{episode.task.suite} task {episode.task.task_id} init state {episode.init_state}: "
+                f"the simulator failed {result.incidents} times, last: {error}"
+            ) from error
+        pending.appendleft(result)
+
+
+class _Attempt:
+    """One try at an episode in one environment: what was sent, what came back."""
+
+    def __init__(self, env: EpisodeEnv, agent: ChunkAgent, result: EpisodeResult, views: tuple[str, ...]):
+        self.env, self.agent, self.result, self.views = env, agent, result, views
+        self.observation = None  # waits for the policy
+        self._settled = False
+        self._sent = 0  # actions
+        self._started = self._asked = time.monotonic()
+
+    def begin(self) -> int:
+        """Returns how many replies to expect."""
+        self.env.begin(self.result.episode, self.views)
+        return 1
+
+    def execute(self, chunk) -> int:
+        """Send the actions of a chunk that are to be executed; returns how many replies to expect."""
+        self.agent.add_chunk(chunk)
+        self.observation = None
+        self._asked = time.monotonic()
+        before = self._sent
+        while not self.agent.needs_observation and self._sent < self.result.episode.max_steps:
+            action = self.agent.next_action()
+            self._sent += 1
+            self.env.act(action, self._views_after(self._sent))
+        return self._sent - before
+
+    def _views_after(self, step):
+        if self.agent.needs_observation and step < self.result.episode.max_steps:
+            return self.views
+        return self.result.frames.views_at(step) if self.result.frames else ()
+
+    def take(self, reply: Reply) -> bool:
+        """Book a reply; True once the episode is over."""
+        result = self.result
+        if self._settled:
+            result.steps += 1
+            result.success = reply.success
+        self._settled = True
+        if result.frames:
+            result.frames.add(result.steps, reply.observation["views"])
+        over = result.success or result.steps == result.episode.max_steps
+        if over or result.steps == self._sent:
+            result.sim_s += time.monotonic() - self._asked
+        if over:
+            result.wall_s = time.monotonic() - self._started
+        elif result.steps == self._sent:
+            self.observation = reply.observation
+        return over
+
+
+class _Slot:
+    """A place for one environment and the episode it plays. Actions that were sent beyond a success are
+    answered too: those replies are stale and dropped."""
+
+    def __init__(self):
+        self.env: EpisodeEnv | None = None
+        self.attempt: _Attempt | None = None
+        self.outstanding = 0  # replies to come
+        self.heard = 0.0  # when the environment last said something, or was asked after a silence
+        self._stale = 0  # the first so many of them belong to an episode that is over
+
+    def close(self):
+        """Give up the environment and whatever it was doing."""
+        if self.env is not None:
+            self.env.close()
+        self.env = self.attempt = None
+        self.outstanding = self._stale = 0
+
+    @property
+    def waits_for_policy(self) -> bool:
+        return self.attempt is not None and self.attempt.observation is not None
+
+    def prepare(self, make_env, task):
+        if self.env is None or self.env.task != task:
+            self.close()
+            self.env = make_env(task)
+
+    def begin(self, attempt):
+        self.attempt = attempt
+        self._expect(attempt.begin())
+
+    def execute(self, chunk):
+        self._expect(self.attempt.execute(chunk))
+
+    def _expect(self, replies):
+        if not self.outstanding:
+            self.heard = time.monotonic()
+        self.outstanding += replies
+
+    def fileno(self) -> int:
+        return self.env.fileno()
+
+    def receive(self) -> EpisodeResult | None:
+        """Read one reply; returns the result if it ended the episode."""
+        reply = self.env.receive()
+        self.heard = time.monotonic()
+        if reply is None:
+            return None
+        self.outstanding -= 1
+        if self._stale:
+            self._stale -= 1
+            return None
+        if not self.attempt.take(reply):
+            return None
+        result, self.attempt = self.attempt.result, None
+        self._stale = self.outstanding
+        return result
+
+
+def _take_job(pending, env):
+    """The next episode: one of the task that the environment already holds, if there is any."""
+    for i, result in enumerate(pending):
+        if env is not None and result.episode.task == env.task:
+            del pending[i]
+            return result
+    return pending.popleft()

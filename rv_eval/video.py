@@ -1,0 +1,78 @@
+"""A video per episode: the views side by side; instruction, step and outcome are written under them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+CONTROL_HZ = 20  # actions per second of the robot: what real time is
+VIEW_SIDE = 256  # pixels one view takes in the video
+LINE_HEIGHT = 18
+END_SECONDS = 1.0  # how long the last picture stands
+
+
+class EpisodeFrames:
+    """Collects an episode's pictures: one frame every `every` steps, each view as it was rendered last."""
+
+    def __init__(self, every: int):
+        self.every = every
+        self._latest = {}
+        self._frames = []  # (step, {view: (R, R, 3) uint8})
+
+    def views_at(self, step: int) -> tuple[str, ...]:
+        """What to render after `step` steps for the video alone: the first camera, at its own rate."""
+        return tuple(self._latest)[:1] if step % self.every == 0 else ()
+
+    def add(self, step: int, views: dict):
+        """Take the pictures (may be none) that were rendered after `step` steps."""
+        self._latest = self._latest | views
+        if step % self.every == 0 and self._latest:
+            self._frames.append((step, dict(self._latest)))
+
+    def __iter__(self):
+        """(step, {view: (R, R, 3) uint8}) of every frame."""
+        return iter(self._frames)
+
+    def write(self, path, instruction: str, success: bool, steps: int):
+        """Write the video to `path` (.mp4), in real time; a file under this name is always complete."""
+        import imageio
+
+        fps = CONTROL_HZ / self.every
+        part = Path(path).with_suffix(f".part{os.getpid()}.mp4")
+        outcome = f"success after {steps} steps" if success else f"no success in {steps} steps"
+        try:
+            with imageio.get_writer(part, fps=fps, codec="libx264", macro_block_size=2, quality=6) as writer:
+                for step, views in self._frames:
+                    picture = draw_frame(views, instruction, f"step {step}")
+                    writer.append_data(picture)
+                if self._frames:
+                    colour = (110, 220, 110) if success else (240, 110, 110)
+                    picture = draw_frame(self._frames[-1][1], instruction, outcome, colour)
+                    for _ in range(max(1, round(END_SECONDS * fps))):
+                        writer.append_data(picture)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def draw_frame(views: dict, instruction: str, status: str, colour=(255, 255, 255)) -> np.ndarray:
+    """views {name: (R, R, 3) uint8 upright} -> one picture (H, W, 3) uint8 with lines of text below."""
+    import cv2
+
+    side = (VIEW_SIDE, VIEW_SIDE)
+    row = np.concatenate([cv2.resize(v, side, interpolation=cv2.INTER_AREA) for v in views.values()], axis=1)
+    lines = [(line, (255, 255, 255)) for line in _wrap(instruction, row.shape[1] // 7)]
+    lines.append((status, colour))
+    board = np.zeros(
+        (LINE_HEIGHT * len(lines) + 6, row.shape[1], 3), np.uint8
+    )  # an even height, for the codec
+    for i, (line, line_colour) in enumerate(lines):
+        place = (6, LINE_HEIGHT * (i + 1) - 4)
+        cv2.putText(board, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, line_colour, 1, cv2.LINE_AA)
+    return np.concatenate([row, board])
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width) or [""]

@@ -1,0 +1,113 @@
+"""An environment in a real child process and a policy, both tiny, to test rollout and evaluation with."""
+
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from rv_eval.envs.base import Reply, WorkerFailure
+
+VIEWS = ("agentview", "eye_in_hand")
+
+
+@dataclass(frozen=True)
+class FakeTask:
+    suite: str = "fake"
+    task_id: int = 0
+    name: str = "fake_task"
+    instruction: str = "do it"
+    max_steps: int = 20
+
+
+@dataclass
+class FakePrediction:
+    chunk: np.ndarray
+    valid: np.ndarray
+    repaired: np.ndarray
+
+
+class FakePolicy:
+    """Predicts chunks of the present step number: action[0] of a chunk's i-th action is step + i."""
+
+    horizon, action_dim, views = 4, 7, VIEWS
+
+    def __init__(self):
+        self.batches = []
+
+    def predict_detailed(self, observations):
+        self.batches.append(len(observations))
+        for observation in observations:
+            assert set(observation["views"]) == set(VIEWS)
+        steps = np.array([observation["proprio"][0] for observation in observations])
+        chunk = np.zeros((len(steps), self.horizon, self.action_dim), dtype=np.float32)
+        chunk[:, :, 0] = steps[:, None] + np.arange(self.horizon)
+        rows = np.arange(len(steps))
+        return FakePrediction(chunk, valid=steps > 0, repaired=rows < 0)
+
+
+def _child(pipe, trouble):
+    """Counts steps; success at the step the episode's init state names. trouble: {step: "crash" | "hang"}."""
+    step = goal = 0
+    while True:
+        try:
+            name, arguments, views = pipe.recv()
+        except EOFError:
+            return
+        if name == "begin":
+            step, goal = 0, arguments
+        else:
+            assert arguments[0] == step, "every action is executed once, in order"
+            step += 1
+        if trouble.get(step) == "crash":
+            os._exit(1)
+        if trouble.get(step) == "hang":
+            time.sleep(60)
+        pictures = {view: np.full((8, 8, 3), step, np.uint8) for view in views}
+        observation = {"views": pictures, "instruction": "do it", "proprio": np.full(9, step, np.float32)}
+        pipe.send((observation, step == goal))
+
+
+class FakeEnv:
+    def __init__(self, task, trouble=None):
+        self.task = task
+        self.rendered = []  # (request number, views)
+        self._pipe, theirs = multiprocessing.get_context("fork").Pipe()
+        self._process = multiprocessing.get_context("fork").Process(
+            target=_child, args=(theirs, trouble or {})
+        )
+        self._process.start()
+        theirs.close()
+
+    def begin(self, episode, views):
+        self.rendered.append(views)
+        self._send("begin", episode.init_state, views)
+
+    def act(self, action, views):
+        self.rendered.append(views)
+        self._send("act", action, views)
+
+    def _send(self, *message):
+        try:
+            self._pipe.send(message)
+        except OSError as error:
+            raise WorkerFailure("gone") from error
+
+    def fileno(self):
+        return self._pipe.fileno()
+
+    def receive(self):
+        try:
+            return Reply(*self._pipe.recv())
+        except (EOFError, OSError) as error:
+            raise WorkerFailure("gone") from error
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def close(self):
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()

@@ -1,0 +1,160 @@
+import os
+import time
+
+import pytest
+from fakes import VIEWS, FakeEnv, FakePolicy, FakeTask
+
+from rv_eval.agent import AgentSettings
+from rv_eval.envs.base import Episode, WorkerFailure
+from rv_eval.rollout import MAX_INCIDENTS, Rollout
+
+TASK = FakeTask()
+
+
+def episode(goal, task=TASK):
+    """Succeeds after `goal` steps; never if that is beyond the limit."""
+    return Episode(task, init_state=goal, seed=7, max_steps=task.max_steps)
+
+
+class Factory:
+    """Makes FakeEnvs; the i-th one has the i-th trouble of the list, later ones none."""
+
+    def __init__(self, *troubles):
+        self.troubles = list(troubles)
+        self.envs = []
+
+    def __call__(self, task):
+        trouble = self.troubles.pop(0) if self.troubles else None
+        if trouble == "no start":
+            raise WorkerFailure("cannot start")
+        self.envs.append(FakeEnv(task, trouble))
+        return self.envs[-1]
+
+
+def by_goal(results):
+    return {result.episode.init_state: result for result in results}
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("n_action_steps", [0, 1, 3])
+def test_successes_and_steps(num_envs, n_action_steps):
+    factory = Factory()
+    policy = FakePolicy()
+    rollout = Rollout(policy, factory, AgentSettings(n_action_steps=n_action_steps), num_envs)
+    results = by_goal(rollout.run([episode(goal) for goal in (1, 5, 20, 21, 8)]))
+    assert {goal: (r.success, r.steps) for goal, r in results.items()} == {
+        1: (True, 1),
+        5: (True, 5),
+        8: (True, 8),
+        20: (True, 20),
+        21: (False, 20),
+    }
+    per_query = n_action_steps or policy.horizon
+    assert all(r.queries == -(-r.steps // per_query) for r in results.values())
+    assert all(r.parse_failures == 1 for r in results.values())  # the fake's answer at step 0 is invalid
+    assert all(r.incidents == 0 and r.wall_s >= r.sim_s > 0 for r in results.values())
+    assert len(factory.envs) == num_envs, "an environment serves many episodes of its task"
+    if num_envs == 1:
+        assert set(policy.batches) == {1}
+
+
+def test_waiting_observations_share_a_batch():
+    policy = FakePolicy()
+    predict = policy.predict_detailed
+
+    def slow(observations):
+        time.sleep(0.05)  # longer than any fake step: all the others come to wait
+        return predict(observations)
+
+    policy.predict_detailed = slow
+    list(Rollout(policy, Factory(), AgentSettings(), 3).run([episode(20) for _ in range(3)]))
+    assert max(policy.batches) >= 2
+
+
+def test_pictures_only_where_they_are_used():
+    factory = Factory()
+    (result,) = Rollout(FakePolicy(), factory, AgentSettings()).run([episode(21)])
+    # The reset, then after every fourth action but the last, which no query follows.
+    expected = [VIEWS] + [VIEWS if step % 4 == 0 and step < 20 else () for step in range(1, 21)]
+    assert factory.envs[0].rendered == expected
+    assert result.frames is None
+
+
+def test_video_has_its_own_rate():
+    factory = Factory()
+    (result,) = Rollout(FakePolicy(), factory, AgentSettings(), video_every=2).run([episode(6)])
+    assert factory.envs[0].rendered[:5] == [VIEWS, (), ("agentview",), (), VIEWS]
+    shown = [
+        (step, views["agentview"][0, 0, 0], views["eye_in_hand"][0, 0, 0]) for step, views in result.frames
+    ]
+    assert shown == [(0, 0, 0), (2, 2, 0), (4, 4, 4), (6, 6, 4)]
+
+
+@pytest.mark.parametrize("trouble", ["crash", "hang"])
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_crash_and_hang_repeat_the_episode(trouble, num_envs):
+    factory = Factory({6: trouble})
+    rollout = Rollout(FakePolicy(), factory, AgentSettings(), num_envs, timeout_s=0.5)
+    results = by_goal(rollout.run([episode(10), episode(12), episode(3)]))
+    assert {goal: (r.success, r.steps) for goal, r in results.items()} == {
+        10: (True, 10),
+        12: (True, 12),
+        3: (True, 3),
+    }
+    assert sum(r.incidents for r in results.values()) == 1
+    assert results[10].incidents == 1
+    assert len(factory.envs) == num_envs + 1
+    assert all(not _alive(env.pid) for env in factory.envs)
+
+
+def test_trouble_at_the_start_repeats_too():
+    factory = Factory("no start", {0: "crash"})
+    (result,) = Rollout(FakePolicy(), factory, AgentSettings()).run([episode(3)])
+    assert result.success and result.incidents == 2
+
+
+def test_gives_up_after_too_many_incidents():
+    factory = Factory(*[{2: "crash"}] * 10)
+    with pytest.raises(RuntimeError, match=r"fake task 0 init state 5: the simulator failed 4 times"):
+        list(Rollout(FakePolicy(), factory, AgentSettings()).run([episode(5)]))
+    assert len(factory.envs) == MAX_INCIDENTS + 1
+
+
+def test_crash_after_the_success_costs_only_the_environment():
+    # Success at step 1; the actions 2 to 4 were sent already, and the environment dies on them.
+    factory = Factory({3: "crash"})
+    results = by_goal(Rollout(FakePolicy(), factory, AgentSettings()).run([episode(1), episode(7)]))
+    assert results[1].success and results[1].incidents == 0
+    assert results[7].success
+
+
+def test_another_task_gets_another_environment():
+    tasks = [FakeTask(task_id=i) for i in range(2)]
+    episodes = [episode(goal, task) for goal in (2, 3) for task in tasks]
+    factory = Factory()
+    results = list(Rollout(FakePolicy(), factory, AgentSettings(), num_envs=2).run(episodes))
+    assert len(results) == 4 and all(r.success for r in results)
+    assert [env.task.task_id for env in factory.envs] == [0, 1], "a slot stays with its task while it can"
+
+
+def test_environments_close_when_the_caller_stops_early():
+    factory = Factory()
+    results = Rollout(FakePolicy(), factory, AgentSettings(), 2).run([episode(3)] * 5)
+    next(results)
+    results.close()
+    assert factory.envs and all(not _alive(env.pid) for env in factory.envs)
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match="num_envs"):
+        Rollout(FakePolicy(), Factory(), AgentSettings(), num_envs=0)
+    with pytest.raises(ValueError, match="action horizon 9"):
+        Rollout(FakePolicy(), Factory(), AgentSettings(n_action_steps=9))
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
