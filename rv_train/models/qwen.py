@@ -1,0 +1,157 @@
+"""The backbone: the library's own Qwen2.5-VL class, pretrained or random at any size, and what surrounds it.
+
+Pictures become patches here, on the model's device; positions are computed explicitly, because without them the
+library falls back to one-dimensional positions without a word.
+"""
+
+from pathlib import Path
+
+import torch
+
+from rv_train.data.prompt import MERGE, PATCH
+from rv_train.data.tokenizer import token_id
+
+TEMPORAL_PATCH = 2  # a still picture counts as two equal frames
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # the normalisation Qwen2.5-VL was trained with (that of CLIP)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def build_backbone(cfg, tokenizer, weights=None):
+    """`Qwen2_5_VLForConditionalGeneration` in the parameter dtype of the config.
+
+    Args:
+        cfg: the config tree (MODEL, AMP.param_dtype).
+        tokenizer: gives vocabulary size and special ids for a random model.
+        weights: folder with saved weights; None follows MODEL.INIT.
+    Raises:
+        ValueError: weights that cannot be found.
+    """
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    dtype, attention = DTYPES[cfg.AMP.param_dtype], cfg.MODEL.ATTENTION
+    source = weights or (cfg.MODEL.PATH if cfg.MODEL.INIT == "pretrained" else None)
+    if source is None:
+        config = random_config(cfg, tokenizer)
+        return Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation=attention, dtype=dtype)
+    try:
+        return Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            source, attn_implementation=attention, dtype=dtype, use_safetensors=True
+        )
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"MODEL.PATH: cannot load weights from {source} ({reason}); give a folder that holds them, "
+            "or train from scratch with MODEL.INIT random"
+        ) from error
+
+
+def random_config(cfg, tokenizer):
+    """The library's config object for the sizes in MODEL.TEXT and MODEL.VISION."""
+    from transformers import Qwen2_5_VLConfig
+
+    text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
+    half = text.HIDDEN // text.HEADS // 2
+    side = half * 3 // 8  # the 3B model splits 64 frequencies into 16 temporal, 24 vertical, 24 horizontal
+    vocab_size = -(-len(tokenizer) // 64) * 64 if cfg.MODEL.VOCAB_CUT else 151936
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": vocab_size,
+            "hidden_size": text.HIDDEN,
+            "intermediate_size": text.MLP,
+            "num_hidden_layers": text.LAYERS,
+            "num_attention_heads": text.HEADS,
+            "num_key_value_heads": text.KV_HEADS,
+            "max_position_embeddings": 128000,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": True,
+            "bos_token_id": None,
+            "eos_token_id": token_id(tokenizer, "<|im_end|>"),
+            "pad_token_id": None,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": text.ROPE_THETA,
+                "mrope_section": [half - 2 * side, side, side],
+            },
+        },
+        vision_config={
+            "depth": vision.LAYERS,
+            "hidden_size": vision.HIDDEN,
+            "intermediate_size": vision.MLP,
+            "num_heads": vision.HEADS,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": TEMPORAL_PATCH,
+            "window_size": 112,
+            "out_hidden_size": text.HIDDEN,
+            "fullatt_block_indexes": list(vision.FULL_ATTENTION),
+        },
+        image_token_id=token_id(tokenizer, "<|image_pad|>"),
+        video_token_id=token_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+
+
+def image_patches(images, dtype=torch.float32):
+    """Pictures → normalised patches in the order Qwen2.5-VL expects: a fixed reshape, no resizing.
+
+    Args:
+        images: (P, H, W, 3) uint8, H and W multiples of 28.
+    Returns:
+        (P * H/14 * W/14, 1176) values in `dtype`, and the grid (P, 3) int64: one frame, H/14, W/14.
+    """
+    number, height, width, _ = images.shape
+    rows, columns = height // (PATCH * MERGE), width // (PATCH * MERGE)
+    mean = torch.tensor(IMAGE_MEAN, device=images.device)
+    std = torch.tensor(IMAGE_STD, device=images.device)
+    x = (images.float() / 255 - mean) / std
+    x = x.view(number, rows, MERGE, PATCH, columns, MERGE, PATCH, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
+    x = x.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, TEMPORAL_PATCH, -1, -1)
+    grid = torch.tensor([[1, rows * MERGE, columns * MERGE]], device=images.device).expand(number, 3)
+    return x.reshape(number * rows * columns * MERGE * MERGE, -1).to(dtype), grid
+
+
+def mrope_position_ids(input_ids, image_id, rows, columns):
+    """The three-dimensional positions of Qwen2.5-VL for prompts whose pictures all have the same size.
+
+    Text advances all three coordinates by one per token; a picture keeps the temporal coordinate of its start, spreads
+    rows and columns over the other two, and the text behind it goes on after max(rows, columns).
+
+    Args:
+        input_ids: (B, L) int64.
+        image_id: id of `<|image_pad|>`.
+        rows, columns: image tokens per picture, vertically and horizontally.
+    Returns:
+        (3, B, L) int64.
+    """
+    is_image = input_ids == image_id
+    images_before = torch.cumsum(is_image, dim=1) - is_image.long()  # image tokens before this one
+    text_before = torch.cumsum(~is_image, dim=1) - (~is_image).long()
+    picture, inside = images_before // (rows * columns), images_before % (rows * columns)
+    start = text_before + picture * max(rows, columns)
+    vertical = torch.where(is_image, start + inside // columns, start)
+    horizontal = torch.where(is_image, start + inside % columns, start)
+    return torch.stack([start, vertical, horizontal])
+
+
+def image_processor_settings(cfg):
+    """`preprocessor_config.json` for the saved folder: the library's image processor, told not to resize further."""
+    pixels = cfg.IMAGE.SIZE * cfg.IMAGE.SIZE * (len(cfg.DATA.VIEWS) if cfg.IMAGE.TILE else 1)
+    return {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+        "patch_size": PATCH,
+        "merge_size": MERGE,
+        "temporal_patch_size": TEMPORAL_PATCH,
+        "image_mean": list(IMAGE_MEAN),
+        "image_std": list(IMAGE_STD),
+        "min_pixels": pixels,
+        "max_pixels": pixels,
+    }
+
+
+def is_model_folder(folder):
+    """Whether a folder holds saved weights."""
+    return (Path(folder) / "config.json").is_file() and any(Path(folder).glob("*.safetensors"))

@@ -1,0 +1,96 @@
+"""VLA-0: an unchanged Qwen2.5-VL that answers pictures and an instruction with actions written as integers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rv_train.data.prompt import MERGE, PATCH
+from rv_train.models.decode import GreedyDecoder
+from rv_train.models.qwen import build_backbone, image_patches, mrope_position_ids
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a batch of observations is answered with.
+
+    chunk: (B, H, A) float32, environment units; valid: (B,) bool, the text could be read (else the mid-range chunk);
+    repaired: (B,) bool, the text was too short, too long or incomplete; texts: what was written.
+    """
+
+    chunk: np.ndarray
+    valid: np.ndarray
+    repaired: np.ndarray
+    texts: list
+
+
+class VLA0(nn.Module):
+    """Actions as text.
+
+    Args:
+        backbone: Qwen2_5_VLForConditionalGeneration.
+        prompt: a PromptEncoder; only its ids are used here.
+        codec: an ActionTextCodec.
+        horizon: actions per chunk.
+        picture: (rows, columns) of image tokens per picture.
+    """
+
+    def __init__(self, backbone, prompt, codec, horizon, picture):
+        super().__init__()
+        self.backbone, self.prompt, self.codec = backbone, prompt, codec
+        self.horizon, self.picture = horizon, picture
+        self.decoder = GreedyDecoder(backbone, [*prompt.digit_ids, prompt.space_id, prompt.end_id], prompt.end_id)
+
+    @classmethod
+    def from_cfg(cls, cfg, prompt, codec, weights=None):
+        side = cfg.IMAGE.SIZE // (PATCH * MERGE)
+        picture = (side, side * len(cfg.DATA.VIEWS) if cfg.IMAGE.TILE else side)
+        return cls(build_backbone(cfg, prompt.tokenizer, weights), prompt, codec, cfg.ACTION.HORIZON, picture)
+
+    def forward(self, batch):
+        """Cross-entropy of the learned tokens.
+
+        Only the hidden states in front of a learned token reach the head: half the sequence is prompt, and logits of
+        151,936 words in float32 are the largest tensor of the step.
+
+        Args:
+            batch: see `rv_train.data.features`.
+        Returns:
+            {"loss": scalar float32, "num_tokens": learned tokens in the batch}.
+        """
+        embeds, position_ids = self._embed(batch)
+        text = self.backbone.model.language_model
+        # Padding stands on the right and attention is causal, so no mask is needed: nothing learned sees it.
+        hidden = text(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).last_hidden_state
+        logits = self.backbone.lm_head(hidden.flatten(0, 1)[batch["label_index"]])  # (M, vocabulary)
+        loss = F.cross_entropy(logits.float(), batch["label_ids"])
+        return {"loss": loss, "num_tokens": batch["label_ids"].numel()}
+
+    @torch.no_grad()
+    def predict(self, batch):
+        """Answer open prompts greedily, in digits, spaces and the end of the turn only.
+
+        Args:
+            batch: images, input_ids and lengths, see `rv_train.data.features`.
+        Returns:
+            a Prediction.
+        """
+        embeds, position_ids = self._embed(batch)
+        values = self.horizon * self.codec.action_dim
+        longest = values * (len(str(self.codec.num_bins)) + 1)  # each number, its space or the end
+        ids = self.decoder.generate(embeds, position_ids, batch["lengths"], longest)
+        texts = [self.prompt.decode(row) for row in ids]
+        decoded = self.codec.decode_detailed(texts, self.horizon)
+        return Prediction(decoded.actions, decoded.valid, decoded.repaired, texts)
+
+    def _embed(self, batch):
+        """Token embeddings with the pictures in their places (B, L, D), and positions (3, B, L)."""
+        model, ids = self.backbone.model, batch["input_ids"]
+        patches, grid = image_patches(batch["images"].flatten(0, 1), model.visual.dtype)
+        features = model.visual(patches, grid_thw=grid).pooler_output  # (image tokens of the batch, D)
+        embeds = model.language_model.embed_tokens(ids)
+        is_image = (ids == self.prompt.image_id).unsqueeze(-1)
+        embeds = embeds.masked_scatter(is_image, features.to(embeds.dtype))
+        return embeds, mrope_position_ids(ids, self.prompt.image_id, *self.picture)
