@@ -1,0 +1,82 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from rv_train.config import load_cfg
+from rv_train.data.prompt import IGNORE, PromptEncoder
+from tests.tiny import ROOT, tiny_cfg
+
+
+@pytest.fixture(scope="module")
+def published():
+    return PromptEncoder.from_cfg(load_cfg(ROOT / "configs/vla0.yaml"))
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return json.loads((ROOT / "tests/golden/vla0_collator.json").read_text())
+
+
+def test_published_recipe_gives_the_published_ids(published, golden):
+    encoded = published.encode(golden["instruction"], golden["action_text"])
+    assert encoded["input_ids"].tolist() == golden["input_ids"]
+    assert encoded["labels"].tolist() == golden["labels"]
+    assert len(golden["labels"]) == 435
+
+
+def test_open_prompt_is_the_masked_part(published, golden):
+    encoded = published.encode(golden["instruction"])
+    assert encoded["input_ids"].tolist() == golden["input_ids"][:226]
+    assert set(encoded["labels"].tolist()) == {IGNORE}
+
+
+def test_action_text_is_tokenized_as_the_tokenizer_does(published, golden):
+    direct = published.tokenizer(golden["action_text"])["input_ids"]
+    assert published._action_ids(golden["action_text"]) == direct
+
+
+def test_action_text_with_letters_is_refused(published):
+    with pytest.raises(ValueError, match="digits and spaces"):
+        published.encode("x", "12 a4")
+
+
+def test_digit_masking_hides_digits_only_and_drops_their_labels(published, golden):
+    published.mask_none, published.mask_max = 0.1, 0.4
+    plain = published.encode(golden["instruction"], golden["action_text"])
+    digits = sum(character.isdigit() for character in golden["action_text"])
+    shares, untouched = [], 0
+    for seed in range(400):
+        masked = published.mask_digits(plain, np.random.default_rng(seed))
+        changed = (masked["input_ids"] != plain["input_ids"]).numpy()
+        assert (masked["input_ids"].numpy()[changed] == published.mask_id).all()
+        assert (masked["labels"].numpy()[changed] == IGNORE).all()
+        assert np.isin(plain["input_ids"].numpy()[changed], published.digit_ids).all()
+        assert (masked["labels"] == plain["labels"]).numpy()[~changed].all()
+        assert not changed[:226].any()
+        shares.append(changed.sum() / digits)
+        untouched += masked is plain
+    assert 0.06 < untouched / 400 < 0.15  # 10 % stay whole
+    assert max(shares) < 0.5 and 0.15 < np.mean(shares) < 0.21  # 0.9 x 0.2 on average
+
+
+def test_small_vocabulary_keeps_digit_ids_and_round_trips():
+    prompt = PromptEncoder.from_cfg(tiny_cfg())
+    assert prompt.digit_ids == list(range(15, 25)) and prompt.space_id == 220 and prompt.mask_id == 30
+    assert len(prompt.tokenizer) == 512 + 22
+    ids = prompt.tokenizer("pick up the tomato sauce")["input_ids"]
+    assert prompt.tokenizer.decode(ids) == "pick up the tomato sauce"
+
+
+def test_one_picture_token_block_per_view_when_not_tiled():
+    prompt = PromptEncoder.from_cfg(tiny_cfg(IMAGE__TILE=False, PROMPT__VISION_ID=True))
+    ids = prompt.encode("go")["input_ids"]
+    assert int((ids == prompt.image_id).sum()) == 2 * 4
+    assert "Picture 2: " in prompt.tokenizer.decode(ids)
+
+
+def test_travels_to_a_loader_process():
+    prompt = PromptEncoder.from_cfg(tiny_cfg())
+    copy = pickle.loads(pickle.dumps(prompt))
+    assert copy.encode("go", "1 2")["input_ids"].tolist() == prompt.encode("go", "1 2")["input_ids"].tolist()

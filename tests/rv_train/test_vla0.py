@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rv_train.data.demos import Sample
+from rv_train.data.features import ObservationEncoder
+from rv_train.models.qwen import image_patches, mrope_position_ids
+from tests.tiny import tiny_cfg, tiny_model
+
+INSTRUCTIONS = ("pick up the can", "stack it", "put the white mug on the left plate, then stop")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tiled", "separate"])
+def setup(request):
+    cfg = tiny_cfg(IMAGE__TILE=request.param)
+    model = tiny_model(cfg)
+    with torch.no_grad():  # a random tied head repeats one digit for ever: make the next token depend on the last
+        noise = torch.Generator().manual_seed(3)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.15)
+    return cfg, model, ObservationEncoder.from_cfg(cfg)
+
+
+def observation(seed):
+    rng = np.random.default_rng(seed)
+    views = {v: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for v in ("agentview", "eye_in_hand")}
+    return {"views": views, "instruction": INSTRUCTIONS[seed % 3]}
+
+
+def training_batch(encoder, count=3):
+    samples = []
+    for seed in range(count):
+        o = observation(seed)
+        samples.append(Sample(list(o["views"].values()), o["instruction"], None, None, "f", "demo_0", 0))
+    return encoder.collate([encoder.encode_sample(s, "1 22 100 0 5 66 7") for s in samples])
+
+
+def test_positions_equal_the_librarys(setup):
+    _, model, encoder = setup
+    batch = training_batch(encoder)
+    ids, image_id = batch["input_ids"], encoder.prompt.image_id
+    rows, columns = model.picture
+    pictures = int((ids == image_id).sum()) // (rows * columns)
+    real = torch.arange(ids.shape[1]) < batch["lengths"][:, None]
+    theirs, _ = model.backbone.model.get_rope_index(
+        ids,
+        (ids == image_id).int(),
+        image_grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]] * pictures),
+        attention_mask=real.long(),
+    )
+    ours = mrope_position_ids(ids, image_id, rows, columns)
+    assert ((ours == theirs) | ~real).all()
+
+
+def test_loss_equals_the_librarys_over_full_logits(setup):
+    """The whole model as the library runs it: attention mask, its own positions, every logit, shifted labels."""
+    _, model, encoder = setup
+    batch = training_batch(encoder)
+    ids, grid_rows, grid_columns = batch["input_ids"], *(2 * n for n in model.picture)
+    labels = torch.full_like(ids, -100)
+    labels.view(-1)[batch["label_index"] + 1] = batch["label_ids"]
+    patches, grid = image_patches(batch["images"].flatten(0, 1))
+    assert grid[0].tolist() == [1, grid_rows, grid_columns]
+    with torch.no_grad():
+        logits = model.backbone(
+            input_ids=ids,
+            attention_mask=(torch.arange(ids.shape[1]) < batch["lengths"][:, None]).long(),
+            pixel_values=patches,
+            image_grid_thw=grid,
+            mm_token_type_ids=(ids == encoder.prompt.image_id).int(),
+        ).logits
+        theirs = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        ours = model(batch)["loss"]
+    assert abs(float(ours - theirs)) < 1e-5
+
+
+def test_patches_against_a_loop(setup):
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 56, 84, 3), dtype=np.uint8))
+    patches, _ = image_patches(images)
+    from rv_train.models.qwen import IMAGE_MEAN, IMAGE_STD
+
+    pixels = ((images[0].float() / 255 - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)).numpy()
+    number = 0
+    for row in range(2):
+        for column in range(3):
+            for y in range(2):
+                for x in range(2):
+                    top, left = 28 * row + 14 * y, 28 * column + 14 * x
+                    block = pixels[top : top + 14, left : left + 14].transpose(2, 0, 1)  # (3, 14, 14)
+                    expected = np.repeat(block[:, None], 2, axis=1).reshape(-1)
+                    np.testing.assert_array_equal(patches[number].numpy(), expected)
+                    number += 1
+    assert number == len(patches)
+
+
+def recompute_greedily(model, encoder, features, steps):
+    """Every token from a full forward pass over everything before it."""
+    allowed = sorted([*encoder.prompt.digit_ids, encoder.prompt.space_id, encoder.prompt.end_id])
+    batch, written = encoder.collate([features]), []
+    for _ in range(steps):
+        ids = torch.cat([features["input_ids"], torch.tensor(written, dtype=torch.long)])[None]
+        embeds, positions = model._embed({**batch, "input_ids": ids})
+        hidden = model.backbone.model.language_model(inputs_embeds=embeds, position_ids=positions, use_cache=False)
+        logits = model.backbone.lm_head(hidden.last_hidden_state[0, -1])[allowed]
+        written.append(allowed[int(logits.argmax())])
+        if written[-1] == encoder.prompt.end_id:
+            break
+    return encoder.prompt.decode(written)
+
+
+@torch.no_grad()
+def test_decoding_equals_full_recomputation_alone_and_in_a_batch(setup):
+    _, model, encoder = setup
+    features = [encoder.encode(observation(seed)) for seed in range(6)]
+    together = model.predict(encoder.collate(features))
+    for row, one in enumerate(features):
+        assert model.predict(encoder.collate([one])).texts == [together.texts[row]]
+        assert recompute_greedily(model, encoder, one, 56) == together.texts[row][:56]
+    assert len({text for text in together.texts}) > 1 and len(set(together.texts[0])) > 2  # not one digit for ever
+    assert together.chunk.shape == (6, 2, 7)
+
+
+def test_the_same_frame_as_sample_and_as_observation(setup):
+    """Training and evaluation see identical ids and pixels."""
+    _, _, encoder = setup
+    o = observation(1)
+    sample = Sample(list(o["views"].values()), o["instruction"], None, None, "f", "demo_0", 0)
+    trained, seen = encoder.encode_sample(sample, "1 2 3"), encoder.encode(o)
+    prompt = len(seen["input_ids"])
+    assert torch.equal(trained["images"], seen["images"])
+    assert torch.equal(trained["input_ids"][:prompt], seen["input_ids"])
+    assert (trained["labels"][:prompt] == -100).all() and (trained["labels"][prompt:] != -100).all()

@@ -1,0 +1,68 @@
+"""The smallest model of the real class, for tests: a few ten thousand parameters, no download."""
+
+from pathlib import Path
+
+import torch
+
+from libs.action_text import ActionTextCodec
+from rv_train.checkpoint import save_model_folder
+from rv_train.config import load_cfg
+from rv_train.data.prompt import PromptEncoder
+from rv_train.models import build_model
+
+ROOT = Path(__file__).resolve().parent.parent
+ACTION_STATS = {
+    "min": [-1.0] * 7,
+    "max": [1.0] * 7,
+    "mean": [0.0] * 7,
+    "std": [0.5] * 7,
+    "q01": [-1.0] * 7,
+    "q99": [1.0] * 7,
+    "count": 10,
+    "num_demos": 1,
+    "fingerprint": "tiny",
+}
+OPTS = {
+    "EXP.ID": "tiny",
+    "IMAGE.SIZE": 56,
+    "ACTION.HORIZON": 2,
+    "MODEL.TEXT.HIDDEN": 32,
+    "MODEL.TEXT.LAYERS": 2,
+    "MODEL.TEXT.HEADS": 2,
+    "MODEL.TEXT.KV_HEADS": 1,
+    "MODEL.TEXT.MLP": 64,
+    "MODEL.VISION.HIDDEN": 32,
+    "MODEL.VISION.LAYERS": 2,
+    "MODEL.VISION.HEADS": 2,
+    "MODEL.VISION.MLP": 64,
+    "MODEL.VISION.FULL_ATTENTION": [0, 1],
+    "AMP.mode": "off",
+    "TRAIN.batch_size": 2,
+    "TRAIN.log_every": 1,
+}
+
+
+def tiny_opts(**more):
+    """KEY VALUE pairs that make configs/quickstart.yaml tiny; keyword `TRAIN__lr=1` stands for TRAIN.lr."""
+    opts = {**OPTS, **{key.replace("__", "."): value for key, value in more.items()}}
+    return [part for pair in opts.items() for part in pair]
+
+
+def tiny_cfg(**more):
+    return load_cfg(ROOT / "configs/quickstart.yaml", tiny_opts(**more))
+
+
+def tiny_model(cfg, seed=0):
+    """A random model of `cfg`, in evaluation mode."""
+    torch.manual_seed(seed)
+    codec = ActionTextCodec(ACTION_STATS["min"], ACTION_STATS["max"], cfg.ACTION.NUM_BINS)
+    return build_model(cfg, PromptEncoder.from_cfg(cfg), codec).eval()
+
+
+def make_tiny_checkpoint(folder, render="fast", resolution=64, **more):
+    """A random tiny policy in a run folder's form; returns the run folder."""
+    cfg = tiny_cfg(**more)
+    run = Path(folder) / "tiny"
+    data_info = {"render": render, "resolution": resolution, "fingerprint": "tiny", "files": []}
+    save_model_folder(run / "last" / "model", tiny_model(cfg), cfg, ACTION_STATS, data_info)
+    return run
