@@ -96,10 +96,10 @@ class LiberoEnv:
         """Put the simulator in `state` (1 + nq + nv,) and restart what a state does not hold.
 
         The controllers take the present pose as their goal, the solver forgets its last solution, and the
-        gripper's slow command stands where `gripper_action` (-1 open, +1 closed) has been held for long. So the
-        same state and the same actions give the same next states, however the simulator came there. Fixture
-        poses are not in a state: reset(seed) with the seed of the recording first. ValueError if the size does
-        not fit.
+        gripper's slow command stands where `gripper_action` (-1 open, +1 closed) has been held for long. So
+        the same state and the same actions give the same next states, however the simulator came there.
+        Fixture poses are not in a state: reset(seed) with the seed of the recording first. ValueError if the
+        size does not fit.
         """
         sim = self.robosuite_env.sim
         sim.set_state_from_flattened(self._checked_state(state))

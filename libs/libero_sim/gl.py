@@ -1,4 +1,4 @@
-"""Headless OpenGL: pick EGL or OSMesa when an env is made; say which packages are missing if neither works."""
+"""Headless OpenGL: pick EGL or OSMesa when an env is made, or say which packages are missing."""
 
 import contextlib
 import ctypes

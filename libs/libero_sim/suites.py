@@ -46,7 +46,7 @@ def num_tasks(suite: str) -> int:
 
 
 def get_task(suite: str, task_id: int) -> LiberoTask:
-    """Task number `task_id` of `suite`, in the benchmark's order. ValueError, listing what exists, if none."""
+    """Task number `task_id` of `suite`, in the benchmark's order. ValueError, with what exists, if none."""
     benchmark = _suite(suite)
     count = len(benchmark.tasks)
     if not isinstance(task_id, int | np.integer) or not 0 <= task_id < count:
@@ -72,7 +72,7 @@ def find_task(suite: str, name: str) -> LiberoTask:
 
 
 def init_states(task: LiberoTask) -> np.ndarray:
-    """The benchmark's evaluation init states of a task: (N, 1 + nq + nv) float64. ValueError if it has none."""
+    """The benchmark's evaluation init states of a task: (N, 1 + nq + nv) float64. ValueError if none."""
     states = _load_init_states(task.suite, task.task_id)
     if len(states) == 0:
         raise ValueError(f"task {task.task_id} of suite {task.suite!r} has no init states in this package")
