@@ -107,7 +107,8 @@ _C.TRAIN.keep_last = 3  # older checkpoints are removed
 
 # ------------------------------------------------------------------------------------------------ precision
 _C.AMP = CfgNode()
-_C.AMP.mode = "bf16"  # off | bf16 (autocast) | fp16 (autocast + gradient scaler)
+# off | bf16 (autocast) | fp16 (autocast + gradient scaler) | auto: bf16 where the device is fast at it, else off
+_C.AMP.mode = "bf16"
 _C.AMP.param_dtype = "float32"  # float32: master weights | bfloat16: everything in bf16, half the memory
 
 _CHOICES = {
@@ -117,7 +118,7 @@ _CHOICES = {
     "MODEL.ATTENTION": ("sdpa", "eager", "flash_attention_2"),
     "TRAIN.schedule": ("none", "cosine"),
     "TRAIN.optimizer": ("adamw", "adam"),
-    "AMP.mode": ("off", "bf16", "fp16"),
+    "AMP.mode": ("off", "bf16", "fp16", "auto"),
     "AMP.param_dtype": ("float32", "bfloat16"),
 }
 

@@ -37,15 +37,29 @@ def build_optimizer(train, parameters):
     return kind(wanted, lr=train.lr, betas=tuple(train.betas), weight_decay=train.weight_decay, fused=True)
 
 
+def resolve_amp(mode, device):
+    """AMP.mode with "auto" decided: bf16 where the device multiplies it faster than float32, else off.
+
+    That is a GPU since Ampere, or a CPU with AVX512-BF16 or AMX; elsewhere bf16 is emulated and several times slower.
+    """
+    if mode != "auto":
+        return mode
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "off"
+    cpu = torch.cpu.get_capabilities()
+    return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "off"
+
+
 class Precision:
     """Mixed precision: the autocast context of a forward pass, and for fp16 the scaling of its gradients.
 
     Args:
-        mode: "off", "bf16" or "fp16".
+        mode: "off", "bf16", "fp16" or "auto", see `resolve_amp`.
         device: torch.device of the rank.
     """
 
     def __init__(self, mode, device):
+        mode = resolve_amp(mode, device)
         self.dtype = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[mode]
         self.device = device
         self.scaler = torch.amp.GradScaler(device.type, enabled=mode == "fp16")

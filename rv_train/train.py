@@ -24,7 +24,7 @@ from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.stats import compute_action_stats
 from rv_train.distributed import gather_objects, launch, mean_over_ranks, parse_devices
 from rv_train.models import build_model
-from rv_train.optim import Precision, base_lr, build_optimizer, lr_at
+from rv_train.optim import Precision, base_lr, build_optimizer, lr_at, resolve_amp
 from rv_train.tracking import Stopwatch, Tracker, write_run_json
 
 
@@ -82,7 +82,7 @@ def train(rank, cfg, resume):
     if tracker:
         write_run_json(run, cfg, rank.world_size, data_info, action_stats)
         tracker.text("config", yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))
-        print(plan(cfg, bare, dataset, sampler, total_steps, rank.world_size), flush=True)
+        print(plan(cfg, bare, dataset, sampler, total_steps, rank), flush=True)
 
     peak_lr = base_lr(cfg.TRAIN, rank.world_size)
     schedule = (cfg.TRAIN.schedule, cfg.TRAIN.warmup, cfg.TRAIN.lr_end)
@@ -159,16 +159,17 @@ def load_data(cfg):
     return dataset, stats, info
 
 
-def plan(cfg, model, dataset, sampler, total_steps, world_size):
+def plan(cfg, model, dataset, sampler, total_steps, rank):
     """What is about to happen, for the console."""
     parameters = sum(p.numel() for p in model.parameters())
-    batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * world_size
+    batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * rank.world_size
     return (
         f"model    {cfg.MODEL.NAME}, {parameters:,} parameters\n"
         f"data     {len(dataset):,} frames of {dataset.num_demos} demos, rendering: {dataset.render}\n"
-        f"batch    {batch} samples per step on {world_size} rank(s), {total_steps:,} steps, "
+        f"batch    {batch} samples per step on {rank.world_size} rank(s), {total_steps:,} steps, "
         f"{sampler.batches_per_epoch / cfg.TRAIN.grad_accum:.0f} steps per epoch\n"
-        f"lr       {base_lr(cfg.TRAIN, world_size):.2e}, schedule {cfg.TRAIN.schedule}"
+        f"lr       {base_lr(cfg.TRAIN, rank.world_size):.2e}, schedule {cfg.TRAIN.schedule}\n"
+        f"device   {rank.device.type}, mixed precision {resolve_amp(cfg.AMP.mode, rank.device)}"
     )
 
 

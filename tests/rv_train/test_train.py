@@ -1,0 +1,148 @@
+"""The trainer end to end: two CPU ranks, a tiny model of the real class, demonstrations written by the tests."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rv_train.checkpoint import checkpoints, load_model_folder
+from tests.demo_files import write_synthetic_demo_file
+from tests.tiny import ROOT, tiny_opts
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demos") / "synthetic_demo.hdf5"
+    write_synthetic_demo_file(path, num_demos=2, num_frames=12, resolution=64, seed=0)
+    return path
+
+
+def run_training(folder, demos, *flags, expect=0, **opts):
+    """`python -m rv_train.train` as a user calls it; returns the finished process."""
+    opts = tiny_opts(EXP__DIR=str(folder), DATA__FILES=[str(demos)], **opts)
+    command = [sys.executable, "-m", "rv_train.train", "--cfg", str(ROOT / "configs/quickstart.yaml"), *flags]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command + [str(o) for o in opts], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def scalars(run, tag):
+    events = EventAccumulator(str(run))
+    events.Reload()
+    return [(point.step, point.value) for point in events.Scalars(tag)]
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory, demos):
+    """A run of 6 steps in one go, and one cut after 4 (with a point logged beyond its checkpoint) and resumed."""
+    folder = tmp_path_factory.mktemp("runs")
+    common = dict(TRAIN__save_every=2, DATA__NUM_WORKERS=1, TRAIN__grad_accum=2, TRAIN__schedule="none")
+    run_training(folder, demos, "--nproc", "2", EXP__ID="whole", TRAIN__max_steps=6, **common)
+    run_training(folder, demos, "--nproc", "2", EXP__ID="cut", TRAIN__max_steps=4, **common)
+    shutil.rmtree(folder / "cut/step_00000004")  # as if killed after step 3: the last complete checkpoint is step 2
+    run_training(folder, demos, "--nproc", "2", "--resume", EXP__ID="cut", TRAIN__max_steps=6, **common)
+    return folder
+
+
+def test_resumed_weights_equal_the_uninterrupted_runs_bit_for_bit(resumed):
+    whole, cut = (load_model_folder(resumed / name)[0].state_dict() for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, cut[name]), name
+
+
+def test_tensorboard_shows_one_unbroken_curve(resumed):
+    for tag in ("train/loss", "train/lr", "train/grad_norm", "speed/samples_per_s", "speed/data_wait"):
+        assert [step for step, _ in scalars(resumed / "cut", tag)] == [1, 2, 3, 4, 5, 6]
+    assert scalars(resumed / "cut", "train/loss") == scalars(resumed / "whole", "train/loss")
+
+
+def test_run_folder_holds_what_a_reproduction_needs(resumed):
+    run = resumed / "whole"
+    assert [p.name for p in checkpoints(run)] == ["step_00000002", "step_00000004", "step_00000006"]
+    assert (run / "last").resolve().name == "step_00000006"
+    note = json.loads((run / "run.json").read_text())
+    assert note["world_size"] == 2 and note["global_batch_size"] == 8 and note["versions"]["torch"]
+    assert note["data"]["num_frames"] == 24 and len(note["data_fingerprint"]) == 64
+    assert yaml.safe_load((run / "config.yaml").read_text())["TRAIN"]["max_steps"] == 6
+
+
+def test_the_model_folder_is_an_ordinary_one(resumed):
+    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+    folder = resumed / "whole/last/model"
+    theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    ours = load_model_folder(folder)[0].backbone
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[name]), name
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("4 2<|im_end|>")["input_ids"] == [19, 220, 17, tokenizer.eos_token_id]
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "go"}]}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert text == "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>go<|im_end|>\n<|im_start|>assistant\n"
+    assert not [p.name for p in folder.iterdir() if p.suffix in (".py", ".pt", ".bin", ".pkl")]
+
+
+def test_training_learns(tmp_path, demos):
+    run_training(tmp_path, demos, "--nproc", "1", TRAIN__max_steps=40, TRAIN__warmup=0.0, TRAIN__batch_size=8)
+    losses = [value for _, value in scalars(tmp_path / "tiny", "train/loss")]
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+
+
+def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed):
+    truncated = tmp_path / "truncated.hdf5"
+    truncated.write_bytes(demos.read_bytes()[:3000])
+    for flags, opts, message in (
+        ((), dict(DATA__FILES=["no/such.hdf5"]), "no/such.hdf5 does not exist"),
+        ((), dict(DATA__FILES=[str(truncated)]), "truncated.hdf5"),
+        ((), dict(TRAIN__learning_rate=1), "unknown config key TRAIN.learning_rate"),
+        ((), dict(TRAIN__lr="fast"), "TRAIN.lr must be float"),
+        (("--resume",), {}, "no complete checkpoint to resume from"),
+        (("--devices", "99"), {}, "no GPU 99"),
+    ):
+        done = run_training(tmp_path / "runs", demos, *flags, expect=2, **opts)
+        lines = done.stderr.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr
+    assert not (tmp_path / "runs").exists()
+    # A run that exists is neither overwritten nor resumed with another number of ranks.
+    done = run_training(resumed, demos, expect=2, EXP__ID="whole")
+    assert "already holds a run" in done.stderr
+    done = run_training(resumed, demos, "--nproc", "1", "--resume", expect=2, EXP__ID="whole")
+    assert "world_size 2, this run has 1" in done.stderr
+
+
+def test_loading_a_checkpoint_runs_no_code(tmp_path, resumed):
+    """A pickle that would leave a mark is put wherever a loader might look; nothing runs it."""
+    import pickle
+
+    mark = tmp_path / "executed"
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(mark), "w"))
+
+    step = tmp_path / "step_00000006"
+    shutil.copytree(resumed / "whole/step_00000006", step)
+    for name in ("model/pytorch_model.bin", "model/modeling_evil.py", "trainer.pt"):
+        (step / name).write_bytes(pickle.dumps(Bomb()))
+    config = json.loads((step / "model/config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_evil.Evil"}
+    (step / "model/config.json").write_text(json.dumps(config))
+    load_model_folder(step)
+    from rv_train.checkpoint import load_trainer
+
+    with pytest.raises(Exception, match="[Ww]eights.only|Unsupported"):
+        load_trainer(step)
+    assert not mark.exists()
