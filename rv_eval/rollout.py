@@ -76,15 +76,16 @@ class Rollout:
             while pending or any(slot.attempt for slot in slots):
                 for slot in slots:
                     if pending and not slot.attempt:
-                        self._start_episode(slot, pending)
+                        self._start_episode(slot, slots, pending)
                 yield from self._listen(slots, pending)
                 self._query(slots, pending)
         finally:
             for slot in slots:
                 slot.close()
 
-    def _start_episode(self, slot, pending):
-        before = _take_job(pending, slot.env)
+    def _start_episode(self, slot, slots, pending):
+        others = [other.env.task for other in slots if other is not slot and other.env]
+        before = _take_job(pending, slot.env and slot.env.task, others)
         frames = EpisodeFrames(self.video_every) if self.video_every else None
         result = EpisodeResult(before.episode, incidents=before.incidents, frames=frames)
         agent = ChunkAgent(self.policy.horizon, self.settings)
@@ -265,10 +266,15 @@ class _Slot:
         return result
 
 
-def _take_job(pending, env):
-    """The next episode: one of the task that the environment already holds, if there is any."""
-    for i, result in enumerate(pending):
-        if env is not None and result.episode.task == env.task:
-            del pending[i]
-            return result
-    return pending.popleft()
+def _take_job(pending, own_task, other_tasks):
+    """The next episode: of the task that the environment holds already, else of one that no other environment
+    holds (making an environment takes longer than many an episode), else the first."""
+
+    def cost(i):
+        task = pending[i].episode.task
+        return (task != own_task, task in other_tasks)
+
+    best = min(range(len(pending)), key=cost)
+    result = pending[best]
+    del pending[best]
+    return result

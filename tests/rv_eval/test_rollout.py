@@ -132,9 +132,18 @@ def test_another_task_gets_another_environment():
     tasks = [FakeTask(task_id=i) for i in range(2)]
     episodes = [episode(goal, task) for goal in (2, 3) for task in tasks]
     factory = Factory()
-    results = list(Rollout(FakePolicy(), factory, AgentSettings(), num_envs=2).run(episodes))
-    assert len(results) == 4 and all(r.success for r in results)
+    results = list(Rollout(FakePolicy(), factory, AgentSettings()).run(episodes))
+    assert [(r.episode.task.task_id, r.steps) for r in results] == [(0, 2), (0, 3), (1, 2), (1, 3)]
     assert [env.task.task_id for env in factory.envs] == [0, 1], "a slot stays with its task while it can"
+
+
+def test_environments_spread_over_tasks():
+    tasks = [FakeTask(task_id=i) for i in range(3)]
+    episodes = [episode(goal, task) for task in tasks for goal in (2, 3)]
+    factory = Factory()
+    results = list(Rollout(FakePolicy(), factory, AgentSettings(), num_envs=2).run(episodes))
+    assert len(results) == 6 and all(r.success for r in results)
+    assert [env.task.task_id for env in factory.envs[:3]] == [0, 1, 2]
 
 
 def test_environments_close_when_the_caller_stops_early():
