@@ -1,18 +1,26 @@
-"""The LIBERO simulator without a display: suites, seeded envs, lazy upright pictures."""
+"""The LIBERO simulator without a display: suites, seeded envs, lazy pictures, child processes."""
 
-from libs.libero_sim.env import SETTLE_ACTION, VIEWS, LiberoEnv
+from libs.libero_sim.env import ACTION_DIM, SETTLE_ACTION, VIEWS, LiberoEnv
+from libs.libero_sim.gl import prepare_gl
+from libs.libero_sim.remote import RemoteObject, SimCrash, SimProcess, SimTimeout
 from libs.libero_sim.rendering import RENDER_SETTINGS
 from libs.libero_sim.suites import LiberoTask, find_task, get_task, init_states, list_suites, num_tasks
 
 __all__ = [
+    "ACTION_DIM",
     "RENDER_SETTINGS",
     "SETTLE_ACTION",
     "VIEWS",
     "LiberoEnv",
     "LiberoTask",
+    "RemoteObject",
+    "SimCrash",
+    "SimProcess",
+    "SimTimeout",
     "find_task",
     "get_task",
     "init_states",
     "list_suites",
     "num_tasks",
+    "prepare_gl",
 ]
