@@ -1,0 +1,119 @@
+"""Points on bodies and simple measures of them: all the geometry that the scripted experts plan with.
+
+Everything here works on plain arrays; only `body_points` reads a MuJoCo model, through attributes, so this
+module imports neither mujoco nor libero.
+"""
+
+import numpy as np
+
+# MuJoCo's geom types (mjtGeom), spelled out so that the module needs no mujoco.
+_SPHERE, _CAPSULE, _ELLIPSOID, _CYLINDER, _BOX, _MESH = 2, 3, 4, 5, 6, 7
+
+
+def box_surface(half_size, per_edge=7):
+    """Points on the surface of an axis-aligned box, edges and corners included.
+
+    half_size: (3,) metres; per_edge: points along every edge. Returns (N, 3).
+    """
+    line = np.linspace(-1.0, 1.0, per_edge)
+    grid = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
+    return grid[np.abs(grid).max(axis=1) == 1.0] * np.asarray(half_size, float)
+
+
+def cylinder_surface(radius, half_height, around=24, rings=5):
+    """Points on the mantle of an upright cylinder, (around * rings, 3)."""
+    angle = np.linspace(0.0, 2 * np.pi, around, endpoint=False)
+    circle = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    heights = np.linspace(-half_height, half_height, rings)
+    return np.concatenate([np.c_[circle, np.full(around, z)] for z in heights])
+
+
+def geom_points(geom_type, size, vertices=None):
+    """Surface points of one geom in its own frame, (N, 3).
+
+    geom_type: MuJoCo's number; size: (3,) MuJoCo's size; vertices: (N, 3) of a mesh. Planes and other types
+    that a movable object never has give no points.
+    """
+    if geom_type == _MESH:
+        return np.asarray(vertices, float)
+    if geom_type == _BOX:
+        return box_surface(size)
+    if geom_type == _CYLINDER:
+        return cylinder_surface(size[0], size[1])
+    if geom_type == _CAPSULE:
+        return cylinder_surface(size[0], size[1] + size[0])
+    if geom_type == _SPHERE:
+        return box_surface(np.full(3, size[0] / np.sqrt(3.0)), per_edge=3)
+    if geom_type == _ELLIPSOID:
+        return box_surface(np.asarray(size) / np.sqrt(3.0), per_edge=3)
+    return np.zeros((0, 3))
+
+
+def body_points(model, data, body_id):
+    """World positions of points on the collision geoms of a body and everything attached to it, (N, 3).
+
+    A body without collision geoms gives no points.
+    """
+    parts = []
+    for geom in range(model.ngeom):
+        if model.geom_contype[geom] == 0 and model.geom_conaffinity[geom] == 0:
+            continue
+        if not _is_below(model, model.geom_bodyid[geom], body_id):
+            continue
+        vertices = None
+        if model.geom_type[geom] == _MESH:
+            mesh = model.geom_dataid[geom]
+            start = model.mesh_vertadr[mesh]
+            vertices = model.mesh_vert[start : start + model.mesh_vertnum[mesh]]
+        local = geom_points(model.geom_type[geom], model.geom_size[geom], vertices)
+        parts.append(local @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom])
+    return np.concatenate(parts) if parts else np.zeros((0, 3))
+
+
+def _is_below(model, body, ancestor):
+    """Whether `body` is `ancestor` or hangs on it."""
+    while body != ancestor and body != 0:
+        body = model.body_parentid[body]
+    return body == ancestor
+
+
+def horizontal_axis(angle):
+    """Unit vector (2,) in the horizontal plane at `angle` radians from world x."""
+    return np.array([np.cos(angle), np.sin(angle)])
+
+
+def in_axes(vectors, angle):
+    """Vectors (..., 3) of the world as (along, across, up) components for a horizontal axis."""
+    axis = horizontal_axis(angle)
+    along = vectors[..., :2] @ axis
+    across = vectors[..., :2] @ np.array([-axis[1], axis[0]])
+    return np.stack([along, across, vectors[..., 2]], axis=-1)
+
+
+def axis_angle_of(vector):
+    """Angle of a horizontal axis in radians; an axis has no sign, so the result is in (-pi/2, pi/2]."""
+    return wrap_axis(np.arctan2(vector[1], vector[0]))
+
+
+def wrap_axis(angle):
+    """The same axis with an angle in (-pi/2, pi/2]: fingers turned by 180 degrees grasp the same."""
+    return -((-angle + np.pi / 2) % np.pi - np.pi / 2)
+
+
+def middle(points):
+    """Centre of the bounding box of points (N, D) -> (D,)."""
+    return (points.min(axis=0) + points.max(axis=0)) / 2
+
+
+def extent_along(points, angle):
+    """Lowest and highest coordinate of points (N, >=2) along a horizontal axis, in metres."""
+    along = points[:, :2] @ horizontal_axis(angle)
+    return along.min(), along.max()
+
+
+def long_axis(points):
+    """(angle, length) in radians and metres of the direction in which points (N, >=2) spread furthest."""
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 37)[1:]
+    lengths = [np.diff(extent_along(points, angle))[0] for angle in angles]
+    best = int(np.argmax(lengths))
+    return angles[best], lengths[best]

@@ -1,0 +1,33 @@
+"""The goal of a task, read from its BDDL file without starting the simulator."""
+
+import re
+from pathlib import Path
+
+
+def read_goals(bddl_file):
+    """Goal predicates of a BDDL file: a list such as [("in", "milk_1", "basket_1_contain_region")].
+
+    ValueError if the file has no goal, or one that is more than a conjunction.
+    """
+    text = Path(bddl_file).read_text()
+    start = text.find("(:goal")
+    if start < 0:
+        raise ValueError(f"{bddl_file} has no (:goal ...)")
+    tree = _read(iter(re.findall(r"[()]|[^\s()]+", text[start:])))[0]
+    goal = tree[1]
+    predicates = goal[1:] if goal[0].lower() == "and" else [goal]
+    if not all(isinstance(word, str) for predicate in predicates for word in predicate):
+        raise ValueError(f"{bddl_file} has a goal that is not a plain conjunction: {goal}")
+    return [(predicate[0].lower(), *predicate[1:]) for predicate in predicates]
+
+
+def _read(tokens):
+    """The nested lists up to the closing bracket of this level (or the end of the outermost one)."""
+    items = []
+    for token in tokens:
+        if token == ")":
+            return items
+        items.append(_read(tokens) if token == "(" else token)
+        if len(items) == 1 and isinstance(items[0], list):
+            return items  # the outermost expression is complete; what follows is not ours
+    return items

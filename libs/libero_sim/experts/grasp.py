@@ -1,0 +1,92 @@
+"""Where to grasp an object from above with a parallel gripper.
+
+Planning looks for the grasp that turns the gripper least. A grasp is usable when the object fits between the
+open fingers and neither the fingers nor the hand would hit a neighbour on the way down.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from libs.libero_sim.experts.geometry import (
+    extent_along,
+    horizontal_axis,
+    in_axes,
+    long_axis,
+    middle,
+    wrap_axis,
+)
+
+FINGER_OPENING = 0.076  # metres between the pads of the open Panda gripper
+FINGER_BELOW = 0.0095  # how far the fingertips reach below the gripper site
+PALM_ABOVE = 0.031  # height of the palm above the gripper site
+GRASP_DEPTH = 0.022  # how far the site goes below the top of an object
+
+# Half sizes of what moves down with the gripper site, in metres: along the finger axis and across it.
+_HAND = (0.104, 0.032)
+_FINGER_INNER, _FINGER_OUTER, _FINGER_ACROSS = 0.036, 0.066, 0.011
+_CLEARANCE = 0.008  # kept free around hand and fingers
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """position: (3,) of the gripper site, metres; yaw: of the finger axis from world x, radians."""
+
+    position: np.ndarray
+    yaw: float
+
+
+def grasp_height(points):
+    """Height of the gripper site for grasping an object with surface points (N, 3)."""
+    low, high = points[:, 2].min(), points[:, 2].max()
+    return max(high - GRASP_DEPTH, low + FINGER_BELOW + 0.001)
+
+
+def count_hits(neighbours, position, yaw):
+    """How many neighbour points (N, 3) the open gripper would touch when it stands at a grasp.
+
+    The gripper comes from above, so everything over the fingertips (palm: over the palm) counts.
+    """
+    along, across, up = in_axes(neighbours - position, yaw).T
+    along, across = np.abs(along), np.abs(across)
+    in_hand = (
+        (along < _HAND[0] + _CLEARANCE) & (across < _HAND[1] + _CLEARANCE) & (up > PALM_ABOVE - _CLEARANCE)
+    )
+    in_finger = (
+        (along > _FINGER_INNER - _CLEARANCE)
+        & (along < _FINGER_OUTER + _CLEARANCE)
+        & (across < _FINGER_ACROSS + _CLEARANCE)
+        & (up > -FINGER_BELOW - _CLEARANCE)
+    )
+    return int((in_hand | in_finger).sum())
+
+
+def plan_grasp(points, neighbours, yaw):
+    """Choose a grasp from above.
+
+    points: (N, 3) surface of the object; neighbours: (M, 3) surfaces of everything else, in world metres;
+    yaw: the present angle of the finger axis. Returns the usable Grasp that turns the gripper least (then:
+    closest to the middle of the object); where none is free of neighbours, the one that touches them least.
+    """
+    height = grasp_height(points)
+    gripped = points[points[:, 2] > height - FINGER_BELOW]  # what passes between the fingers on the way down
+    centre = middle(gripped[:, :2])
+    axis_angle, length = long_axis(gripped)
+    shifts = (0.0, 0.012, -0.012, 0.024, -0.024) if length > 0.07 else (0.0,)
+
+    best = None
+    for turn in np.deg2rad(np.arange(-90.0, 90.0, 7.5)):
+        low, high = extent_along(gripped, yaw + turn)
+        too_wide = max(0.0, (high - low) - (FINGER_OPENING - 0.008))
+        for shift in shifts:
+            point = centre + shift * horizontal_axis(axis_angle)
+            off_centre = abs(shift * np.cos(axis_angle - yaw - turn))  # fingers would push the object aside
+            position = np.array([*point, height])
+            hits = count_hits(neighbours, position, yaw + turn)
+            cost = (
+                1000.0 * too_wide + 0.05 * hits + (1.0 if hits else 0.0),
+                abs(turn) + 20.0 * abs(shift) + 100.0 * off_centre,
+            )
+            if best is None or sum(cost) < best[0]:
+                best = (sum(cost), Grasp(position, yaw + wrap_axis(turn)))
+    return best[1]
