@@ -1,0 +1,7 @@
+"""Demonstration files in LIBERO's HDF5 layout."""
+
+from libs.demo_hdf5.reader import DemoFile
+from libs.demo_hdf5.schema import Demo
+from libs.demo_hdf5.writer import DemoWriter, merge_files
+
+__all__ = ["Demo", "DemoFile", "DemoWriter", "merge_files"]

@@ -1,0 +1,95 @@
+"""Writing demonstration files: beside and renamed, so that a kill never leaves half a file under the final name."""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from libs.demo_hdf5.schema import IMAGE_CONVENTION, PROPRIO_DIMS, STORAGE, VIEW_KEYS, Demo, demo_number
+
+
+class DemoWriter:
+    """Writes one file; use it as a context manager.
+
+    path: the final name; it appears when the block ends without an exception. attrs: attributes of `data`
+    (env_name, problem_info, ...); num_demos, total and macros_image_convention are added.
+    """
+
+    def __init__(self, path, attrs):
+        self.path = Path(path)
+        self._beside = self.path.with_name(self.path.name + ".tmp")
+        self._attrs = dict(attrs)
+        self._file, self._count, self._total = None, 0, 0
+
+    def __enter__(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = h5py.File(self._beside, "w")
+        data = self._file.create_group("data")
+        data.attrs["macros_image_convention"] = IMAGE_CONVENTION
+        data.attrs.update(self._attrs)
+        return self
+
+    def add(self, demo: Demo):
+        """Append a demo; ValueError where its lengths or shapes disagree."""
+        length = len(demo.actions)
+        for name, rows in {"states": demo.states, "rewards": demo.rewards, "dones": demo.dones, **demo.obs}.items():
+            if len(rows) != length:
+                raise ValueError(f"{self.path}: demo_{self._count}: {length} actions but {len(rows)} {name}")
+        group = self._file["data"].create_group(f"demo_{self._count}")
+        group.attrs["num_samples"] = length
+        group.attrs.update(demo.attrs)
+        group["actions"] = np.asarray(demo.actions, dtype=np.float64)
+        group["states"] = np.asarray(demo.states, dtype=np.float64)
+        group["robot_states"] = np.asarray(demo.robot_states, dtype=np.float64)
+        group["rewards"] = np.asarray(demo.rewards, dtype=np.uint8)
+        group["dones"] = np.asarray(demo.dones, dtype=np.uint8)
+        obs = group.create_group("obs")
+        for name, values in demo.obs.items():
+            if name in VIEW_KEYS:
+                stored = np.asarray(values, dtype=np.uint8)[:, ::-1, ::-1]
+                obs.create_dataset(VIEW_KEYS[name], data=stored, chunks=(1, *stored.shape[1:]), **STORAGE)
+            elif name in PROPRIO_DIMS:
+                obs[name] = np.asarray(values, dtype=np.float64)
+            else:
+                raise ValueError(f"{self.path}: unknown observation {name!r}")
+        self._count += 1
+        self._total += length
+
+    def copy_from(self, path, demo):
+        """Append a demo of another file as it is stored, without packing its pictures again."""
+        with h5py.File(path, "r") as source:
+            source.copy(f"data/{demo}", self._file["data"], name=f"demo_{self._count}")
+            self._total += source["data"][demo]["actions"].shape[0]
+        self._count += 1
+
+    def __exit__(self, kind, error, trace):
+        if kind is None:
+            self._file["data"].attrs["num_demos"] = self._count
+            self._file["data"].attrs["total"] = self._total
+        self._file.close()
+        if kind is not None:
+            self._beside.unlink()
+            return
+        handle = os.open(self._beside, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.replace(self._beside, self.path)
+
+
+def merge_files(path, parts, attrs=None):
+    """Copy every demo of `parts`, file by file and in numeric order, into one file as demo_0, demo_1, ...
+
+    attrs: of the new file; None takes the first part's.
+    """
+    if attrs is None:
+        with h5py.File(parts[0], "r") as first:
+            attrs = {key: value for key, value in first["data"].attrs.items() if key not in ("num_demos", "total")}
+    with DemoWriter(path, attrs) as writer:
+        for part in parts:
+            with h5py.File(part, "r") as file:
+                names = sorted(file["data"], key=demo_number)
+            for name in names:
+                writer.copy_from(part, name)
