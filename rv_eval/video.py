@@ -59,8 +59,7 @@ def draw_frame(views: dict, instruction: str, status: str, colour=(255, 255, 255
     """views {name: (R, R, 3) uint8 upright} -> one picture (H, W, 3) uint8 with lines of text below."""
     import cv2
 
-    side = (VIEW_SIDE, VIEW_SIDE)
-    row = np.concatenate([cv2.resize(v, side, interpolation=cv2.INTER_AREA) for v in views.values()], axis=1)
+    row = np.concatenate([_to_side(view) for view in views.values()], axis=1)
     lines = [(line, (255, 255, 255)) for line in _wrap(instruction, row.shape[1] // 7)]
     lines.append((status, colour))
     board = np.zeros(
@@ -70,6 +69,13 @@ def draw_frame(views: dict, instruction: str, status: str, colour=(255, 255, 255
         place = (6, LINE_HEIGHT * (i + 1) - 4)
         cv2.putText(board, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, line_colour, 1, cv2.LINE_AA)
     return np.concatenate([row, board])
+
+
+def _to_side(view: np.ndarray) -> np.ndarray:
+    import cv2
+
+    how = cv2.INTER_AREA if len(view) > VIEW_SIDE else cv2.INTER_LINEAR
+    return cv2.resize(view, (VIEW_SIDE, VIEW_SIDE), interpolation=how)
 
 
 def _wrap(text: str, width: int) -> list[str]:

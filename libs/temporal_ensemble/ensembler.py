@@ -38,7 +38,7 @@ class TemporalEnsembler:
         if size > 1 and n_action_steps >= horizon and not allow_no_overlap:
             raise ValueError(
                 f"ensembling {size} chunks would average nothing: {n_action_steps} executed actions per "
-                f"query leave no overlap between chunks of horizon {horizon}: execute fewer, or allow it"
+                f"query leave no overlap of chunks of horizon {horizon}: execute fewer (or allow_no_overlap)"
             )
         if not 1 <= n_action_steps <= horizon:
             raise ValueError(
