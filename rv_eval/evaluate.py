@@ -146,7 +146,8 @@ def _outcome(result: EpisodeResult) -> dict:
         "queries": result.queries,
         "parse_failures": result.parse_failures,
         "repaired": result.repaired,
-        "incidents": result.incidents,
+        "incidents": len(result.incidents),
+        "incident_errors": result.incidents,
         "policy_s": round(result.policy_s, 3),
         "sim_s": round(result.sim_s, 3),
         "wall_s": round(result.wall_s, 3),
@@ -181,7 +182,7 @@ class _Progress:
         left = elapsed / self.finished * (self.total - self.finished)
         task = result.episode.task
         outcome = "success" if result.success else "FAILURE"
-        incidents = f", {result.incidents} incidents" if result.incidents else ""
+        incidents = f", {len(result.incidents)} incidents" if result.incidents else ""
         return (
             f"[{self.finished}/{self.total}] {task.suite} {task.task_id} init {result.episode.init_state}: "
             f"{outcome} after {result.steps:3d} steps in {result.wall_s:.1f} s "

@@ -15,13 +15,14 @@ from rv_eval.envs.base import Episode, EpisodeEnv, Reply, WorkerFailure
 from rv_eval.video import EpisodeFrames
 
 MAX_INCIDENTS = 3  # crashes and hangs of one episode that are made good by repeating it
+START_TIMEOUT_S = 180.0  # a new environment's first reply may take so much longer
 
 
 @dataclass
 class EpisodeResult:
     """How an episode went. Times in seconds: policy_s is its share of the batches it was in, sim_s from
     requests to the simulator until their answers, wall_s from the reset to the end; the
-    start of a simulator counts for its first episode. incidents: crashes and hangs before this try."""
+    start of a simulator counts for its first episode. incidents: what went wrong before this try."""
 
     episode: Episode
     success: bool = False
@@ -32,7 +33,7 @@ class EpisodeResult:
     policy_s: float = 0.0
     sim_s: float = 0.0
     wall_s: float = 0.0
-    incidents: int = 0
+    incidents: list[str] = field(default_factory=list)
     frames: EpisodeFrames | None = field(default=None, repr=False)
 
 
@@ -99,7 +100,7 @@ class Rollout:
         """Take every reply that is there; wait for one only if no observation waits for the policy."""
         may_wait = not any(slot.waits_for_policy for slot in slots)
         while busy := [slot for slot in slots if slot.outstanding]:
-            silence_ends = min(slot.heard for slot in busy) + self.timeout_s
+            silence_ends = min(slot.silence_ends(self.timeout_s) for slot in busy)
             ready = wait(busy, max(0.0, silence_ends - time.monotonic()) if may_wait else 0.0)
             if not ready:
                 self._replace_hanging(busy, pending)
@@ -116,7 +117,7 @@ class Rollout:
 
     def _replace_hanging(self, busy, pending):
         for slot in busy:
-            if time.monotonic() - slot.heard >= self.timeout_s:
+            if time.monotonic() >= slot.silence_ends(self.timeout_s):
                 error = WorkerFailure(f"no answer within {self.timeout_s:g} s")
                 self._incident(slot, error, pending)
 
@@ -146,12 +147,12 @@ class Rollout:
         slot.close()
         if result is None:
             return
-        result.incidents += 1
+        result.incidents.append(str(error))
         episode = result.episode
-        if result.incidents > MAX_INCIDENTS:
+        if len(result.incidents) > MAX_INCIDENTS:
             raise RuntimeError(
                 f"{episode.task.suite} task {episode.task.task_id} init state {episode.init_state}: "
-                f"the simulator failed {result.incidents} times, last: {error}"
+                f"the simulator failed {len(result.incidents)} times, last: {error}"
             ) from error
         pending.appendleft(result)
 
@@ -215,7 +216,8 @@ class _Slot:
         self.env: EpisodeEnv | None = None
         self.attempt: _Attempt | None = None
         self.outstanding = 0  # replies to come
-        self.heard = 0.0  # when the environment last said something, or was asked after a silence
+        self._heard = 0.0  # when the environment last said something, or was asked after a silence
+        self._is_new = False  # the environment has not said anything yet
         self._stale = 0  # the first so many of them belong to an episode that is over
 
     def close(self):
@@ -233,6 +235,7 @@ class _Slot:
         if self.env is None or self.env.task != task:
             self.close()
             self.env = make_env(task)
+            self._is_new = True
 
     def begin(self, attempt):
         self.attempt = attempt
@@ -243,8 +246,12 @@ class _Slot:
 
     def _expect(self, replies):
         if not self.outstanding:
-            self.heard = time.monotonic()
+            self._heard = time.monotonic()
         self.outstanding += replies
+
+    def silence_ends(self, timeout_s: float) -> float:
+        """The time from which on no reply means that the environment hangs."""
+        return self._heard + timeout_s + (START_TIMEOUT_S if self._is_new else 0.0)
 
     def fileno(self) -> int:
         return self.env.fileno()
@@ -252,7 +259,8 @@ class _Slot:
     def receive(self) -> EpisodeResult | None:
         """Read one reply; returns the result if it ended the episode."""
         reply = self.env.receive()
-        self.heard = time.monotonic()
+        self._heard = time.monotonic()
+        self._is_new = False
         if reply is None:
             return None
         self.outstanding -= 1

@@ -52,7 +52,7 @@ def test_successes_and_steps(num_envs, n_action_steps):
     per_query = n_action_steps or policy.horizon
     assert all(r.queries == -(-r.steps // per_query) for r in results.values())
     assert all(r.parse_failures == 1 for r in results.values())  # the fake's answer at step 0 is invalid
-    assert all(r.incidents == 0 and r.wall_s >= r.sim_s > 0 for r in results.values())
+    assert all(r.incidents == [] and r.wall_s >= r.sim_s > 0 for r in results.values())
     assert len(factory.envs) == num_envs, "an environment serves many episodes of its task"
     if num_envs == 1:
         assert set(policy.batches) == {1}
@@ -101,8 +101,9 @@ def test_crash_and_hang_repeat_the_episode(trouble, num_envs):
         12: (True, 12),
         3: (True, 3),
     }
-    assert sum(r.incidents for r in results.values()) == 1
-    assert results[10].incidents == 1
+    assert sum(len(r.incidents) for r in results.values()) == 1
+    expected = "gone" if trouble == "crash" else "no answer within 0.5 s"
+    assert results[10].incidents == [expected]
     assert len(factory.envs) == num_envs + 1
     assert all(not _alive(env.pid) for env in factory.envs)
 
@@ -110,7 +111,7 @@ def test_crash_and_hang_repeat_the_episode(trouble, num_envs):
 def test_trouble_at_the_start_repeats_too():
     factory = Factory("no start", {0: "crash"})
     (result,) = Rollout(FakePolicy(), factory, AgentSettings()).run([episode(3)])
-    assert result.success and result.incidents == 2
+    assert result.success and result.incidents == ["cannot start", "gone"]
 
 
 def test_gives_up_after_too_many_incidents():
@@ -124,7 +125,7 @@ def test_crash_after_the_success_costs_only_the_environment():
     # Success at step 1; the actions 2 to 4 were sent already, and the environment dies on them.
     factory = Factory({3: "crash"})
     results = by_goal(Rollout(FakePolicy(), factory, AgentSettings()).run([episode(1), episode(7)]))
-    assert results[1].success and results[1].incidents == 0
+    assert results[1].success and results[1].incidents == []
     assert results[7].success
 
 
