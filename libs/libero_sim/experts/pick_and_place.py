@@ -26,8 +26,8 @@ _REACH_STEPS, _CARRY_STEPS = 100, 120  # limits; normal motions take a third of 
 def place_in(scene, obj, region):
     """Yield actions (7,) that bring `obj` into `region`, a container's region by its BDDL name.
 
-    Tries again when the object slips or is missed, and ends only when the object is let go in the region: step
-    limits are the caller's.
+    Tries again when the object slips or is missed, and ends only when the object is let go in the region:
+    step limits are the caller's.
     """
     while not _inside(scene, obj, region):
         if not scene.is_grasped(obj):

@@ -37,7 +37,7 @@ class Scene:
         return np.concatenate([np.zeros((0, 3)), *others])
 
     def region(self, name):
-        """Corners (low (3,), high (3,)) of the axis-aligned region that LIBERO tests a body's origin against."""
+        """Corners (low (3,), high (3,)) of the axis-aligned region a body's origin is tested against."""
         site = self._env.object_sites_dict[name]
         centre = np.array(self._env.sim.data.get_site_xpos(name))
         half = np.abs(np.array(self._env.sim.data.get_site_xmat(name)) @ site.size)
