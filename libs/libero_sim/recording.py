@@ -1,0 +1,110 @@
+"""One demonstration: a random reset, a varied start, the expert's actions, pictures of the states passed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from libs.libero_sim.env import VIEWS, LiberoEnv
+from libs.libero_sim.experts import expert_actions
+from libs.libero_sim.experts.geometry import middle
+from libs.libero_sim.experts.goals import read_goals
+from libs.libero_sim.experts.grasp import FINGER_BELOW
+from libs.libero_sim.experts.motion import OPEN, Funnel, steer
+from libs.libero_sim.experts.scene import Scene
+
+_START_YAW = 0.25  # radians: largest turn of a varied start
+_CLEARANCE = 0.03  # metres kept between the fingertips and everything below them
+_NEAR_SIDEWAYS, _NEAR_ABOVE = 0.03, 0.10  # metres around and above the object for starts near it
+_MOVE_STEPS = 80
+
+
+@dataclass(frozen=True)
+class StartVariation:
+    """How starts differ.
+
+    noise: half side (metres) of the box around the usual start from which the gripper starts; near: fraction
+    of demos that start right above the object to be grasped instead.
+    """
+
+    noise: float = 0.0
+    near: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A successful run. actions: (T, 7); states: (T, 1 + nq + nv), the state before each action."""
+
+    actions: np.ndarray
+    states: np.ndarray
+
+
+def record_expert(
+    env: LiberoEnv, seed: int, rng: np.random.Generator, start: StartVariation, num_settle_steps: int = 10
+) -> Recording | None:
+    """Let the expert solve env.task after reset(seed); None if it fails within the task's step limit.
+
+    The objects stand where the env's own random placement puts them, never at an evaluation init state. The
+    recording starts from a state set with `set_sim_state`, so that setting its first state and repeating its
+    actions repeats it to the bit. Renders nothing.
+    """
+    env.reset(seed)
+    env.settle(num_settle_steps, views=())
+    _vary_start(env, rng, start)
+    env.set_sim_state(env.sim_state())
+    actions, states = [], []
+    for action in expert_actions(env, rng):
+        action = np.clip(action, -1.0, 1.0)
+        actions.append(action)
+        states.append(env.sim_state())
+        _, success = env.step(action)
+        if success:
+            return Recording(np.stack(actions), np.stack(states))
+        if len(actions) == env.task.max_steps:
+            break
+    return None
+
+
+def observe_states(env: LiberoEnv, states: np.ndarray, views: Sequence[str] = VIEWS) -> dict[str, np.ndarray]:
+    """What a policy sees in each of `states` (T, D).
+
+    {view: (T, R, R, 3) uint8 upright} and, float64 under LIBERO's names, "robot_states" (T, 9), "ee_states"
+    (T, 6), "ee_pos", "ee_ori" (T, 3), "gripper_states" (T, 2), "joint_states" (T, 7).
+    """
+    frames = []
+    for state in states:
+        env.set_sim_state(state)
+        frames.append(env.render(views) | env.proprio_dict())
+    return {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
+
+
+def _vary_start(env: LiberoEnv, rng: np.random.Generator, start: StartVariation) -> None:
+    """Move the open gripper to a random place, over everything that stands on the table."""
+    scene = Scene(env)
+    near = rng.random() < start.near
+    if not near and start.noise <= 0:
+        return
+    everything = scene.other_points()
+    travel_z = everything[:, 2].max() + FINGER_BELOW + _CLEARANCE
+    if near:
+        goal = _above_object(scene, read_goals(env.task.bddl_file)[0][1], rng)
+    else:
+        goal = scene.position + rng.uniform(-start.noise, start.noise, size=3)
+        goal[2] = max(goal[2], travel_z)
+    yaw = scene.yaw + rng.uniform(-_START_YAW, _START_YAW)
+    funnel = Funnel(goal, yaw, travel_z, radius=0.01, slope=3.0)
+    for _ in range(_MOVE_STEPS):
+        if np.linalg.norm(goal - scene.position) < 0.01:
+            return
+        env.step(steer(scene.position, scene.yaw, funnel.target(scene.position), yaw, OPEN))
+
+
+def _above_object(scene: Scene, name: str, rng: np.random.Generator) -> np.ndarray:
+    """A random place (3,) above an object, clear of everything within the reach of the hand."""
+    points = scene.points(name)
+    sideways = rng.uniform(-_NEAR_SIDEWAYS, _NEAR_SIDEWAYS, size=2)
+    place = middle(points[:, :2]) + sideways
+    everything = scene.other_points()
+    below = everything[np.linalg.norm(everything[:, :2] - place, axis=1) < 0.13]
+    floor = max(points[:, 2].max(), below[:, 2].max(initial=-np.inf))
+    return np.array([*place, floor + FINGER_BELOW + _CLEARANCE + rng.uniform(0.0, _NEAR_ABOVE)])
