@@ -25,7 +25,7 @@ def demos(tmp_path_factory):
 
 def run_training(folder, demos, *flags, expect=0, **opts):
     """`python -m rv_train.train` as a user calls it; returns the finished process."""
-    opts = tiny_opts(EXP__DIR=str(folder), DATA__FILES=[str(demos)], **opts)
+    opts = tiny_opts(**{"EXP__DIR": str(folder), "DATA__FILES": [str(demos)], **opts})
     command = [sys.executable, "-m", "rv_train.train", "--cfg", str(ROOT / "configs/quickstart.yaml"), *flags]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
