@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import warnings
 
 EGL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1"
 OSMESA_PACKAGES = "libosmesa6"
@@ -74,7 +75,8 @@ def import_libero_envs():
     level = quiet.level
     quiet.setLevel(logging.ERROR)  # robosuite warns about a private macro file that nobody needs
     try:
-        with contextlib.redirect_stdout(None):
+        with contextlib.redirect_stdout(None), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             import libero.libero.envs as envs
     except ModuleNotFoundError as error:
         raise RuntimeError(f"the simulator is not installed ({error}): pip install -e '.[sim]'") from error
