@@ -61,6 +61,8 @@ def evaluate(
     provenance: goes into every record, see `describe_run`. ValueError, before anything is written: the log
     folder holds results of these episodes already and skip_evaluated is off.
     """
+    if options.save_video == "all" and options.video_every < 1:
+        raise ValueError(f"steps between video frames must be at least 1, got {options.video_every}")
     rollout = Rollout(
         policy,
         make_env,

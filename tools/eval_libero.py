@@ -113,7 +113,11 @@ def main(argv=None):
         render=policy.render,
     )
     report = functools.partial(print, flush=True)
-    records = evaluate(policy, make_env, episodes, options, provenance, report)
+    try:
+        records = evaluate(policy, make_env, episodes, options, provenance, report)
+    except KeyboardInterrupt:
+        report("interrupted: the finished episodes are kept, continue with --skip_evaluated")
+        raise SystemExit(130) from None
     report(closing_report(records, options))
 
 

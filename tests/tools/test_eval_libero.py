@@ -69,6 +69,7 @@ def refused(arguments, capsys):
         ([*SUITE, "--action_horizon", "3"], "action horizon 3"),
         ([*SUITE, "--ensemble_prediction", "2"], "no overlap"),
         ([*SUITE, "--num_envs", "0"], "num_envs"),
+        ([*SUITE, "--video_every", "0"], "video frames"),
         ([*SUITE, "--render", "standard"], "render setting 'fast'"),
         ([*SUITE, "--device", "nonsense"], "nonsense"),
     ],
