@@ -52,6 +52,13 @@ def parse_args(argv=None):
         metavar="FRACTION",
         help="this fraction of the demos starts with the gripper right above the object to be grasped",
     )
+    parser.add_argument(
+        "--start_late",
+        type=float,
+        default=0.0,
+        metavar="FRACTION",
+        help="this fraction starts in the middle of a run that was pushed off its way",
+    )
     return parser.parse_args(argv)
 
 
@@ -72,6 +79,7 @@ def make_jobs(args):
         ("seed", 0, float("inf")),
         ("start_noise", 0, 0.3),
         ("start_near", 0, 1),
+        ("start_late", 0, 1),
     ):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
@@ -89,6 +97,7 @@ def make_jobs(args):
             seed=args.seed,
             start_noise=args.start_noise,
             start_near=args.start_near,
+            start_late=args.start_late,
         )
         jobs.append(TaskJob(task, settings, args.num_demos, args.out))
     return jobs

@@ -39,6 +39,7 @@ class Settings:
     seed: int
     start_noise: float
     start_near: float
+    start_late: float
 
 
 class DemoWorker:
@@ -55,11 +56,17 @@ class DemoWorker:
         entropy = (self.settings.seed, suite_number, self.settings.task_id, number)
         placement, variation = np.random.SeedSequence(entropy).spawn(2)
         env_seed = int(placement.generate_state(1)[0])
-        start = StartVariation(self.settings.start_noise, self.settings.start_near)
+        start = StartVariation(self.settings.start_noise, self.settings.start_near, self.settings.start_late)
         recording = record_expert(self.env, env_seed, np.random.default_rng(variation), start)
         if recording is None:
             return False
-        attrs = {"model_file": self.env.model_xml(), "init_state": recording.states[0]}
+        attrs = {
+            "model_file": self.env.model_xml(),
+            "init_state": recording.states[0],
+            "start_gripper": recording.start_gripper,
+            "seed": env_seed,
+            "attempt": number,
+        }
         obs = observe_states(self.env, recording.states)
         last = np.zeros(len(recording.actions), dtype=np.uint8)
         last[-1] = 1
@@ -70,7 +77,7 @@ class DemoWorker:
             rewards=last,
             dones=last,
             obs=obs,
-            attrs={**attrs, "seed": env_seed, "attempt": number},
+            attrs=attrs,
         )
         with DemoWriter(path, self._file_attrs()) as writer:
             writer.add(demo)

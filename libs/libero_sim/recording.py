@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from libs.libero_sim.env import VIEWS, LiberoEnv
+from libs.libero_sim.env import ACTION_DIM, VIEWS, LiberoEnv
 from libs.libero_sim.experts import expert_actions
 from libs.libero_sim.experts.geometry import middle
 from libs.libero_sim.experts.goals import read_goals
@@ -17,6 +17,8 @@ _START_YAW = 0.25  # radians: largest turn of a varied start
 _CLEARANCE = 0.03  # metres kept between the fingertips and everything below them
 _NEAR_SIDEWAYS, _NEAR_ABOVE = 0.03, 0.10  # metres around and above the object for starts near it
 _MOVE_STEPS = 80
+_LATE_STEPS = (5, 75)  # steps that a late start lets pass; a run has about 80
+_PUSH_CHANCE, _PUSH, _PUSH_STEPS = 0.15, 0.8, (3, 10)  # per step; largest action; steps
 
 
 @dataclass(frozen=True)
@@ -24,19 +26,26 @@ class StartVariation:
     """How starts differ.
 
     noise: half side (metres) of the box around the usual start from which the gripper starts; near: fraction
-    of demos that start right above the object to be grasped instead.
+    of demos that start right above the object to be grasped instead; late: fraction that start in the middle
+    of a run which was pushed aside now and then (so they show how to recover, after a missed grasp too).
     """
 
     noise: float = 0.0
     near: float = 0.0
+    late: float = 0.0
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A successful run. actions: (T, 7); states: (T, 1 + nq + nv), the state before each action."""
+    """A successful run.
+
+    actions: (T, 7); states: (T, 1 + nq + nv), the state before each action; start_gripper: the gripper's
+    command before the first action, -1 open or +1 closed (see LiberoEnv.set_sim_state).
+    """
 
     actions: np.ndarray
     states: np.ndarray
+    start_gripper: float
 
 
 def record_expert(
@@ -50,8 +59,16 @@ def record_expert(
     """
     env.reset(seed)
     env.settle(num_settle_steps, views=())
-    _vary_start(env, rng, start)
-    env.set_sim_state(env.sim_state())
+    start_gripper = OPEN
+    if rng.random() < start.late:
+        start_gripper = _start_late(env, rng)
+        if start_gripper is None:  # the pushed run succeeded too early
+            env.reset(seed)
+            env.settle(num_settle_steps, views=())
+            start_gripper = OPEN
+    else:
+        _vary_start(env, rng, start)
+    env.set_sim_state(env.sim_state(), start_gripper)
     actions, states = [], []
     for action in expert_actions(env, rng):
         action = np.clip(action, -1.0, 1.0)
@@ -59,7 +76,7 @@ def record_expert(
         states.append(env.sim_state())
         _, success = env.step(action)
         if success:
-            return Recording(np.stack(actions), np.stack(states))
+            return Recording(np.stack(actions), np.stack(states), start_gripper)
         if len(actions) == env.task.max_steps:
             break
     return None
@@ -97,6 +114,25 @@ def _vary_start(env: LiberoEnv, rng: np.random.Generator, start: StartVariation)
         if np.linalg.norm(goal - scene.position) < 0.01:
             return
         env.step(steer(scene.position, scene.yaw, funnel.target(scene.position), yaw, OPEN))
+
+
+def _start_late(env: LiberoEnv, rng: np.random.Generator) -> float | None:
+    """Let the expert run for a random while, pushed off its way in bursts.
+
+    Returns the gripper's last command, None if the task was solved.
+    """
+    push, steps_left, finger = np.zeros(ACTION_DIM), 0, OPEN
+    for _, action in zip(range(rng.integers(*_LATE_STEPS)), expert_actions(env, rng), strict=False):
+        if steps_left == 0 and rng.random() < _PUSH_CHANCE:
+            push[:3] = rng.uniform(-_PUSH, _PUSH, size=3)
+            push[5] = rng.uniform(-_PUSH, _PUSH) / 2
+            steps_left = rng.integers(*_PUSH_STEPS)
+        pushed = np.clip(action + push * (steps_left > 0), -1.0, 1.0)
+        steps_left = max(0, steps_left - 1)
+        finger = pushed[-1] = action[-1]
+        if env.step(pushed)[1]:
+            return None
+    return float(finger)
 
 
 def _above_object(scene: Scene, name: str, rng: np.random.Generator) -> np.ndarray:

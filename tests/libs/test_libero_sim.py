@@ -219,7 +219,7 @@ def test_a_recording_repeats_to_the_bit(env):
     again = record_expert(env, 3, np.random.default_rng(0), StartVariation(noise=0.05))
     assert np.array_equal(recording.states, again.states)
     assert np.array_equal(recording.actions, again.actions)
-    env.set_sim_state(recording.states[0])
+    env.set_sim_state(recording.states[0], recording.start_gripper)
     for state, action in zip(recording.states, recording.actions, strict=True):
         assert np.array_equal(env.sim_state(), state)
         _, success = env.step(action)

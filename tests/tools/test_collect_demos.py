@@ -16,7 +16,7 @@ from libs.libero_sim.collection import Settings, TaskJob, collect
 from tools.collect_demos import main
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = Settings("libero_object", 5, 4, "fast", 0, 0.0, 0.0)
+SETTINGS = Settings("libero_object", 5, 4, "fast", 0, 0.0, 0.0, 0.0)
 COMMAND = ["--task_suite", "libero_object", "--resolution", "64", "--render", "fast"]
 
 
@@ -45,7 +45,7 @@ class FakeWorker:
 
     attrs = (
         '{"task_suite": "libero_object", "task_id": 5, "resolution": 4, "render": "fast", "seed": 0, '
-        '"start_noise": 0.0, "start_near": 0.0}'
+        '"start_noise": 0.0, "start_near": 0.0, "start_late": 0.0}'
     )
 
     def close(self):
@@ -113,7 +113,7 @@ def test_an_expert_that_always_fails_is_reported(tmp_path):
 
 def test_other_settings_are_refused(tmp_path):
     run(tmp_path, tmp_path / "log", num_demos=1)
-    other = Settings("libero_object", 5, 4, "fast", 1, 0.0, 0.0)
+    other = Settings("libero_object", 5, 4, "fast", 1, 0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="seed 0, not 1"):
         run(tmp_path, tmp_path / "log", num_demos=1, settings=other)
     with pytest.raises(ValueError, match="exists with 1 demos, not 2"):
@@ -141,7 +141,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, c
 
 @pytest.mark.sim
 def test_a_collected_demo_replays_to_success(tmp_path, capsys):
-    arguments = ["--task_ids", "5", "--num_demos", "1", "--start_near", "1", "--out", str(tmp_path)]
+    arguments = ["--task_ids", "5", "--num_demos", "1", "--start_late", "1", "--out", str(tmp_path)]
     main([*COMMAND, *arguments])
     task = get_task("libero_object", 5)
     demos = DemoFile(tmp_path / f"{task.name}_demo.hdf5")
@@ -151,7 +151,7 @@ def test_a_collected_demo_replays_to_success(tmp_path, capsys):
     env = LiberoEnv(task, resolution=64, render="fast")
     try:
         env.reset(int(demos.demo_attrs("demo_0")["seed"]))
-        env.set_sim_state(states[0])
+        env.set_sim_state(states[0], demos.demo_attrs("demo_0")["start_gripper"])
         for view, picture in env.render().items():
             assert np.array_equal(picture, demos.frame("demo_0", 0, view))
         np.testing.assert_array_equal(env.proprio_dict()["robot_states"], demos.robot_states("demo_0")[0])
