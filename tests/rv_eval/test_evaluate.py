@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import imageio
 import numpy as np
 import pytest
-from fakes import FakeEnv, FakePolicy, FakeTask
+from tests.rv_eval.fakes import FakeEnv, FakePolicy, FakeTask
 
 from rv_eval.agent import AgentSettings
 from rv_eval.evaluate import EvalOptions, closing_report, evaluate, plan_episodes

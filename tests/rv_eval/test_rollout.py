@@ -2,7 +2,7 @@ import os
 import time
 
 import pytest
-from fakes import VIEWS, FakeEnv, FakePolicy, FakeTask
+from tests.rv_eval.fakes import VIEWS, FakeEnv, FakePolicy, FakeTask
 
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Episode, WorkerFailure

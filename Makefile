@@ -1,0 +1,46 @@
+# Two commands: `make quickstart` (collect, train, evaluate: the whole loop) and `make test`.
+# Each creates .venv with everything it needs first. Another Python: make PYTHON=/path/to/python3.11 quickstart
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Threads: the processes share the cores, more threads per process only get in each other's way.
+export OMP_NUM_THREADS = 1
+export LP_NUM_THREADS = 1
+
+TASK_ID := 5
+DEMOS := data/quickstart
+RUN := checkpoints/quickstart_run
+EVAL := eval_logs/quickstart_run
+
+.PHONY: quickstart test lint setup gl
+
+quickstart: setup gl
+	$(BIN)/python tools/collect_demos.py --task_suite libero_object --task_ids $(TASK_ID) --num_demos 120 \
+		--resolution 128 --render fast --start_noise 0.08 --start_near 0.5 --workers 2 --out $(DEMOS)
+	$(BIN)/python -m rv_train.train --cfg configs/quickstart.yaml --nproc 2 $$(test -e $(RUN)/last && echo --resume)
+	$(BIN)/python tools/eval_libero.py --model_path $(RUN) --task_suite libero_object --task_id $(TASK_ID) \
+		--episodes 10 --num_envs 2 --log_dir $(EVAL) --skip_evaluated
+	@echo "videos       $(EVAL)/"
+	@echo "TensorBoard  $(BIN)/tensorboard --logdir $(RUN)"
+
+test: lint gl
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup: .venv/complete
+
+# The stamp comes last, so an installation that was cut off is done again.
+.venv/complete: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed, $(PYTHON) is $$($(PYTHON) --version); try: make PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv .venv
+	@# torch alone and first: what comes later then keeps this build instead of choosing one of its own
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep -o 'torch==[0-9.]*' pyproject.toml)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[sim,dev]"
+	@touch .venv/complete
+
+gl: setup
+	@$(BIN)/python tools/check_gl.py

