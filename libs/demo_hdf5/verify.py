@@ -1,0 +1,177 @@
+"""Checking demonstration files: mistakes that would otherwise show up as a policy that does not learn."""
+
+import json
+
+import h5py
+import numpy as np
+
+from libs.demo_hdf5.reader import DemoFile
+from libs.demo_hdf5.schema import ACTION_DIM, IMAGE_CONVENTION, PROPRIO_DIMS, VIEW_KEYS
+
+ROBOT_STATE_DIM = 9
+TEXT_ATTRS = ("env_name", "bddl_file_name", "bddl_file_content")
+
+
+def verify_demo_file(path) -> list[str]:
+    """Every problem of a demonstration file, one line each that begins with the demo; empty if there is none.
+
+    Reads every picture: about a thousand per second. Raises ValueError where the file cannot be used at all
+    (see DemoFile).
+    """
+    demos = DemoFile(path)
+    first_with = {}  # the bytes of the actions -> demo
+    with h5py.File(path, "r") as file:
+        problems = _file_problems(demos, list(file.get("mask", {})))
+        for demo in demos.demos:
+            group, length = file["data"][demo], demos.num_frames(demo)
+            found, arrays = _read_arrays(group, length)
+            found += _number_problems(arrays)
+            found += _action_problems(arrays["actions"], exact_gripper="render" in demos.attrs)
+            found += _demo_attr_problems(group, length)
+            for view in VIEW_KEYS:
+                found += _picture_problems(group, view, demos.attrs.get("resolution"))
+            twin = first_with.setdefault(group["actions"][()].tobytes(), demo)
+            if twin != demo:
+                found.append(f"the same actions as {twin}")
+            problems += [f"{demo}: {problem}" for problem in found]
+    return problems
+
+
+def _file_problems(demos: DemoFile, masks: list[str]) -> list[str]:
+    """Attributes of `data`, numbers of demos and frames, lists of demos."""
+    attrs, found = demos.attrs, []
+    for name in TEXT_ATTRS:
+        if not isinstance(attrs.get(name), str) or not attrs[name]:
+            found.append(f"attribute {name} is missing")
+    found += _json_problems(attrs, "env_args", "env_name")
+    found += _json_problems(attrs, "problem_info", "language_instruction")
+    frames = sum(demos.num_frames(demo) for demo in demos.demos)
+    found += _count_problems(attrs, "num_demos", len(demos.demos), "demos")
+    found += _count_problems(attrs, "total", frames, "frames")
+    convention = attrs.get("macros_image_convention")
+    if convention is None:
+        found.append("attribute macros_image_convention is missing")
+    elif convention != IMAGE_CONVENTION:
+        found.append(
+            f"macros_image_convention is {convention!r}, not {IMAGE_CONVENTION!r}: the pictures would be "
+            "read upside down"
+        )
+    found = [f"data: {problem}" for problem in found]
+    for name in masks:
+        unknown = sorted(set(demos.mask(name)) - set(demos.demos))
+        if unknown:
+            found.append(f"mask/{name}: lists demos that do not exist: {', '.join(unknown)}")
+    return found
+
+
+def _json_problems(attrs: dict, name: str, key: str) -> list[str]:
+    if name not in attrs:
+        return [f"attribute {name} is missing"]
+    try:
+        value = json.loads(attrs[name])
+    except (TypeError, json.JSONDecodeError):
+        return [f"attribute {name} is not JSON"]
+    return [] if isinstance(value, dict) and value.get(key) else [f"attribute {name} has no {key}"]
+
+
+def _count_problems(attrs: dict, name: str, count: int, what: str) -> list[str]:
+    if name not in attrs:
+        return [f"attribute {name} is missing"]
+    return [] if attrs[name] == count else [f"{name} is {attrs[name]}, but there are {count} {what}"]
+
+
+def _read_arrays(group: h5py.Group, length: int) -> tuple[list[str], dict]:
+    """Everything but the pictures: (problems of names, types and shapes; the arrays of the right shape)."""
+    expected = {
+        "actions": ("float64", (length, ACTION_DIM)),
+        "states": ("float64", (length, "any")),
+        "robot_states": ("float64", (length, ROBOT_STATE_DIM)),
+        "rewards": ("uint8", (length,)),
+        "dones": ("uint8", (length,)),
+        **{f"obs/{name}": ("float64", (length, size)) for name, size in PROPRIO_DIMS.items()},
+    }
+    found, arrays = [], {}
+    for name, (dtype, shape) in expected.items():
+        if name not in group:
+            found.append(f"{name} is missing")
+            continue
+        data = group[name]
+        if data.dtype != dtype:
+            found.append(f"{name} is {data.dtype}, expected {dtype}")
+        if len(data.shape) == len(shape) and all(
+            want in ("any", have) for have, want in zip(data.shape, shape, strict=True)
+        ):
+            arrays[name] = data[()]
+        else:
+            found.append(f"{name} has shape {data.shape}, expected ({', '.join(map(str, shape))})")
+    return found, arrays
+
+
+def _number_problems(arrays: dict) -> list[str]:
+    """NaN and infinity; rewards and dones that are not 0, 0, ..., 1."""
+    found = []
+    for name, values in arrays.items():
+        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if bad.any():
+            found.append(f"{name} has NaN or infinity, first at step {bad.argmax()}")
+        if name in ("rewards", "dones"):
+            wrong = values != (np.arange(len(values)) == len(values) - 1)
+            if wrong.any():
+                step = wrong.argmax()
+                found.append(
+                    f"{name} is {values[step]} at step {step} of {len(values)}: only the last should be 1"
+                )
+    return found
+
+
+def _action_problems(actions: np.ndarray, exact_gripper: bool) -> list[str]:
+    """(T, 7): every value in [-1, 1]; with exact_gripper the last one is -1 or 1."""
+    found = []
+    outside = (np.abs(actions) > 1).any(axis=1)
+    if outside.any():
+        largest = np.nanmax(np.abs(actions))
+        found.append(f"actions reach {largest:g}, outside [-1, 1], first at step {outside.argmax()}")
+    between = np.abs(actions[:, -1]) < 1
+    if exact_gripper and between.any():
+        step = between.argmax()
+        found.append(f"the gripper's action is {actions[step, -1]:g} at step {step}, neither -1 nor 1")
+    return found
+
+
+def _demo_attr_problems(group: h5py.Group, length: int) -> list[str]:
+    found = _count_problems(group.attrs, "num_samples", length, "frames")
+    if not group.attrs.get("model_file"):
+        found.append("attribute model_file is missing")
+    if "init_state" not in group.attrs:
+        return [*found, "attribute init_state is missing"]
+    shape = np.shape(group.attrs["init_state"])
+    if "states" in group and shape != group["states"].shape[1:]:
+        found.append(f"init_state has shape {shape}, a state {group['states'].shape[1:]}")
+    return found
+
+
+def _picture_problems(group: h5py.Group, view: str, resolution: int | None) -> list[str]:
+    """Type, size, frames that cannot be read, and frames of a single colour."""
+    name = f"obs/{VIEW_KEYS[view]}"
+    if name not in group:
+        return [f"{name} is missing"]
+    frames, found = group[name], []
+    if frames.dtype != np.uint8:
+        found.append(f"{name} is {frames.dtype}, expected uint8")
+    if resolution is not None and frames.shape[1:3] != (resolution, resolution):
+        found.append(
+            f"{name} has {frames.shape[1]} x {frames.shape[2]} pixels, but resolution is {resolution}"
+        )
+    unreadable, constant = [], []
+    for t in range(len(frames)):
+        try:
+            frame = frames[t]
+        except OSError:
+            unreadable.append(t)
+            continue
+        if (frame == frame[0, 0]).all():
+            constant.append(t)
+    for bad, what in ((unreadable, "cannot be read (damaged)"), (constant, "have one colour only")):
+        if bad:
+            found.append(f"{name}: {len(bad)} of {len(frames)} pictures {what}, first frame {bad[0]}")
+    return found
