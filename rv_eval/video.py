@@ -62,9 +62,7 @@ def draw_frame(views: dict, instruction: str, status: str, colour=(255, 255, 255
     row = np.concatenate([_to_side(view) for view in views.values()], axis=1)
     lines = [(line, (255, 255, 255)) for line in _wrap(instruction, row.shape[1] // 7)]
     lines.append((status, colour))
-    board = np.zeros(
-        (LINE_HEIGHT * len(lines) + 6, row.shape[1], 3), np.uint8
-    )  # an even height, for the codec
+    board = np.zeros((LINE_HEIGHT * len(lines) + 6, row.shape[1], 3), np.uint8)  # an even height, for the codec
     for i, (line, line_colour) in enumerate(lines):
         place = (6, LINE_HEIGHT * (i + 1) - 4)
         cv2.putText(board, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, line_colour, 1, cv2.LINE_AA)

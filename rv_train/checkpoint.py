@@ -60,7 +60,7 @@ def load_model_folder(path, device="cpu"):
     prompt = PromptEncoder.from_cfg(cfg, load_tokenizer(folder))
     codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
     if codec.action_dim != cfg.ACTION.DIM:
-        raise ValueError(f"{folder}: statistics of {codec.action_dim} action dimensions, the config has {cfg.ACTION.DIM}")
+        raise ValueError(f"{folder}: statistics of {codec.action_dim} action dimensions, config of {cfg.ACTION.DIM}")
     model = build_model(cfg, prompt, codec, weights=folder).to(device).eval()
     return model, cfg, {"action_stats": stats, "data_info": data_info, "folder": folder}
 

@@ -24,8 +24,8 @@ def split(requirement):
 
 def pyproject_pins():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
-    return dict(split(requirement) for requirement in wanted)
+    wanted = [project["dependencies"], *project["optional-dependencies"].values()]
+    return dict(split(requirement) for group in wanted for requirement in group)
 
 
 def test_every_direct_dependency_is_pinned():

@@ -39,13 +39,9 @@ class ActionTextCodec:
         self.high = np.array(high, dtype=np.float64)
         self.num_bins = int(num_bins)
         if self.low.ndim != 1 or self.low.size == 0 or self.low.shape != self.high.shape:
-            raise ValueError(
-                f"low and high must both have shape (A,), got {self.low.shape} and {self.high.shape}"
-            )
+            raise ValueError(f"low and high must both have shape (A,), got {self.low.shape} and {self.high.shape}")
         if not (np.isfinite(self.low).all() and np.isfinite(self.high).all()):
-            raise ValueError(
-                f"action range is not finite: low {self.low.tolist()}, high {self.high.tolist()}"
-            )
+            raise ValueError(f"action range is not finite: low {self.low.tolist()}, high {self.high.tolist()}")
         for dim in np.flatnonzero(self.low > self.high):
             raise ValueError(f"action dimension {dim}: low {self.low[dim]} is above high {self.high[dim]}")
         if self.num_bins != num_bins or self.num_bins < 1:
@@ -69,9 +65,7 @@ class ActionTextCodec:
 
     def from_integers(self, integers) -> np.ndarray:
         """integers (..., A) -> (..., A) float32, environment units."""
-        return (self.low + np.asarray(integers, dtype=np.float64) / self.num_bins * self._span).astype(
-            np.float32
-        )
+        return (self.low + np.asarray(integers, dtype=np.float64) / self.num_bins * self._span).astype(np.float32)
 
     def encode(self, actions) -> list[str]:
         """actions (B, H, A) -> B texts of H*A integers. ValueError: wrong shape, NaN or infinity."""
@@ -135,12 +129,8 @@ class ActionTextCodec:
     def _checked(self, actions) -> np.ndarray:
         actions = np.asarray(actions, dtype=np.float64)
         if actions.ndim == 0 or actions.shape[-1] != self.action_dim:
-            raise ValueError(
-                f"actions must have {self.action_dim} dimensions on the last axis, got {actions.shape}"
-            )
+            raise ValueError(f"actions must have {self.action_dim} dimensions on the last axis, got {actions.shape}")
         bad = np.argwhere(~np.isfinite(actions))
         if len(bad):
-            raise ValueError(
-                f"action value {actions[tuple(bad[0])]} at index {bad[0].tolist()} is not finite"
-            )
+            raise ValueError(f"action value {actions[tuple(bad[0])]} at index {bad[0].tolist()} is not finite")
         return actions

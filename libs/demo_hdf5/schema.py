@@ -47,5 +47,5 @@ class Demo:
 
 
 def demo_number(name):
-    """"demo_12" → 12; names sort as text otherwise (demo_10 before demo_2)."""
+    """ "demo_12" → 12; names sort as text otherwise (demo_10 before demo_2)."""
     return int(name.rsplit("_", 1)[1])

@@ -41,9 +41,7 @@ class TemporalEnsembler:
                 f"query leave no overlap of chunks of horizon {horizon}: execute fewer (or allow_no_overlap)"
             )
         if not 1 <= n_action_steps <= horizon:
-            raise ValueError(
-                f"n_action_steps must be between 1 and the horizon {horizon}, got {n_action_steps}"
-            )
+            raise ValueError(f"n_action_steps must be between 1 and the horizon {horizon}, got {n_action_steps}")
         self.horizon = horizon
         self.n_action_steps = n_action_steps
         self.size = size

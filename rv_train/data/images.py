@@ -25,9 +25,7 @@ class ImageTransform:
     @classmethod
     def from_cfg(cls, cfg):
         image = cfg.IMAGE
-        return cls(
-            image.SIZE, image.CROP, image.TILE, image.BRIGHTNESS, image.CONTRAST, image.SATURATION, image.HUE
-        )
+        return cls(image.SIZE, image.CROP, image.TILE, image.BRIGHTNESS, image.CONTRAST, image.SATURATION, image.HUE)
 
     def __call__(self, views, rng=None):
         """One sample's pictures.
@@ -63,9 +61,7 @@ class ImageTransform:
         import cv2  # only where a resize is needed: OpenCV wants libGL, a training node may not have it
 
         shrink = picture.shape[0] > self.size
-        return cv2.resize(
-            picture, (self.size, self.size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
-        )
+        return cv2.resize(picture, (self.size, self.size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
 
     def _draw_jitter(self, rng):
         brightness, contrast, saturation, hue = self.jitter

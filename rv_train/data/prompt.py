@@ -109,9 +109,7 @@ class PromptEncoder:
 
     def _tokenize_prompt(self, instruction):
         picture = "<|vision_start|>" + "<|image_pad|>" * self.image_tokens + "<|vision_end|>"
-        pictures = "".join(
-            (f"Picture {i + 1}: " if self.vision_id else "") + picture for i in range(self.num_pictures)
-        )
+        pictures = "".join((f"Picture {i + 1}: " if self.vision_id else "") + picture for i in range(self.num_pictures))
         system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
         text = f"{system}<|im_start|>user\n{pictures}{instruction}<|im_end|>\n<|im_start|>assistant\n"
         return tuple(self.tokenizer(text)["input_ids"])

@@ -27,7 +27,7 @@ class ResumableBatchSampler:
         share = num_samples if mode == "full" else num_samples // world_size
         self.batches_per_epoch = share // batch_size
         if self.batches_per_epoch == 0:
-            raise ValueError(f"{num_samples} samples do not fill one batch of {batch_size} on each of {world_size} ranks")
+            raise ValueError(f"{num_samples} samples do not fill one batch of {batch_size} on {world_size} rank(s)")
 
     def __iter__(self):
         epoch, offset = divmod(self.start_batch, self.batches_per_epoch)

@@ -1,4 +1,4 @@
-"""The tokenizer: Qwen2.5's own, built from the two files a package ships (no hub), whole or cut to a small vocabulary."""
+"""The tokenizer: Qwen2.5's own, from two files that a package ships (no hub), whole or cut to a small vocabulary."""
 
 import importlib.util
 import json

@@ -74,9 +74,7 @@ class FakeEnv:
         self.task = task
         self.rendered = []  # (request number, views)
         self._pipe, theirs = multiprocessing.get_context("fork").Pipe()
-        self._process = multiprocessing.get_context("fork").Process(
-            target=_child, args=(theirs, trouble or {})
-        )
+        self._process = multiprocessing.get_context("fork").Process(target=_child, args=(theirs, trouble or {}))
         self._process.start()
         theirs.close()
 

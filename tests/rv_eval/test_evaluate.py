@@ -4,10 +4,10 @@ from dataclasses import dataclass
 import imageio
 import numpy as np
 import pytest
-from tests.rv_eval.fakes import FakeEnv, FakePolicy, FakeTask
 
 from rv_eval.agent import AgentSettings
 from rv_eval.evaluate import EvalOptions, closing_report, evaluate, plan_episodes
+from tests.rv_eval.fakes import FakeEnv, FakePolicy, FakeTask
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ def test_existing_results_are_refused_or_continued(tmp_path):
     run(tmp_path, plan_episodes([Task()], 2, seed=7), save_video="none")
     before = (tmp_path / "results.jsonl").read_bytes()
     episodes = plan_episodes([Task()], 4, seed=7)
-    with pytest.raises(
-        ValueError, match=r"holds 2 of these 4 episodes already: continue with --skip_evaluated"
-    ):
+    with pytest.raises(ValueError, match=r"holds 2 of these 4 episodes already: continue with --skip_evaluated"):
         run(tmp_path, episodes)
     assert (tmp_path / "results.jsonl").read_bytes() == before
     records, lines, _ = run(tmp_path, episodes, skip_evaluated=True, save_video="none")

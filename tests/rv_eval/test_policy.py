@@ -21,9 +21,7 @@ def policy(run):
 
 def observation(seed, side=64, instruction="pick up the milk and place it in the basket"):
     rng = np.random.default_rng(seed)
-    views = {
-        name: rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for name in ("agentview", "eye_in_hand")
-    }
+    views = {name: rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for name in ("agentview", "eye_in_hand")}
     return {"views": views, "instruction": instruction, "proprio": np.zeros(9, np.float32)}
 
 

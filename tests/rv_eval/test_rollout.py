@@ -2,11 +2,11 @@ import os
 import time
 
 import pytest
-from tests.rv_eval.fakes import VIEWS, FakeEnv, FakePolicy, FakeTask
 
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Episode, WorkerFailure
 from rv_eval.rollout import MAX_INCIDENTS, Rollout
+from tests.rv_eval.fakes import VIEWS, FakeEnv, FakePolicy, FakeTask
 
 TASK = FakeTask()
 
@@ -84,9 +84,7 @@ def test_video_has_its_own_rate():
     factory = Factory()
     (result,) = Rollout(FakePolicy(), factory, AgentSettings(), video_every=2).run([episode(6)])
     assert factory.envs[0].rendered[:5] == [VIEWS, (), ("agentview",), (), VIEWS]
-    shown = [
-        (step, views["agentview"][0, 0, 0], views["eye_in_hand"][0, 0, 0]) for step, views in result.frames
-    ]
+    shown = [(step, views["agentview"][0, 0, 0], views["eye_in_hand"][0, 0, 0]) for step, views in result.frames]
     assert shown == [(0, 0, 0), (2, 2, 0), (4, 4, 4), (6, 6, 4)]
 
 

@@ -143,6 +143,6 @@ def test_loading_a_checkpoint_runs_no_code(tmp_path, resumed):
     load_model_folder(step)
     from rv_train.checkpoint import load_trainer
 
-    with pytest.raises(Exception, match="[Ww]eights.only|Unsupported"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only|Unsupported"):
         load_trainer(step)
     assert not mark.exists()
