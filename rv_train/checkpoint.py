@@ -35,6 +35,9 @@ def run_folder(cfg):
 
 def save_model_folder(folder, model, cfg, action_stats, data_info):
     """Everything evaluation needs, in one folder that `transformers` can load without this repository."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # one per checkpoint would cut the console's lines apart
     folder = Path(folder)
     folder.mkdir(parents=True)
     model.backbone.save_pretrained(folder, safe_serialization=True)
