@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from libs.demo_hdf5.schema import ACTION_DIM, STANDARD_RENDER, VIEW_KEYS, demo_number
+from libs.demo_hdf5.schema import ACTION_DIM, MAIN_VIEW, STANDARD_RENDER, VIEW_KEYS, demo_number
 
 
 class DemoFile:
@@ -33,33 +33,50 @@ class DemoFile:
             ) from None
 
     def _read_outline(self, file):
-        if "data" not in file:
+        if not isinstance(file.get("data"), h5py.Group):
             raise ValueError(f"demo file {self.path} has no group 'data': not a LIBERO demonstration file")
         data = file["data"]
         self.attrs = {key: _plain(value) for key, value in data.attrs.items()}
-        names = [name for name in data if name.startswith("demo_") and name[5:].isdigit()]
+        names = [
+            name
+            for name in data
+            if name.startswith("demo_") and name[5:].isdigit() and isinstance(data[name], h5py.Group)
+        ]
         if not names:
             raise ValueError(f"demo file {self.path} holds no demos (data/demo_0, data/demo_1, ...)")
         self.demos = sorted(names, key=demo_number)
-        self.views = [view for view, key in VIEW_KEYS.items() if f"obs/{key}" in data[self.demos[0]]]
+        first = data[self.demos[0]]
+        self.views = [view for view, key in VIEW_KEYS.items() if view == MAIN_VIEW or f"obs/{key}" in first]
         self._lengths = {name: self._checked_length(data, name) for name in self.demos}
-        self._masks = {name: [_plain(v) for v in values[()]] for name, values in file.get("mask", {}).items()}
+        self._masks = {name: self._checked_mask(values) for name, values in file.get("mask", {}).items()}
 
     def _checked_length(self, data, demo):
-        group = data[demo]
-        where = f"demo file {self.path}, {demo}"
-        if "actions" not in group:
+        group, where = data[demo], f"demo file {self.path}, {demo}"
+        actions = group.get("actions")
+        if not isinstance(actions, h5py.Dataset):
             raise ValueError(f"{where}: no actions")
-        shape = group["actions"].shape
-        if len(shape) != 2 or shape[1] != ACTION_DIM or shape[0] == 0:
-            raise ValueError(f"{where}: actions have shape {shape}, expected (T, {ACTION_DIM})")
-        for view in self.views or ["agentview"]:
+        if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or len(actions) == 0 or actions.dtype.kind not in "fiu":
+            expected = f"expected numbers of shape (T, {ACTION_DIM})"
+            raise ValueError(f"{where}: actions have shape {actions.shape} and type {actions.dtype}, {expected}")
+        for view in self.views:
             key = f"obs/{VIEW_KEYS[view]}"
-            if key not in group:
+            pictures = group.get(key)
+            if not isinstance(pictures, h5py.Dataset):
                 raise ValueError(f"{where}: no {key}; render the pictures first")
-            if group[key].ndim != 4 or group[key].shape[0] != shape[0] or group[key].shape[3] != 3:
-                raise ValueError(f"{where}: {key} has shape {group[key].shape}, expected ({shape[0]}, H, W, 3)")
-        return shape[0]
+            shape = pictures.shape
+            if len(shape) != 4 or shape[0] != len(actions) or shape[3] != 3 or pictures.dtype != np.uint8:
+                expected = f"expected uint8 of shape ({len(actions)}, H, W, 3)"
+                raise ValueError(f"{where}: {key} has shape {shape} and type {pictures.dtype}, {expected}")
+        for key in ("states", "robot_states"):
+            if key in group and group[key].shape[:1] != actions.shape[:1]:
+                raise ValueError(f"{where}: {len(actions)} actions, but {key} has shape {group[key].shape}")
+        return len(actions)
+
+    def _checked_mask(self, names):
+        values = [_plain(name) for name in names[()]] if isinstance(names, h5py.Dataset) and names.ndim == 1 else [None]
+        if not all(isinstance(value, str) for value in values):
+            raise ValueError(f"demo file {self.path}: {names.name} is not a list of demo names")
+        return values
 
     @property
     def instruction(self):
@@ -68,7 +85,7 @@ class DemoFile:
             text = json.loads(self.attrs["problem_info"])["language_instruction"]
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"demo file {self.path}: no language_instruction in data's problem_info") from error
-        return "".join(text) if isinstance(text, list) else text
+        return "".join(text).strip('"')  # some of LIBERO's files hold a list of characters, some quote the text
 
     @property
     def render(self):
@@ -95,8 +112,8 @@ class DemoFile:
         return self._read(demo, "robot_states")
 
     def frame(self, demo, t, view):
-        """(H, W, 3) uint8, upright."""
-        return np.ascontiguousarray(self._dataset(demo, f"obs/{VIEW_KEYS[view]}")[t][::-1, ::-1])
+        """(H, W, 3) uint8, upright. ValueError where the file is damaged there."""
+        return np.ascontiguousarray(self._read(demo, f"obs/{VIEW_KEYS[view]}", t)[::-1, ::-1])
 
     def demo_attrs(self, demo):
         return {key: _plain(value) for key, value in self._handle["data"][demo].attrs.items()}
@@ -122,8 +139,14 @@ class DemoFile:
         except KeyError:
             raise ValueError(f"demo file {self.path}, {demo}: no {key}") from None
 
-    def _read(self, demo, key):
-        return self._dataset(demo, key)[()]
+    def _read(self, demo, key, part=()):
+        try:
+            return self._dataset(demo, key)[part]
+        except OSError as error:
+            place = key if part == () else f"{key} at frame {part}"
+            raise ValueError(
+                f"demo file {self.path}, {demo}: {place} is damaged ({error}); get the file again"
+            ) from None
 
     def __getstate__(self):
         return {**self.__dict__, "_file": None, "_pid": None}

@@ -18,6 +18,7 @@ import numpy as np
 
 ACTION_DIM = 7
 VIEW_KEYS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}  # view -> dataset under obs/
+MAIN_VIEW = "agentview"  # every demo must have it
 PROPRIO_DIMS = {"ee_states": 6, "ee_pos": 3, "ee_ori": 3, "gripper_states": 2, "joint_states": 7}
 IMAGE_CONVENTION = "opengl"  # pictures are stored as OpenGL renders them; upright is [::-1, ::-1]
 STANDARD_RENDER = "standard"

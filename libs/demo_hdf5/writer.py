@@ -33,7 +33,8 @@ class DemoWriter:
     def add(self, demo: Demo):
         """Append a demo; ValueError where its lengths or shapes disagree."""
         length = len(demo.actions)
-        for name, rows in {"states": demo.states, "rewards": demo.rewards, "dones": demo.dones, **demo.obs}.items():
+        rows_of = {name: getattr(demo, name) for name in ("states", "robot_states", "rewards", "dones")}
+        for name, rows in {**rows_of, **demo.obs}.items():
             if len(rows) != length:
                 raise ValueError(f"{self.path}: demo_{self._count}: {length} actions but {len(rows)} {name}")
         group = self._file["data"].create_group(f"demo_{self._count}")
