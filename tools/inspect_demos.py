@@ -1,0 +1,218 @@
+"""Say what is in demonstration files, check them, and play them as a video.
+
+    python tools/inspect_demos.py FILE... [--verify] [--video OUT.mp4] [--demos N]
+
+Exit code: 0, 1 where --verify finds a problem, 2 where a file cannot be read.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from libs.cli import cli_errors
+from libs.demo_hdf5 import DemoFile, verify_demo_file
+from libs.demo_hdf5.schema import VIEW_KEYS
+
+ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+LABEL_WIDTH = 13
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--verify", action="store_true", help="check every value and picture, and replay in the simulator"
+    )
+    parser.add_argument("--video", type=Path, metavar="OUT.mp4", help="play the demos one after another")
+    parser.add_argument(
+        "--demos",
+        type=int,
+        metavar="N",
+        help="of each file, how many the video plays (default: all) and --verify replays (default: 1)",
+    )
+    return parser.parse_args(argv)
+
+
+@cli_errors
+def main(argv=None):
+    args = parse_args(argv)
+    if args.demos is not None and args.demos < 1:
+        raise ValueError(f"--demos must be at least 1, not {args.demos}")
+    if args.video is not None and args.video.suffix != ".mp4":
+        raise ValueError(f"--video {args.video} must end in .mp4")
+    opened = [DemoFile(path) for path in args.files]
+    problems = 0
+    for demos in opened:
+        print("\n".join(summary(demos)), flush=True)
+        if args.verify:
+            problems += verify(demos, args.demos or 1)
+        print()
+    if args.video is not None:
+        frames = write_video(args.video, opened, args.demos)
+        print(f"{args.video}  {frames} frames")
+    if problems:
+        raise SystemExit(1)
+
+
+def summary(demos: DemoFile) -> list[str]:
+    """The lines that describe a file."""
+    lengths = [demos.num_frames(demo) for demo in demos.demos]
+    views = [f"{view} {_size(demos, view)}" for view in demos.views]
+    rows = {
+        "task": demos.attrs.get("bddl_file_name", "not stated"),
+        "instruction": instruction_of(demos) or "not stated",
+        "demos": len(lengths),
+        "frames": f"{sum(lengths)}  (per demo: {min(lengths)} to {max(lengths)}, mean {np.mean(lengths):.1f})",
+        "views": ", ".join(views),
+        "render": demos.render if "render" in demos.attrs else f"{demos.render} (not stated)",
+        "storage": storage(demos),
+    }
+    lines = [str(demos.path), *(f"  {name:{LABEL_WIDTH}}{value}" for name, value in rows.items())]
+    actions = np.concatenate([demos.actions(demo) for demo in demos.demos])
+    lines.append(f"  {'actions':{LABEL_WIDTH}}" + "".join(f"{name:>9}" for name in ACTION_NAMES))
+    for name in ("min", "mean", "max"):
+        values = getattr(actions, name)(axis=0)
+        lines.append(f"  {name:>{LABEL_WIDTH - 2}}  " + "".join(f"{value:9.3f}" for value in values))
+    return lines
+
+
+def storage(demos: DemoFile) -> str:
+    """How the pictures are stored, and what a frame (all views) takes on disk."""
+    with h5py.File(demos.path, "r") as file:
+        groups = [file["data"][demo]["obs"] for demo in demos.demos]
+        pictures = [group[VIEW_KEYS[view]] for group in groups for view in demos.views]
+        stored = sum(data.id.get_storage_size() for data in pictures)
+        plain = sum(data.nbytes for data in pictures)
+        first = pictures[0]
+        kind = f"{first.compression} {first.compression_opts or ''}".strip() if first.compression else "plain"
+        chunks = f"chunks of {first.chunks[0]} frame(s)" if first.chunks else "contiguous"
+    frames = sum(demos.num_frames(demo) for demo in demos.demos)
+    size = demos.path.stat().st_size / 1e6
+    return (
+        f"{kind}, {chunks}, {stored / frames / 1e3:.1f} kB per frame "
+        f"({plain / frames / 1e3:.1f} uncompressed), file {size:.1f} MB"
+    )
+
+
+def instruction_of(demos: DemoFile) -> str:
+    """The language goal, "" where the file states none."""
+    try:
+        return demos.instruction
+    except ValueError:
+        return ""
+
+
+def verify(demos: DemoFile, num_replayed: int) -> int:
+    """Print what is wrong with a file and how its first demos replay; the number of problems."""
+    problems = grouped(verify_demo_file(demos.path))
+    names = demos.demos[:num_replayed]
+    problems += replay(demos, names)
+    print(f"  {'verified':{LABEL_WIDTH}}" + (f"{len(problems)} problems" if problems else "no problems"))
+    for problem in problems:
+        print(f"    {problem}")
+    return len(problems)
+
+
+def replay(demos: DemoFile, names: list[str]) -> list[str]:
+    """Replay demos in the simulator, where there is one, and print how they compare; the problems."""
+    from libs.libero_sim.replay import recorded_task, replay_demos
+
+    label, problems = f"  {'replay':{LABEL_WIDTH}}", []
+    try:
+        demos.states(names[0]), demos.robot_states(names[0])
+        task = recorded_task(demos)
+    except (ValueError, RuntimeError) as error:  # no such task, no simulator
+        print(f"{label}not replayed: {error}")
+        return []
+    try:
+        for name, result in replay_demos(demos, task, names):
+            pictures = ", ".join(
+                f"{view} {result.picture_max[view]} (mean of a picture {result.picture_mean[view]:.2f})"
+                for view in result.picture_max
+            )
+            outcome = "success" if result.success else "no success"
+            print(f"{label}{name}, {result.num_frames} states; largest differences:")
+            indent = " " * len(label)
+            if result.seed is None:
+                print(f"{indent}the file states no reset seed: fixtures may stand up to 13 mm elsewhere")
+            print(f"{indent}pictures (0-255): {pictures}")
+            print(f"{indent}robot_states: {result.robot_state_max:.2g}")
+            print(
+                f"{indent}actions from the first state: {outcome} after {result.steps} of {result.num_frames}, "
+                f"states on the way: {result.state_max:.2g}",
+                flush=True,
+            )
+            problems += [f"{name}: {problem}" for problem in result.problems()]
+    except RuntimeError as error:  # no simulator or no OpenGL
+        print(f"{label}not replayed: {error}")
+    except ValueError as error:
+        problems.append(f"{names[0]}: cannot be replayed: {error}")
+    return problems
+
+
+def grouped(problems: list[str]) -> list[str]:
+    """ "demo_0: X", "demo_1: X" -> "demo_0 and 1 more: X", in the order in which they first come."""
+    places = {}
+    for problem in problems:
+        place, text = problem.split(": ", 1)
+        places.setdefault(text, []).append(place)
+    return [
+        f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {text}" for text, where in places.items()
+    ]
+
+
+def write_video(path: Path, opened: list[DemoFile], num_demos: int | None) -> int:
+    """Play the first `num_demos` demos (None: all) of each file in real time; returns the number of frames."""
+    import imageio
+
+    from rv_eval.video import CONTROL_HZ
+
+    todo = [(demos, demo) for demos in opened for demo in demos.demos[:num_demos]]
+    total = sum(demos.num_frames(demo) for demos, demo in todo)
+    sizes = [video_frame(demos, demos.demos[0], 0).shape for demos in opened]
+    shape = np.max(sizes, axis=0)  # files differ in their views and in the lines of their instructions
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.stem}.part{os.getpid()}.mp4")  # beside, so that a kill leaves no half video
+    try:
+        with (
+            imageio.get_writer(part, fps=CONTROL_HZ, codec="libx264", macro_block_size=2, quality=6) as writer,
+            tqdm(total=total, unit="frame", dynamic_ncols=True) as bar,
+        ):
+            for demos, demo in todo:
+                for t in range(demos.num_frames(demo)):
+                    board = np.zeros(shape, np.uint8)
+                    picture = video_frame(demos, demo, t)
+                    board[: picture.shape[0], : picture.shape[1]] = picture
+                    writer.append_data(board)
+                    bar.update()
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return total
+
+
+def video_frame(demos: DemoFile, demo: str, t: int) -> np.ndarray:
+    """The views side by side, with instruction, demo and frame number under them: (H, W, 3) uint8."""
+    from rv_eval.video import draw_frame
+
+    views = {view: demos.frame(demo, t, view) for view in demos.views}
+    status = f"{demo}  frame {t + 1} of {demos.num_frames(demo)}"
+    return draw_frame(views, instruction_of(demos), status)
+
+
+def _size(demos: DemoFile, view: str) -> str:
+    height, width = demos.frame(demos.demos[0], 0, view).shape[:2]
+    return f"{height} x {width}"
+
+
+if __name__ == "__main__":
+    main()
