@@ -117,17 +117,5 @@ def test_decoding_equals_full_recomputation_alone_and_in_a_batch(setup):
     for row, one in enumerate(features):
         assert model.predict(encoder.collate([one])).texts == [together.texts[row]]
         assert recompute_greedily(model, encoder, one, 56) == together.texts[row][:56]
-    assert len({text for text in together.texts}) > 1 and len(set(together.texts[0])) > 2  # not one digit for ever
+    assert len(set(together.texts)) > 1 and len(set("".join(together.texts))) > 2  # not one digit for ever
     assert together.chunk.shape == (6, 2, 7)
-
-
-def test_the_same_frame_as_sample_and_as_observation(setup):
-    """Training and evaluation see identical ids and pixels."""
-    _, _, encoder = setup
-    o = observation(1)
-    sample = Sample(list(o["views"].values()), o["instruction"], None, None, "f", "demo_0", 0)
-    trained, seen = encoder.encode_sample(sample, "1 2 3"), encoder.encode(o)
-    prompt = len(seen["input_ids"])
-    assert torch.equal(trained["images"], seen["images"])
-    assert torch.equal(trained["input_ids"][:prompt], seen["input_ids"])
-    assert (trained["labels"][:prompt] == -100).all() and (trained["labels"][prompt:] != -100).all()

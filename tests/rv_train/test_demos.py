@@ -1,0 +1,102 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from libs.action_text import ActionTextCodec
+from libs.demo_hdf5 import DemoFile
+from rv_train.data.demos import DemoDataset, find_demo_files
+from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.stats import compute_action_stats, read_stats, write_stats
+from tests.demo_files import write_synthetic_demo_file
+from tests.tiny import tiny_cfg
+
+VIEWS = ("agentview", "eye_in_hand")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demos")
+    write_synthetic_demo_file(folder / "a_demo.hdf5", 12, 5, 64, seed=0)
+    write_synthetic_demo_file(folder / "sub/b_demo.hdf5", 1, 7, 64, seed=50, instruction="another")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    return DemoDataset(find_demo_files([folder]), VIEWS, horizon=3)
+
+
+def test_every_frame_once_in_numeric_order(dataset):
+    assert len(dataset) == 12 * 5 + 7 and dataset.num_demos == 13
+    names = [dataset[index].demo for index in range(0, 60, 5)]
+    assert names == [f"demo_{n}" for n in range(12)]
+    assert dataset[59].frame == 4 and dataset[60].instruction == "another"
+
+
+def test_a_chunk_repeats_the_last_action_at_the_end(dataset, folder):
+    actions = DemoFile(folder / "a_demo.hdf5").actions("demo_0").astype(np.float32)
+    np.testing.assert_array_equal(dataset[1].actions, actions[1:4])
+    np.testing.assert_array_equal(dataset[3].actions, actions[[3, 4, 4]])
+
+
+def test_stored_frame_and_observation_give_identical_ids_and_pixels(dataset, folder):
+    """The frame goes through the training path from the file, and through the evaluation path as an observation."""
+    encoder = ObservationEncoder.from_cfg(tiny_cfg(IMAGE__CROP=0.875))
+    stats = compute_action_stats(dataset)
+    trained = TrainingSet(dataset, encoder, ActionTextCodec(stats["min"], stats["max"], 100), seed=0, augment=False)[
+        (0, 0, 7)
+    ]
+    file = DemoFile(folder / "a_demo.hdf5")
+    seen = encoder.encode(
+        {"views": {view: file.frame("demo_1", 2, view) for view in VIEWS}, "instruction": file.instruction}
+    )
+    prompt = len(seen["input_ids"])
+    assert torch.equal(trained["images"], seen["images"])
+    assert torch.equal(trained["input_ids"][:prompt], seen["input_ids"])
+    assert (trained["labels"][:prompt] == -100).all() and (trained["labels"][prompt:] != -100).all()
+
+
+def test_augmentation_depends_on_epoch_rank_and_index_only(dataset):
+    stats = compute_action_stats(dataset)
+    encoder = ObservationEncoder.from_cfg(tiny_cfg(IMAGE__CROP=0.8))
+    training = TrainingSet(dataset, encoder, ActionTextCodec(stats["min"], stats["max"], 100), seed=0)
+    copy = pickle.loads(pickle.dumps(training))  # as in a loader process
+    for key in ((0, 0, 3), (1, 0, 3), (0, 1, 3)):
+        assert torch.equal(training[key]["images"], copy[key]["images"])
+        assert torch.equal(training[key]["input_ids"], copy[key]["input_ids"])
+    assert not torch.equal(training[(0, 0, 3)]["images"], training[(1, 0, 3)]["images"])
+    assert not torch.equal(training[(0, 0, 3)]["images"], training[(0, 1, 3)]["images"])
+
+
+def test_statistics_survive_a_round_trip(dataset, tmp_path):
+    stats = compute_action_stats(dataset)
+    actions = dataset.all_actions()
+    np.testing.assert_allclose(stats["min"], actions.min(0))
+    np.testing.assert_allclose(stats["std"], actions.astype(np.float64).std(0))
+    assert stats["count"] == len(dataset) == len(actions)
+    write_stats(stats, tmp_path)
+    assert read_stats(tmp_path) == stats
+
+
+def test_a_model_without_statistics_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no action_stats\.json"):
+        read_stats(tmp_path)
+    (tmp_path / "action_stats.json").write_text("{}")
+    with pytest.raises(ValueError, match="no list 'min'"):
+        read_stats(tmp_path)
+
+
+def test_files_that_do_not_fit_together_are_refused(folder, tmp_path):
+    write_synthetic_demo_file(tmp_path / "other.hdf5", 1, 4, 64, seed=0, render="standard")
+    with pytest.raises(ValueError, match="different settings"):
+        DemoDataset([folder / "a_demo.hdf5", tmp_path / "other.hdf5"], VIEWS, 3)
+    with pytest.raises(ValueError, match="no camera wrist"):
+        DemoDataset([folder / "a_demo.hdf5"], ["wrist"], 3)
+    for entries, message in (([], "set DATA.FILES"), (["nowhere"], "does not exist"), ([tmp_path / "x"], "does not")):
+        with pytest.raises(ValueError, match=message):
+            find_demo_files(entries)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"holds no \*\.hdf5"):
+        find_demo_files([tmp_path / "empty"])
