@@ -66,15 +66,13 @@ def main(argv=None):
 def summary(demos: DemoFile) -> list[str]:
     """The lines that describe a file."""
     lengths = [demos.num_frames(demo) for demo in demos.demos]
-    views = [f"{view} {_size(demos, view)}" for view in demos.views]
     rows = {
         "task": demos.attrs.get("bddl_file_name", "not stated"),
         "instruction": instruction_of(demos) or "not stated",
         "demos": len(lengths),
         "frames": f"{sum(lengths)}  (per demo: {min(lengths)} to {max(lengths)}, mean {np.mean(lengths):.1f})",
-        "views": ", ".join(views),
+        **picture_rows(demos),
         "render": demos.render if "render" in demos.attrs else f"{demos.render} (not stated)",
-        "storage": storage(demos),
     }
     lines = [str(demos.path), *(f"  {name:{LABEL_WIDTH}}{value}" for name, value in rows.items())]
     actions = np.concatenate([demos.actions(demo) for demo in demos.demos])
@@ -85,22 +83,27 @@ def summary(demos: DemoFile) -> list[str]:
     return lines
 
 
-def storage(demos: DemoFile) -> str:
-    """How the pictures are stored, and what a frame (all views) takes on disk."""
+def picture_rows(demos: DemoFile) -> dict[str, str]:
+    """The views with their sizes, how pictures are stored, and what a frame (all views) takes on disk."""
     with h5py.File(demos.path, "r") as file:
         groups = [file["data"][demo]["obs"] for demo in demos.demos]
-        pictures = [group[VIEW_KEYS[view]] for group in groups for view in demos.views]
-        stored = sum(data.id.get_storage_size() for data in pictures)
-        plain = sum(data.nbytes for data in pictures)
-        first = pictures[0]
-        kind = f"{first.compression} {first.compression_opts or ''}".strip() if first.compression else "plain"
-        chunks = f"chunks of {first.chunks[0]} frame(s)" if first.chunks else "contiguous"
+        pictures = {view: [group[VIEW_KEYS[view]] for group in groups] for view in demos.views}
+        stored = sum(data.id.get_storage_size() for datasets in pictures.values() for data in datasets)
+        plain = sum(data.nbytes for datasets in pictures.values() for data in datasets)
+        sizes = {view: sorted({data.shape[1:3] for data in datasets}) for view, datasets in pictures.items()}
+        first = pictures[demos.views[0]][0]
+        kind = f"{first.compression} {first.compression_opts or ''}".strip() if first.compression else "uncompressed"
+        chunks = f"chunks of {first.chunks[0]}" if first.chunks else "contiguous"
     frames = sum(demos.num_frames(demo) for demo in demos.demos)
-    size = demos.path.stat().st_size / 1e6
-    return (
-        f"{kind}, {chunks}, {stored / frames / 1e3:.1f} kB per frame "
-        f"({plain / frames / 1e3:.1f} uncompressed), file {size:.1f} MB"
-    )
+    return {
+        "views": ", ".join(
+            f"{view} {' and '.join(f'{height} x {width}' for height, width in found)}" for view, found in sizes.items()
+        ),
+        "storage": (
+            f"{kind}, {chunks}, {stored / frames / 1e3:.1f} kB per frame of {plain / frames / 1e3:.1f} kB, "
+            f"file {demos.path.stat().st_size / 1e6:.1f} MB"
+        ),
+    }
 
 
 def instruction_of(demos: DemoFile) -> str:
@@ -207,11 +210,6 @@ def video_frame(demos: DemoFile, demo: str, t: int) -> np.ndarray:
     views = {view: demos.frame(demo, t, view) for view in demos.views}
     status = f"{demo}  frame {t + 1} of {demos.num_frames(demo)}"
     return draw_frame(views, instruction_of(demos), status)
-
-
-def _size(demos: DemoFile, view: str) -> str:
-    height, width = demos.frame(demos.demos[0], 0, view).shape[:2]
-    return f"{height} x {width}"
 
 
 if __name__ == "__main__":

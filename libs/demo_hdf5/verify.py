@@ -118,9 +118,7 @@ def _number_problems(arrays: dict) -> list[str]:
             wrong = values != (np.arange(len(values)) == len(values) - 1)
             if wrong.any():
                 step = wrong.argmax()
-                found.append(
-                    f"{name} is {values[step]} at step {step} of {len(values)}: only the last should be 1"
-                )
+                found.append(f"{name} is {values[step]} at step {step} of {len(values)}: only the last should be 1")
     return found
 
 
@@ -151,17 +149,13 @@ def _demo_attr_problems(group: h5py.Group, length: int) -> list[str]:
 
 
 def _picture_problems(group: h5py.Group, view: str, resolution: int | None) -> list[str]:
-    """Type, size, frames that cannot be read, and frames of a single colour."""
+    """Size, frames that cannot be read, and frames of a single colour."""
     name = f"obs/{VIEW_KEYS[view]}"
     if name not in group:
         return [f"{name} is missing"]
     frames, found = group[name], []
-    if frames.dtype != np.uint8:
-        found.append(f"{name} is {frames.dtype}, expected uint8")
     if resolution is not None and frames.shape[1:3] != (resolution, resolution):
-        found.append(
-            f"{name} has {frames.shape[1]} x {frames.shape[2]} pixels, but resolution is {resolution}"
-        )
+        found.append(f"{name} has {frames.shape[1]} x {frames.shape[2]} pixels, but resolution is {resolution}")
     unreadable, constant = [], []
     for t in range(len(frames)):
         try:
