@@ -20,7 +20,7 @@ from libs.libero_sim.experts.geometry import (
 FINGER_OPENING = 0.076  # metres between the pads of the open Panda gripper
 FINGER_BELOW = 0.0095  # how far the fingertips reach below the gripper site
 PALM_ABOVE = 0.031  # height of the palm above the gripper site
-GRASP_DEPTH = 0.022  # how far the site goes below the top of an object
+GRASP_DEPTH = 0.03  # how far the site goes below the top of an object
 
 # Half sizes of what moves down with the gripper site, in metres: along the finger axis and across it.
 _HAND = (0.104, 0.032)
@@ -49,9 +49,7 @@ def count_hits(neighbours, position, yaw):
     """
     along, across, up = in_axes(neighbours - position, yaw).T
     along, across = np.abs(along), np.abs(across)
-    in_hand = (
-        (along < _HAND[0] + _CLEARANCE) & (across < _HAND[1] + _CLEARANCE) & (up > PALM_ABOVE - _CLEARANCE)
-    )
+    in_hand = (along < _HAND[0] + _CLEARANCE) & (across < _HAND[1] + _CLEARANCE) & (up > PALM_ABOVE - _CLEARANCE)
     in_finger = (
         (along > _FINGER_INNER - _CLEARANCE)
         & (along < _FINGER_OUTER + _CLEARANCE)

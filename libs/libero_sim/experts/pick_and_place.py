@@ -19,7 +19,8 @@ _SQUEEZE_STEPS = 1  # after the pads touch
 _MOVED = 0.01  # metres an object may be pushed before the grasp is planned anew
 _LOST_STEPS = 4  # consecutive steps without touch before the object counts as lost
 _RELEASE_TOLERANCE = np.array([0.015, 0.015, 0.02])
-_RELEASE_STEPS = 20  # opening takes 3, falling about 5
+_OPEN_STEPS = 15  # opening takes 8, falling about 5
+_HANGING_STEPS, _HANGING_SPEED = 25, 0.4  # steps and fraction of full speed to go down with what did not fall
 _REACH_STEPS, _CARRY_STEPS = 100, 120  # limits; normal motions take a third of it
 
 
@@ -56,9 +57,7 @@ def _grasp(scene, obj):
         if np.linalg.norm(scene.body_position(obj) - start) > _MOVED:
             return  # the caller plans anew
         slow = position[2] < grasp.position[2] + _SLOW_ZONE
-        yield steer(
-            position, scene.yaw, funnel.target(position), grasp.yaw, OPEN, _SLOW_SPEED if slow else 1.0
-        )
+        yield steer(position, scene.yaw, funnel.target(position), grasp.yaw, OPEN, _SLOW_SPEED if slow else 1.0)
     touched = 0
     for _ in range(_CLOSE_STEPS):
         if touched > _SQUEEZE_STEPS:
@@ -92,8 +91,15 @@ def _carry(scene, obj, region):
 
 
 def _release(scene, obj, region):
-    """Open the fingers and wait until the object has fallen into the region."""
-    for _ in range(_RELEASE_STEPS):
+    """Open the fingers and wait until the object has fallen into the region.
+
+    A carton's thin rim sometimes hangs on a finger pad: then go down until the floor takes it off.
+    """
+    for step in range(_OPEN_STEPS + _HANGING_STEPS):
         if _inside(scene, obj, region):
             return
-        yield hold(OPEN)
+        if step < _OPEN_STEPS:
+            yield hold(OPEN)
+        else:
+            position = scene.position
+            yield steer(position, scene.yaw, position - np.array([0, 0, 0.1]), None, OPEN, _HANGING_SPEED)

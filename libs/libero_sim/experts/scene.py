@@ -45,9 +45,7 @@ class Scene:
 
     def is_grasped(self, name):
         """Whether both finger pads touch the object."""
-        return bool(
-            self._env._check_grasp(gripper=self._robot.gripper, object_geoms=self._env.get_object(name))
-        )
+        return bool(self._env._check_grasp(gripper=self._robot.gripper, object_geoms=self._env.get_object(name)))
 
     @property
     def _robot(self):
