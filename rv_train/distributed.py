@@ -45,16 +45,29 @@ def parse_devices(devices, nproc):
     return [torch.device("cuda", n) for n in range(gpus)] or [torch.device("cpu")]
 
 
+def under_torchrun():
+    """Whether this process is one rank of a job that torchrun started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def job(devices):
+    """(rank of this process, number of ranks) before any process group exists; rank 0 where ranks are spawned."""
+    if under_torchrun():
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return 0, len(devices)
+
+
 def launch(worker, devices, *args):
     """Run `worker(rank: Rank, *args)` once per device and wait. An exception in one ends all of them.
 
-    Under torchrun (RANK and WORLD_SIZE are set) nothing is spawned: this process is one rank of the job, on the GPU
-    with its local number where there are GPUs.
+    Under torchrun nothing is spawned: this process is one rank of the job, on the GPU with its local number where there
+    are GPUs.
     """
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    rank, world_size = job(devices)
+    if under_torchrun():
         local = int(os.environ.get("LOCAL_RANK", 0))
         device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-        _run(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device, "env://", worker, args)
+        _run(rank, world_size, device, "env://", worker, args)
     elif len(devices) == 1:
         _run(0, 1, devices[0], f"tcp://127.0.0.1:{_free_port()}", worker, args)
     else:

@@ -22,7 +22,7 @@ from rv_train.data.demos import DemoDataset, find_demo_files
 from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.stats import compute_action_stats
-from rv_train.distributed import gather_objects, launch, mean_over_ranks, parse_devices
+from rv_train.distributed import gather_objects, job, launch, mean_over_ranks, parse_devices
 from rv_train.models import build_model
 from rv_train.optim import Precision, base_lr, build_optimizer, lr_at, resolve_amp
 from rv_train.tracking import Stopwatch, Tracker, write_run_json
@@ -173,8 +173,10 @@ def plan(cfg, model, dataset, sampler, total_steps, rank):
     )
 
 
-def prepare_run(cfg, resume, world_size):
+def prepare_run(cfg, resume, rank, world_size):
     """Check the run folder before anything starts; returns the checkpoint to resume from, or None.
+
+    Rank 0 makes the folder of a new run. Under torchrun every rank comes through here, else only the parent process.
 
     Raises:
         ValueError: nothing to resume, a folder that already holds a run, or a resume with other data or world size.
@@ -190,9 +192,10 @@ def prepare_run(cfg, resume, world_size):
         return folder
     if checkpoint.checkpoints(run):
         raise ValueError(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
-    shutil.rmtree(run, ignore_errors=True)  # the remains of a run that never reached its first checkpoint
-    run.mkdir(parents=True)
-    (run / "config.yaml").write_text(yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))
+    if rank == 0:
+        shutil.rmtree(run, ignore_errors=True)  # the remains of a run that never reached its first checkpoint
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))
     return None
 
 
@@ -207,7 +210,7 @@ def main(argv=None):
     args = parser.parse_intermixed_args(argv)
     cfg = load_cfg(args.cfg, args.opts)
     devices = parse_devices(args.devices, args.nproc)
-    launch(train, devices, cfg, prepare_run(cfg, args.resume, len(devices)))
+    launch(train, devices, cfg, prepare_run(cfg, args.resume, *job(devices)))
 
 
 if __name__ == "__main__":

@@ -123,9 +123,7 @@ class TaskJob:
             self._check_same(json.loads(DemoFile(self.path).attrs.get("collection", "{}")), self.path)
             count = len(DemoFile(self.path).demos)
             if count != num_demos:
-                raise ValueError(
-                    f"{self.path} exists with {count} demos, not {num_demos}: choose another --out"
-                )
+                raise ValueError(f"{self.path} exists with {count} demos, not {num_demos}: choose another --out")
         elif self.parts.exists():
             self._check_same(json.loads((self.parts / "settings.json").read_text()), self.parts)
             self.finished = {int(p.stem): True for p in self.parts.glob("*.hdf5")}
@@ -191,17 +189,13 @@ class TaskJob:
     def _check_same(self, found: dict, where: Path) -> None:
         wanted = asdict(self.settings)
         different = [
-            f"{key} {found.get(key)!r}, not {wanted[key]!r}"
-            for key in wanted
-            if found.get(key) != wanted[key]
+            f"{key} {found.get(key)!r}, not {wanted[key]!r}" for key in wanted if found.get(key) != wanted[key]
         ]
         if different:
             raise ValueError(f"{where} was collected with {'; '.join(different)}: choose another --out")
 
 
-def collect(
-    jobs: list[TaskJob], num_workers: int, progress: Callable[[TaskJob], None], make_worker=None
-) -> None:
+def collect(jobs: list[TaskJob], num_workers: int, progress: Callable[[TaskJob], None], make_worker=None) -> None:
     """Make attempts in `num_workers` simulator processes until every job is complete.
 
     progress: called with its job after each attempt. make_worker: Settings -> RemoteObject with the method

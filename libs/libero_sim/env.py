@@ -122,9 +122,7 @@ class LiberoEnv:
         """
         _check_views(views)
         sim, size = self.robosuite_env.sim, self.resolution
-        return {
-            view: _upright(sim.render(camera_name=CAMERAS[view], width=size, height=size)) for view in views
-        }
+        return {view: _upright(sim.render(camera_name=CAMERAS[view], width=size, height=size)) for view in views}
 
     def proprio_dict(self) -> dict[str, np.ndarray]:
         """The robot's present state under LIBERO's names, all float64.

@@ -53,9 +53,7 @@ def egl_works() -> bool:
     if not query or not get_display:
         return False
     devices, count = (pointer * 16)(), ctypes.c_int(0)
-    query = ctypes.CFUNCTYPE(
-        ctypes.c_uint, ctypes.c_int, ctypes.POINTER(pointer), ctypes.POINTER(ctypes.c_int)
-    )(query)
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.POINTER(pointer), ctypes.POINTER(ctypes.c_int))(query)
     get_display = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(get_display)
     if not query(len(devices), devices, ctypes.byref(count)):
         return False

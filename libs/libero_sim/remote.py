@@ -18,10 +18,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]  # the child must find the same packages
-_SERVE = (
-    "import sys; sys.path[:0] = sys.argv[2:]; "
-    "from libs.libero_sim.remote import serve; serve(int(sys.argv[1]))"
-)
+_SERVE = "import sys; sys.path[:0] = sys.argv[2:]; from libs.libero_sim.remote import serve; serve(int(sys.argv[1]))"
 _CLOSE = "close"
 
 
