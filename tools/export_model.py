@@ -1,0 +1,35 @@
+"""Copy a checkpoint's model folder with its weights in another dtype: what one ships or serves.
+
+python tools/export_model.py --model_path checkpoints/RUN --dtype float16 --out DIR
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from libs.cli import cli_errors
+from rv_train.checkpoint import load_model_folder, save_model_folder
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@cli_errors
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_path", required=True, help="run folder, step folder or model folder")
+    parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the stored weights")
+    parser.add_argument("--out", required=True, type=Path, help="folder to make; its model/ holds the weights")
+    args = parser.parse_args(argv)
+    target = args.out / "model"
+    if target.exists():
+        raise ValueError(f"{target} exists already")
+    model, cfg, extras = load_model_folder(args.model_path)
+    model.backbone.to(DTYPES[args.dtype])
+    save_model_folder(target, model, cfg, extras["action_stats"], extras["data_info"])
+    size = sum(path.stat().st_size for path in target.iterdir())
+    print(f"{target}  {size / 1e6:.1f} MB, weights in {args.dtype}")
+
+
+if __name__ == "__main__":
+    main()
