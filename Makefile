@@ -9,15 +9,17 @@ export LP_NUM_THREADS = 1
 
 TASK_ID := 0
 DEMOS := data/quickstart
-RUN := checkpoints/quickstart_run
-EVAL := eval_logs/quickstart_run
+NAME := make_quickstart
+RUN := checkpoints/$(NAME)
+EVAL := eval_logs/$(NAME)
 
 .PHONY: quickstart test lint setup gl
 
 quickstart: setup gl
 	$(BIN)/python tools/collect_demos.py --task_suite libero_object --task_ids $(TASK_ID) --num_demos 120 \
 		--resolution 128 --render fast --start_noise 0.05 --start_near 0.2 --start_late 0.4 --workers 2 --out $(DEMOS)
-	$(BIN)/python -m rv_train.train --cfg configs/quickstart.yaml --nproc 2 $$(test -e $(RUN)/last && echo --resume)
+	$(BIN)/python -m rv_train.train --cfg configs/quickstart.yaml --nproc 2 \
+		$$(ls $(RUN)/step_*/complete >/dev/null 2>&1 && echo --resume) EXP.ID $(NAME)
 	$(BIN)/python tools/eval_libero.py --model_path $(RUN) --task_suite libero_object --task_id $(TASK_ID) \
 		--episodes 10 --num_envs 2 --log_dir $(EVAL) --skip_evaluated
 	@echo "videos       $(EVAL)/"

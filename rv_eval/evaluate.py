@@ -88,7 +88,10 @@ def evaluate(
     for result in rollout.run(todo):
         video = None
         if result.frames:
-            video = _write_video(options.log_dir / "videos", result, taken_videos)
+            try:
+                video = _write_video(options.log_dir / "videos", result, taken_videos)
+            except OSError as error:  # a full disk or a failing encoder must not cost the result
+                report(f"no video of the next episode: {error}")
         record = _plan(result.episode, rollout.settings, provenance) | _outcome(result) | {"video": video}
         results.append(record)
         done[record_key(record)] = record

@@ -1,5 +1,6 @@
 """results.jsonl: one line per finished episode, with everything it depends on; and the success table."""
 
+import fcntl
 import json
 import math
 import os
@@ -50,8 +51,9 @@ class ResultsFile:
     def append(self, record: dict):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(record, allow_nan=False) + "\n"
-        _, good_bytes = self._scan()
         with open(self.path, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another evaluation may write here too; closing the file unlocks it
+            _, good_bytes = self._scan()
             file.truncate(good_bytes)
             file.write(line.encode())
             file.flush()

@@ -18,6 +18,10 @@ MAX_INCIDENTS = 3  # crashes and hangs of one episode that are made good by repe
 START_TIMEOUT_S = 180.0  # a new environment's first reply may take so much longer
 
 
+class SimulatorGaveUp(RuntimeError):
+    """An episode could not be played: its simulator failed every time."""
+
+
 @dataclass
 class EpisodeResult:
     """How an episode went. Times in seconds: policy_s is its share of the batches it was in, sim_s from
@@ -69,7 +73,7 @@ class Rollout:
         self.timeout_s = timeout_s
 
     def run(self, episodes: Iterable[Episode]) -> Iterator[EpisodeResult]:
-        """Results in the order in which episodes end. RuntimeError: an episode's environment failed again and
+        """Results in the order in which episodes end. SimulatorGaveUp: an episode's environment failed again and
         again. Closes every environment when it ends, however it ends."""
         pending = deque(EpisodeResult(episode) for episode in episodes)
         slots = [_Slot() for _ in range(min(self.num_envs, len(pending)))]
@@ -150,7 +154,7 @@ class Rollout:
         result.incidents.append(str(error))
         episode = result.episode
         if len(result.incidents) > MAX_INCIDENTS:
-            raise RuntimeError(
+            raise SimulatorGaveUp(
                 f"{episode.task.suite} task {episode.task.task_id} init state {episode.init_state}: "
                 f"the simulator failed {len(result.incidents)} times, last: {error}"
             ) from error

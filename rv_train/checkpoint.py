@@ -82,7 +82,10 @@ def read_model_cfg(folder):
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} has no {CONFIG}: it was not written by this trainer")
-    return cfg_from_dict(yaml.safe_load(path.read_text()), str(path))
+    try:
+        return cfg_from_dict(yaml.safe_load(path.read_text()), str(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
 
 
 def _read_json(path):
@@ -152,12 +155,34 @@ def is_complete(folder):
         return False
 
 
+def refuse_foreign(run):
+    """ValueError if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
+    leftovers = r"config\.yaml|run\.json|events\..*|step_\d{8}\.tmp|last\.tmp"
+    foreign = [path.name for path in sorted(run.iterdir()) if not re.fullmatch(leftovers, path.name)]
+    if foreign:
+        raise ValueError(f"{run} holds {foreign[0]} but no complete checkpoint: choose another EXP.ID, or clear it")
+
+
 def find_resume(run):
     """The newest complete checkpoint of a run; ValueError when there is none."""
     found = checkpoints(run)
     if not found:
         raise ValueError(f"--resume: {run} has no complete checkpoint to resume from; start without --resume")
     return found[-1]
+
+
+def rng_state(device):
+    """State of the generators that this rank draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state, device):
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def load_trainer(folder):

@@ -7,6 +7,8 @@ folder and travels with the model, so evaluation never asks for a config file. U
 
 import ast
 import difflib
+import math
+import re
 from pathlib import Path
 
 import yaml
@@ -90,7 +92,9 @@ _C.TRAIN = CfgNode()
 _C.TRAIN.batch_size = 8  # samples per rank and forward pass
 _C.TRAIN.grad_accum = 1  # forward passes per optimizer step
 _C.TRAIN.epochs = 24  # passes over the set (what one pass is: DATA.SAMPLER)
-_C.TRAIN.max_steps = 0  # optimizer steps to train for; 0: from epochs
+# Optimizer steps to train for; 0: from epochs. A cosine schedule follows it: a run resumed with more steps goes on at
+# the rate that the longer run would have there, which is higher than where the shorter one ended.
+_C.TRAIN.max_steps = 0
 _C.TRAIN.lr = 5.0e-6  # learning rate per rank, see scale_lr
 _C.TRAIN.scale_lr = True  # multiply lr by the number of ranks (upstream: 5e-6 x 8 GPUs = 4e-5)
 _C.TRAIN.schedule = "none"  # none: constant after warm-up | cosine: to lr_end over the run
@@ -98,7 +102,7 @@ _C.TRAIN.warmup = 0.0  # linear warm-up: share of all steps if below 1, else num
 _C.TRAIN.lr_end = 0.0  # cosine ends at lr x lr_end
 _C.TRAIN.optimizer = "adamw"  # adamw | adam
 _C.TRAIN.betas = [0.9, 0.999]
-_C.TRAIN.weight_decay = 1.0e-10  # decoupled, on every parameter (upstream's value: practically none)
+_C.TRAIN.weight_decay = 1.0e-10  # on every parameter, decoupled with adamw (upstream's value: practically none)
 _C.TRAIN.clip_grad = 0.0  # largest gradient norm; 0: no clipping, the norm is still measured
 _C.TRAIN.grad_checkpoint = True  # recompute activations in the backward pass: less memory, about a third slower
 _C.TRAIN.log_every = 10  # optimizer steps between TensorBoard points and console lines
@@ -120,6 +124,33 @@ _CHOICES = {
     "TRAIN.optimizer": ("adamw", "adam"),
     "AMP.mode": ("off", "bf16", "fp16", "auto"),
     "AMP.param_dtype": ("float32", "bfloat16"),
+}
+_LIST_ITEMS = {"DATA.FILES": str, "DATA.VIEWS": str, "TRAIN.betas": float, "MODEL.VISION.FULL_ATTENTION": int}
+_RANGES = {
+    "EXP.SEED": (0, math.inf),
+    "DATA.NUM_WORKERS": (0, math.inf),
+    "IMAGE.CROP": (0, 1),
+    "IMAGE.BRIGHTNESS": (0, 1),
+    "IMAGE.CONTRAST": (0, 1),
+    "IMAGE.SATURATION": (0, 1),
+    "IMAGE.HUE": (0, 0.5),
+    "ACTION.DIM": (1, math.inf),
+    "ACTION.HORIZON": (1, math.inf),
+    "ACTION.NUM_BINS": (1, math.inf),
+    "ACTION.MASK_MAX": (0, 1),
+    "ACTION.MASK_NONE": (0, 1),
+    "TRAIN.batch_size": (1, math.inf),
+    "TRAIN.grad_accum": (1, math.inf),
+    "TRAIN.epochs": (1, math.inf),
+    "TRAIN.max_steps": (0, math.inf),
+    "TRAIN.lr": (0, math.inf),
+    "TRAIN.warmup": (0, math.inf),
+    "TRAIN.lr_end": (0, 1),
+    "TRAIN.weight_decay": (0, math.inf),
+    "TRAIN.clip_grad": (0, math.inf),
+    "TRAIN.log_every": (1, math.inf),
+    "TRAIN.save_every": (1, math.inf),
+    "TRAIN.keep_last": (1, math.inf),
 }
 
 
@@ -207,11 +238,16 @@ def _typed(key, value, default, origin):
             return float(value)  # YAML reads 5e-6 as text
         except (TypeError, ValueError):
             pass
-    if wanted is list and isinstance(value, (list, tuple)):
-        return list(value)
-    if wanted is list and key == "DATA.FILES" and isinstance(value, str):
-        return [value]
-    if wanted is str and isinstance(value, (int, float)) and not isinstance(value, bool) and key == "EXP.ID":
+    if wanted is list:
+        values = [value] if key == "DATA.FILES" and isinstance(value, str) else value
+        item = _LIST_ITEMS[key]
+        fits = isinstance(values, (list, tuple)) and all(
+            type(v) in (item, int if item is float else item) for v in values
+        )
+        if not fits:
+            raise ValueError(f"{origin}: {key} must be a list of {item.__name__}, got {value!r}")
+        return [item(v) for v in values]
+    if key == "EXP.ID" and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if type(value) is not wanted:
         raise ValueError(f"{origin}: {key} must be {wanted.__name__}, got {value!r} ({type(value).__name__})")
@@ -228,19 +264,33 @@ def _check(cfg, origin):
     for key, choices in _CHOICES.items():
         if _get(cfg, key) not in choices:
             raise ValueError(f"{origin}: {key} is {_get(cfg, key)!r}; choose one of {', '.join(choices)}")
-    for key in ("ACTION.DIM", "ACTION.HORIZON", "ACTION.NUM_BINS", "TRAIN.batch_size", "TRAIN.grad_accum"):
-        if _get(cfg, key) < 1:
-            raise ValueError(f"{origin}: {key} must be at least 1, got {_get(cfg, key)}")
-    for key in ("TRAIN.log_every", "TRAIN.save_every", "TRAIN.keep_last"):
-        if _get(cfg, key) < 1:
-            raise ValueError(f"{origin}: {key} must be at least 1, got {_get(cfg, key)}")
+    for key, (low, high) in _RANGES.items():
+        if not low <= _get(cfg, key) <= high:  # also refuses NaN
+            raise ValueError(f"{origin}: {key} must be at least {low} and at most {high}, got {_get(cfg, key)}")
+    if not re.fullmatch(r"\w[\w.-]*", cfg.EXP.ID):
+        raise ValueError(f"{origin}: EXP.ID names a folder: letters, digits, '_', '-' and '.', got {cfg.EXP.ID!r}")
+    if not cfg.DATA.VIEWS:
+        raise ValueError(f"{origin}: DATA.VIEWS needs at least one camera")
+    if len(cfg.TRAIN.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.TRAIN.betas):
+        raise ValueError(f"{origin}: TRAIN.betas are two numbers from 0 up to 1, got {cfg.TRAIN.betas}")
     if cfg.IMAGE.SIZE % 28 or cfg.IMAGE.SIZE < 28:
         raise ValueError(f"{origin}: IMAGE.SIZE must be a multiple of 28, got {cfg.IMAGE.SIZE}")
-    if not 0 < cfg.IMAGE.CROP <= 1:
-        raise ValueError(f"{origin}: IMAGE.CROP must be in (0, 1], got {cfg.IMAGE.CROP}")
+    if cfg.IMAGE.CROP == 0:
+        raise ValueError(f"{origin}: IMAGE.CROP must be above 0")
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.VOCAB_CUT < 256:
         raise ValueError(f"{origin}: MODEL.VOCAB_CUT must be 0 or at least 256 (the bytes), got {cfg.MODEL.VOCAB_CUT}")
+    if cfg.MODEL.VOCAB_CUT and cfg.MODEL.INIT == "pretrained" and cfg.MODEL.TOKENIZER == "qwen2.5":
+        raise ValueError(f"{origin}: MODEL.VOCAB_CUT gives other ids than pretrained weights know; set it to 0")
     if cfg.AMP.mode == "fp16" and cfg.AMP.param_dtype != "float32":
         raise ValueError(
             f"{origin}: AMP.mode fp16 scales gradients and needs float32 parameters, got {cfg.AMP.param_dtype}"
         )
+
+
+def first_difference(cfg, other, free=()):
+    """The first key whose value differs between two trees, as (key, value, other value); None if none does.
+
+    Keys in `free` may differ.
+    """
+    pairs = zip(_leaves(cfg_to_dict(cfg)), _leaves(cfg_to_dict(other)), strict=True)
+    return next(((key, a, b) for (key, a), (_, b) in pairs if a != b and key not in free), None)

@@ -1,5 +1,6 @@
 """Processes: one per GPU or CPU rank, started by `mp.spawn` here or by torchrun outside."""
 
+import builtins
 import os
 import socket
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+BAD_INPUT = (ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,14 @@ def launch(worker, devices, *args):
     elif len(devices) == 1:
         _run(0, 1, devices[0], f"tcp://127.0.0.1:{_free_port()}", worker, args)
     else:
-        mp.spawn(_spawned, (devices, f"tcp://127.0.0.1:{_free_port()}", worker, args), nprocs=len(devices))
+        try:
+            mp.spawn(_spawned, (devices, f"tcp://127.0.0.1:{_free_port()}", worker, args), nprocs=len(devices))
+        except mp.ProcessRaisedException as error:
+            # Only the text of a rank's exception comes back. Bad input is a ValueError or OSError by convention.
+            kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+            if isinstance(getattr(builtins, kind, None), type) and issubclass(getattr(builtins, kind), BAD_INPUT):
+                raise ValueError(f"rank {error.error_index}: {message}") from error
+            raise
 
 
 def _spawned(rank, devices, address, worker, args):

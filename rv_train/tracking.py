@@ -105,8 +105,14 @@ def git_commit():
     return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def write_run_json(folder, cfg, world_size, data_info, action_stats):
-    """`run.json`: what somebody needs to repeat this run."""
+def write_run_json(folder, cfg, world_size, data_info, action_stats, start_step):
+    """`run.json`: what somebody needs to repeat this run. A resumed run adds an entry to its `resumed` list."""
+    path = Path(folder) / "run.json"
+    if start_step and path.is_file():
+        run = json.loads(path.read_text())
+        run["resumed"].append({"step": start_step, "command": sys.argv, "versions": versions()})
+        path.write_text(json.dumps(run, indent=1) + "\n")
+        return
     run = {
         "seed": cfg.EXP.SEED,
         "world_size": world_size,
@@ -115,5 +121,6 @@ def write_run_json(folder, cfg, world_size, data_info, action_stats):
         "versions": versions(),
         "data": {**data_info, "num_demos": action_stats["num_demos"], "num_frames": action_stats["count"]},
         "data_fingerprint": action_stats["fingerprint"],
+        "resumed": [],
     }
-    (Path(folder) / "run.json").write_text(json.dumps(run, indent=1) + "\n")
+    path.write_text(json.dumps(run, indent=1) + "\n")

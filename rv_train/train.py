@@ -7,6 +7,7 @@ is started, so that bad input costs one line and nothing half-written.
 import argparse
 import contextlib
 import shutil
+import sys
 
 import torch
 import torch.distributed as dist
@@ -17,15 +18,29 @@ from torch.utils.data import DataLoader
 from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
 from rv_train import checkpoint
-from rv_train.config import cfg_to_dict, load_cfg
+from rv_train.config import cfg_to_dict, first_difference, load_cfg
 from rv_train.data.demos import DemoDataset, find_demo_files
 from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.stats import compute_action_stats
 from rv_train.distributed import gather_objects, job, launch, mean_over_ranks, parse_devices
 from rv_train.models import build_model
+from rv_train.models.qwen import check_weights
 from rv_train.optim import Precision, base_lr, build_optimizer, lr_at, resolve_amp
 from rv_train.tracking import Stopwatch, Tracker, write_run_json
+
+# What may change when a run is resumed; anything else would make it another run.
+FREE_ON_RESUME = (
+    "EXP.DIR",
+    "EXP.ID",
+    "DATA.FILES",  # the same data may have moved: its fingerprint is compared
+    "DATA.NUM_WORKERS",
+    "TRAIN.epochs",
+    "TRAIN.max_steps",
+    "TRAIN.log_every",
+    "TRAIN.save_every",
+    "TRAIN.keep_last",
+)
 
 
 def train(rank, cfg, resume):
@@ -59,9 +74,10 @@ def train(rank, cfg, resume):
         batch_sampler=sampler,
         num_workers=cfg.DATA.NUM_WORKERS,
         collate_fn=encoder.collate,
+        generator=torch.Generator().manual_seed(cfg.EXP.SEED),  # its own, so that a resumed run draws alike
         pin_memory=device.type == "cuda",
     )
-    total_steps = cfg.TRAIN.max_steps or cfg.TRAIN.epochs * sampler.batches_per_epoch // cfg.TRAIN.grad_accum
+    total_steps = count_steps(cfg, sampler)
 
     # Model, optimizer, precision.
     bare = build_model(cfg, encoder.prompt, codec, resume / "model" if resume else None).to(device).train()
@@ -76,11 +92,11 @@ def train(rank, cfg, resume):
     if trainer:
         optimizer.load_state_dict(trainer["optimizer"])
         precision.scaler.load_state_dict(trainer["scaler"])
-        torch.set_rng_state(trainer["rng"][rank.rank])
+        checkpoint.set_rng_state(trainer["rng"][rank.rank], device)
 
     tracker = Tracker(run, start_step, total_steps) if rank.is_main else None
     if tracker:
-        write_run_json(run, cfg, rank.world_size, data_info, action_stats)
+        write_run_json(run, cfg, rank.world_size, data_info, action_stats, start_step)
         tracker.text("config", yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))
         print(plan(cfg, bare, dataset, sampler, total_steps, rank), flush=True)
 
@@ -126,7 +142,7 @@ def train(rank, cfg, resume):
             watch.restart()
 
         if done % cfg.TRAIN.save_every == 0 or done == total_steps:
-            generators = gather_objects(torch.get_rng_state())
+            generators = gather_objects(checkpoint.rng_state(device))
             if rank.is_main:
                 state = {
                     "step": done,
@@ -173,30 +189,52 @@ def plan(cfg, model, dataset, sampler, total_steps, rank):
     )
 
 
+def count_steps(cfg, sampler):
+    """Optimizer steps of the whole run; ValueError if there is none."""
+    steps = cfg.TRAIN.max_steps or cfg.TRAIN.epochs * sampler.batches_per_epoch // cfg.TRAIN.grad_accum
+    if steps == 0:
+        raise ValueError(f"{cfg.TRAIN.epochs} epochs hold fewer batches than TRAIN.grad_accum {cfg.TRAIN.grad_accum}")
+    return steps
+
+
 def prepare_run(cfg, resume, rank, world_size):
-    """Check the run folder before anything starts; returns the checkpoint to resume from, or None.
+    """Check what can be checked before anything starts; returns the checkpoint to resume from, or None.
 
     Rank 0 makes the folder of a new run. Under torchrun every rank comes through here, else only the parent process.
 
     Raises:
-        ValueError: nothing to resume, a folder that already holds a run, or a resume with other data or world size.
+        ValueError: data or config that cannot be trained on, nothing to resume, a folder that already holds something,
+            or a resume with another config, other data or another number of ranks.
     """
     run = checkpoint.run_folder(cfg)
-    _, stats, _ = load_data(cfg)
+    dataset, stats, _ = load_data(cfg)
+    codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
+    sampler = ResumableBatchSampler(
+        len(dataset), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank, world_size, start_batch=0
+    )
+    count_steps(cfg, sampler)
+    if not resume:
+        check_weights(cfg)
+    TrainingSet(dataset, ObservationEncoder.from_cfg(cfg), codec, cfg.EXP.SEED)[next(iter(sampler))[0]]
+    folder = checkpoint.find_resume(run) if resume else None
     if resume:
-        folder = checkpoint.find_resume(run)
         trainer = checkpoint.load_trainer(folder)
         for name, now in (("world_size", world_size), ("data_fingerprint", stats["fingerprint"])):
             if trainer[name] != now:
                 raise ValueError(f"--resume: {folder} was written with {name} {trainer[name]}, this run has {now}")
-        return folder
-    if checkpoint.checkpoints(run):
+        difference = first_difference(cfg, checkpoint.read_model_cfg(folder / "model"), FREE_ON_RESUME)
+        if difference:
+            raise ValueError("--resume: {} is {!r} now, the run was started with {!r}".format(*difference))
+    elif checkpoint.checkpoints(run):
         raise ValueError(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
+    elif run.exists():
+        checkpoint.refuse_foreign(run)
     if rank == 0:
-        shutil.rmtree(run, ignore_errors=True)  # the remains of a run that never reached its first checkpoint
-        run.mkdir(parents=True)
+        if not resume:
+            shutil.rmtree(run, ignore_errors=True)  # the remains of a run that never reached its first checkpoint
+            run.mkdir(parents=True)
         (run / "config.yaml").write_text(yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))
-    return None
+    return folder
 
 
 @cli_errors
@@ -210,7 +248,12 @@ def main(argv=None):
     args = parser.parse_intermixed_args(argv)
     cfg = load_cfg(args.cfg, args.opts)
     devices = parse_devices(args.devices, args.nproc)
-    launch(train, devices, cfg, prepare_run(cfg, args.resume, *job(devices)))
+    folder = prepare_run(cfg, args.resume, *job(devices))
+    try:
+        launch(train, devices, cfg, folder)
+    except KeyboardInterrupt:
+        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

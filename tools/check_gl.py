@@ -1,15 +1,12 @@
 """Say in one line whether the simulator can draw on this machine, or which Debian packages it needs."""
 
-import sys
-
+from libs.cli import cli_errors
 from libs.libero_sim import prepare_gl
 
 
+@cli_errors
 def main():
-    try:
-        prepare_gl()
-    except RuntimeError as error:
-        sys.exit(f"error: {error}")
+    prepare_gl()
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from libs.cli import cli_errors
 from libs.demo_hdf5 import DemoFile
 from libs.libero_sim import RENDER_SETTINGS, get_task, prepare_gl
@@ -106,12 +104,9 @@ def make_jobs(args):
 @cli_errors
 def main(argv=None):
     args = parse_args(argv)
-    try:
-        jobs = make_jobs(args)
-        if not all(job.complete for job in jobs):
-            prepare_gl()
-    except RuntimeError as error:  # no simulator or no OpenGL on this machine
-        raise OSError(str(error)) from error
+    jobs = make_jobs(args)
+    if not all(job.complete for job in jobs):
+        prepare_gl()
     total = sum(job.num_demos for job in jobs)
     done = sum(job.num_done for job in jobs)
     with tqdm(total=total, initial=done, unit="demo", smoothing=0, dynamic_ncols=True) as bar:

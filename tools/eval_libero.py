@@ -5,6 +5,7 @@ python tools/eval_libero.py --model_path RUN --task_suite libero_object --task_i
 
 import argparse
 import functools
+import sys
 from pathlib import Path
 
 from libs.cli import cli_errors
@@ -73,6 +74,7 @@ def main(argv=None):
     from libs.libero_sim import get_task, num_tasks
     from rv_eval.envs import libero
     from rv_eval.evaluate import EvalOptions, closing_report, describe_run, evaluate, plan_episodes
+    from rv_eval.rollout import SimulatorGaveUp
 
     task_ids = range(num_tasks(args.task_suite)) if args.task_id is None else sorted(set(args.task_id))
     tasks = [get_task(args.task_suite, task_id) for task_id in task_ids]
@@ -118,6 +120,9 @@ def main(argv=None):
     except KeyboardInterrupt:
         report("interrupted: the finished episodes are kept, continue with --skip_evaluated")
         raise SystemExit(130) from None
+    except SimulatorGaveUp as error:
+        print(f"error: {error}; the finished episodes are kept, continue with --skip_evaluated", file=sys.stderr)
+        raise SystemExit(1) from error
     report(closing_report(records, options))
 
 

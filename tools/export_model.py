@@ -4,6 +4,7 @@ python tools/export_model.py --model_path checkpoints/RUN --dtype float16 --out 
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -26,7 +27,10 @@ def main(argv=None):
         raise ValueError(f"{target} exists already")
     model, cfg, extras = load_model_folder(args.model_path)
     model.backbone.to(DTYPES[args.dtype])
-    save_model_folder(target, model, cfg, extras["action_stats"], extras["data_info"])
+    beside = args.out / "model.tmp"
+    shutil.rmtree(beside, ignore_errors=True)
+    save_model_folder(beside, model, cfg, extras["action_stats"], extras["data_info"])
+    beside.rename(target)
     size = sum(path.stat().st_size for path in target.iterdir())
     print(f"{target}  {size / 1e6:.1f} MB, weights in {args.dtype}")
 

@@ -7,14 +7,11 @@ Exit code: 0, 1 where --verify finds a problem, 2 where a file cannot be read.
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from libs.cli import cli_errors
 from libs.demo_hdf5 import DemoFile, verify_demo_file
@@ -127,13 +124,14 @@ def verify(demos: DemoFile, num_replayed: int) -> int:
 
 def replay(demos: DemoFile, names: list[str]) -> list[str]:
     """Replay demos in the simulator, where there is one, and print how they compare; the problems."""
+    from libs.libero_sim import SimulatorMissing
     from libs.libero_sim.replay import recorded_task, replay_demos
 
     label, problems = f"  {'replay':{LABEL_WIDTH}}", []
     try:
         demos.states(names[0]), demos.robot_states(names[0])
         task = recorded_task(demos)
-    except (ValueError, RuntimeError) as error:  # no such task, no simulator
+    except (ValueError, SimulatorMissing) as error:  # no such task, no simulator
         print(f"{label}not replayed: {error}")
         return []
     try:
@@ -155,7 +153,7 @@ def replay(demos: DemoFile, names: list[str]) -> list[str]:
                 flush=True,
             )
             problems += [f"{name}: {problem}" for problem in result.problems()]
-    except RuntimeError as error:  # no simulator or no OpenGL
+    except SimulatorMissing as error:
         print(f"{label}not replayed: {error}")
     except ValueError as error:
         problems.append(f"{names[0]}: cannot be replayed: {error}")

@@ -21,7 +21,7 @@ class LiberoEnv:
 
     task: from `get_task`. resolution: pixels on each side of the square pictures. render: a key of
     RENDER_SETTINGS; anything but "standard" changes the pictures and must match between data and evaluation.
-    Raises RuntimeError where OpenGL or the simulator is missing, ValueError for an unknown setting.
+    Raises SimulatorMissing where OpenGL or the simulator is missing, ValueError for an unknown setting.
 
     An observation is {"views": {name: (R, R, 3) uint8, upright}, "instruction": str, "proprio": (9,)
     float32}; proprio is gripper 2 (m), end effector position 3 (m) and quaternion xyzw 4.

@@ -12,25 +12,29 @@ OSMESA_PACKAGES = "libosmesa6"
 _EGL_PLATFORM_DEVICE_EXT = 0x313F
 
 
+class SimulatorMissing(OSError):
+    """This machine lacks the simulator's packages or an OpenGL that draws without a display; says what to install."""
+
+
 def prepare_gl() -> str:
     """Decide MUJOCO_GL before robosuite is imported; returns "egl", "osmesa" or the user's own value.
 
     A MUJOCO_GL that the user set is left alone. Must run before the first import of robosuite in the process:
-    later calls return what that import settled on. Raises RuntimeError, with the Debian packages to install,
+    later calls return what that import settled on. Raises SimulatorMissing, with the Debian packages to install,
     where no backend works.
     """
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     if chosen == "egl" and not egl_works():
-        raise RuntimeError(f"MUJOCO_GL=egl is set but EGL does not work here: apt-get install {EGL_PACKAGES}")
+        raise SimulatorMissing(f"MUJOCO_GL=egl is set but EGL does not work here: apt-get install {EGL_PACKAGES}")
     if chosen == "osmesa" and not osmesa_works():
-        raise RuntimeError(f"MUJOCO_GL=osmesa is set but it is missing: apt-get install {OSMESA_PACKAGES}")
+        raise SimulatorMissing(f"MUJOCO_GL=osmesa is set but it is missing: apt-get install {OSMESA_PACKAGES}")
     if chosen:
         return chosen
     for name, works in (("egl", egl_works), ("osmesa", osmesa_works)):
         if works():
             os.environ["MUJOCO_GL"] = name
             return name
-    raise RuntimeError(
+    raise SimulatorMissing(
         "no OpenGL library for headless rendering (neither EGL nor OSMesa works): "
         f"apt-get install {EGL_PACKAGES}  (or: apt-get install {OSMESA_PACKAGES})"
     )
@@ -66,7 +70,7 @@ def egl_works() -> bool:
 def import_libero_envs():
     """Import LIBERO's environments headless and silent; returns the module `libero.libero.envs`.
 
-    Raises RuntimeError where OpenGL or the simulator packages are missing.
+    Raises SimulatorMissing where OpenGL or the simulator packages are missing.
     """
     prepare_gl()
     quiet = logging.getLogger("robosuite_logs")
@@ -77,7 +81,7 @@ def import_libero_envs():
             warnings.simplefilter("ignore")
             import libero.libero.envs as envs
     except ModuleNotFoundError as error:
-        raise RuntimeError(f"the simulator is not installed ({error}): pip install -e '.[sim]'") from error
+        raise SimulatorMissing(f"the simulator is not installed ({error}): pip install -e '.[sim]'") from error
     finally:
         quiet.setLevel(level)
     _choose_egl_device()

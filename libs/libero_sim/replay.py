@@ -63,8 +63,8 @@ def recorded_task(demos: DemoFile) -> LiberoTask:
 def replay_demos(demos: DemoFile, task: LiberoTask, names: list[str]) -> Iterator[tuple[str, Replay]]:
     """(demo, Replay) of each demo in `names`. Makes one LiberoEnv: 6-16 s; then a few seconds per demo.
 
-    ValueError where a demo's states do not fit the task or the file's render setting is unknown; RuntimeError
-    without a simulator.
+    ValueError where a demo's states do not fit the task or the file's render setting is unknown;
+    SimulatorMissing without a simulator.
     """
     resolution = len(demos.frame(names[0], 0, demos.views[0]))
     env = LiberoEnv(task, resolution, demos.render)

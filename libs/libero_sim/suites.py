@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from libs.libero_sim.gl import SimulatorMissing
+
 # Steps an episode may take after settling, as the published evaluations count them. LIBERO-PRO's variants of
 # a suite have its limit; the longest name that fits wins.
 MAX_STEPS = {
@@ -84,7 +86,7 @@ def _benchmarks() -> dict:
     try:
         from libero.libero import benchmark
     except ModuleNotFoundError as error:
-        raise RuntimeError(f"the simulator is not installed ({error}): pip install -e '.[sim]'") from error
+        raise SimulatorMissing(f"the simulator is not installed ({error}): pip install -e '.[sim]'") from error
     return benchmark.get_benchmark_dict()
 
 

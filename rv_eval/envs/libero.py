@@ -65,8 +65,5 @@ class LiberoEpisodeEnv:
 
 
 def headless_gl() -> str:
-    """The OpenGL backend that simulator processes started from here will use. OSError: there is none."""
-    try:
-        return prepare_gl()
-    except RuntimeError as error:
-        raise OSError(str(error)) from error
+    """The OpenGL backend that simulator processes started from here will use. SimulatorMissing: there is none."""
+    return prepare_gl()

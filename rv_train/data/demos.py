@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from libs.demo_hdf5 import DemoFile
+from libs.demo_hdf5.schema import IMAGE_CONVENTION
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,14 @@ class DemoDataset:
     def __init__(self, paths, views, horizon):
         self.views, self.horizon = list(views), horizon
         self.files = [DemoFile(path) for path in paths]
-        self._demos = []  # (file, demo name, actions (T, A), proprio (T, P))
+        self._demos = []  # (file, instruction, demo name, actions (T, A), proprio (T, P))
         for file in self.files:
+            convention = file.attrs.get("macros_image_convention", IMAGE_CONVENTION)
+            if convention != IMAGE_CONVENTION:
+                raise ValueError(
+                    f"{file.path}: pictures stored as {convention!r}, expected {IMAGE_CONVENTION!r}: they would stand "
+                    "on their heads"
+                )
             missing = [view for view in self.views if view not in file.views]
             if missing:
                 raise ValueError(f"{file.path}: no camera {missing[0]}; it has {', '.join(file.views)}")
@@ -53,23 +60,25 @@ class DemoDataset:
                 actions = np.asarray(file.actions(demo), dtype=np.float32)
                 if not np.isfinite(actions).all():
                     raise ValueError(f"{file.path}, {demo}: an action is not a finite number")
-                self._demos.append((file, demo, actions, np.asarray(file.robot_states(demo), dtype=np.float32)))
-        settings = {file.render: str(file.path) for file in self.files}
+                proprio = np.asarray(file.robot_states(demo), dtype=np.float32)
+                self._demos.append((file, file.instruction, demo, actions, proprio))
+        settings = {(file.render, self._resolution(file)): str(file.path) for file in self.files}
         if len(settings) > 1:
             raise ValueError(f"demo files were rendered with different settings, do not mix them: {settings}")
-        self._ends = list(itertools.accumulate(len(actions) for _, _, actions, _ in self._demos))
+        ((self.render, self.resolution),) = settings  # resolution: side of the stored frames, pixels
+        self._ends = list(itertools.accumulate(len(actions) for _, _, _, actions, _ in self._demos))
 
     def __len__(self):
         return self._ends[-1]
 
     def __getitem__(self, index):
         number = bisect.bisect_right(self._ends, index)
-        file, demo, actions, proprio = self._demos[number]
+        file, instruction, demo, actions, proprio = self._demos[number]
         frame = index - (self._ends[number] - len(actions))
         steps = np.minimum(np.arange(frame, frame + self.horizon), len(actions) - 1)
         return Sample(
             views=[file.frame(demo, frame, view) for view in self.views],
-            instruction=file.instruction,
+            instruction=instruction,
             actions=actions[steps],
             proprio=proprio[frame],
             file=str(file.path),
@@ -82,18 +91,16 @@ class DemoDataset:
         return len(self._demos)
 
     @property
-    def render(self):
-        return self.files[0].render
+    def instructions(self):
+        """The language goal of each file, in order."""
+        return [file.instruction for file in self.files]
 
-    @property
-    def resolution(self):
-        """Side of the stored frames of the first file, pixels."""
-        file, demo = self.files[0], self._demos[0][1]
-        return int(file.frame(demo, 0, self.views[0]).shape[0])
+    def _resolution(self, file):
+        return int(file.frame(file.demos[0], 0, self.views[0]).shape[0])
 
     def all_actions(self):
         """(N, A) float32: every action once."""
-        return np.concatenate([actions for _, _, actions, _ in self._demos])
+        return np.concatenate([actions for _, _, _, actions, _ in self._demos])
 
 
 def find_demo_files(entries):

@@ -51,13 +51,10 @@ class PromptEncoder:
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None):
         """From the config tree; the tokenizer is loaded from `MODEL.TOKENIZER` unless given."""
-        horizon, dim = cfg.ACTION.HORIZON, cfg.ACTION.DIM
         side, num_views = cfg.IMAGE.SIZE // (PATCH * MERGE), len(cfg.DATA.VIEWS)
         return cls(
             tokenizer or load_tokenizer(cfg.MODEL.TOKENIZER, cfg.MODEL.VOCAB_CUT),
-            system=cfg.PROMPT.SYSTEM.format(
-                horizon=horizon, action_dim=dim, num_values=horizon * dim, num_bins=cfg.ACTION.NUM_BINS
-            ),
+            system=system_prompt(cfg),
             num_pictures=1 if cfg.IMAGE.TILE else num_views,
             image_tokens=side * side * (num_views if cfg.IMAGE.TILE else 1),
             vision_id=cfg.PROMPT.VISION_ID,
@@ -122,3 +119,13 @@ class PromptEncoder:
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._prompt_ids = functools.lru_cache(maxsize=4096)(self._tokenize_prompt)
+
+
+def system_prompt(cfg):
+    """PROMPT.SYSTEM with its numbers filled in; ValueError where it asks for another one."""
+    horizon, dim = cfg.ACTION.HORIZON, cfg.ACTION.DIM
+    numbers = {"horizon": horizon, "action_dim": dim, "num_values": horizon * dim, "num_bins": cfg.ACTION.NUM_BINS}
+    try:
+        return cfg.PROMPT.SYSTEM.format(**numbers)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"PROMPT.SYSTEM: cannot fill in {error}; there are {', '.join(numbers)}") from None

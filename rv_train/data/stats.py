@@ -14,10 +14,12 @@ def compute_action_stats(dataset):
 
     Returns:
         {"min", "max", "mean", "std", "q01", "q99": lists of A floats, "count": frames, "num_demos": demos,
-        "fingerprint": sha256 of the actions in order}.
+        "fingerprint": sha256 of the actions in order, the instructions and how the pictures were made}.
     """
     actions = dataset.all_actions()  # (N, A) float32
     wide = actions.astype(np.float64)
+    about = json.dumps([dataset.instructions, dataset.views, dataset.render, dataset.resolution])
+    fingerprint = hashlib.sha256(about.encode() + np.ascontiguousarray(actions).tobytes())
     low, high = np.quantile(wide, [0.01, 0.99], axis=0)
     return {
         "min": wide.min(axis=0).tolist(),
@@ -28,7 +30,7 @@ def compute_action_stats(dataset):
         "q99": high.tolist(),
         "count": len(actions),
         "num_demos": dataset.num_demos,
-        "fingerprint": hashlib.sha256(np.ascontiguousarray(actions).tobytes()).hexdigest(),
+        "fingerprint": fingerprint.hexdigest(),
     }
 
 

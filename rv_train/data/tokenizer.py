@@ -57,7 +57,7 @@ def load_tokenizer(source, vocab_cut=0):
         return _build_qwen(vocab_cut)
     if not Path(source).is_dir():
         raise ValueError(f"MODEL.TOKENIZER: {source} is neither 'qwen2.5' nor a folder with a saved tokenizer")
-    return AutoTokenizer.from_pretrained(source)
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)  # never code from the folder
 
 
 def _build_qwen(vocab_cut):

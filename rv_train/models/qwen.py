@@ -7,6 +7,7 @@ library falls back to one-dimensional positions without a word.
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from rv_train.data.prompt import MERGE, PATCH
 from rv_train.data.tokenizer import token_id
@@ -35,14 +36,37 @@ def build_backbone(cfg, tokenizer, weights=None):
         config = random_config(cfg, tokenizer)
         return Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation=attention, dtype=dtype)
     try:
-        return Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            source, attn_implementation=attention, dtype=dtype, use_safetensors=True
+        model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            source, attn_implementation=attention, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"MODEL.PATH: cannot load weights from {source} ({reason}); give a folder that holds them, "
             "or train from scratch with MODEL.INIT random"
+        ) from error
+    # The library would fill what is missing with random numbers and say so in a warning.
+    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if wrong:
+        raise ValueError(f"MODEL.PATH: {source} lacks {len(wrong)} weights of this model, the first is {wrong[0]}")
+    return model
+
+
+def check_weights(cfg):
+    """ValueError if MODEL.INIT wants weights and MODEL.PATH has none: found out before anything is started."""
+    if cfg.MODEL.INIT != "pretrained":
+        return
+    from transformers import Qwen2_5_VLConfig
+
+    path = Path(cfg.MODEL.PATH)
+    if path.is_dir() and not is_model_folder(path):
+        raise ValueError(f"MODEL.PATH: {path} holds no model (no config.json with *.safetensors)")
+    try:
+        Qwen2_5_VLConfig.from_pretrained(cfg.MODEL.PATH)
+    except OSError as error:
+        raise ValueError(
+            f"MODEL.PATH: {cfg.MODEL.PATH} is neither a folder with weights nor to be had from the Hugging Face hub "
+            f"({str(error).splitlines()[0]})"
         ) from error
 
 

@@ -94,12 +94,12 @@ def test_gl_falls_back_and_names_packages(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(gl, "egl_works", lambda: False)
     monkeypatch.setattr(gl, "osmesa_works", lambda: False)
-    with pytest.raises(RuntimeError, match=r"libegl1 .*libosmesa6"):
+    with pytest.raises(OSError, match=r"libegl1 .*libosmesa6"):
         gl.prepare_gl()
     monkeypatch.setattr(gl, "osmesa_works", lambda: True)
     assert gl.prepare_gl() == os.environ["MUJOCO_GL"] == "osmesa"
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    with pytest.raises(RuntimeError, match="MUJOCO_GL=egl"):
+    with pytest.raises(OSError, match="MUJOCO_GL=egl"):
         gl.prepare_gl()
 
 

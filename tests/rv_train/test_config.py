@@ -34,6 +34,15 @@ def test_recipe_over_defaults_and_command_line_over_recipe(tmp_path):
         ("AMP: {mode: fp16, param_dtype: bfloat16}", (), "needs float32 parameters"),
         ("TRAIN: [1, 2]", (), "unknown config key TRAIN"),
         ("TRAIN: {", (), "not valid YAML"),
+        ("", ("DATA.FILES", "[1]"), "DATA.FILES must be a list of str"),
+        ("", ("DATA.VIEWS", "[]"), "at least one camera"),
+        ("", ("TRAIN.betas", "[0.9]"), "two numbers"),
+        ("", ("TRAIN.betas", "['a', 'b']"), "must be a list of float"),
+        ("", ("ACTION.MASK_MAX", "1.5"), "at most 1"),
+        ("", ("TRAIN.lr", "nan"), "TRAIN.lr must be at least 0"),
+        ("", ("DATA.NUM_WORKERS", "-1"), "at least 0"),
+        ("", ("EXP.ID", "../data"), "EXP.ID names a folder"),
+        ("MODEL: {VOCAB_CUT: 512}", (), "other ids than pretrained weights know"),
     ],
 )
 def test_wrong_input_is_named(tmp_path, text, opts, message):

@@ -6,11 +6,12 @@ import torch
 
 from libs.action_text import ActionTextCodec
 from libs.demo_hdf5 import DemoFile
+from rv_eval.policy import Policy
 from rv_train.data.demos import DemoDataset, find_demo_files
 from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.stats import compute_action_stats, read_stats, write_stats
 from tests.demo_files import write_synthetic_demo_file
-from tests.tiny import tiny_cfg
+from tests.tiny import make_tiny_checkpoint, tiny_cfg
 
 VIEWS = ("agentview", "eye_in_hand")
 
@@ -41,21 +42,24 @@ def test_a_chunk_repeats_the_last_action_at_the_end(dataset, folder):
     np.testing.assert_array_equal(dataset[3].actions, actions[[3, 4, 4]])
 
 
-def test_stored_frame_and_observation_give_identical_ids_and_pixels(dataset, folder):
-    """The frame goes through the training path from the file, and through the evaluation path as an observation."""
-    encoder = ObservationEncoder.from_cfg(tiny_cfg(IMAGE__CROP=0.875))
+def test_stored_frame_and_observation_give_identical_ids_and_pixels(dataset, folder, tmp_path):
+    """From the file through the training path; as an observation through a loaded checkpoint's path."""
+    recipe = dict(IMAGE__CROP=0.875)
+    encoder = ObservationEncoder.from_cfg(tiny_cfg(**recipe))
     stats = compute_action_stats(dataset)
-    trained = TrainingSet(dataset, encoder, ActionTextCodec(stats["min"], stats["max"], 100), seed=0, augment=False)[
-        (0, 0, 7)
-    ]
+    codec = ActionTextCodec(stats["min"], stats["max"], 100)
+    features = TrainingSet(dataset, encoder, codec, seed=0, augment=False)[(0, 0, 7)]
+    trained = encoder.collate([features])
+
+    policy = Policy.from_checkpoint(make_tiny_checkpoint(tmp_path, **recipe))
     file = DemoFile(folder / "a_demo.hdf5")
-    seen = encoder.encode(
-        {"views": {view: file.frame("demo_1", 2, view) for view in VIEWS}, "instruction": file.instruction}
-    )
-    prompt = len(seen["input_ids"])
+    views = {view: file.frame("demo_1", 2, view) for view in VIEWS}
+    seen = policy.encoder.collate([policy.encoder.encode({"views": views, "instruction": file.instruction})])
+
+    prompt = seen["input_ids"].shape[1]
     assert torch.equal(trained["images"], seen["images"])
-    assert torch.equal(trained["input_ids"][:prompt], seen["input_ids"])
-    assert (trained["labels"][:prompt] == -100).all() and (trained["labels"][prompt:] != -100).all()
+    assert torch.equal(trained["input_ids"][:, :prompt], seen["input_ids"])
+    assert (features["labels"][:prompt] == -100).all() and (features["labels"][prompt:] != -100).all()
 
 
 def test_augmentation_depends_on_epoch_rank_and_index_only(dataset):

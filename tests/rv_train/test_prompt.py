@@ -80,3 +80,8 @@ def test_travels_to_a_loader_process():
     prompt = PromptEncoder.from_cfg(tiny_cfg())
     copy = pickle.loads(pickle.dumps(prompt))
     assert copy.encode("go", "1 2")["input_ids"].tolist() == prompt.encode("go", "1 2")["input_ids"].tolist()
+
+
+def test_a_system_prompt_that_asks_for_an_unknown_number_is_refused():
+    with pytest.raises(ValueError, match="cannot fill in 'foo'; there are horizon"):
+        PromptEncoder.from_cfg(tiny_cfg(PROMPT__SYSTEM="{foo}"))

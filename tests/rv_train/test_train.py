@@ -6,14 +6,16 @@ import shutil
 import subprocess
 import sys
 
+import h5py
 import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rv_train.checkpoint import checkpoints, load_model_folder
+from rv_train.train import prepare_run
 from tests.demo_files import write_synthetic_demo_file
-from tests.tiny import ROOT, tiny_opts
+from tests.tiny import ROOT, tiny_cfg, tiny_opts
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,10 @@ def test_training_learns(tmp_path, demos):
 def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed):
     truncated = tmp_path / "truncated.hdf5"
     truncated.write_bytes(demos.read_bytes()[:3000])
+    blind = tmp_path / "blind.hdf5"
+    shutil.copy(demos, blind)
+    with h5py.File(blind, "a") as file:
+        del file["data/demo_0/obs/agentview_rgb"]
     for flags, opts, message in (
         ((), dict(DATA__FILES=["no/such.hdf5"]), "no/such.hdf5 does not exist"),
         ((), dict(DATA__FILES=[str(truncated)]), "truncated.hdf5"),
@@ -111,6 +117,10 @@ def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed):
         ((), dict(TRAIN__lr="fast"), "TRAIN.lr must be float"),
         (("--resume",), {}, "no complete checkpoint to resume from"),
         (("--devices", "99"), {}, "no GPU 99"),
+        ((), dict(DATA__FILES=[str(blind)]), "blind.hdf5, demo_0: no obs/agentview_rgb"),
+        ((), dict(TRAIN__batch_size=100), "do not fill one batch of 100"),
+        ((), dict(EXP__ID=".."), "EXP.ID names a folder"),
+        ((), dict(MODEL__INIT="pretrained", MODEL__VOCAB_CUT=0, MODEL__PATH=str(tmp_path)), "holds no model"),
     ):
         done = run_training(tmp_path / "runs", demos, *flags, expect=2, **opts)
         lines = done.stderr.strip().splitlines()
@@ -121,6 +131,22 @@ def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed):
     assert "already holds a run" in done.stderr
     done = run_training(resumed, demos, "--nproc", "1", "--resume", expect=2, EXP__ID="whole")
     assert "world_size 2, this run has 1" in done.stderr
+    done = run_training(resumed, demos, "--nproc", "2", "--resume", expect=2, EXP__ID="whole", EXP__SEED=1)
+    assert "EXP.SEED is 1 now, the run was started with 0" in done.stderr
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path, demos):
+    """A shipped policy, say: a folder of the same name without a checkpoint of the trainer's."""
+    precious = tmp_path / "tiny/model/weights"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    cfg = tiny_cfg(EXP__DIR=str(tmp_path), DATA__FILES=[str(demos)])
+    with pytest.raises(ValueError, match="holds model but no complete checkpoint"):
+        prepare_run(cfg, resume=False, rank=0, world_size=1)
+    assert precious.read_text() == "precious"
+    shutil.rmtree(precious.parent)
+    (tmp_path / "tiny/config.yaml").write_text("what a run killed early leaves")
+    assert prepare_run(cfg, resume=False, rank=0, world_size=1) is None
 
 
 def test_loading_a_checkpoint_runs_no_code(tmp_path, resumed):
@@ -140,6 +166,10 @@ def test_loading_a_checkpoint_runs_no_code(tmp_path, resumed):
     config = json.loads((step / "model/config.json").read_text())
     config["auto_map"] = {"AutoModelForCausalLM": "modeling_evil.Evil"}
     (step / "model/config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((step / "model/tokenizer_config.json").read_text())
+    tokenizer["auto_map"] = {"AutoTokenizer": ["modeling_evil.Evil", None]}
+    (step / "model/tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (step / "model/modeling_evil.py").write_text(f"open({str(mark)!r}, 'w')")
     load_model_folder(step)
     from rv_train.checkpoint import load_trainer
 
