@@ -9,7 +9,7 @@ export LP_NUM_THREADS = 1
 
 TASK_ID := 0
 DEMOS := data/quickstart
-NAME := make_quickstart
+NAME := quickstart_run
 RUN := checkpoints/$(NAME)
 EVAL := eval_logs/$(NAME)
 
