@@ -13,7 +13,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rv_train.checkpoint import checkpoints, load_model_folder
-from rv_train.train import prepare_run
+from rv_train.train import main, prepare_run
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_cfg, tiny_opts
 
@@ -103,36 +103,39 @@ def test_training_learns(tmp_path, demos):
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
-def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed):
+def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed, capsys):
     truncated = tmp_path / "truncated.hdf5"
     truncated.write_bytes(demos.read_bytes()[:3000])
     blind = tmp_path / "blind.hdf5"
     shutil.copy(demos, blind)
     with h5py.File(blind, "a") as file:
         del file["data/demo_0/obs/agentview_rgb"]
+    fresh, whole = {"EXP__DIR": str(tmp_path / "runs")}, {"EXP__DIR": str(resumed), "EXP__ID": "whole"}
     for flags, opts, message in (
-        ((), dict(DATA__FILES=["no/such.hdf5"]), "no/such.hdf5 does not exist"),
-        ((), dict(DATA__FILES=[str(truncated)]), "truncated.hdf5"),
-        ((), dict(TRAIN__learning_rate=1), "unknown config key TRAIN.learning_rate"),
-        ((), dict(TRAIN__lr="fast"), "TRAIN.lr must be float"),
-        (("--resume",), {}, "no complete checkpoint to resume from"),
-        (("--devices", "99"), {}, "no GPU 99"),
-        ((), dict(DATA__FILES=[str(blind)]), "blind.hdf5, demo_0: no obs/agentview_rgb"),
-        ((), dict(TRAIN__batch_size=100), "do not fill one batch of 100"),
-        ((), dict(EXP__ID=".."), "EXP.ID names a folder"),
-        ((), dict(MODEL__INIT="pretrained", MODEL__VOCAB_CUT=0, MODEL__PATH=str(tmp_path)), "holds no model"),
+        ((), dict(fresh, DATA__FILES=["no/such.hdf5"]), "no/such.hdf5 does not exist"),
+        ((), dict(fresh, DATA__FILES=[str(truncated)]), "truncated.hdf5"),
+        ((), dict(fresh, DATA__FILES=[str(blind)]), "blind.hdf5, demo_0: no obs/agentview_rgb"),
+        ((), dict(fresh, TRAIN__learning_rate=1), "unknown config key TRAIN.learning_rate"),
+        ((), dict(fresh, TRAIN__lr="fast"), "TRAIN.lr must be float"),
+        ((), dict(fresh, TRAIN__batch_size=100), "do not fill one batch of 100"),
+        ((), dict(fresh, EXP__ID=".."), "EXP.ID names a folder"),
+        ((), dict(fresh, MODEL__INIT="pretrained", MODEL__VOCAB_CUT=0, MODEL__PATH=str(tmp_path)), "holds no model"),
+        (("--resume",), fresh, "no complete checkpoint to resume from"),
+        (("--devices", "99"), fresh, "no GPU 99"),
+        # A run that exists is neither overwritten nor resumed as another one.
+        ((), whole, "already holds a run"),
+        (("--nproc", "1", "--resume"), whole, "world_size 2, this run has 1"),
+        (("--nproc", "2", "--resume"), dict(whole, EXP__SEED=1), "EXP.SEED is 1 now, the run was started with 0"),
     ):
-        done = run_training(tmp_path / "runs", demos, *flags, expect=2, **opts)
-        lines = done.stderr.strip().splitlines()
-        assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr
+        opts = tiny_opts(**{"DATA__FILES": [str(demos)], "DATA__NUM_WORKERS": 1, "TRAIN__grad_accum": 2, **opts})
+        with pytest.raises(SystemExit) as stopped:
+            main(["--cfg", str(ROOT / "configs/quickstart.yaml"), *flags, *map(str, opts)])
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert stopped.value.code == 2 and len(lines) == 1, lines
+        assert lines[0].startswith("error: ") and message in lines[0]
     assert not (tmp_path / "runs").exists()
-    # A run that exists is neither overwritten nor resumed with another number of ranks.
-    done = run_training(resumed, demos, expect=2, EXP__ID="whole")
-    assert "already holds a run" in done.stderr
-    done = run_training(resumed, demos, "--nproc", "1", "--resume", expect=2, EXP__ID="whole")
-    assert "world_size 2, this run has 1" in done.stderr
-    done = run_training(resumed, demos, "--nproc", "2", "--resume", expect=2, EXP__ID="whole", EXP__SEED=1)
-    assert "EXP.SEED is 1 now, the run was started with 0" in done.stderr
+    done = run_training(tmp_path / "runs", "no/such.hdf5", expect=2)  # and as a program
+    assert done.stderr == "error: DATA.FILES: no/such.hdf5 does not exist\n"
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path, demos):
