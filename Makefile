@@ -22,8 +22,7 @@ quickstart: setup gl
 		$$(ls $(RUN)/step_*/complete >/dev/null 2>&1 && echo --resume) EXP.ID $(NAME)
 	$(BIN)/python tools/eval_libero.py --model_path $(RUN) --task_suite libero_object --task_id $(TASK_ID) \
 		--episodes 10 --num_envs 2 --log_dir $(EVAL) --skip_evaluated
-	@echo "videos       $(EVAL)/"
-	@echo "TensorBoard  $(BIN)/tensorboard --logdir $(RUN)"
+	@echo "curves:  $(BIN)/tensorboard --logdir $(RUN)"
 
 test: lint gl
 	$(BIN)/python -m pytest
