@@ -24,7 +24,7 @@ from rv_train.data.prompt import PromptEncoder
 from rv_train.data.stats import read_stats, write_stats
 from rv_train.data.tokenizer import load_tokenizer
 from rv_train.models import build_model
-from rv_train.models.qwen import image_processor_settings, is_model_folder
+from rv_train.models.qwen import image_processor_settings, is_model_folder, without_progress_bars
 
 CONFIG, DATA_INFO, COMPLETE = "vla_config.yaml", "data_info.json", "complete"
 
@@ -35,12 +35,10 @@ def run_folder(cfg):
 
 def save_model_folder(folder, model, cfg, action_stats, data_info):
     """Everything evaluation needs, in one folder that `transformers` can load without this repository."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # one per checkpoint would cut the console's lines apart
     folder = Path(folder)
     folder.mkdir(parents=True)
-    model.backbone.save_pretrained(folder, safe_serialization=True)
+    with without_progress_bars():
+        model.backbone.save_pretrained(folder, safe_serialization=True)
     model.prompt.tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(image_processor_settings(cfg), indent=1) + "\n")
     (folder / CONFIG).write_text(yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))

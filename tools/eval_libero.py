@@ -81,11 +81,9 @@ def main(argv=None):
     episodes = plan_episodes(tasks, args.episodes, args.seed, args.num_steps)
 
     import torch
-    from transformers.utils.logging import disable_progress_bar
 
     from rv_eval.policy import Policy
 
-    disable_progress_bar()  # of loading the weights: a line of noise
     if args.device == "cpu":
         torch.set_num_threads(1)  # the simulators need the other cores
     policy = Policy.from_checkpoint(args.model_path, args.device, args.torch_compile)

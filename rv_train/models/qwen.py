@@ -4,6 +4,7 @@ Pictures become patches here, on the model's device; positions are computed expl
 library falls back to one-dimensional positions without a word.
 """
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -36,9 +37,10 @@ def build_backbone(cfg, tokenizer, weights=None):
         config = random_config(cfg, tokenizer)
         return Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation=attention, dtype=dtype)
     try:
-        model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            source, attn_implementation=attention, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+        with without_progress_bars():
+            model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                source, attn_implementation=attention, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -50,6 +52,20 @@ def build_backbone(cfg, tokenizer, weights=None):
     if wrong:
         raise ValueError(f"MODEL.PATH: {source} lacks {len(wrong)} weights of this model, the first is {wrong[0]}")
     return model
+
+
+@contextlib.contextmanager
+def without_progress_bars():
+    """The library draws a bar for every file it reads or writes; with several ranks they cut the console apart."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def check_weights(cfg):
