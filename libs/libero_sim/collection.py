@@ -289,11 +289,18 @@ class _Slot:
 
     def _start(self, job: TaskJob, number: int) -> None:
         if self._remote is None or self._job is not job or self._used >= RECYCLE_AFTER:
-            self.close()
-            self._remote = self._make_worker(job.settings)
-            self._used = 0
+            self._renew(job)
         self._job, self._number = job, number
-        self._used += 1
         self.deadline = time.monotonic() + ATTEMPT_TIMEOUT_S
         job.running.add(number)
-        self._remote.send("attempt", number, str(job.part(number)))
+        try:
+            self._remote.send("attempt", number, str(job.part(number)))
+        except SimCrash:  # the process died while it had nothing to do
+            self._renew(job)
+            self._remote.send("attempt", number, str(job.part(number)))
+        self._used += 1
+
+    def _renew(self, job: TaskJob) -> None:
+        self.close()
+        self._remote = self._make_worker(job.settings)
+        self._used = 0
