@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rv_eval.agent import AgentSettings
@@ -108,7 +107,7 @@ def describe_run(policy, model_path, settings: dict) -> dict:
         "render": policy.render,
         "resolution": policy.resolution,
         **settings,
-        "versions": versions() | {name: _version(name) for name in SIMULATOR_PACKAGES},
+        "versions": versions(SIMULATOR_PACKAGES),
     }
 
 
@@ -200,10 +199,3 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

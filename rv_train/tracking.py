@@ -83,10 +83,11 @@ def format_time(seconds):
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
-def versions():
-    """Package name → installed version, of what a result can depend on; plus Python's and this repository's."""
+def versions(more=()):
+    """Package name → installed version (None: not installed), of what a result can depend on and of `more` packages;
+    plus Python's version and this repository's commit."""
     found = {"python": platform.python_version(), "git_commit": git_commit()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *more):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -51,12 +51,12 @@ class PromptEncoder:
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None):
         """From the config tree; the tokenizer is loaded from `MODEL.TOKENIZER` unless given."""
-        side, num_views = cfg.IMAGE.SIZE // (PATCH * MERGE), len(cfg.DATA.VIEWS)
+        rows, columns = image_grid(cfg)
         return cls(
             tokenizer or load_tokenizer(cfg.MODEL.TOKENIZER, cfg.MODEL.VOCAB_CUT),
             system=system_prompt(cfg),
-            num_pictures=1 if cfg.IMAGE.TILE else num_views,
-            image_tokens=side * side * (num_views if cfg.IMAGE.TILE else 1),
+            num_pictures=1 if cfg.IMAGE.TILE else len(cfg.DATA.VIEWS),
+            image_tokens=rows * columns,
             vision_id=cfg.PROMPT.VISION_ID,
             mask_max=cfg.ACTION.MASK_MAX,
             mask_none=cfg.ACTION.MASK_NONE,
@@ -119,6 +119,12 @@ class PromptEncoder:
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._prompt_ids = functools.lru_cache(maxsize=4096)(self._tokenize_prompt)
+
+
+def image_grid(cfg):
+    """(rows, columns) of image tokens per picture."""
+    side = cfg.IMAGE.SIZE // (PATCH * MERGE)
+    return side, side * len(cfg.DATA.VIEWS) if cfg.IMAGE.TILE else side
 
 
 def system_prompt(cfg):

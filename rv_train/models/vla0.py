@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rv_train.data.prompt import MERGE, PATCH
+from rv_train.data.prompt import image_grid
 from rv_train.models.decode import GreedyDecoder
 from rv_train.models.qwen import build_backbone, image_patches, mrope_position_ids
 
@@ -45,9 +45,8 @@ class VLA0(nn.Module):
 
     @classmethod
     def from_cfg(cls, cfg, prompt, codec, weights=None):
-        side = cfg.IMAGE.SIZE // (PATCH * MERGE)
-        picture = (side, side * len(cfg.DATA.VIEWS) if cfg.IMAGE.TILE else side)
-        return cls(build_backbone(cfg, prompt.tokenizer, weights), prompt, codec, cfg.ACTION.HORIZON, picture)
+        backbone = build_backbone(cfg, prompt.tokenizer, weights)
+        return cls(backbone, prompt, codec, cfg.ACTION.HORIZON, image_grid(cfg))
 
     def forward(self, batch):
         """Cross-entropy of the learned tokens.
