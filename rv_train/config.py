@@ -28,8 +28,20 @@ _C.DATA.FILES = []  # demo files (HDF5) or folders of them, searched for *.hdf5;
 _C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras, in the order the model sees them
 # full:    every rank sees the whole set each epoch, shuffled on its own (upstream: 24 epochs on 8 GPUs are 192 passes)
 # sharded: the ranks share one pass over the set each epoch (the common DistributedSampler behaviour)
+# The two agree: 24 epochs of "full" on 8 GPUs and 192 epochs of "sharded" are the same number of passes and of steps.
+# "full" ties the length of a run to the number of GPUs; "sharded" keeps it, and lr must then not be scaled, either.
 _C.DATA.SAMPLER = "full"
 _C.DATA.NUM_WORKERS = 4  # loader processes per rank; 0 loads in the training process
+# action_stats.json written by tools/compute_stats.py; empty: computed from DATA.FILES when a run starts. Actions
+# outside a given range are clipped, and counted in the run's summary.
+_C.DATA.STATS = ""
+# Share of each file's demos held out for validation (whole demos: neighbouring frames are nearly equal). A file with
+# lists mask/train and mask/valid (robomimic) is split by them. 0: train on every demo, as upstream does.
+_C.DATA.VAL_SHARE = 0.0
+# fast:      ids are looked up and spliced, patches cut on the model's device
+# reference: chat template, qwen-vl-utils and the library's processor for every sample, many times slower: the same
+#            ids, and pixels within 1e-6; to convince yourself, or to try what only they can do. Needs torchvision.
+_C.DATA.PREPROCESS = "fast"
 
 # ------------------------------------------------------------------------------------------------ pictures
 _C.IMAGE = CfgNode()
@@ -100,14 +112,31 @@ _C.TRAIN.scale_lr = True  # multiply lr by the number of ranks (upstream: 5e-6 x
 _C.TRAIN.schedule = "none"  # none: constant after warm-up | cosine: to lr_end over the run
 _C.TRAIN.warmup = 0.0  # linear warm-up: share of all steps if below 1, else number of steps
 _C.TRAIN.lr_end = 0.0  # cosine ends at lr x lr_end
-_C.TRAIN.optimizer = "adamw"  # adamw | adam
+# adamw | adam | adamw_8bit (bitsandbytes: states in 8 bits, 2 instead of 8 bytes per parameter)
+_C.TRAIN.optimizer = "adamw"
 _C.TRAIN.betas = [0.9, 0.999]
 _C.TRAIN.weight_decay = 1.0e-10  # on every parameter, decoupled with adamw (upstream's value: practically none)
 _C.TRAIN.clip_grad = 0.0  # largest gradient norm; 0: no clipping, the norm is still measured
 _C.TRAIN.grad_checkpoint = True  # recompute activations in the backward pass: less memory, about a third slower
+# Decay per step of an exponential moving average of the weights, 0: none. With one, checkpoints' `model/`, validation
+# and so evaluation hold the average. 0.999 averages over about 1,000 steps; costs a float32 copy of the weights.
+_C.TRAIN.ema = 0.0
+_C.TRAIN.compile = False  # torch.compile of the forward and backward pass: minutes at the start, faster steps on a GPU
+# A step whose loss or gradient is NaN or infinite is skipped on all ranks; this many in a row end the run, naming the
+# samples. A gradient scaler (AMP.mode fp16) needs up to 16 to come down from 65536.
+_C.TRAIN.max_bad_steps = 25
+_C.TRAIN.peak_tflops = 0.0  # of one device at the precision in use, for MFU; 0: known GPUs by name, others report none
 _C.TRAIN.log_every = 10  # optimizer steps between TensorBoard points and console lines
 _C.TRAIN.save_every = 1000  # optimizer steps between checkpoints (the last step is always saved)
-_C.TRAIN.keep_last = 3  # older checkpoints are removed
+_C.TRAIN.keep_last = 3  # older checkpoints are removed, except the best by val/loss and ...
+_C.TRAIN.keep_every = 0  # ... those of every so many steps; 0: none
+
+# ------------------------------------------------------------------------------------------------ validation
+_C.VALID = CfgNode()  # on the demos that DATA.VAL_SHARE holds out
+_C.VALID.loss_every = 1.0  # epochs between measurements of val/loss, fractions allowed; always at the end
+_C.VALID.loss_batches = 50  # batches over all ranks, spread over the held-out set; 0: the whole set
+_C.VALID.gen_every = 5.0  # epochs between measurements of generated chunks (val/mae, val/parse_rate, ...)
+_C.VALID.gen_samples = 30  # held-out samples to answer, over all ranks
 
 # ------------------------------------------------------------------------------------------------ precision
 _C.AMP = CfgNode()
@@ -117,11 +146,12 @@ _C.AMP.param_dtype = "float32"  # float32: master weights | bfloat16: everything
 
 _CHOICES = {
     "DATA.SAMPLER": ("full", "sharded"),
+    "DATA.PREPROCESS": ("fast", "reference"),
     "MODEL.NAME": ("vla0",),
     "MODEL.INIT": ("pretrained", "random"),
     "MODEL.ATTENTION": ("sdpa", "eager", "flash_attention_2"),
     "TRAIN.schedule": ("none", "cosine"),
-    "TRAIN.optimizer": ("adamw", "adam"),
+    "TRAIN.optimizer": ("adamw", "adam", "adamw_8bit"),
     "AMP.mode": ("off", "bf16", "fp16", "auto"),
     "AMP.param_dtype": ("float32", "bfloat16"),
 }
@@ -129,6 +159,7 @@ _LIST_ITEMS = {"DATA.FILES": str, "DATA.VIEWS": str, "TRAIN.betas": float, "MODE
 _RANGES = {
     "EXP.SEED": (0, math.inf),
     "DATA.NUM_WORKERS": (0, math.inf),
+    "DATA.VAL_SHARE": (0, 0.9),
     "IMAGE.CROP": (0, 1),
     "IMAGE.BRIGHTNESS": (0, 1),
     "IMAGE.CONTRAST": (0, 1),
@@ -148,9 +179,15 @@ _RANGES = {
     "TRAIN.lr_end": (0, 1),
     "TRAIN.weight_decay": (0, math.inf),
     "TRAIN.clip_grad": (0, math.inf),
+    "TRAIN.ema": (0, 0.999999),
+    "TRAIN.max_bad_steps": (1, math.inf),
+    "TRAIN.peak_tflops": (0, math.inf),
     "TRAIN.log_every": (1, math.inf),
     "TRAIN.save_every": (1, math.inf),
     "TRAIN.keep_last": (1, math.inf),
+    "TRAIN.keep_every": (0, math.inf),
+    "VALID.loss_batches": (0, math.inf),
+    "VALID.gen_samples": (1, math.inf),
 }
 
 
@@ -261,6 +298,11 @@ def _get(cfg, key):
 
 
 def _check(cfg, origin):
+    if cfg.AMP.param_dtype == "float16":
+        raise ValueError(
+            f"{origin}: AMP.param_dtype float16 cannot work: a gradient scaler refuses float16 gradients, and an update "
+            "of 5e-6 is lost in 10 bits; keep float32 (with AMP.mode fp16 the multiplications are in float16)"
+        )
     for key, choices in _CHOICES.items():
         if _get(cfg, key) not in choices:
             raise ValueError(f"{origin}: {key} is {_get(cfg, key)!r}; choose one of {', '.join(choices)}")
@@ -271,6 +313,9 @@ def _check(cfg, origin):
         raise ValueError(f"{origin}: EXP.ID names a folder: letters, digits, '_', '-' and '.', got {cfg.EXP.ID!r}")
     if not cfg.DATA.VIEWS:
         raise ValueError(f"{origin}: DATA.VIEWS needs at least one camera")
+    for key in ("VALID.loss_every", "VALID.gen_every"):
+        if not 0 < _get(cfg, key) < math.inf:
+            raise ValueError(f"{origin}: {key} must be above 0 epochs, got {_get(cfg, key)}")
     if len(cfg.TRAIN.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.TRAIN.betas):
         raise ValueError(f"{origin}: TRAIN.betas are two numbers from 0 up to 1, got {cfg.TRAIN.betas}")
     if cfg.IMAGE.SIZE % 28 or cfg.IMAGE.SIZE < 28:
