@@ -300,7 +300,7 @@ def _get(cfg, key):
 def _check(cfg, origin):
     if cfg.AMP.param_dtype == "float16":
         raise ValueError(
-            f"{origin}: AMP.param_dtype float16 cannot work: a gradient scaler refuses float16 gradients, and an update "
+            f"{origin}: AMP.param_dtype float16 cannot work: a gradient scaler refuses float16 gradients and an update "
             "of 5e-6 is lost in 10 bits; keep float32 (with AMP.mode fp16 the multiplications are in float16)"
         )
     for key, choices in _CHOICES.items():
