@@ -4,9 +4,11 @@ A batch is a dict of tensors:
     images       (B, N, H, W, 3) uint8, N pictures per prompt
     input_ids    (B, L) int64, padded on the right
     lengths      (B,) int64, tokens before the padding
-and in training, for the loss on the learned positions only:
+for the loss on the learned positions only (empty where prompts are open):
     label_index  (M,) int64, into the flattened (B*L) positions whose *next* token is learned
     label_ids    (M,) int64, that next token
+and in training:
+    index        (B,) int64, the samples' places in the DemoDataset: `DemoDataset.where` says which frame that is
 """
 
 import numpy as np
@@ -65,13 +67,38 @@ class ObservationEncoder:
             labels[row, : lengths[row]] = f["labels"]
         next_ids = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
         learned = (next_ids != IGNORE).nonzero().squeeze(1)
-        return {
+        batch = {
             "images": torch.stack([f["images"] for f in features]),
             "input_ids": ids,
             "lengths": torch.tensor(lengths),
             "label_index": learned,
             "label_ids": next_ids[learned],
         }
+        if "index" in features[0]:
+            batch["index"] = torch.tensor([f["index"] for f in features])
+        return batch
+
+
+def take_row(batch, row):
+    """The batch of one that `collate` would have made of sample `row` alone: same keys, no padding.
+
+    Args:
+        batch: see the module's docstring, on any device.
+        row: 0 <= row < B.
+    """
+    size, longest = batch["input_ids"].shape
+    length = int(batch["lengths"][row])
+    learned = batch["label_index"] // longest == row
+    taken = {name: batch[name][row : row + 1] for name in ("images", "lengths", "index") if name in batch}
+    if "pixel_values" in batch:  # every sample has equally many patches
+        patches = len(batch["pixel_values"]) // size
+        taken["pixel_values"] = batch["pixel_values"][row * patches : (row + 1) * patches]
+    return {
+        **taken,
+        "input_ids": batch["input_ids"][row : row + 1, :length],
+        "label_index": batch["label_index"][learned] % longest,
+        "label_ids": batch["label_ids"][learned],
+    }
 
 
 class TrainingSet(torch.utils.data.Dataset):
@@ -93,4 +120,5 @@ class TrainingSet(torch.utils.data.Dataset):
         epoch, rank, index = key
         sample = self.dataset[index]
         rng = np.random.default_rng([self.seed, epoch, rank, index]) if self.augment else None
-        return self.encoder.encode_sample(sample, self.codec.encode(sample.actions[None])[0], rng)
+        features = self.encoder.encode_sample(sample, self.codec.encode(sample.actions[None])[0], rng)
+        return {**features, "index": int(index)}
