@@ -16,7 +16,7 @@ class DemoFile:
     It can be pickled and used under forked or spawned loader workers: every process has its own handle.
 
     path: the file. Raises ValueError, naming file and demo, where it is missing, truncated, not HDF5, or a demo
-    lacks actions or pictures.
+    lacks actions or pictures; and later, from every method that reads, where the file is no longer the one it was.
     """
 
     def __init__(self, path):
@@ -24,13 +24,19 @@ class DemoFile:
         self._file, self._pid = None, None
         if not self.path.is_file():
             raise ValueError(f"demo file {self.path} does not exist")
+        self._version = self._version_now()
         try:
-            with h5py.File(self.path, "r") as file:
-                self._read_outline(file)
+            self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
+            self._read_outline(self._file)
         except OSError as error:
+            self.close()
             raise ValueError(
                 f"demo file {self.path} cannot be opened ({error}): truncated or not HDF5; get it again"
             ) from None
+        except ValueError:
+            self.close()
+            raise
+        self._check_version()
 
     def _read_outline(self, file):
         if not isinstance(file.get("data"), h5py.Group):
@@ -47,6 +53,7 @@ class DemoFile:
         self.demos = sorted(names, key=demo_number)
         first = data[self.demos[0]]
         self.views = [view for view, key in VIEW_KEYS.items() if view == MAIN_VIEW or f"obs/{key}" in first]
+        self._sizes = {}  # demo -> (height, width) of the main view
         self._lengths = {name: self._checked_length(data, name) for name in self.demos}
         self._masks = {name: self._checked_mask(values) for name, values in file.get("mask", {}).items()}
 
@@ -67,6 +74,7 @@ class DemoFile:
             if len(shape) != 4 or shape[0] != len(actions) or shape[3] != 3 or pictures.dtype != np.uint8:
                 expected = f"expected uint8 of shape ({len(actions)}, H, W, 3)"
                 raise ValueError(f"{where}: {key} has shape {shape} and type {pictures.dtype}, {expected}")
+            self._sizes.setdefault(demo, shape[1:3])
         for key in ("states", "robot_states"):
             if key in group and group[key].shape[:1] != actions.shape[:1]:
                 raise ValueError(f"{where}: {len(actions)} actions, but {key} has shape {group[key].shape}")
@@ -94,6 +102,10 @@ class DemoFile:
 
     def num_frames(self, demo):
         return self._lengths[demo]
+
+    def picture_size(self, demo):
+        """(height, width) of the main view's pictures, pixels."""
+        return self._sizes[demo]
 
     def mask(self, name):
         """Demo names of `mask/<name>` (robomimic's train and valid), None where the file has no such list."""
@@ -130,23 +142,49 @@ class DemoFile:
             try:
                 self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
             except OSError as error:
+                self._check_version()
                 raise ValueError(f"demo file {self.path} cannot be opened: {error}") from None
+            self._check_version()
         return self._file
-
-    def _dataset(self, demo, key):
-        try:
-            return self._handle["data"][demo][key]
-        except KeyError:
-            raise ValueError(f"demo file {self.path}, {demo}: no {key}") from None
 
     def _read(self, demo, key, part=()):
         try:
-            return self._dataset(demo, key)[part]
-        except OSError as error:
+            values = self._handle["data"][demo][key][part]
+        except KeyError:
+            self._check_version()
+            raise ValueError(f"demo file {self.path}, {demo}: no {key}") from None
+        except (OSError, RuntimeError) as error:
+            self._check_version()
             place = key if part == () else f"{key} at frame {part}"
             raise ValueError(
                 f"demo file {self.path}, {demo}: {place} is damaged ({error}); get the file again"
             ) from None
+        self._check_version()  # after reading: what has been read is still the file that was checked
+        return values
+
+    def _version_now(self):
+        """Size and time of change: what every file system, networked ones too, gives in microseconds.
+
+        Not the inode: some networked file systems make up a new one for the same file.
+        """
+        try:
+            now = os.stat(self.path)
+        except OSError as error:
+            raise ValueError(
+                f"demo file {self.path} changed while it was in use: it is gone ({error.strerror}); start again"
+            ) from None
+        return now.st_size, now.st_mtime_ns
+
+    def _check_version(self):
+        """ValueError if the file was replaced or rewritten since the outline was read, possibly by another process."""
+        now = self._version_now()
+        if now != self._version:
+            (size, changed), (size_now, changed_now) = self._version, now
+            what = f"{size:,} bytes then, {size_now:,} now" if size != size_now else "rewritten with the same size"
+            raise ValueError(
+                f"demo file {self.path} changed while it was in use: {what}, {(changed_now - changed) / 1e9:+,.1f} s "
+                "between the two versions; start again with files that stay as they are"
+            )
 
     def __getstate__(self):
         return {**self.__dict__, "_file": None, "_pid": None}

@@ -1,14 +1,16 @@
 """Demo files → `Sample`: the frame at time t and the chunk of actions that starts there."""
 
 import bisect
+import copy
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from libs.demo_hdf5 import DemoFile
-from libs.demo_hdf5.schema import IMAGE_CONVENTION
+from libs.demo_hdf5.schema import IMAGE_CONVENTION, MAIN_VIEW
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,21 @@ class Sample:
     frame: int
 
 
+class DemoRows(NamedTuple):
+    """One demo. file: its DemoFile; name: "demo_3"; actions (T, A) float32; proprio (T, P) float32."""
+
+    file: DemoFile
+    instruction: str
+    name: str
+    actions: np.ndarray
+    proprio: np.ndarray
+
+
 class DemoDataset:
     """Every frame of every demo, in file and demo order.
 
-    Actions and robot states are small and read at once; frames are read one by one when asked for.
+    Actions and robot states are small and read at once; frames are read one by one when asked for. It can be pickled:
+    a process that gets it reads no file before its first frame.
 
     Args:
         paths: demo files.
@@ -44,63 +57,139 @@ class DemoDataset:
 
     def __init__(self, paths, views, horizon):
         self.views, self.horizon = list(views), horizon
-        self.files = [DemoFile(path) for path in paths]
-        self._demos = []  # (file, instruction, demo name, actions (T, A), proprio (T, P))
-        for file in self.files:
-            convention = file.attrs.get("macros_image_convention", IMAGE_CONVENTION)
-            if convention != IMAGE_CONVENTION:
-                raise ValueError(
-                    f"{file.path}: pictures stored as {convention!r}, expected {IMAGE_CONVENTION!r}: they would stand "
-                    "on their heads"
-                )
-            missing = [view for view in self.views if view not in file.views]
-            if missing:
-                raise ValueError(f"{file.path}: no camera {missing[0]}; it has {', '.join(file.views)}")
-            for demo in file.demos:
-                actions = np.asarray(file.actions(demo), dtype=np.float32)
-                if not np.isfinite(actions).all():
-                    raise ValueError(f"{file.path}, {demo}: an action is not a finite number")
-                proprio = np.asarray(file.robot_states(demo), dtype=np.float32)
-                self._demos.append((file, file.instruction, demo, actions, proprio))
-        settings = {(file.render, self._resolution(file)): str(file.path) for file in self.files}
+        files = [DemoFile(path) for path in paths]
+        for file in files:
+            self._check(file)
+        settings = {(file.render, file.picture_size(demo)[0]): file.path for file in files for demo in file.demos}
         if len(settings) > 1:
-            raise ValueError(f"demo files were rendered with different settings, do not mix them: {settings}")
+            found = "; ".join(f"{render} at {side} pixels: {path}" for (render, side), path in settings.items())
+            raise ValueError(f"demos were rendered with different settings, do not mix them: {found}")
         ((self.render, self.resolution),) = settings  # resolution: side of the stored frames, pixels
-        self._ends = list(itertools.accumulate(len(actions) for _, _, _, actions, _ in self._demos))
+        self._set_demos([rows for file in files for rows in _read_rows(file)])
+
+    def _check(self, file):
+        convention = file.attrs.get("macros_image_convention", IMAGE_CONVENTION)
+        if convention != IMAGE_CONVENTION:
+            raise ValueError(
+                f"{file.path}: pictures stored as {convention!r}, expected {IMAGE_CONVENTION!r}: they would stand "
+                "on their heads"
+            )
+        missing = [view for view in self.views if view not in file.views]
+        if missing:
+            raise ValueError(f"{file.path}: no camera {missing[0]}; it has {', '.join(file.views)}")
+
+    def _set_demos(self, demos):
+        self.demos = demos
+        self.files = list(dict.fromkeys(rows.file for rows in demos))
+        self._ends = list(itertools.accumulate(len(rows.actions) for rows in demos))
 
     def __len__(self):
         return self._ends[-1]
 
     def __getitem__(self, index):
-        number = bisect.bisect_right(self._ends, index)
-        file, instruction, demo, actions, proprio = self._demos[number]
-        frame = index - (self._ends[number] - len(actions))
-        steps = np.minimum(np.arange(frame, frame + self.horizon), len(actions) - 1)
+        rows, frame = self._place(index)
+        steps = np.minimum(np.arange(frame, frame + self.horizon), len(rows.actions) - 1)
         return Sample(
-            views=[file.frame(demo, frame, view) for view in self.views],
-            instruction=instruction,
-            actions=actions[steps],
-            proprio=proprio[frame],
-            file=str(file.path),
-            demo=demo,
-            frame=int(frame),
+            views=[rows.file.frame(rows.name, frame, view) for view in self.views],
+            instruction=rows.instruction,
+            actions=rows.actions[steps],
+            proprio=rows.proprio[frame],
+            file=str(rows.file.path),
+            demo=rows.name,
+            frame=frame,
         )
+
+    def _place(self, index):
+        """Number of a frame → (DemoRows, number of the frame within it)."""
+        number = bisect.bisect_right(self._ends, index)
+        rows = self.demos[number]
+        return rows, int(index - (self._ends[number] - len(rows.actions)))
+
+    def where(self, index):
+        """Frame number → "path/file.hdf5, demo_3, frame 17", for messages."""
+        rows, frame = self._place(index)
+        return f"{rows.file.path}, {rows.name}, frame {frame}"
 
     @property
     def num_demos(self):
-        return len(self._demos)
+        return len(self.demos)
 
     @property
     def instructions(self):
         """The language goal of each file, in order."""
         return [file.instruction for file in self.files]
 
-    def _resolution(self, file):
-        return int(file.frame(file.demos[0], 0, self.views[0]).shape[0])
-
     def all_actions(self):
         """(N, A) float32: every action once."""
-        return np.concatenate([actions for _, _, _, actions, _ in self._demos])
+        return np.concatenate([rows.actions for rows in self.demos])
+
+    def first_pictures(self):
+        """The main view's first frame of every demo, one after another: (H, W, 3) uint8."""
+        return (rows.file.frame(rows.name, 0, MAIN_VIEW) for rows in self.demos)
+
+    def split(self, val_share, seed):
+        """Hold whole demos of every file out for validation; nothing is read again.
+
+        A file with mask/train or mask/valid (robomimic) is split by them: with one of them the other is the rest, with
+        both a demo in neither is left out. In other files round(val_share * demos) are drawn from (seed, number of the
+        file), at least one where there are two or more.
+
+        Args:
+            val_share: 0 holds nothing out and ignores the masks.
+        Returns:
+            (DemoDataset to train on, held-out DemoDataset or None where there is none).
+        Raises:
+            ValueError: a mask that names a demo twice or one that does not exist; nothing is left to train on.
+        """
+        if val_share == 0:
+            return self, None
+        train, valid = set(), set()  # (file, name)
+        for number, file in enumerate(self.files):
+            names = [rows.name for rows in self.demos if rows.file is file]
+            kept, held_out = _split_by_masks(file, names) or _split_at_random(names, val_share, [seed, number])
+            train |= {(file, name) for name in kept}
+            valid |= {(file, name) for name in held_out}
+        if not train:
+            raise ValueError(f"{self.files[0].path}: every demo is held out for validation, none is left to train on")
+        return self._subset(train), self._subset(valid) if valid else None
+
+    def _subset(self, chosen):
+        part = copy.copy(self)
+        part._set_demos([rows for rows in self.demos if (rows.file, rows.name) in chosen])
+        return part
+
+
+def _read_rows(file):
+    """DemoRows of every demo of a file."""
+    instruction = file.instruction
+    for name in file.demos:
+        actions = np.asarray(file.actions(name), dtype=np.float32)
+        if not np.isfinite(actions).all():
+            raise ValueError(f"{file.path}, {name}: an action is not a finite number")
+        yield DemoRows(file, instruction, name, actions, np.asarray(file.robot_states(name), dtype=np.float32))
+
+
+def _split_by_masks(file, names):
+    """(demos to train on, held-out demos) by the file's own lists; None where it has none."""
+    train, valid = (file.mask(name) for name in ("train", "valid"))
+    if train is None and valid is None:
+        return None
+    for mask, listed in (("train", train or []), ("valid", valid or [])):
+        unknown = sorted(set(listed) - set(names))
+        if unknown:
+            raise ValueError(f"{file.path}: mask/{mask} lists {unknown[0]}, but the file has no such demo")
+    both = sorted(set(train or []) & set(valid or []))
+    if both:
+        raise ValueError(f"{file.path}: mask/train and mask/valid both list {both[0]}")
+    train = set(names) - set(valid) if train is None else train
+    return train, set(names) - set(train) if valid is None else valid
+
+
+def _split_at_random(names, val_share, seed):
+    """(demos to train on, held-out demos); always at least one to train on."""
+    count = min(max(1, round(val_share * len(names))), len(names) - 1)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return [names[n] for n in order[count:]], [names[n] for n in order[:count]]
 
 
 def find_demo_files(entries):

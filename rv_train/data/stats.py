@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,10 @@ def compute_action_stats(dataset):
 
     Returns:
         {"min", "max", "mean", "std", "q01", "q99": lists of A floats, "count": frames, "num_demos": demos,
-        "fingerprint": sha256 of the actions in order, the instructions and how the pictures were made}.
+        "fingerprint": see `data_fingerprint`}.
     """
     actions = dataset.all_actions()  # (N, A) float32
     wide = actions.astype(np.float64)
-    about = json.dumps([dataset.instructions, dataset.views, dataset.render, dataset.resolution])
-    fingerprint = hashlib.sha256(about.encode() + np.ascontiguousarray(actions).tobytes())
     low, high = np.quantile(wide, [0.01, 0.99], axis=0)
     return {
         "min": wide.min(axis=0).tolist(),
@@ -30,27 +30,64 @@ def compute_action_stats(dataset):
         "q99": high.tolist(),
         "count": len(actions),
         "num_demos": dataset.num_demos,
-        "fingerprint": fingerprint.hexdigest(),
+        "fingerprint": data_fingerprint(dataset),
     }
 
 
-def write_stats(stats, folder):
-    (Path(folder) / FILE_NAME).write_text(json.dumps(stats, indent=1) + "\n")
+def data_fingerprint(dataset):
+    """What a run's data is known by: sha256 in hexadecimal of a `DemoDataset`.
+
+    It covers how the pictures were made, views, instructions, and of every demo its length, its actions and its first
+    picture (main view): one frame per demo tells renderings apart without reading gigabytes. Where the files lie and
+    how they are packed does not matter.
+    """
+    about = [dataset.instructions, dataset.views, dataset.render, dataset.resolution]
+    lengths = [len(rows.actions) for rows in dataset.demos]
+    digest = hashlib.sha256(json.dumps([*about, lengths]).encode())
+    digest.update(dataset.all_actions().tobytes())
+    for picture in dataset.first_pictures():
+        digest.update(picture.tobytes())
+    return digest.hexdigest()
 
 
-def read_stats(folder):
-    """The statistics stored with a checkpoint; ValueError when they are missing or broken."""
-    path = Path(folder) / FILE_NAME
+def write_stats(stats, path):
+    """Write statistics as `path`, or as action_stats.json in the folder `path`; beside and renamed."""
+    path = _file_in(path)
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(json.dumps(stats, indent=1) + "\n")
+    os.replace(beside, path)
+
+
+def read_stats(path):
+    """The statistics in a file, or in action_stats.json of a folder (a checkpoint's `model/`).
+
+    Raises:
+        ValueError: missing or broken, or no range: min and max must be finite, as many, and min at most max.
+    """
+    path = _file_in(path)
     try:
         stats = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(
-            f"{folder} has no {FILE_NAME}: without the range of the actions its integers mean nothing; "
-            "copy the file from the training run"
+            f"{path.parent} has no {path.name}: without the range of the actions its integers mean nothing; "
+            "copy the file from the training run, or write it with tools/compute_stats.py"
         ) from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     for key in ("min", "max"):
         if not isinstance(stats, dict) or not isinstance(stats.get(key), list):
             raise ValueError(f"{path}: no list {key!r}")
+        bad = [value for value in stats[key] if type(value) not in (int, float) or not math.isfinite(value)]
+        if bad or not stats[key]:
+            raise ValueError(f"{path}: {key!r} must hold finite numbers, got {bad[0] if bad else 'none'}")
+    if len(stats["min"]) != len(stats["max"]):
+        raise ValueError(f"{path}: 'min' has {len(stats['min'])} dimensions, 'max' has {len(stats['max'])}")
+    for dim, (low, high) in enumerate(zip(stats["min"], stats["max"], strict=True)):
+        if low > high:
+            raise ValueError(f"{path}: dimension {dim} has min {low} above max {high}")
     return stats
+
+
+def _file_in(path):
+    path = Path(path)
+    return path / FILE_NAME if path.is_dir() else path
