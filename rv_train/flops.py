@@ -1,0 +1,137 @@
+"""How much arithmetic a training step is, and how much a GPU could do: the two halves of MFU.
+
+Model FLOPs utilisation is defined in PaLM (Chowdhery et al. 2022, arXiv:2204.02311), appendix B: the operations that
+the model's mathematics asks for, divided by what the hardware could have done in the time. Work that an implementation
+adds does not count: recomputing activations (gradient checkpointing), padding, the logits of tokens nobody learns.
+"""
+
+import torch
+
+MULTIPLY_ADD = 2  # floating-point operations per weight and vector element of a matrix product
+# Forward, gradient of the input, gradient of the weights: the backward pass is twice the forward pass.
+PASSES = 3
+
+# Dense (without sparsity) bf16 tensor-core TFLOP/s with float32 accumulation; fp16 is as fast on all of them. Numbers
+# of NVIDIA's data sheets (A100, H100, H200, B200, L40S, L4, A10, A30, A40: half of what is printed "with sparsity") and
+# of its GA102, Ada and Blackwell architecture papers for the RTX cards. The first name found in the device's name
+# counts, so the special form stands before the general one.
+PEAK_TFLOPS = (
+    ("GB200", 2500.0),
+    ("B200", 2250.0),
+    ("H200 NVL", 835.5),
+    ("GH200", 989.4),
+    ("H200", 989.4),
+    ("H100 PCIe", 756.5),
+    ("H100 NVL", 835.5),
+    ("H100", 989.4),
+    ("H800", 989.4),
+    ("A100", 312.0),
+    ("A800", 312.0),
+    ("L40S", 362.0),
+    ("L40", 181.0),
+    ("L4", 121.0),
+    ("A40", 149.7),
+    ("A30", 165.0),
+    ("A10", 125.0),
+    ("RTX 6000 Ada", 364.2),
+    ("RTX A6000", 154.8),
+    ("RTX 5090", 209.5),
+    ("RTX 4090", 165.2),
+    ("RTX 4080", 97.5),
+    ("RTX 3090 Ti", 80.0),
+    ("RTX 3090", 71.0),
+)
+LESSER = ("Laptop", "Max", "D", "MIG")  # a smaller chip, or a slice of one, under the name of a bigger
+
+
+def peak_tflops(device):
+    """Dense bf16 TFLOP/s of a GPU by its name; None for one that is not in the table, and for a CPU."""
+    return peak_by_name(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_by_name(name):
+    """See `peak_tflops`. Whole words only: an A10G is no A10."""
+    words = f" {name} ".replace("-", " ")
+    if any(f" {part} " in words for part in LESSER):
+        return None
+    return next((peak for known, peak in PEAK_TFLOPS if f" {known} " in words), None)
+
+
+class TrainingFlops:
+    """Operations of one forward and backward pass of Qwen2.5-VL over a batch, every parameter trained.
+
+    With n tokens, m of them learned, and per picture p patches, t = p / 4 image tokens (matrix products only; norms,
+    softmax and rotary embeddings are well below a percent; 2 operations per multiply-add):
+
+        text       n * layers * 2 * (q, k, v, o, gate, up, down weights)
+        attention  layers * 4 * heads * head_dim * n^2          scores and weighted sum, the whole square: like PaLM's
+                                                                formula, not halved for causality
+        head       m * 2 * hidden * vocabulary                  only learned positions reach the head
+        vision     p * layers * 2 * (qkv, proj, gate, up, down weights)
+                   layers * 4 * hidden * sum of w^2             over windows of w patches; the whole picture is one
+                                                                window in the layers of full attention
+                   t * 2 * (merger weights)
+        patches    p * 2 * 3 * 2 * 14^2 * hidden
+
+    Everything times 3 for the backward pass, the patch embedding times 2: no gradient goes on into the pixels.
+    `n` is the real length of each sample, without padding.
+
+    Args:
+        config: Qwen2_5_VLConfig.
+        picture: (rows, columns) of image tokens per picture.
+        num_pictures: pictures per sample.
+    """
+
+    def __init__(self, config, picture, num_pictures):
+        text = config.text_config
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        heads, kv_heads = text.num_attention_heads * head_dim, text.num_key_value_heads * head_dim
+        weights = text.hidden_size * (2 * heads + 2 * kv_heads + 3 * text.intermediate_size)
+        self.per_token = PASSES * MULTIPLY_ADD * text.num_hidden_layers * weights
+        self.per_pair = PASSES * MULTIPLY_ADD * text.num_hidden_layers * 2 * heads
+        self.per_learned_token = PASSES * MULTIPLY_ADD * text.hidden_size * text.vocab_size
+        self.per_sample = num_pictures * picture_flops(config.vision_config, *picture)
+
+    def __call__(self, batch):
+        """Operations of a training batch (see `rv_train.data.features`), read from its tensors on the CPU."""
+        return self.count(batch["lengths"].tolist(), batch["label_ids"].numel())
+
+    def count(self, lengths, learned_tokens):
+        """The same from numbers.
+
+        Args:
+            lengths: tokens of each sample.
+            learned_tokens: of all samples together.
+        """
+        return float(
+            self.per_sample * len(lengths)
+            + self.per_token * sum(lengths)
+            + self.per_pair * sum(length * length for length in lengths)
+            + self.per_learned_token * learned_tokens
+        )
+
+
+def picture_flops(vision, rows, columns):
+    """Training operations of the vision tower for one picture.
+
+    Args:
+        vision: Qwen2_5_VLVisionConfig.
+        rows, columns: image tokens of the picture.
+    """
+    unit = vision.spatial_merge_size**2  # patches per image token
+    tokens, patches, hidden = rows * columns, rows * columns * unit, vision.hidden_size
+    side = vision.window_size // vision.spatial_merge_size // vision.patch_size  # image tokens per side of a window
+    in_windows = unit**2 * sum(a * a for a in _pieces(rows, side)) * sum(b * b for b in _pieces(columns, side))
+    full_layers = len(set(vision.fullatt_block_indexes) & set(range(vision.depth)))
+    pairs = full_layers * patches**2 + (vision.depth - full_layers) * in_windows
+    weights = vision.depth * (4 * hidden**2 + 3 * hidden * vision.intermediate_size)
+    merged = hidden * unit
+    merger = merged * merged + merged * vision.out_hidden_size
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    trunk = PASSES * MULTIPLY_ADD * (patches * weights + pairs * 2 * hidden + tokens * merger)
+    return trunk + (PASSES - 1) * MULTIPLY_ADD * patches * pixels * hidden
+
+
+def _pieces(length, side):
+    """A length cut into windows; the last one holds what is left: (10, 4) → [4, 4, 2]"""
+    return [min(side, length - start) for start in range(0, length, side)]

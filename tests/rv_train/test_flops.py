@@ -1,0 +1,94 @@
+"""The formula against torch's own count of a real forward and backward pass, and the GPU table."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rv_train.data.features import ObservationEncoder
+from rv_train.data.prompt import image_grid
+from rv_train.flops import TrainingFlops, peak_by_name, peak_tflops, picture_flops
+from rv_train.models.qwen import random_config
+from tests.tiny import tiny_cfg, tiny_model
+
+
+def training_batch(cfg, num_samples):
+    """`num_samples` equally long samples of noise, as the loader would collate them."""
+    encoder = ObservationEncoder.from_cfg(cfg)
+    features = []
+    for _ in range(num_samples):
+        views = len(cfg.DATA.VIEWS)
+        shape = (1, cfg.IMAGE.SIZE, views * cfg.IMAGE.SIZE, 3) if cfg.IMAGE.TILE else (views, *[cfg.IMAGE.SIZE] * 2, 3)
+        pictures = torch.randint(0, 256, shape, dtype=torch.uint8)
+        features.append({"images": pictures, **encoder.prompt.encode("go", "1 2 3 45 6 7 8")})
+    return encoder.collate(features), encoder.prompt
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        {"IMAGE__SIZE": 56, "MODEL__VISION__FULL_ATTENTION": [0, 1]},
+        {"IMAGE__SIZE": 168, "MODEL__VISION__FULL_ATTENTION": [1]},  # windows of 4 and 2 image tokens
+        {"IMAGE__SIZE": 84, "IMAGE__TILE": False, "MODEL__TEXT__KV_HEADS": 2},
+    ],
+)
+def test_training_flops_equal_a_real_pass(opts):
+    cfg = tiny_cfg(MODEL__ATTENTION="eager", **opts)
+    model = tiny_model(cfg).train()
+    batch, prompt = training_batch(cfg, num_samples=2)
+    with FlopCounterMode(display=False) as counted:
+        model(batch)["loss"].backward()
+    ours = TrainingFlops(model.backbone.config, image_grid(cfg), prompt.num_pictures)(batch)
+    assert ours == pytest.approx(counted.get_total_flops(), rel=0.001)
+
+
+def test_padding_and_recomputation_do_not_count():
+    cfg = tiny_cfg()
+    model = tiny_model(cfg)
+    flops = TrainingFlops(model.backbone.config, image_grid(cfg), num_pictures=1)
+    assert flops.count([30, 20], 10) == pytest.approx(flops.count([30], 5) + flops.count([20], 5))
+
+
+def test_the_published_recipe():
+    """Six operations per weight and token are the bulk: 3.09 billion text weights without embeddings and head."""
+    from rv_train.config import load_cfg
+    from rv_train.data.prompt import PromptEncoder
+    from tests.tiny import ROOT
+
+    cfg = load_cfg(ROOT / "configs/vla0.yaml")
+    config = random_config(cfg, PromptEncoder.from_cfg(cfg).tokenizer)
+    flops = TrainingFlops(config, image_grid(cfg), num_pictures=1)
+    text_weights = 36 * (2048 * (2048 + 256 + 256) + 2048 * 2048 + 3 * 2048 * 11008)
+    assert flops.per_token == 6 * text_weights
+    sample = flops.count([435], 209)
+    assert sample == pytest.approx(6 * text_weights * 435 + 6 * 209 * 2048 * 151936 + 2.1e12, rel=0.02)
+    assert 0 < picture_flops(config.vision_config, 8, 16) < 0.3 * sample
+
+
+def test_peak_is_known_by_name_and_otherwise_none():
+    for name, peak in (
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA A100 80GB PCIe", 312.0),
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA H200", 989.4),
+        ("NVIDIA B200", 2250.0),
+        ("NVIDIA L40S", 362.0),
+        ("NVIDIA L4", 121.0),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 3090", 71.0),
+        ("NVIDIA GeForce RTX 3090 Ti", 80.0),
+        ("NVIDIA RTX A6000", 154.8),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2),
+    ):
+        assert peak_by_name(name) == peak, name
+    for unknown in (
+        "Tesla V100-SXM2-16GB",
+        "NVIDIA A10G",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+        "",
+    ):
+        assert peak_by_name(unknown) is None, unknown
+    assert peak_tflops(torch.device("cpu")) is None
