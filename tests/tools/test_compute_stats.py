@@ -1,0 +1,50 @@
+"""tools/compute_stats.py gives the file that training would store, byte for byte."""
+
+import pytest
+
+from rv_train.data.load import load_data
+from rv_train.data.stats import write_stats
+from tests.demo_files import write_synthetic_demo_file
+from tests.tiny import tiny_cfg
+from tools.compute_stats import main
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demos")
+    write_synthetic_demo_file(folder / "a_demo.hdf5", 3, 4, 32, seed=0)
+    write_synthetic_demo_file(folder / "b_demo.hdf5", 2, 5, 32, seed=9, instruction="another")
+    return folder
+
+
+def test_the_file_is_the_trainers(demos, tmp_path, capsys):
+    out = tmp_path / "new/stats.json"
+    main([str(demos), "--out", str(out)])
+    printed = capsys.readouterr().out.splitlines()
+    data = load_data(tiny_cfg(DATA__FILES=[str(demos)]))
+    write_stats(data.action_stats, tmp_path)
+    assert out.read_bytes() == (tmp_path / "action_stats.json").read_bytes()
+    assert printed[0].split() == ["dim", "min", "q01", "mean", "std", "q99", "max"] and len(printed) == 1 + 7 + 2
+    assert [float(value) for value in printed[1].split()[1:]] == pytest.approx(
+        [data.action_stats[name][0] for name in ("min", "q01", "mean", "std", "q99", "max")], abs=1e-5
+    )
+    assert printed[8] == f"22 actions of 5 demos, data fingerprint {data.info['fingerprint']}"
+    assert load_data(tiny_cfg(DATA__FILES=[str(demos)], DATA__STATS=str(out))).action_stats == data.action_stats
+
+
+def test_a_file_is_not_overwritten_unasked(demos, tmp_path, capsys):
+    out = tmp_path / "stats.json"
+    out.write_text("precious")
+    for arguments, message in (
+        ([str(demos), "--out", str(out)], "stats.json exists: give another --out, or --force"),
+        ([str(demos), "--out", str(tmp_path)], "is a folder"),
+        (["no/such.hdf5", "--out", str(tmp_path / "x")], "no/such.hdf5 does not exist"),
+        ([str(demos), "--out", str(tmp_path / "x"), "--views", "wrist"], "a_demo.hdf5: no camera wrist"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert out.read_text() == "precious" and not (tmp_path / "x").exists()
+    main([str(demos), "--out", str(out), "--force"])
+    assert out.read_text().startswith('{\n "min"')
