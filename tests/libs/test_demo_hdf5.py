@@ -1,5 +1,6 @@
 """Demonstration files: what is written is read back, from any process, and bad files are named."""
 
+import errno
 import os
 import pickle
 import signal
@@ -194,6 +195,55 @@ def test_a_damaged_frame_is_named(path):
     file.frame("demo_0", 1, "agentview")
     with pytest.raises(ValueError, match=r"demo_0: obs/agentview_rgb at frame 2 is damaged"):
         file.frame("demo_0", 2, "agentview")
+
+
+def replace_by_rename(path):
+    write_synthetic_demo_file(path, 1, T, SIDE, seed=1)
+
+
+def replace_by_the_same_size(path):
+    """As `cp` does: the bytes of an open file change under its reader."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-8] + bytes(8))
+
+
+CHANGES = {
+    "bytes then, .* now": replace_by_rename,
+    "rewritten with the same size": replace_by_the_same_size,
+    "it is gone": lambda path: path.unlink(),
+    ", 0 now": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("open_before", [True, False])
+@pytest.mark.parametrize("message", CHANGES)
+def test_a_file_that_changes_while_it_is_in_use_is_named(path, message, open_before):
+    """Whether this process has it open or, as a loader process, opens it again."""
+    write_synthetic_demo_file(path, 1, T + 1, SIDE, seed=0)
+    file = DemoFile(path)
+    file.frame("demo_0", 0, "agentview")
+    if not open_before:
+        file = pickle.loads(pickle.dumps(file))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns))
+    file.frame("demo_0", 0, "agentview")  # reading it, by others too, is no change
+    if not open_before:
+        file.close()
+    CHANGES[message](path)
+    with pytest.raises(ValueError, match=rf"demo\.hdf5 changed while it was in use: .*{message}"):
+        file.frame("demo_0", 2, "agentview")
+    with pytest.raises(ValueError, match="changed while it was in use"):
+        file.actions("demo_0")
+
+
+def test_a_file_that_a_network_disk_forgot_is_named(path, monkeypatch):
+    """ESTALE: the server replaced the file that the handle belongs to."""
+    write_synthetic_demo_file(path, 1, T, SIDE, seed=0)
+    file = DemoFile(path)
+    monkeypatch.setattr(
+        os, "stat", lambda path: (_ for _ in ()).throw(OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
+    )
+    with pytest.raises(ValueError, match=r"changed while it was in use: it is gone \(Stale file handle\)"):
+        file.frame("demo_0", 0, "agentview")
 
 
 def test_an_exception_leaves_neither_file_nor_rest(path):
