@@ -111,6 +111,11 @@ class TrainingFlops:
         )
 
 
+def flops_of(model):
+    """The `TrainingFlops` of a VLA0."""
+    return TrainingFlops(model.backbone.config, model.picture, model.prompt.num_pictures)
+
+
 def picture_flops(vision, rows, columns):
     """Training operations of the vision tower for one picture.
 

@@ -1,18 +1,31 @@
-"""What a person sees of a run: TensorBoard, a console line, and `run.json`."""
+"""What a person sees of a run: TensorBoard, the console, and `run.json`."""
 
+import contextlib
 import importlib.metadata
 import json
+import os
 import platform
+import resource
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from rv_train.flops import peak_tflops as known_peak
+from rv_train.optim import base_lr, resolve_amp
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "h5py", "opencv-python", "yacs")
 
 
 class Tracker:
-    """Rank 0's eyes. Times are of the window since the last report.
+    """Rank 0's eyes: TensorBoard, and a progress bar on a terminal or lines anywhere else.
+
+    A context manager. While it is open, print with `line`: anything else would cut the bar.
 
     Args:
         folder: the run folder, which TensorBoard reads.
@@ -21,66 +34,222 @@ class Tracker:
     """
 
     def __init__(self, folder, start_step, total_steps):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(folder, purge_step=start_step + 1)
+        self.events = EventFile(folder, start_step + 1)
         self.start_step, self.total_steps = start_step, total_steps
         self.began = time.monotonic()
+        self.bar = _Bar(start_step, total_steps) if sys.stdout.isatty() else None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
 
     def text(self, tag, text):
         """A text in TensorBoard's TEXT tab."""
-        self.writer.add_text(tag, "```\n" + text + "\n```", self.start_step)
+        from torch.utils.tensorboard import summary
+
+        self.events.add(self.start_step, summary.text(tag, "```\n" + text + "\n```"))
+
+    def advance(self, step):
+        """Optimizer step `step` (1-based) is done: moves the bar, where there is one."""
+        if self.bar is not None:
+            self.bar.update(step - self.bar.n)
 
     def report(self, step, scalars):
-        """Write the scalars of optimizer step `step` (1-based) and print the line.
+        """Write the scalars of a window that ends with optimizer step `step` (1-based), and show them.
 
         Args:
-            scalars: {"train/loss": ..., "train/lr": ..., "train/grad_norm": ..., "speed/samples_per_s": ...,
-                "speed/data_wait": ...}.
+            scalars: {"train/loss", "train/lr", "train/grad_norm", "speed/samples_per_s", "speed/data_wait", ...}.
+        Raises:
+            OSError: the event file cannot be written.
         """
-        for tag, value in scalars.items():
-            self.writer.add_scalar(tag, value, step)
-        self.writer.flush()
-        done = step - self.start_step
-        left = (time.monotonic() - self.began) / done * (self.total_steps - step)
-        print(
-            f"step {step:>{len(str(self.total_steps))}}/{self.total_steps}  loss {scalars['train/loss']:.4f}"
-            f"  lr {scalars['train/lr']:.2e}  grad {scalars['train/grad_norm']:.2f}"
-            f"  {scalars['speed/samples_per_s']:.1f} samples/s  waiting for data {scalars['speed/data_wait']:.0%}"
-            f"  left {format_time(left)}",
-            flush=True,
-        )
+        self._write(step, scalars)
+        left = (time.monotonic() - self.began) / (step - self.start_step) * (self.total_steps - step)
+        loss, lr = f"loss {scalars['train/loss']:.4f}", f"lr {scalars['train/lr']:.2e}"
+        speed, left = f"{scalars['speed/samples_per_s']:.1f} samples/s", f"{format_time(left)} left"
+        if self.bar is not None:
+            self.bar.set_postfix_str(", ".join((loss, lr, speed, left)), refresh=False)
+            self.advance(step)
+            self.bar.refresh()
+            return
+        grad, wait = f"grad {scalars['train/grad_norm']:.2f}", f"waiting for data {scalars['speed/data_wait']:.0%}"
+        self.line("  ".join((self._step(step), loss, lr, grad, speed, wait, left)))
+
+    def scalars(self, step, scalars):
+        """Write scalars that are measured now and then, and print them as a line, without those per dimension."""
+        self._write(step, scalars)
+        shown = [f"{tag} {value:.4g}" for tag, value in scalars.items() if not tag.startswith("val/dim")]
+        self.line("  ".join((self._step(step), *shown)))
+
+    def figure(self, tag, figure, step):
+        """A matplotlib Figure in TensorBoard's IMAGES tab."""
+        import numpy as np
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from torch.utils.tensorboard import summary
+
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # (H, W, 3) uint8
+        self.events.add(step, summary.image(tag, pixels, dataformats="HWC"))
+
+    def line(self, text):
+        """Print a line, above the bar where there is one."""
+        if self.bar is None:
+            print(text, flush=True)
+        else:
+            self.bar.write(text, file=sys.stdout)
+            sys.stdout.flush()
 
     def close(self):
-        self.writer.close()
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+        self.events.close()
+
+    def _write(self, step, scalars):
+        from torch.utils.tensorboard import summary
+
+        self.events.add(step, *(summary.scalar(tag, value) for tag, value in scalars.items()))
+
+    def _step(self, step):
+        return f"step {step:>{len(str(self.total_steps))}}/{self.total_steps}"
 
 
-class Stopwatch:
-    """Seconds per window, in total and spent waiting for data."""
+class _Bar(tqdm):
+    """Starts at the step a resumed run starts at. No monitor thread, no lock shared with other processes: neither
+    survives a fork or a kill well."""
 
-    def __init__(self):
+    monitor_interval = 0
+
+    def __init__(self, start_step, total_steps):
+        self.set_lock(threading.RLock())
+        super().__init__(
+            initial=start_step,
+            total=total_steps,
+            file=sys.stdout,
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}",
+        )
+
+
+class EventFile:
+    """A file that TensorBoard reads, written in the caller's thread.
+
+    `SummaryWriter` writes from a thread of its own: where the disk is full, the error comes out as that thread's
+    traceback and the run goes on without its curves, or ends in a second traceback.
+
+    Args:
+        folder: where to make it.
+        purge_step: points of older files in the folder from this step on are no longer shown.
+    Raises:
+        OSError: from the constructor and `add`; the file is closed then.
+    """
+
+    def __init__(self, folder, purge_step):
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.path = Path(folder) / name
+        self._file = open(self.path, "xb")  # noqa: SIM115 (close() closes it)
+        self._records, self._event = RecordWriter(self._file), Event
+        restart = SessionLog(status=SessionLog.START)
+        self._append(Event(file_version="brain.Event:2"), Event(step=purge_step, session_log=restart))
+
+    def add(self, step, *summaries):
+        """Append summaries (`torch.utils.tensorboard.summary`) of a step, so that they are in the file now."""
+        self._append(*(self._event(step=step, summary=summary) for summary in summaries))
+
+    def close(self):
+        self._file.close()
+
+    def _append(self, *events):
+        try:
+            for event in events:
+                event.wall_time = time.time()
+                self._records.write(event.SerializeToString())
+            self._file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.close()  # else its buffer would be written, and fail, once more at exit
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+
+
+class Meter:
+    """How fast a run is, over windows. Counts this rank's batches; the ranks' batches are alike, so rates of the whole
+    run are this rank's times their number.
+
+    Args:
+        flops: batch → operations of its forward and backward pass (`rv_train.flops.flops_of`).
+        rank: a distributed.Rank.
+        peak_tflops: of one device at the precision in use; 0 looks the GPU's name up (dense bf16).
+    """
+
+    def __init__(self, flops, rank, peak_tflops):
+        self.flops, self.rank = flops, rank
+        self.peak = peak_tflops or known_peak(rank.device)  # TFLOP/s, None: unknown
         self.restart()
 
     def restart(self):
-        self.began, self.waited = time.monotonic(), 0.0
+        """Begin a new window."""
+        self.began, self.left_out, self.waited = time.monotonic(), 0.0, 0.0
+        self.samples, self.tokens, self.operations = 0, 0, 0.0
 
-    def wait_for(self, batches):
-        """`next(batches)`, counted as waiting."""
+    def next(self, batches):
+        """`next(batches)`, its wait and its size counted. The batch must still be on the CPU."""
         began = time.monotonic()
         batch = next(batches)
         self.waited += time.monotonic() - began
+        self.samples += len(batch["lengths"])
+        self.tokens += int(batch["lengths"].sum())
+        self.operations += self.flops(batch)
         return batch
 
-    @property
-    def seconds(self):
-        return time.monotonic() - self.began
+    @contextlib.contextmanager
+    def paused(self):
+        """Time in here (validation, saving) is no training time."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.left_out += time.monotonic() - began
+
+    def scalars(self):
+        """The window so far.
+
+        speed/samples_per_s, speed/tokens_per_s: of all ranks; tokens without padding, image tokens included.
+        speed/mfu: model FLOPs utilisation (PaLM, appendix B): operations per second of this rank / peak of its device.
+            Only where the peak is known.
+        speed/data_wait: share of the time that this rank waited for its loader.
+        memory/peak_gib: most memory in use at once since the start: the GPU's as torch allocated it; on a CPU the
+            resident memory of this process.
+        """
+        seconds = max(time.monotonic() - self.began - self.left_out, 1e-9)
+        scalars = {
+            "speed/samples_per_s": self.samples * self.rank.world_size / seconds,
+            "speed/tokens_per_s": self.tokens * self.rank.world_size / seconds,
+            "speed/data_wait": self.waited / seconds,
+            "memory/peak_gib": peak_memory(self.rank.device) / 2**30,
+        }
+        if self.peak:
+            scalars["speed/mfu"] = self.operations / seconds / (self.peak * 1e12)
+        return scalars
+
+
+def peak_memory(device):
+    """Bytes; see `Meter.scalars`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def format_time(seconds):
-    """3725 → 1:02:05"""
-    minutes, seconds = divmod(int(seconds), 60)
+    """113 → 1:53, 3725 → 1:02:05"""
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def versions(more=()):
@@ -106,22 +275,66 @@ def git_commit():
     return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def write_run_json(folder, cfg, world_size, data_info, action_stats, start_step):
-    """`run.json`: what somebody needs to repeat this run. A resumed run adds an entry to its `resumed` list."""
+def write_run_json(folder, cfg, rank, data_info, model, start_step):
+    """`run.json`: what somebody needs to repeat this run, next to its `config.yaml`.
+
+    A resumed run adds an entry to the list `resumed`.
+
+    Args:
+        folder: the run folder.
+        cfg: the config tree.
+        rank: a distributed.Rank.
+        data_info: `TrainingData.info`.
+        model: the model, for its size.
+        start_step: optimizer steps done before; 0 for a fresh run.
+    """
     path = Path(folder) / "run.json"
-    if start_step and path.is_file():
-        run = json.loads(path.read_text())
-        run["resumed"].append({"step": start_step, "command": sys.argv, "versions": versions()})
-        path.write_text(json.dumps(run, indent=1) + "\n")
-        return
-    run = {
-        "seed": cfg.EXP.SEED,
-        "world_size": world_size,
-        "global_batch_size": cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * world_size,
+    session = {
         "command": sys.argv,
         "versions": versions(),
-        "data": {**data_info, "num_demos": action_stats["num_demos"], "num_frames": action_stats["count"]},
-        "data_fingerprint": action_stats["fingerprint"],
-        "resumed": [],
+        "world_size": rank.world_size,
+        "device": torch.cuda.get_device_name(rank.device) if rank.device.type == "cuda" else rank.device.type,
+        "global_batch_size": cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * rank.world_size,
+        "lr": base_lr(cfg.TRAIN, rank.world_size),
+        "precision": {"amp": resolve_amp(cfg.AMP.mode, rank.device), "parameters": cfg.AMP.param_dtype},
+        "data_fingerprint": data_info["fingerprint"],
     }
-    path.write_text(json.dumps(run, indent=1) + "\n")
+    if start_step and path.is_file():
+        run = json.loads(path.read_text())
+        run["resumed"].append({"step": start_step, **session})
+    else:
+        parameters = list(model.parameters())
+        run = {
+            "seed": cfg.EXP.SEED,
+            **session,
+            "parameters": {
+                "total": sum(p.numel() for p in parameters),
+                "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+            },
+            "data": data_info,
+            "resumed": [],
+        }
+    beside = path.with_name("run.json.tmp")
+    beside.write_text(json.dumps(run, indent=1) + "\n")
+    os.replace(beside, path)  # a full disk must not cost the record of the run so far
+
+
+class Stopwatch:
+    """Seconds per window, in total and spent waiting for data."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self):
+        self.began, self.waited = time.monotonic(), 0.0
+
+    def wait_for(self, batches):
+        """`next(batches)`, counted as waiting."""
+        began = time.monotonic()
+        batch = next(batches)
+        self.waited += time.monotonic() - began
+        return batch
+
+    @property
+    def seconds(self):
+        return time.monotonic() - self.began

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rv_train.data.features import ObservationEncoder
 from rv_train.data.prompt import image_grid
-from rv_train.flops import TrainingFlops, peak_by_name, peak_tflops, picture_flops
+from rv_train.flops import TrainingFlops, flops_of, peak_by_name, peak_tflops, picture_flops
 from rv_train.models.qwen import random_config
 from tests.tiny import tiny_cfg, tiny_model
 
@@ -20,7 +20,7 @@ def training_batch(cfg, num_samples):
         shape = (1, cfg.IMAGE.SIZE, views * cfg.IMAGE.SIZE, 3) if cfg.IMAGE.TILE else (views, *[cfg.IMAGE.SIZE] * 2, 3)
         pictures = torch.randint(0, 256, shape, dtype=torch.uint8)
         features.append({"images": pictures, **encoder.prompt.encode("go", "1 2 3 45 6 7 8")})
-    return encoder.collate(features), encoder.prompt
+    return encoder.collate(features)
 
 
 @pytest.mark.parametrize(
@@ -34,17 +34,14 @@ def training_batch(cfg, num_samples):
 def test_training_flops_equal_a_real_pass(opts):
     cfg = tiny_cfg(MODEL__ATTENTION="eager", **opts)
     model = tiny_model(cfg).train()
-    batch, prompt = training_batch(cfg, num_samples=2)
+    batch = training_batch(cfg, num_samples=2)
     with FlopCounterMode(display=False) as counted:
         model(batch)["loss"].backward()
-    ours = TrainingFlops(model.backbone.config, image_grid(cfg), prompt.num_pictures)(batch)
-    assert ours == pytest.approx(counted.get_total_flops(), rel=0.001)
+    assert flops_of(model)(batch) == pytest.approx(counted.get_total_flops(), rel=0.001)
 
 
 def test_padding_and_recomputation_do_not_count():
-    cfg = tiny_cfg()
-    model = tiny_model(cfg)
-    flops = TrainingFlops(model.backbone.config, image_grid(cfg), num_pictures=1)
+    flops = flops_of(tiny_model(tiny_cfg()))
     assert flops.count([30, 20], 10) == pytest.approx(flops.count([30], 5) + flops.count([20], 5))
 
 

@@ -1,0 +1,187 @@
+"""Validation on held-out demos: the loss, and what the model would do, against what the demonstrator did.
+
+Nothing here is random: the same evenly spaced samples every time, without augmentation, and no generator is drawn
+from, so a run trains the same whether it validates or not.
+"""
+
+import contextlib
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+
+from rv_train.data.features import TrainingSet
+
+FIGURE_SAMPLES = 4
+
+
+class Validation:
+    """Measures a model on a fixed choice of held-out samples; every rank takes its share and knows the result.
+
+    Args:
+        cfg: the config tree (VALID, TRAIN.batch_size, DATA.NUM_WORKERS).
+        dataset: the held-out DemoDataset.
+        encoder: an ObservationEncoder.
+        codec: an ActionTextCodec.
+        rank: a distributed.Rank. A process group must exist.
+    """
+
+    def __init__(self, cfg, dataset, encoder, codec, rank):
+        self.dataset, self.encoder, self.codec, self.rank = dataset, encoder, codec, rank
+        self.batch_size, self.num_workers = cfg.TRAIN.batch_size, cfg.DATA.NUM_WORKERS
+        self.features = TrainingSet(dataset, encoder, codec, cfg.EXP.SEED, augment=False)
+        whole, share = len(dataset), slice(rank.rank, None, rank.world_size)
+        self.loss_samples = spread(whole, cfg.VALID.loss_batches * self.batch_size or whole)[share]
+        self.gen_samples = spread(whole, cfg.VALID.gen_samples)[share]
+
+    def loss(self, model, precision):
+        """Mean cross-entropy per learned token, over the samples of all ranks.
+
+        Args:
+            model: the bare VLA0; its training flag is left as found.
+            precision: a Precision, for its autocast.
+        """
+        total = torch.zeros(2, dtype=torch.float64, device=self.rank.device)  # summed loss, learned tokens
+        with _evaluating(model):
+            for batch in self._loss_batches():
+                with precision.autocast():
+                    result = model(self._to_device(batch))
+                tokens = result["num_tokens"]
+                total += torch.stack([result["loss"].double() * tokens, total.new_tensor(tokens)])
+        dist.all_reduce(total)
+        return (total[0] / total[1]).item()
+
+    def generate(self, model):
+        """Let the model answer, and compare its chunks with the demonstrated ones, in environment units.
+
+        A text that cannot be read counts as the mid-range chunk, which is what the robot would execute. The true
+        chunk is the recorded one, so even a perfect answer keeps the rounding to bins.
+
+        Args:
+            model: the bare VLA0; its training flag is left as found.
+        Returns:
+            ({"val/mse", "val/mae", "val/parse_rate", "val/dim{i}_mae": over the samples of all ranks},
+            a matplotlib Figure of a few of rank 0's samples; None on the other ranks).
+        """
+        shape = (0, self.dataset.horizon, self.codec.action_dim)
+        answers, truths, valid = [np.empty(shape)], [np.empty(shape)], [np.empty(0, dtype=bool)]
+        with _evaluating(model):
+            for indices in _pieces(self.gen_samples, self.batch_size):
+                samples = [self.dataset[index] for index in indices]
+                batch = self.encoder.collate([self._open_prompt(sample) for sample in samples])
+                prediction = model.predict(self._to_device(batch))
+                answers.append(prediction.chunk)
+                truths.append(np.stack([sample.actions for sample in samples]))
+                valid.append(prediction.valid)
+        answers, truths, valid = np.concatenate(answers), np.concatenate(truths), np.concatenate(valid)
+        metrics = self._over_ranks(answers - truths, valid)
+        return metrics, self._figure(answers, truths, valid) if self.rank.is_main else None
+
+    def _loss_batches(self):
+        batches = _pieces([(0, 0, index) for index in self.loss_samples], self.batch_size)
+        return DataLoader(
+            self.features,
+            batch_sampler=batches,
+            num_workers=min(self.num_workers, len(batches)),
+            collate_fn=self.encoder.collate,
+            generator=torch.Generator(),  # its own: a loader draws a number when it starts
+            pin_memory=self.rank.device.type == "cuda",
+        )
+
+    def _open_prompt(self, sample):
+        views = dict(zip(self.dataset.views, sample.views, strict=True))
+        return self.encoder.encode({"views": views, "instruction": sample.instruction})
+
+    def _to_device(self, batch):
+        return {name: tensor.to(self.rank.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _over_ranks(self, errors, valid):
+        """(n, H, A) differences and (n,) flags of this rank → the metrics over all ranks."""
+        dim = self.codec.action_dim
+        errors = errors.reshape(-1, dim)
+        sums = [*(errors**2).sum(0), *np.abs(errors).sum(0), len(errors), valid.sum(), len(valid)]
+        total = torch.tensor(sums, dtype=torch.float64, device=self.rank.device)
+        dist.all_reduce(total)
+        sums = total.tolist()
+        actions, readable, samples = sums[2 * dim :]
+        mse, mae = ([value / actions for value in part] for part in (sums[:dim], sums[dim : 2 * dim]))
+        return {
+            "val/mse": sum(mse) / dim,
+            "val/mae": sum(mae) / dim,
+            "val/parse_rate": readable / samples,
+            **{f"val/dim{i}_mae": value for i, value in enumerate(mae)},
+        }
+
+    def _figure(self, answers, truths, valid):
+        shown = spread(len(valid), FIGURE_SAMPLES)
+        titles = []
+        for row in shown:
+            sample = self.dataset.where(self.gen_samples[row]).split(", ", 1)[1].replace(", ", "\n")
+            titles.append(sample + ("" if valid[row] else "\nunreadable"))
+        return chunk_figure(answers[shown], truths[shown], titles, self.codec.low, self.codec.high)
+
+
+def due(done, every_epochs, steps_per_epoch, total_steps):
+    """Whether a measurement stands after `done` optimizer steps: each time `every_epochs` more epochs are complete,
+    and at the end. A pure function of the step, so a resumed run measures where an uninterrupted one does.
+
+    Args:
+        steps_per_epoch: may be a fraction.
+    """
+    interval = every_epochs * steps_per_epoch
+    return done == total_steps or done // interval > (done - 1) // interval
+
+
+def spread(whole, count):
+    """At most `count` evenly spaced numbers out of 0 … whole - 1, each the middle of an equal share."""
+    count = min(count, whole)
+    return [(2 * i + 1) * whole // (2 * count) for i in range(count)]
+
+
+def chunk_figure(answers, truths, titles, low, high):
+    """Predicted against demonstrated chunks: one row per sample, one panel per action dimension.
+
+    Args:
+        answers, truths: (n, H, A) environment units.
+        titles: n row labels.
+        low, high: (A,) range of each dimension, the vertical axis of its column.
+    Returns:
+        a matplotlib Figure that no global state knows of.
+    """
+    from matplotlib.figure import Figure
+
+    rows, horizon, dim = answers.shape
+    figure = Figure(figsize=(1.3 + 1.45 * dim, 0.75 + 1.15 * rows), dpi=100, layout="constrained")
+    panels = figure.subplots(rows, dim, sharex=True, sharey="col", squeeze=False)
+    steps = range(1, horizon + 1)
+    for row in range(rows):
+        for i, panel in enumerate(panels[row]):
+            truth = panel.plot(steps, truths[row, :, i], color="0.25", marker="o", markersize=4, linewidth=1.2)
+            answer = panel.plot(steps, answers[row, :, i], color="tab:orange", marker="x", markersize=4, linewidth=1.2)
+            panel.tick_params(labelsize=7)
+            panel.grid(color="0.92")
+        panels[row, 0].set_ylabel(titles[row], fontsize=8)
+    for i in range(dim):
+        margin = 0.06 * (high[i] - low[i]) or 1.0
+        panels[0, i].set_ylim(low[i] - margin, high[i] + margin)
+        panels[0, i].set_title(f"dim {i}", fontsize=9)
+        panels[-1, i].set_xlabel("action of the chunk", fontsize=7)
+    figure.legend([*truth, *answer], ["demonstrated", "predicted"], loc="outside upper right", ncols=2, fontsize=8)
+    return figure
+
+
+@contextlib.contextmanager
+def _evaluating(model):
+    """Evaluation mode without gradients; the training flag comes back whatever happens."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _pieces(items, size):
+    return [items[start : start + size] for start in range(0, len(items), size)]
