@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+REFERENCE := .venv/reference
 # Threads: the processes share the cores, more threads per process only get in each other's way.
 export OMP_NUM_THREADS = 1
 export LP_NUM_THREADS = 1
@@ -40,7 +41,12 @@ setup: .venv/complete
 	$(PYTHON) -m venv .venv
 	@# torch alone and first: what comes later then keeps this build instead of choosing one of its own
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep -o 'torch==[0-9.]*' pyproject.toml)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[sim,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[sim,adamw8bit,dev]"
+	@# the reference preprocessing beside the rest, for its own test: see pyproject.toml. Without dependencies, so that
+	@# no second torch comes along
+	rm -rf $(REFERENCE)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(REFERENCE) \
+		$$(grep -oE '(torchvision|qwen-vl-utils)==[0-9.]+' pyproject.toml)
 	@touch .venv/complete
 
 gl: setup

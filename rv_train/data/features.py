@@ -1,7 +1,8 @@
 """Sample or observation → what the model takes. Training and evaluation share every line but the augmentation.
 
 A batch is a dict of tensors:
-    images       (B, N, H, W, 3) uint8, N pictures per prompt
+    images       (B, N, H, W, 3) uint8, N pictures per prompt; or, with DATA.PREPROCESS reference,
+    pixel_values (B * patches, 1176) float32, normalised patches as `rv_train.models.qwen.image_patches` gives them
     input_ids    (B, L) int64, padded on the right
     lengths      (B,) int64, tokens before the padding
 for the loss on the learned positions only (empty where prompts are open):
@@ -16,6 +17,7 @@ import torch
 
 from rv_train.data.images import ImageTransform
 from rv_train.data.prompt import IGNORE, PromptEncoder
+from rv_train.data.reference import ReferenceEncoder
 
 
 class ObservationEncoder:
@@ -25,14 +27,18 @@ class ObservationEncoder:
         views: camera names in the model's order.
         transform: an ImageTransform.
         prompt: a PromptEncoder.
+        reference: a ReferenceEncoder that encodes in place of `prompt`, or None.
     """
 
-    def __init__(self, views, transform, prompt):
-        self.views, self.transform, self.prompt = list(views), transform, prompt
+    def __init__(self, views, transform, prompt, reference=None):
+        self.views, self.transform, self.prompt, self.reference = list(views), transform, prompt, reference
 
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None):
-        return cls(cfg.DATA.VIEWS, ImageTransform.from_cfg(cfg), PromptEncoder.from_cfg(cfg, tokenizer))
+        """From the config tree; ValueError where DATA.PREPROCESS reference lacks its packages."""
+        prompt = PromptEncoder.from_cfg(cfg, tokenizer)
+        reference = ReferenceEncoder.from_cfg(cfg, prompt) if cfg.DATA.PREPROCESS == "reference" else None
+        return cls(cfg.DATA.VIEWS, ImageTransform.from_cfg(cfg), prompt, reference)
 
     def encode(self, observation):
         """An observation dict (`views`, `instruction`) → features for `collate`; the prompt stays open.
@@ -51,10 +57,12 @@ class ObservationEncoder:
         return self._features(sample.views, sample.instruction, action_text, rng)
 
     def _features(self, frames, instruction, action_text=None, rng=None):
-        encoded = self.prompt.encode(instruction, action_text)
-        if rng is not None:
-            encoded = self.prompt.mask_digits(encoded, rng)
-        return {"images": torch.from_numpy(self.transform(frames, rng)), **encoded}
+        pictures = self.transform(frames, rng)
+        if self.reference:
+            features = self.reference.encode(pictures, instruction, action_text)
+        else:
+            features = {"images": torch.from_numpy(pictures), **self.prompt.encode(instruction, action_text)}
+        return features if rng is None else {**features, **self.prompt.mask_digits(features, rng)}
 
     def collate(self, features):
         """A list of features → a batch (see the module's docstring)."""
@@ -67,8 +75,12 @@ class ObservationEncoder:
             labels[row, : lengths[row]] = f["labels"]
         next_ids = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
         learned = (next_ids != IGNORE).nonzero().squeeze(1)
+        if self.reference:
+            pixels = {"pixel_values": torch.cat([f["pixel_values"] for f in features])}
+        else:
+            pixels = {"images": torch.stack([f["images"] for f in features])}
         batch = {
-            "images": torch.stack([f["images"] for f in features]),
+            **pixels,
             "input_ids": ids,
             "lengths": torch.tensor(lengths),
             "label_index": learned,

@@ -6,9 +6,14 @@ and normalising happen on the model's device (`rv_train/models/qwen.py`), so a l
 
 import numpy as np
 
+GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601: shares of red, green and blue
+
 
 class ImageTransform:
     """Turns upright views into pictures.
+
+    In training every view is cropped at a place of its own; the views of a sample share one draw of the colour jitter,
+    as they share the light. (The documents of the published recipe give the ranges and leave both open.)
 
     Args:
         size: side of one view after resizing, pixels.
@@ -58,8 +63,7 @@ class ImageTransform:
     def _resize(self, picture):
         if picture.shape[0] == self.size:
             return picture
-        import cv2  # only where a resize is needed: OpenCV wants libGL, a training node may not have it
-
+        cv2 = _opencv()
         shrink = picture.shape[0] > self.size
         return cv2.resize(picture, (self.size, self.size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
 
@@ -72,30 +76,37 @@ class ImageTransform:
 
 
 def jitter(picture, brightness, contrast, saturation, hue):
-    """Colour jitter as torchvision defines it, in the order brightness, contrast, saturation, hue.
+    """The four steps of torchvision's ColorJitter, always in the order of the arguments; torchvision shuffles them.
+
+    Brightness, contrast and saturation blend with black, with the picture's mean grey and with each pixel's grey, and
+    are clipped to 0..255 after each step. Bytes are rounded once, before hue, where torchvision cuts off after each
+    step: ours are up to 3 levels brighter, 1.4 on average. Hue turns the circle in steps of 1/256 (HSV in bytes, as
+    torchvision does for PIL pictures).
 
     Args:
         picture: (H, W, 3) uint8.
         brightness, contrast, saturation: factors, 1 leaves the picture alone.
         hue: shift in turns, 0 leaves the picture alone.
+    Returns:
+        (H, W, 3) uint8.
     """
-    x = picture.astype(np.float32)
-    if brightness != 1.0:
-        x = np.clip(x * brightness, 0.0, 255.0)
-    if contrast != 1.0:
-        x = np.clip(x * contrast + (1.0 - contrast) * _grey(x).mean(), 0.0, 255.0)
-    if saturation != 1.0:
-        x = np.clip(x * saturation + (1.0 - saturation) * _grey(x)[..., None], 0.0, 255.0)
-    x = np.rint(x).astype(np.uint8)
+    cv2 = _opencv()
+    shades = np.clip(np.arange(256) * brightness, 0, 255).astype(np.float32)  # what each of the 256 levels becomes
+    mean_grey = np.dot(cv2.mean(cv2.LUT(picture, shades))[:3], GREY)
+    shades = np.clip(shades * contrast + (1 - contrast) * mean_grey, 0, 255).astype(np.float32)
+    mix = saturation * np.eye(3) + (1 - saturation) * np.tile(GREY, (3, 1))
+    x = cv2.transform(cv2.LUT(picture, shades), mix)
+    x = cv2.add(x, 0, dtype=cv2.CV_8U)  # rounds and clips
     if hue != 0.0:
-        import cv2
-
         hsv = cv2.cvtColor(x, cv2.COLOR_RGB2HSV_FULL)
         hsv[..., 0] += np.uint8(round(hue * 256) % 256)  # uint8 arithmetic wraps around the circle
         x = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
     return x
 
 
-def _grey(x):
-    """Luma of ITU-R BT.601 (H, W)."""
-    return x @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+def _opencv():
+    """OpenCV, imported where a picture is resized or recoloured: it wants libGL, which a training node may lack."""
+    import cv2
+
+    cv2.setNumThreads(0)  # loader processes share the cores already, and a pool of threads does not survive a fork
+    return cv2

@@ -1,0 +1,31 @@
+"""DATA.PREPROCESS reference: refused where its packages are missing, equal to the fast path where they are there."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rv_train.data.features import ObservationEncoder
+from tests.tiny import ROOT, tiny_cfg
+from tests.torchvision_on_cpu import REFERENCE_PACKAGES
+
+
+@pytest.mark.parametrize("missing", ["torchvision", "qwen_vl_utils"])
+def test_missing_packages_are_named(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)  # what an import of it then meets is an ImportError
+    with pytest.raises(ValueError, match=r"packages torchvision and qwen-vl-utils.*pip install -e '\.\[reference\]'"):
+        ObservationEncoder.from_cfg(tiny_cfg(DATA__PREPROCESS="reference"))
+
+
+def test_everything_is_the_same_as_in_the_fast_path():
+    """In a process of its own: there torchvision can be imported, and here it must not be (see the checks' file)."""
+    paths = os.pathsep.join(map(str, (REFERENCE_PACKAGES, ROOT)))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/rv_train/torchvision_checks.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
