@@ -5,6 +5,7 @@ library falls back to one-dimensional positions without a word.
 """
 
 import contextlib
+import importlib.util
 from pathlib import Path
 
 import torch
@@ -12,10 +13,12 @@ from safetensors import SafetensorError
 
 from rv_train.data.prompt import MERGE, PATCH
 from rv_train.data.tokenizer import token_id
+from rv_train.optim import resolve_amp
 
 TEMPORAL_PATCH = 2  # a still picture counts as two equal frames
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # the normalisation Qwen2.5-VL was trained with (that of CLIP)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+FLASH = "flash_attention_2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -32,6 +35,8 @@ def build_backbone(cfg, tokenizer, weights=None):
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     dtype, attention = DTYPES[cfg.AMP.param_dtype], cfg.MODEL.ATTENTION
+    if weights and attention == FLASH and not has_flash():
+        attention = "sdpa"  # a saved model answers on any machine; training was refused by check_attention before
     source = weights or (cfg.MODEL.PATH if cfg.MODEL.INIT == "pretrained" else None)
     if source is None:
         config = random_config(cfg, tokenizer)
@@ -52,6 +57,55 @@ def build_backbone(cfg, tokenizer, weights=None):
     if wrong:
         raise ValueError(f"MODEL.PATH: {source} lacks {len(wrong)} weights of this model, the first is {wrong[0]}")
     return model
+
+
+def has_flash():
+    """Whether the package behind MODEL.ATTENTION flash_attention_2 is installed."""
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+def check_attention(cfg, device):
+    """Whether MODEL.ATTENTION can train here: found out before anything is started.
+
+    flash_attention_2 needs nothing from the caller. The text tower gets no mask (padding stands on the right, attention
+    is causal), so the plain causal kernel runs; the vision tower hands its windows over as cumulative lengths. The
+    library looks for packed sequences (positions that start again within a row) only in *text* positions, which it
+    expects as a fourth row in front of the three of `mrope_position_ids`; given three it looks for none. A fourth row
+    must not be added: positions of a picture do not rise by one, and a batch of one sample would be taken for several.
+
+    Args:
+        device: torch.device of a rank.
+    Raises:
+        ValueError: flash_attention_2 without its package, on a CPU, or without 16-bit numbers to multiply.
+    """
+    if cfg.MODEL.ATTENTION != FLASH:
+        return
+    instead = "or set MODEL.ATTENTION sdpa: PyTorch's own fused kernels, the same numbers"
+    if not has_flash():
+        raise ValueError(
+            f"MODEL.ATTENTION {FLASH} needs flash-attn: pip install flash-attn --no-build-isolation, {instead}"
+        )
+    if device.type != "cuda":
+        raise ValueError(f"MODEL.ATTENTION {FLASH} runs on GPUs only, this rank is on {device}; {instead}")
+    if cfg.AMP.param_dtype == "float32" and resolve_amp(cfg.AMP.mode, device) == "off":
+        raise ValueError(
+            f"MODEL.ATTENTION {FLASH} multiplies 16-bit numbers only, AMP.mode {cfg.AMP.mode} over float32 parameters "
+            f"gives it float32: set AMP.mode bf16, {instead}"
+        )
+
+
+@contextlib.contextmanager
+def without_flash(backbone):
+    """Inside, flash_attention_2 gives way to sdpa, which takes float32, too: answering knows no autocast."""
+    config = backbone.config
+    flash = config._attn_implementation == FLASH
+    if flash:
+        config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        if flash:
+            config._attn_implementation = FLASH
 
 
 @contextlib.contextmanager

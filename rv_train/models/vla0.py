@@ -1,5 +1,8 @@
 """VLA-0: an unchanged Qwen2.5-VL that answers pictures and an instruction with actions written as integers."""
 
+import contextlib
+import os
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rv_train.data.prompt import image_grid
+from rv_train.data.prompt import MERGE, image_grid
 from rv_train.models.decode import GreedyDecoder
-from rv_train.models.qwen import build_backbone, image_patches, mrope_position_ids
+from rv_train.models.qwen import build_backbone, image_patches, mrope_position_ids, without_flash
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class VLA0(nn.Module):
         self.backbone, self.prompt, self.codec = backbone, prompt, codec
         self.horizon, self.picture = horizon, picture
         self.decoder = GreedyDecoder(backbone, [*prompt.digit_ids, prompt.space_id, prompt.end_id], prompt.end_id)
+        self.compiled = False
 
     @classmethod
     def from_cfg(cls, cfg, prompt, codec, weights=None):
@@ -67,6 +71,30 @@ class VLA0(nn.Module):
         loss = F.cross_entropy(logits.float(), batch["label_ids"])
         return {"loss": loss, "num_tokens": batch["label_ids"].numel()}
 
+    def compile(self):
+        """Compile the training step, in place: call it before DDP wraps the model; names of weights stay as they are.
+
+        Layer by layer, not the whole: the decoder layers run the same code, so one of them is compiled and all use it
+        (a minute or two instead of many for 36 layers in one graph), gradient checkpointing stays outside around each
+        layer, and DDP still sends the gradients of one layer while those of the next are computed. Sizes of batch and
+        sequence are symbols: batches of other lengths run the same code. What does compile again is bounded: a batch of
+        one sample, and validation, where no gradient is wanted. Of the vision tower only the MLPs are compiled, two
+        thirds of its work: its attention reads the lengths of the windows back into Python, which cuts a graph apart
+        and compiles it again for every number of pictures. `predict` runs uncompiled.
+
+        Raises:
+            ValueError: no C++ compiler.
+        """
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise ValueError(f"TRAIN.compile needs a C++ compiler and finds no {compiler}: install it, or set it False")
+        # Dynamo would cut each layer into DDP's buckets of 25 MB; the layers are the pieces already.
+        torch._dynamo.config.optimize_ddp = False
+        model = self.backbone.model
+        for module in (*model.language_model.layers, *(block.mlp for block in model.visual.blocks)):
+            module.compile(fullgraph=True, dynamic=True)
+        self.compiled = True
+
     @torch.no_grad()
     def predict(self, batch):
         """Answer open prompts greedily, in digits, spaces and the end of the turn only.
@@ -76,10 +104,13 @@ class VLA0(nn.Module):
         Returns:
             a Prediction.
         """
-        embeds, position_ids = self._embed(batch)
         values = self.horizon * self.codec.action_dim
         longest = values * (len(str(self.codec.num_bins)) + 1)  # each number, its space or the end
-        ids = self.decoder.generate(embeds, position_ids, batch["lengths"], longest)
+        # Layers compiled for training would be compiled once more for answering, with its cache; a run answers rarely.
+        eager = torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
+        with without_flash(self.backbone), eager:
+            embeds, position_ids = self._embed(batch)
+            ids = self.decoder.generate(embeds, position_ids, batch["lengths"], longest)
         texts = [self.prompt.decode(row) for row in ids]
         decoded = self.codec.decode_detailed(texts, self.horizon)
         return Prediction(decoded.actions, decoded.valid, decoded.repaired, texts)
@@ -87,7 +118,12 @@ class VLA0(nn.Module):
     def _embed(self, batch):
         """Token embeddings with the pictures in their places (B, L, D), and positions (3, B, L)."""
         model, ids = self.backbone.model, batch["input_ids"]
-        patches, grid = image_patches(batch["images"].flatten(0, 1), model.visual.dtype)
+        if "pixel_values" in batch:  # DATA.PREPROCESS reference: cut into patches by the library's processor
+            rows, columns = (MERGE * side for side in self.picture)
+            patches = batch["pixel_values"].to(model.visual.dtype)
+            grid = torch.tensor([[1, rows, columns]], device=ids.device).expand(len(patches) // (rows * columns), 3)
+        else:
+            patches, grid = image_patches(batch["images"].flatten(0, 1), model.visual.dtype)
         features = model.visual(patches, grid_thw=grid).pooler_output  # (image tokens of the batch, D)
         embeds = model.language_model.embed_tokens(ids)
         is_image = (ids == self.prompt.image_id).unsqueeze(-1)
