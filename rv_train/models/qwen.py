@@ -6,6 +6,8 @@ library falls back to one-dimensional positions without a word.
 
 import contextlib
 import importlib.util
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -94,6 +96,13 @@ def check_attention(cfg, device):
         )
 
 
+def check_compiler():
+    """ValueError if TRAIN.compile finds no compiler for the C++ it writes (on a GPU: around its kernels)."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise ValueError(f"TRAIN.compile needs a C++ compiler and finds no {compiler}: install it, or set it False")
+
+
 @contextlib.contextmanager
 def without_flash(backbone):
     """Inside, flash_attention_2 gives way to sdpa, which takes float32, too: answering knows no autocast."""
@@ -138,6 +147,26 @@ def check_weights(cfg):
             f"MODEL.PATH: {cfg.MODEL.PATH} is neither a folder with weights nor to be had from the Hugging Face hub "
             f"({str(error).splitlines()[0]})"
         ) from error
+
+
+def find_weights(path):
+    """Where MODEL.PATH lies on this machine: itself, or a hub name's place in the local cache. Asks no hub.
+
+    Returns:
+        (folder with its config.json or None, whether weights lie there, too).
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(path)
+    if not folder.is_dir():
+        try:
+            found = try_to_load_from_cache(path, "config.json")
+        except ValueError:  # not the form of a hub name
+            found = None
+        folder = Path(found).parent if isinstance(found, str) else None
+    if folder is None or not (folder / "config.json").is_file():
+        return None, False
+    return folder, is_model_folder(folder)
 
 
 def random_config(cfg, tokenizer):

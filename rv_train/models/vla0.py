@@ -1,8 +1,6 @@
 """VLA-0: an unchanged Qwen2.5-VL that answers pictures and an instruction with actions written as integers."""
 
 import contextlib
-import os
-import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +10,7 @@ from torch import nn
 
 from rv_train.data.prompt import MERGE, image_grid
 from rv_train.models.decode import GreedyDecoder
-from rv_train.models.qwen import build_backbone, image_patches, mrope_position_ids, without_flash
+from rv_train.models.qwen import build_backbone, check_compiler, image_patches, mrope_position_ids, without_flash
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,7 @@ class VLA0(nn.Module):
         Raises:
             ValueError: no C++ compiler.
         """
-        compiler = os.environ.get("CXX", "g++")
-        if shutil.which(compiler) is None:
-            raise ValueError(f"TRAIN.compile needs a C++ compiler and finds no {compiler}: install it, or set it False")
+        check_compiler()
         # Dynamo would cut each layer into DDP's buckets of 25 MB; the layers are the pieces already.
         torch._dynamo.config.optimize_ddp = False
         model = self.backbone.model

@@ -1,0 +1,326 @@
+"""What a run is going to do: said when it starts, and by `--dry_run` before there are weights, data or GPUs."""
+
+import os
+import re
+import shutil
+import textwrap
+
+import torch
+
+from libs.action_text import ActionTextCodec
+from rv_train.checkpoint import run_folder
+from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.load import load_data
+from rv_train.data.prompt import IGNORE, MERGE, PromptEncoder, image_grid
+from rv_train.data.sampler import ResumableBatchSampler
+from rv_train.distributed import under_torchrun
+from rv_train.flops import TrainingFlops
+from rv_train.memory import memory_estimate
+from rv_train.models.qwen import DTYPES, check_attention, check_compiler, find_weights, random_config
+from rv_train.optim import base_lr, check_optimizer, resolve_amp
+
+GIB = 2**30
+CARDS = (24, 48, 80, 141)  # GB of common GPUs
+ROOM = 0.95  # share of a card that a step may fill by the estimate: the rest is for the driver and the allocator
+STAND_IN = "put the white mug on the left plate and put the yellow and white mug on the right plate"  # a long one
+
+
+def count_steps(cfg, batches_per_epoch):
+    """Optimizer steps of the whole run; ValueError if there is none.
+
+    Args:
+        batches_per_epoch: of one rank.
+    """
+    steps = cfg.TRAIN.max_steps or cfg.TRAIN.epochs * batches_per_epoch // cfg.TRAIN.grad_accum
+    if steps == 0:
+        raise ValueError(f"{cfg.TRAIN.epochs} epochs hold fewer batches than TRAIN.grad_accum {cfg.TRAIN.grad_accum}")
+    return steps
+
+
+def describe(cfg, model, data, batches_per_epoch, total_steps, rank):
+    """What is about to happen, for the console and TensorBoard.
+
+    Args:
+        model: the bare VLA0.
+        data: a TrainingData.
+        batches_per_epoch: of one rank.
+        total_steps: optimizer steps of the run.
+        rank: a distributed.Rank.
+    """
+    lines = [
+        *_model_lines(cfg, list(model.parameters())),
+        *_data_lines(cfg, data),
+        *_step_lines(cfg, batches_per_epoch, total_steps),
+        *_recipe_lines(cfg, rank.world_size, resolve_amp(cfg.AMP.mode, rank.device)),
+        ("device", f"{rank.world_size} x {_device_name(rank.device)}"),
+    ]
+    return _table(lines)
+
+
+def dry_run(cfg, devices=None, nproc=None):
+    """Print the plan of a run and what is missing for it. Needs no weights, data or GPU; writes and starts nothing.
+
+    Args:
+        devices, nproc: `--devices` and `--nproc` as given; GPUs that this machine does not have are planned for.
+    Raises:
+        ValueError: a config that could never be trained with, or devices that make no sense.
+    """
+    missing = []
+    world_size, device = _ranks(devices, nproc, missing)
+    amp = _amp(cfg, device)
+    encoder = PromptEncoder.from_cfg(cfg)
+    config, sizes = _backbone_config(cfg, encoder.tokenizer, missing)
+    data = _data(cfg, missing)
+    _check_packages(cfg, encoder.tokenizer, device, missing)
+    parameters = _parameters(cfg, config)
+
+    lines = [*_model_lines(cfg, [p for _, p in parameters]), ("", f"sizes from {sizes}")]
+    if data:
+        sampler = ResumableBatchSampler(
+            len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=world_size
+        )
+        steps = count_steps(cfg, sampler.batches_per_epoch)
+        lines += [*_data_lines(cfg, data), *_step_lines(cfg, sampler.batches_per_epoch, steps)]
+    lines += _recipe_lines(cfg, world_size, amp)
+    kind = f"GPU{'s' * (world_size > 1)}" if device.type == "cuda" else f"CPU rank{'s' * (world_size > 1)}"
+    lines.append(("device", f"{world_size} {kind}"))
+    if device.type == "cpu" and nproc is None and not under_torchrun():
+        batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * 8
+        lines.append(("", f"with --devices 0,1,2,3,4,5,6,7: {batch} samples per step, lr {base_lr(cfg.TRAIN, 8):.2e}"))
+    print(f"plan of {cfg.EXP.ID}: nothing is started or written\n\n{_table(lines)}")
+
+    instructions = sorted(set(data.train.instructions)) if data else [STAND_IN]
+    counts = _count_tokens(cfg, encoder, max(instructions, key=lambda text: len(encoder.encode(text)["input_ids"])))
+    print(f"\n{_token_table(cfg, counts, data)}")
+    print(f"\n{_memory_table(cfg, config, parameters, counts, amp, device, missing)}")
+    print(f"\n{_sample(cfg, encoder, data)}")
+    print("\nmissing: nothing" if not missing else "\nmissing:\n" + "\n".join(f"  {line}" for line in missing))
+
+
+# ------------------------------------------------------------------------------------------------ what there is
+
+
+def _ranks(devices, nproc, missing):
+    """(number of ranks, torch.device of one)."""
+    if devices and nproc:
+        raise ValueError("give --devices (GPUs) or --nproc (CPU ranks), not both")
+    available = torch.cuda.device_count()
+    if under_torchrun():
+        return int(os.environ["WORLD_SIZE"]), torch.device("cuda" if available else "cpu")
+    if devices:
+        numbers = devices.split(",")
+        bad = [n for n in numbers if not n.isdigit()]
+        if bad or len(set(numbers)) < len(numbers):
+            raise ValueError(f"--devices {devices}: give the numbers of GPUs, each once, such as 0,1,2,3")
+        if any(int(n) >= available for n in numbers):
+            missing.append(f"GPUs: {len(numbers)} asked for, this machine has {available}")
+        return len(numbers), torch.device("cuda")
+    if nproc is not None and nproc < 1:
+        raise ValueError(f"--nproc must be at least 1, got {nproc}")
+    if nproc or not available:
+        return nproc or 1, torch.device("cpu")
+    return available, torch.device("cuda")
+
+
+def _amp(cfg, device):
+    """AMP.mode resolved; for a GPU that is not here, as every GPU since Ampere resolves it."""
+    if cfg.AMP.mode == "auto" and device.type == "cuda" and not torch.cuda.is_available():
+        return "bf16"
+    return resolve_amp(cfg.AMP.mode, device)
+
+
+def _check_packages(cfg, tokenizer, device, missing):
+    def check(function, *args):
+        try:
+            function(*args)
+        except ValueError as error:
+            missing.append(str(error))
+
+    check(check_attention, cfg, device)
+    check(check_optimizer, cfg.TRAIN)
+    if cfg.TRAIN.compile:
+        check(check_compiler)
+    if cfg.DATA.PREPROCESS == "reference":
+        check(ObservationEncoder.from_cfg, cfg, tokenizer)
+
+
+def _backbone_config(cfg, tokenizer, missing):
+    """(Qwen2_5_VLConfig, where it comes from)."""
+    from transformers import Qwen2_5_VLConfig
+
+    if cfg.MODEL.INIT == "pretrained":
+        folder, has_weights = find_weights(cfg.MODEL.PATH)
+        if not has_weights:
+            missing.append(f"weights: MODEL.PATH {cfg.MODEL.PATH} is not on this machine (no folder, not in the cache)")
+        if folder:
+            return Qwen2_5_VLConfig.from_pretrained(folder), folder / "config.json"
+    return random_config(cfg, tokenizer), "MODEL.TEXT and MODEL.VISION"
+
+
+def _data(cfg, missing):
+    if not cfg.DATA.FILES:
+        missing.append("data: DATA.FILES is empty; give demo files or folders of them")
+        return None
+    try:
+        return load_data(cfg)
+    except (ValueError, OSError) as error:
+        missing.append(f"data: {error}")
+        return None
+
+
+def _parameters(cfg, config):
+    """[(name, parameter)] of the library's model on the meta device, where numbers have a shape and no bytes."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=DTYPES[cfg.AMP.param_dtype])
+    return list(model.named_parameters())
+
+
+# ------------------------------------------------------------------------------------------------ what is said
+
+
+def _table(lines):
+    return "\n".join(f"{name:<12}{text}" for name, text in lines)
+
+
+def _model_lines(cfg, parameters):
+    total = sum(p.numel() for p in parameters)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    yield "model", f"{cfg.MODEL.NAME}, {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained"
+
+
+def _data_lines(cfg, data):
+    info = data.info
+    side = info["resolution"]
+    yield (
+        "data",
+        f"{info['num_frames']:,} frames of {info['num_demos']:,} demos in {len(info['files'])} file(s), "
+        f"{side} x {side}, rendering {info['render']}",
+    )
+    held_out = f"{info['num_valid_demos']:,} demos" if data.valid else "none"
+    yield "", f"trained on {len(data.train):,} frames, held out: {held_out} (DATA.VAL_SHARE {cfg.DATA.VAL_SHARE:g})"
+    origin = info["stats"] or "of this data"
+    yield "", f"range of the actions {origin}, {info['num_clipped']:,} values outside it are clipped"
+    yield "", f"fingerprint {info['fingerprint'][:16]}"
+
+
+def _step_lines(cfg, batches_per_epoch, total_steps):
+    per_epoch = batches_per_epoch / cfg.TRAIN.grad_accum
+    epochs = f"TRAIN.max_steps, {total_steps / per_epoch:.1f}" if cfg.TRAIN.max_steps else f"{cfg.TRAIN.epochs}"
+    yield "steps", f"{total_steps:,} ({epochs} epochs of {per_epoch:,.6g} steps, DATA.SAMPLER {cfg.DATA.SAMPLER})"
+
+
+def _recipe_lines(cfg, world_size, amp):
+    train, text = cfg.TRAIN, []
+    batch = train.batch_size * train.grad_accum * world_size
+    accum = f" x {train.grad_accum} passes" if train.grad_accum > 1 else ""
+    yield "batch", f"{batch} samples per step = {train.batch_size} per rank{accum} x {world_size} rank(s)"
+    scaled = f" = {train.lr:g} x {world_size} rank(s)" if train.scale_lr else ", not scaled by the number of ranks"
+    yield "lr", f"{base_lr(train, world_size):.2e}{scaled}"
+    warmup = f"{train.warmup:.0%} of the steps" if train.warmup < 1 else f"{train.warmup:.0f} steps"
+    text.append("constant" if train.schedule == "none" else f"{train.schedule} to {train.lr_end:g} of it")
+    yield "", f"{text[0]}, {f'warm-up over {warmup}' if train.warmup else 'no warm-up'}"
+    clip = f"gradient norm clipped at {train.clip_grad:g}" if train.clip_grad else "no clipping"
+    ema = f", moving average {train.ema:g}" if train.ema else ""
+    yield "optimizer", f"{train.optimizer}, betas {train.betas}, weight decay {train.weight_decay:g}, {clip}{ema}"
+    mixed = "no mixed precision" if amp == "off" else f"{amp} autocast"
+    yield "precision", f"{mixed} over {cfg.AMP.param_dtype} weights"
+    checkpointing = "recomputed layer by layer" if train.grad_checkpoint else "kept"
+    compiled = "torch.compile" if train.compile else "not compiled"
+    yield "", f"attention {cfg.MODEL.ATTENTION}, activations {checkpointing}, {compiled}"
+
+
+def _device_name(device):
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def _count_tokens(cfg, encoder, instruction):
+    """Tokens of one sample by part; every number is written with the digits of the middle bin."""
+    answer = " ".join([str(cfg.ACTION.NUM_BINS // 2)] * (cfg.ACTION.HORIZON * cfg.ACTION.DIM))
+    ids, full = encoder.encode(instruction)["input_ids"], encoder.encode(instruction, answer)
+    system = f"<|im_start|>system\n{encoder.system}<|im_end|>\n" if encoder.system else ""
+    parts = {
+        "system turn": len(encoder.tokenizer(system)["input_ids"]) if system else 0,
+        "pictures": int((ids == encoder.image_id).sum()),
+        "actions": int((full["labels"] != IGNORE).sum()),
+    }
+    total = len(full["input_ids"])
+    rest = total - sum(parts.values())
+    return {"system turn": parts["system turn"], "pictures": parts["pictures"], "instruction": rest} | {
+        "actions": parts["actions"],
+        "total": total,
+    }
+
+
+def _token_table(cfg, counts, data):
+    rows, columns = image_grid(cfg)
+    number = 1 if cfg.IMAGE.TILE else len(cfg.DATA.VIEWS)
+    notes = {
+        "pictures": f"{number} of {rows} x {columns}, {MERGE * 14} x {MERGE * 14} pixels each",
+        "instruction": "the longest one, and the turns around it" if data else "a stand-in, and the turns around it",
+        "actions": f"{cfg.ACTION.HORIZON} x {cfg.ACTION.DIM} numbers and the end, the tokens that are learned",
+    }
+    lines = [f"  {name:<34}{count:>8,}   {notes.get(name, '')}".rstrip() for name, count in counts.items()]
+    return "\n".join(["tokens of one sample", *lines])
+
+
+def _memory_table(cfg, config, parameters, counts, amp, device, missing):
+    patches = counts["pictures"] * MERGE * MERGE
+    parts = memory_estimate(cfg, config, parameters, counts["total"], counts["actions"], patches, amp)
+    total = sum(parts.values())
+    flops = TrainingFlops(config, image_grid(cfg), 1 if cfg.IMAGE.TILE else len(cfg.DATA.VIEWS))
+    work = flops.count([counts["total"]] * cfg.TRAIN.batch_size, counts["actions"] * cfg.TRAIN.batch_size)
+    fits = ", ".join(f"{card} GB {'yes' if total <= ROOM * card * GIB else 'no'}" for card in CARDS)
+    lines = [f"  {name:<34}{size / GIB:>8.2f} GiB" for name, size in parts.items()]
+    lines.append(f"  {'total':<34}{total / GIB:>8.2f} GiB   fits a card of: {fits}")
+    per = "GPU" if device.type == "cuda" else "rank"
+    states = sum(size for name, size in parts.items() if name.startswith(("optimizer", "moving")))
+    weights = parts["weights"]
+    one = weights + states + (weights if cfg.TRAIN.ema else 0)
+    disk = _disk_line(cfg, one, missing)
+    return "\n".join(
+        [
+            f"memory per {per}, an estimate",
+            *lines,
+            f"  {'arithmetic':<34}{work * cfg.TRAIN.grad_accum / 1e12:>8.3g} TFLOP per rank and step",
+            disk,
+        ]
+    )
+
+
+def _disk_line(cfg, one, missing):
+    most = cfg.TRAIN.keep_last + 1 + (1 if cfg.DATA.VAL_SHARE else 0)  # the one being written; the best
+    folder = run_folder(cfg).absolute()
+    free = shutil.disk_usage(next(p for p in folder.parents if p.exists())).free
+    if free < most * one:
+        missing.append(
+            f"disk: {most * one / GIB:,.1f} GiB for checkpoints in {cfg.EXP.DIR}, which has {free / GIB:,.1f}"
+        )
+    every = f", and each of every {cfg.TRAIN.keep_every:,} steps" if cfg.TRAIN.keep_every else ""
+    return f"  {'one checkpoint on disk':<34}{one / GIB:>8.2f} GiB   at most {most} at a time{every}"
+
+
+def _sample(cfg, encoder, data):
+    """One tokenized sample: the first that rank 0 trains on, or the open prompt of a stand-in."""
+    if not data:
+        text = encoder.tokenizer.decode(encoder.encode(STAND_IN)["input_ids"])
+        return "the prompt, with a stand-in for the instruction\n" + _abbreviated(text)
+    codec = ActionTextCodec(data.action_stats["min"], data.action_stats["max"], cfg.ACTION.NUM_BINS)
+    sampler = ResumableBatchSampler(
+        len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=1
+    )
+    key = next(iter(sampler))[0]
+    features = TrainingSet(data.train, ObservationEncoder.from_cfg(cfg, encoder.tokenizer), codec, cfg.EXP.SEED)[key]
+    ids, labels = features["input_ids"], features["labels"]
+    head = f"one sample ({data.train.where(key[2])}): {len(ids)} ids, {int((labels != IGNORE).sum())} learned"
+    return f"{head}\n{_abbreviated(encoder.tokenizer.decode(ids))}"
+
+
+def _abbreviated(text):
+    """Decoded ids for a reader: image tokens counted, long lines broken."""
+    pad = "<|image_pad|>"
+    text = re.sub(f"({re.escape(pad)})+", lambda run: f"{pad} x {len(run[0]) // len(pad)} ", text)
+    return "\n".join(
+        textwrap.fill(line, 116, initial_indent="  ", subsequent_indent="  ") for line in text.splitlines()
+    )
