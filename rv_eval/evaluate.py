@@ -10,7 +10,7 @@ from rv_eval.envs.base import Episode
 from rv_eval.policy import model_fingerprint
 from rv_eval.results import SIMULATOR_PACKAGES, ResultsFile, record_key, success_table
 from rv_eval.rollout import EpisodeResult, Rollout
-from rv_train.tracking import versions
+from rv_train.tracking import format_time, versions
 
 
 @dataclass(frozen=True)
@@ -191,11 +191,5 @@ class _Progress:
             f"[{self.finished}/{self.total}] {task.suite} {task.task_id} init {result.episode.init_state}: "
             f"{outcome} after {result.steps:3d} steps in {result.wall_s:.1f} s "
             f"(policy {result.policy_s:.1f} s; {result.parse_failures} of {result.queries} answers unreadable"
-            f"{incidents}) | {_clock(elapsed)} gone, about {_clock(left)} left"
+            f"{incidents}) | {format_time(elapsed)} gone, about {format_time(left)} left"
         )
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

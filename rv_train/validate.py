@@ -5,6 +5,7 @@ from, so a run trains the same whether it validates or not.
 """
 
 import contextlib
+import math
 
 import numpy as np
 import torch
@@ -130,7 +131,8 @@ def due(done, every_epochs, steps_per_epoch, total_steps):
         steps_per_epoch: may be a fraction.
     """
     interval = every_epochs * steps_per_epoch
-    return done == total_steps or done // interval > (done - 1) // interval
+    times = [math.floor(step / interval + 1e-9) for step in (done - 1, done)]  # 3 x 10/3 steps are 10
+    return done == total_steps or times[1] > times[0]
 
 
 def spread(whole, count):
@@ -150,6 +152,7 @@ def chunk_figure(answers, truths, titles, low, high):
         a matplotlib Figure that no global state knows of.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     rows, horizon, dim = answers.shape
     figure = Figure(figsize=(1.3 + 1.45 * dim, 0.75 + 1.15 * rows), dpi=100, layout="constrained")
@@ -166,8 +169,10 @@ def chunk_figure(answers, truths, titles, low, high):
         margin = 0.06 * (high[i] - low[i]) or 1.0
         panels[0, i].set_ylim(low[i] - margin, high[i] + margin)
         panels[0, i].set_title(f"dim {i}", fontsize=9)
+        panels[-1, i].xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         panels[-1, i].set_xlabel("action of the chunk", fontsize=7)
-    figure.legend([*truth, *answer], ["demonstrated", "predicted"], loc="outside upper right", ncols=2, fontsize=8)
+    names = ["demonstrated", "predicted"]
+    figure.legend([*truth, *answer], names, loc="outside upper left", ncols=2, fontsize=8, frameon=False)
     return figure
 
 

@@ -1,0 +1,196 @@
+"""Validation: the same numbers on every rank and for any number of ranks, on samples that are always the same."""
+
+import json
+import random
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from libs.action_text import ActionTextCodec
+from rv_train.data.demos import DemoDataset
+from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.distributed import launch
+from rv_train.models.vla0 import Prediction
+from rv_train.optim import Precision
+from rv_train.validate import Validation, chunk_figure, due, spread
+from tests.demo_files import write_synthetic_demo_file
+from tests.tiny import tiny_cfg, tiny_model
+
+CPU = torch.device("cpu")
+LOW = [-1.0, -1.0, -0.2, -0.2, -0.2, -0.2, -1.0]
+HIGH = [1.0, 3.0, 0.2, 0.2, 0.2, 0.2, 1.0]
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demos") / "synthetic_demo.hdf5"
+    write_synthetic_demo_file(path, num_demos=2, num_frames=7, resolution=64, seed=0)
+    return path
+
+
+def on_ranks(worker, num_ranks, tmp_path, *args):
+    """What `worker(rank, *args)` returns on each rank."""
+    launch(_write_result, [CPU] * num_ranks, worker, tmp_path, args)
+    return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(num_ranks)]
+
+
+def _write_result(rank, worker, folder, args):
+    (folder / f"{rank.rank}.json").write_text(json.dumps(worker(rank, *args)))
+
+
+def validation(rank, demos, **opts):
+    cfg = tiny_cfg(**opts)
+    dataset = DemoDataset([demos], cfg.DATA.VIEWS, cfg.ACTION.HORIZON)
+    return Validation(cfg, dataset, ObservationEncoder.from_cfg(cfg), ActionTextCodec(LOW, HIGH, 100), rank), cfg
+
+
+def measure(rank, demos, opts):
+    """Both measurements of the random tiny model."""
+    checks, cfg = validation(rank, demos, **opts)
+    model = tiny_model(cfg)
+    metrics, figure = checks.generate(model)
+    assert (figure is not None) == rank.is_main
+    shares = [len(checks.loss_samples), len(checks.gen_samples)]
+    return {"val/loss": checks.loss(model, Precision("off", CPU)), **metrics, "shares": shares}
+
+
+def measure_twice(rank, demos):
+    return [
+        measure(rank, demos, {"VALID__loss_batches": 0, "VALID__gen_samples": 9}),
+        measure(rank, demos, {"TRAIN__batch_size": 1, "VALID__loss_batches": 1, "VALID__gen_samples": 1}),
+    ]
+
+
+def test_two_ranks_measure_what_one_does_even_where_one_has_no_sample(tmp_path, demos):
+    ((many, few),) = on_ranks(measure_twice, 1, tmp_path, demos)
+    first, second = on_ranks(measure_twice, 2, tmp_path, demos)
+    assert many.pop("shares") == [14, 9] and few.pop("shares") == [1, 1]
+    assert [result.pop("shares") for result in first] == [[7, 5], [1, 1]]
+    assert [result.pop("shares") for result in second] == [[7, 4], [0, 0]]
+    assert first == second
+    assert first[0] == pytest.approx(many, rel=1e-6) and first[1] == pytest.approx(few, rel=1e-6)
+
+
+def loss_by_hand(rank, demos):
+    checks, cfg = validation(rank, demos, VALID__loss_batches=0, TRAIN__batch_size=4, DATA__NUM_WORKERS=1)
+    model = tiny_model(cfg).train()
+    loss = checks.loss(model, Precision("off", CPU))
+    assert model.training and all(p.grad is None for p in model.parameters())
+    samples = TrainingSet(checks.dataset, checks.encoder, checks.codec, 0, augment=False)
+    total, tokens = 0.0, []
+    for index in range(len(checks.dataset)):
+        with torch.no_grad():
+            result = model.eval()(checks.encoder.collate([samples[0, 0, index]]))
+        total += result["loss"].item() * result["num_tokens"]
+        tokens.append(result["num_tokens"])
+    return {"loss": loss, "by_hand": total / sum(tokens), "tokens": tokens}
+
+
+def test_loss_is_the_mean_over_learned_tokens(tmp_path, demos):
+    (result,) = on_ranks(loss_by_hand, 1, tmp_path, demos)
+    assert len(set(result["tokens"])) > 1  # else a mean over samples would be the same
+    assert result["loss"] == pytest.approx(result["by_hand"], rel=1e-6)
+
+
+class Parrot(nn.Module):
+    """Answers with what it was told, in order."""
+
+    def __init__(self, chunks, valid):
+        super().__init__()
+        self.chunks, self.valid = chunks, valid
+
+    def predict(self, batch):
+        assert not self.training and batch["label_ids"].numel() == 0
+        count = len(batch["lengths"])
+        chunk, self.chunks = self.chunks[:count], self.chunks[count:]
+        valid, self.valid = self.valid[:count], self.valid[count:]
+        return Prediction(chunk, valid, np.zeros(count, dtype=bool), [""] * count)
+
+
+def known_errors(rank, demos):
+    checks, _ = validation(rank, demos, VALID__gen_samples=5)
+    truths = np.stack([checks.dataset[index].actions for index in checks.gen_samples])
+    errors = np.zeros_like(truths)
+    errors[:, :, 1], errors[0, 0, 6] = 0.5, -2.0
+    parrot = Parrot(truths + errors, np.array([True, True, True, False, True])).train()
+    metrics, figure = checks.generate(parrot)
+    assert parrot.training
+    labels = [panel.get_ylabel() for panel in figure.axes if panel.get_ylabel()]
+    return {"metrics": metrics, "labels": labels, "panels": len(figure.axes)}
+
+
+def test_generation_metrics_of_known_errors(tmp_path, demos):
+    """5 chunks of 2 actions: dimension 1 is off by 0.5 everywhere, dimension 6 by 2 once."""
+    (result,) = on_ranks(known_errors, 1, tmp_path, demos)
+    expected = {f"val/dim{i}_mae": 0.0 for i in range(7)} | {"val/dim1_mae": 0.5, "val/dim6_mae": 0.2}
+    expected |= {"val/mae": 0.1, "val/mse": (10 * 0.25 + 4) / 70, "val/parse_rate": 0.8}
+    assert result["metrics"] == pytest.approx(expected, abs=1e-6)
+    assert result["panels"] == 4 * 7 and len(result["labels"]) == 4
+    assert result["labels"][0] == "demo_0\nframe 1" and result["labels"][2] == "demo_1\nframe 2\nunreadable"
+
+
+def unreadable(rank, demos):
+    checks, cfg = validation(rank, demos, VALID__gen_samples=4)
+    model = tiny_model(cfg)
+    model.codec = checks.codec
+    model.decoder.generate = lambda embeds, *rest: [[] for _ in range(len(embeds))]
+    truths = np.stack([checks.dataset[index].actions for index in checks.gen_samples])
+    middle = (np.array(LOW) + HIGH) / 2
+    return [checks.generate(model)[0], {"mse": ((truths - middle) ** 2).mean(), "mae": abs(truths - middle).mean()}]
+
+
+def test_an_unreadable_text_is_the_mid_range_chunk(tmp_path, demos):
+    ((metrics, expected),) = on_ranks(unreadable, 1, tmp_path, demos)
+    assert metrics["val/parse_rate"] == 0.0
+    assert metrics["val/mse"] == pytest.approx(expected["mse"]) and metrics["val/mae"] == pytest.approx(expected["mae"])
+
+
+def generators():
+    return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
+
+
+def untouched(rank, demos):
+    torch.manual_seed(3)
+    checks, cfg = validation(rank, demos, VALID__gen_samples=3, DATA__NUM_WORKERS=1)
+    model = tiny_model(cfg)
+    before = generators()
+    measured = [(checks.loss(model, Precision("off", CPU)), checks.generate(model)[0]) for _ in range(2)]
+    assert generators() == before
+    return measured
+
+
+def test_validation_repeats_itself_and_draws_from_no_generator(tmp_path, demos):
+    ((first, second),) = on_ranks(untouched, 1, tmp_path, demos)
+    assert first == second
+
+
+def test_the_figure_needs_no_global_state():
+    known = set(sys.modules)
+    chunks = np.zeros((1, 1, 14))
+    figure = chunk_figure(chunks, chunks + 1, ["demo_0"], np.zeros(14), np.zeros(14))
+    assert len(figure.axes) == 14
+    assert "matplotlib.pyplot" not in set(sys.modules) - known
+
+
+def test_due_is_a_pure_function_of_the_step():
+    def steps(every, per_epoch, total):
+        return [step for step in range(1, total + 1) if due(step, every, per_epoch, total)]
+
+    assert steps(1.0, 10, 35) == [10, 20, 30, 35]
+    assert steps(2.0, 10.0, 40) == [20, 40]
+    assert steps(0.5, 5, 10) == [3, 5, 8, 10]  # the first step at which half an epoch more is complete
+    assert steps(0.01, 5, 4) == [1, 2, 3, 4]
+    assert steps(1.0, 10 / 3, 12) == [4, 7, 10, 12]
+    assert steps(5.0, 1000, 3) == [3]
+
+
+def test_spread_is_even_and_never_twice_the_same():
+    assert spread(10, 5) == [1, 3, 5, 7, 9]
+    assert spread(3, 5) == [0, 1, 2]
+    assert spread(1_000_000, 1) == [500_000]
+    for whole, count in ((7, 3), (100, 33), (101, 100)):
+        chosen = spread(whole, count)
+        assert len(set(chosen)) == count and min(chosen) >= 0 and max(chosen) < whole
