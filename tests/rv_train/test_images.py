@@ -10,13 +10,6 @@ def views():
     return [rng.integers(0, 256, (128, 128, 3), dtype=np.uint8) for _ in range(2)]
 
 
-def test_evaluation_tiles_the_centre_crops(views):
-    picture = ImageTransform(112, crop=0.875, brightness=0.2, hue=0.05)(views)
-    assert picture.shape == (1, 112, 224, 3)
-    assert (picture[0, :, :112] == views[0][8:120, 8:120]).all()
-    assert (picture[0, :, 112:] == views[1][8:120, 8:120]).all()
-
-
 def test_not_tiled_gives_one_picture_per_view(views):
     assert ImageTransform(112, crop=0.875, tile=False)(views).shape == (2, 112, 112, 3)
 

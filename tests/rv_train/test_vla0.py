@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from rv_train.data.demos import Sample
 from rv_train.data.features import ObservationEncoder
-from rv_train.models.qwen import image_patches, mrope_position_ids
+from rv_train.models.qwen import image_patches
 from tests.tiny import tiny_cfg, tiny_model
 
 INSTRUCTIONS = ("pick up the can", "stack it", "put the white mug on the left plate, then stop")
@@ -36,23 +36,6 @@ def training_batch(encoder, count=3):
     return encoder.collate([encoder.encode_sample(s, "1 22 100 0 5 66 7") for s in samples])
 
 
-def test_positions_equal_the_librarys(setup):
-    _, model, encoder = setup
-    batch = training_batch(encoder)
-    ids, image_id = batch["input_ids"], encoder.prompt.image_id
-    rows, columns = model.picture
-    pictures = int((ids == image_id).sum()) // (rows * columns)
-    real = torch.arange(ids.shape[1]) < batch["lengths"][:, None]
-    theirs, _ = model.backbone.model.get_rope_index(
-        ids,
-        (ids == image_id).int(),
-        image_grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]] * pictures),
-        attention_mask=real.long(),
-    )
-    ours = mrope_position_ids(ids, image_id, rows, columns)
-    assert ((ours == theirs) | ~real).all()
-
-
 def test_loss_equals_the_librarys_over_full_logits(setup):
     """The whole model as the library runs it: attention mask, its own positions, every logit, shifted labels."""
     _, model, encoder = setup
@@ -73,25 +56,6 @@ def test_loss_equals_the_librarys_over_full_logits(setup):
         theirs = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         ours = model(batch)["loss"]
     assert abs(float(ours - theirs)) < 1e-5
-
-
-def test_patches_against_a_loop(setup):
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 56, 84, 3), dtype=np.uint8))
-    patches, _ = image_patches(images)
-    from rv_train.models.qwen import IMAGE_MEAN, IMAGE_STD
-
-    pixels = ((images[0].float() / 255 - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)).numpy()
-    number = 0
-    for row in range(2):
-        for column in range(3):
-            for y in range(2):
-                for x in range(2):
-                    top, left = 28 * row + 14 * y, 28 * column + 14 * x
-                    block = pixels[top : top + 14, left : left + 14].transpose(2, 0, 1)  # (3, 14, 14)
-                    expected = np.repeat(block[:, None], 2, axis=1).reshape(-1)
-                    np.testing.assert_array_equal(patches[number].numpy(), expected)
-                    number += 1
-    assert number == len(patches)
 
 
 def recompute_greedily(model, encoder, features, steps):
