@@ -4,7 +4,6 @@ import json
 import os
 from pathlib import Path
 
-import cv2
 import h5py
 import numpy as np
 
@@ -126,6 +125,8 @@ class DemoFile:
 
     def frame(self, demo, t, view):
         """(H, W, 3) uint8, upright. ValueError where the file is damaged there."""
+        import cv2  # here: playing a checkpoint reads no demo file, and must not need what OpenCV links to
+
         stored = self._read(demo, f"obs/{VIEW_KEYS[view]}", t)
         return cv2.flip(stored, -1)  # both axes; numpy's [::-1, ::-1] with a copy takes 0.4 ms at 256 pixels, this 5 us
 
