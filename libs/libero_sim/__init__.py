@@ -1,7 +1,7 @@
 """The LIBERO simulator without a display: suites, seeded envs, lazy pictures, child processes."""
 
 from libs.libero_sim.env import ACTION_DIM, SETTLE_ACTION, VIEWS, LiberoEnv
-from libs.libero_sim.gl import SimulatorMissing, prepare_gl
+from libs.libero_sim.gl import SimulatorMissing, prepare_gl, simulator_versions
 from libs.libero_sim.remote import RemoteObject, SimCrash, SimProcess, SimTimeout
 from libs.libero_sim.rendering import RENDER_SETTINGS
 from libs.libero_sim.suites import LiberoTask, find_task, get_task, init_states, list_suites, num_tasks
@@ -24,4 +24,5 @@ __all__ = [
     "list_suites",
     "num_tasks",
     "prepare_gl",
+    "simulator_versions",
 ]

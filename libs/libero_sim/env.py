@@ -130,21 +130,20 @@ class LiberoEnv:
         gripper_states 2, joint_states 7, ee_pos 3, ee_ori 3 (axis-angle), ee_states 6 (the last two),
         robot_states 9 (gripper 2, position 3, quaternion xyzw 4).
         """
-        from robosuite.utils.transform_utils import convert_quat, quat2axisangle
+        from robosuite.utils.transform_utils import convert_quat
 
         sim, robot = self.robosuite_env.sim, self.robosuite_env.robots[0]
-        position = np.array(sim.data.site_xpos[robot.eef_site_id])
-        quaternion = convert_quat(sim.data.get_body_xquat(robot.robot_model.eef_name), to="xyzw")
-        gripper = np.array(sim.data.qpos[robot._ref_gripper_joint_pos_indexes])
-        orientation = quat2axisangle(quaternion.copy())
-        return {
-            "gripper_states": gripper,
-            "joint_states": np.array(sim.data.qpos[robot._ref_joint_pos_indexes]),
-            "ee_pos": position,
-            "ee_ori": orientation,
-            "ee_states": np.concatenate([position, orientation]),
-            "robot_states": np.concatenate([gripper, position, quaternion]),
-        }
+        return _named_proprio(
+            gripper=sim.data.qpos[robot._ref_gripper_joint_pos_indexes],
+            joints=sim.data.qpos[robot._ref_joint_pos_indexes],
+            position=sim.data.site_xpos[robot.eef_site_id],
+            quaternion=convert_quat(sim.data.get_body_xquat(robot.robot_model.eef_name), to="xyzw"),
+        )
+
+    def observed_proprio(self) -> dict[str, np.ndarray]:
+        """The robot as the last observation (of reset, settle or step) saw it; names as in `proprio_dict`."""
+        seen = (self._raw[f"robot0_{name}"] for name in ("gripper_qpos", "joint_pos", "eef_pos", "eef_quat"))
+        return _named_proprio(*seen)
 
     def model_xml(self) -> str:
         """The MuJoCo model, with the fixtures where they stand now."""
@@ -168,6 +167,7 @@ class LiberoEnv:
             self.robosuite_env._observables[f"{camera}_image"]._enabled = view in views
 
     def _observation(self, raw: dict, views: Sequence[str]) -> dict:
+        self._raw = raw
         proprio = [raw["robot0_gripper_qpos"], raw["robot0_eef_pos"], raw["robot0_eef_quat"]]
         return {
             "views": {view: _upright(raw[f"{CAMERAS[view]}_image"]) for view in views},
@@ -182,6 +182,21 @@ class LiberoEnv:
         if state.shape != (size,):
             raise ValueError(f"a state of {self.task.name} has shape ({size},), not {state.shape}")
         return state
+
+
+def _named_proprio(gripper, joints, position, quaternion) -> dict[str, np.ndarray]:
+    """The robot's state under the names of a demo file, in arrays of their own; quaternion: xyzw."""
+    from robosuite.utils.transform_utils import quat2axisangle
+
+    orientation = quat2axisangle(np.array(quaternion))  # it may change its argument
+    return {
+        "gripper_states": np.array(gripper),
+        "joint_states": np.array(joints),
+        "ee_pos": np.array(position),
+        "ee_ori": orientation,
+        "ee_states": np.concatenate([position, orientation]),
+        "robot_states": np.concatenate([gripper, position, quaternion]),
+    }
 
 
 def _upright(picture: np.ndarray) -> np.ndarray:

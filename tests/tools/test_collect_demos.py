@@ -12,7 +12,8 @@ import pytest
 
 from libs.demo_hdf5 import Demo, DemoFile, DemoWriter
 from libs.libero_sim import LiberoEnv, RemoteObject, get_task
-from libs.libero_sim.collection import Settings, TaskJob, collect
+from libs.libero_sim.collection import Settings, TaskJob
+from libs.libero_sim.pool import run_jobs
 from tools.collect_demos import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,8 +54,8 @@ class FakeWorker:
 
 
 def fake_workers(log, **options):
-    def make(settings):
-        kwargs = {"settings": settings, "log": str(log), **options}
+    def make(job):
+        kwargs = {"settings": job.settings, "log": str(log), **options}
         return RemoteObject("tests.tools.test_collect_demos:FakeWorker", kwargs, timeout_s=20)
 
     return make
@@ -63,7 +64,7 @@ def fake_workers(log, **options):
 def run(out, log, num_demos=5, num_workers=2, settings=SETTINGS, **options):
     job = TaskJob(get_task("libero_object", 5), settings, num_demos, out)
     counts = []
-    collect([job], num_workers, lambda job: counts.append(job.num_done), fake_workers(log, **options))
+    run_jobs([job], num_workers, lambda job: counts.append(job.num_done), fake_workers(log, **options))
     return job, counts
 
 

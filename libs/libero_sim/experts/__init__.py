@@ -15,6 +15,7 @@ import re
 from libs.libero_sim.experts.goals import read_goals
 from libs.libero_sim.experts.pick_and_place import place_in
 from libs.libero_sim.experts.scene import Scene
+from libs.libero_sim.suites import get_task, num_tasks
 
 # (predicate, kind of target) -> generator function (scene, *arguments of the predicate)
 EXPERTS = {
@@ -25,6 +26,27 @@ EXPERTS = {
 def has_expert(task):
     """Whether every goal of a LiberoTask has an expert."""
     return all(_key(goal) in EXPERTS for goal in read_goals(task.bddl_file))
+
+
+def expert_tasks(suite, task_ids):
+    """The tasks of a suite numbered in "0,3", or, for "all", every one with an expert.
+
+    ValueError for other text, for a number that does not exist or that has no expert, and for none at all.
+    """
+    if task_ids == "all":
+        tasks = [task for task in (get_task(suite, i) for i in range(num_tasks(suite))) if has_expert(task)]
+        if not tasks:
+            raise ValueError(f"no task of {suite} has a scripted expert")
+        return tasks
+    try:
+        numbers = dict.fromkeys(int(part) for part in task_ids.split(","))
+    except ValueError:
+        raise ValueError(f'--task_ids {task_ids!r} is neither "all" nor a list of task numbers such as 0,3') from None
+    tasks = [get_task(suite, number) for number in numbers]
+    for task in tasks:
+        if not has_expert(task):
+            raise ValueError(f"{suite} task {task.task_id} ({task.name}) has no scripted expert")
+    return tasks
 
 
 def expert_actions(env, rng):

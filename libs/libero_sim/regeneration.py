@@ -1,0 +1,224 @@
+"""Published demonstrations played again: pictures of any size, the observation before each action, no idle steps.
+
+A demo starts from its first recorded state, waits `SETTLE_STEPS` steps for the objects to come to rest, and runs
+its recorded actions but for the no-ops. What is recorded at each step is what the simulator showed before the
+action, as an evaluation would see it. A demo stays in the set if the task is solved after its last action.
+(The procedure is the one of Kim et al. 2024, OpenVLA, arXiv:2406.09246, appendix on LIBERO.)
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from libs.demo_hdf5 import DemoFile, merge_files
+from libs.demo_hdf5.schema import demo_number
+from libs.libero_sim.env import VIEWS, LiberoEnv
+from libs.libero_sim.pool import Job
+from libs.libero_sim.recording import file_attrs, write_demo
+from libs.libero_sim.suites import LiberoTask, get_task
+
+SETTLE_STEPS = 10
+NOOP_NORM = 1e-4
+RECORD = "regeneration"  # attribute of `data`: settings and what became of every demo, as JSON
+_DEMO_TIMEOUT_S, _STEP_TIMEOUT_S = 300.0, 5.0  # making an env included; a step takes 0.4 s on one free core
+_NOT_CARRIED = ("num_demos", "total", "macros_image_convention", "collection")
+
+
+@dataclass(frozen=True)
+class RegenerationSettings:
+    """Everything the content of a regenerated file depends on; source_sha256: of what is replayed."""
+
+    task_suite: str
+    task_id: int
+    resolution: int
+    render: str
+    stop_at_success: bool
+    source_sha256: str
+
+
+def is_noop(action: np.ndarray, previous: np.ndarray | None) -> bool:
+    """Whether `action` (7,) neither moves the arm (norm of the first six below 1e-4) nor changes the gripper's
+    command of `previous`, the action kept before it (None: there is none, and only the arm counts)."""
+    still = np.linalg.norm(action[:-1]) < NOOP_NORM
+    return bool(still and (previous is None or action[-1] == previous[-1]))
+
+
+def without_noops(actions: np.ndarray) -> np.ndarray:
+    """The actions (K, 7) of (T, 7) that are no no-ops."""
+    kept = []
+    for action in actions:
+        if not is_noop(action, kept[-1] if kept else None):
+            kept.append(action)
+    return np.array(kept).reshape(-1, actions.shape[1])
+
+
+def play_episode(env: LiberoEnv, seed: int, init_state: np.ndarray, actions: np.ndarray, stop_at_success: bool):
+    """Run `actions` (T, 7) from `init_state` after settling, and record what was there before each.
+
+    Returns (states (N, D), obs as of `observe_states`, success after the last step). N is T, or less with
+    stop_at_success, where the first success ends the episode.
+    """
+    env.reset(seed, init_state)
+    observation = env.settle(SETTLE_STEPS)
+    states, frames, success = [], [], False
+    for t, action in enumerate(actions):
+        states.append(env.sim_state())
+        frames.append({**observation["views"], **env.observed_proprio()})
+        observation, success = env.step(action, VIEWS if t + 1 < len(actions) else ())
+        if success and stop_at_success:
+            break
+    return np.stack(states), {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}, success
+
+
+class RegenerationWorker:
+    """Runs in a simulator process: replays the demos of one file."""
+
+    def __init__(self, settings: RegenerationSettings):
+        self.settings = settings
+        task = get_task(settings.task_suite, settings.task_id)
+        self.env = LiberoEnv(task, settings.resolution, settings.render)
+
+    def attempt(self, source: str, demo: str, path: str) -> dict:
+        """Replay a demo; a success is written to `path` as a demo file of one demo.
+
+        Returns {"frames": of the source, "kept": frames written, "noops": removed, "reason": "" or why nothing was
+        written}. The reset is seeded with the demo's number: fixtures stand a little differently in each.
+        """
+        demos, record = DemoFile(source), {"frames": 0, "kept": 0, "noops": 0, "reason": ""}
+        record["frames"] = demos.num_frames(demo)
+        try:
+            all_actions, init_state = demos.actions(demo).astype(np.float64), demos.states(demo)[0]
+            actions = without_noops(all_actions)
+            record["noops"] = len(all_actions) - len(actions)
+            if len(actions) == 0:
+                return {**record, "reason": "every action is a no-op"}
+            seed = demo_number(demo)
+            states, obs, success = play_episode(self.env, seed, init_state, actions, self.settings.stop_at_success)
+        except ValueError as error:  # recorded in another scene, or numbers that are not finite
+            return {**record, "reason": str(error)}
+        finally:
+            demos.close()
+        if not success:
+            return {**record, "reason": "the replay does not succeed"}
+        attrs = {
+            "model_file": self.env.model_xml(),
+            "init_state": init_state,
+            "num_settle_steps": SETTLE_STEPS,  # between init_state and the first of `states`
+            "seed": seed,
+            "source_file": demos.path.name,
+            "source_demo": demo,
+        }
+        write_demo(path, self._data_attrs(demos), actions[: len(states)], states, obs, attrs)
+        return {**record, "kept": len(states)}
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _data_attrs(self, source: DemoFile) -> dict:
+        """The source's attributes, but for what says how large the pictures are and how they were drawn.
+
+        The instruction is the benchmark's, which an evaluation will state (published files write some with
+        quotes, some as lists of characters).
+        """
+        own = file_attrs(self.env)
+        carried = {key: value for key, value in source.attrs.items() if key not in _NOT_CARRIED}
+        info, env_args = _json_dict(carried, "problem_info"), _json_dict(carried, "env_args")
+        info = {**json.loads(own["problem_info"]), **info, "language_instruction": self.env.task.instruction}
+        sizes = {key: self.settings.resolution for key in ("camera_heights", "camera_widths")}
+        env_args = env_args or json.loads(own["env_args"])
+        env_args["env_kwargs"] = {**env_args.get("env_kwargs", {}), **sizes}
+        replaced = {"problem_info": json.dumps(info), "env_args": json.dumps(env_args)}
+        return {**own, **carried, **replaced, "render": own["render"], "resolution": own["resolution"]}
+
+
+class FileJob(Job):
+    """The demos of one published file; the regenerated file keeps its name and holds those that succeed again.
+
+    A demo is numbered as in the source. A finished one is NUMBER.json (its record) in `parts` and, if it
+    succeeded, NUMBER.hdf5. Where no demo succeeds there is no file, and the parts stay, so that another call knows.
+    ValueError where the source cannot be replayed at all.
+    """
+
+    WORKER = "libs.libero_sim.regeneration:RegenerationWorker"
+    PIECE = "demo"
+
+    def __init__(
+        self, source: DemoFile, task: LiberoTask, out: Path, resolution: int, render: str, stop_at_success: bool = False
+    ):
+        self.source, self.task = source, task
+        self.names = {demo_number(demo): demo for demo in source.demos}
+        if RECORD in source.attrs:
+            raise ValueError(f"{source.path} is regenerated already: give the published file")
+        settings = RegenerationSettings(
+            task.suite, task.task_id, resolution, render, stop_at_success, fingerprint(source)
+        )
+        super().__init__(out / source.path.name, settings, len(source.demos))
+
+    @property
+    def num_done(self) -> int:
+        return len(self.finished)
+
+    @property
+    def num_failed(self) -> int:
+        return sum(bool(record["reason"]) for record in self.finished.values())
+
+    def records(self) -> dict[str, dict]:
+        """demo of the source -> its record (see RegenerationWorker.attempt), in the source's order."""
+        return {name: self.finished[number] for number, name in self.names.items() if number in self.finished}
+
+    def read_file(self) -> None:
+        about = json.loads(DemoFile(self.path).attrs.get(RECORD, "{}"))
+        self.check_same(about.get("settings", {}), self.path)
+        self.finished = {demo_number(demo): record for demo, record in about["demos"].items()}
+
+    def read_parts(self) -> dict[int, dict]:
+        found = self.parts.glob("[0-9]*.json")
+        return {int(path.stem): json.loads(path.read_text()) for path in found}
+
+    def next_number(self) -> int | None:
+        missing = (number for number in self.names if number not in self.finished and number not in self.running)
+        return next(missing, None)
+
+    def request(self, number: int) -> tuple:
+        return str(self.source.path), self.names[number], str(self.part(number))
+
+    def time_limit_s(self, number: int) -> float:
+        return _DEMO_TIMEOUT_S + _STEP_TIMEOUT_S * self.source.num_frames(self.names[number])
+
+    def keep(self, number: int, result: dict) -> None:
+        beside = self.part(number, ".json.tmp")
+        beside.write_text(json.dumps(result))
+        os.replace(beside, self.part(number, ".json"))
+
+    def merge(self) -> bool:
+        parts = [self.part(number) for number in self.names if not self.finished[number]["reason"]]
+        if not parts:
+            return False
+        about = {"settings": asdict(self.settings), "demos": self.records()}
+        merge_files(self.path, parts, {RECORD: json.dumps(about)})
+        return True
+
+
+def fingerprint(source: DemoFile) -> str:
+    """sha256 over what a replay uses: names, first states and actions of the demos. ValueError where one lacks them
+    or is damaged."""
+    digest = hashlib.sha256()
+    for demo in source.demos:
+        digest.update(demo.encode())
+        for values in (source.states(demo)[0], source.actions(demo)):
+            digest.update(np.ascontiguousarray(values, dtype=np.float64).tobytes())
+    source.close()
+    return digest.hexdigest()
+
+
+def _json_dict(attrs: dict, name: str) -> dict:
+    """The JSON object in an attribute, {} where there is none."""
+    try:
+        value = json.loads(attrs[name])
+    except (KeyError, TypeError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
