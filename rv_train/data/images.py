@@ -108,5 +108,5 @@ def _opencv():
     """OpenCV, imported where a picture is resized or recoloured: it wants libGL, which a training node may lack."""
     import cv2
 
-    cv2.setNumThreads(0)  # loader processes share the cores already, and a pool of threads does not survive a fork
+    cv2.setNumThreads(0)  # the loader processes share the cores already
     return cv2

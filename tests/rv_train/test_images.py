@@ -32,6 +32,22 @@ def test_the_same_generator_gives_the_same_picture(views):
     assert (first != transform(views)).any()
 
 
+def test_the_views_of_a_sample_share_the_light_not_the_place(views):
+    colours = dict(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
+    left, right = np.split(ImageTransform(128, **colours)([views[0]] * 2, np.random.default_rng(5))[0], 2, axis=1)
+    assert (left == right).all() and (left != views[0]).any()
+    left, right = np.split(ImageTransform(112, 0.875)([views[0]] * 2, np.random.default_rng(5))[0], 2, axis=1)
+    assert (left != right).any()
+
+
+def test_jitter_leaves_alone_what_its_factors_leave_alone(views):
+    upside_down = views[0][::-1, ::-1]  # not contiguous
+    assert (jitter(upside_down, 1.0, 1.0, 1.0, 0.0) == upside_down).all()
+    np.testing.assert_array_equal(
+        jitter(upside_down, 1.1, 0.9, 1.1, 0.1), jitter(upside_down.copy(), 1.1, 0.9, 1.1, 0.1)
+    )
+
+
 def test_resizes_down_and_up(views):
     assert ImageTransform(56)(views).shape == (1, 56, 112, 3)
     assert ImageTransform(224)(views).shape == (1, 224, 448, 3)
