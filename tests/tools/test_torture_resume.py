@@ -1,0 +1,29 @@
+"""tools/torture_resume.py in short: a run that is killed three times ends as if nothing had happened."""
+
+import re
+
+import pytest
+
+from tools.torture_resume import MARK, main, processes
+
+
+def test_three_kills_leave_no_trace(tmp_path, capsys):
+    main(["--kills", "3", "--steps", "12", "--seed", "1", "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    kills = re.findall(r"^ +(\d)  (parent|rank|loader|all) +(start-up|training|saving) ", said, re.MULTILINE)
+    assert [number for number, _, _ in kills] == ["1", "2", "3"]
+    assert "killed 3 times" in said
+    assert re.search(r"^identical: .*step_00000012; curves .*train/loss", said, re.MULTILINE)
+    assert (tmp_path / "out/killed/last").resolve().name == "step_00000012"
+    assert not processes(f"{MARK}=")
+
+
+def test_bad_arguments_are_refused(tmp_path, capsys):
+    (tmp_path / "precious").write_text("")
+    for arguments, message in (
+        (["--kills", "0"], "--kills must be at least 1"),
+        (["--out", str(tmp_path)], "is not empty"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert message in capsys.readouterr().err
