@@ -2,21 +2,29 @@
 
     <EXP.DIR>/<EXP.ID>/step_00001234/
         model/       an ordinary Hugging Face folder plus action_stats.json, data_info.json and vla_config.yaml
-        trainer.pt   optimizer, gradient scaler, step, generators of every rank
-        complete     written last: every file with its size
+        trainer.pt   optimizer, gradient scaler, moving average, step, generators of every rank
+        complete     written last: every file with its size and SHA-256
     <EXP.DIR>/<EXP.ID>/last -> step_00001234
+    <EXP.DIR>/<EXP.ID>/best -> step_00001000     smallest val/loss so far
+    <EXP.DIR>/<EXP.ID>/lock                      held by the process that trains
 
 Nothing is ever unpickled freely: weights are safetensors, trainer.pt is read with `weights_only=True`.
 """
 
+import errno
+import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from libs.action_text import ActionTextCodec
 from rv_train.config import cfg_from_dict, cfg_to_dict
@@ -26,7 +34,8 @@ from rv_train.data.tokenizer import load_tokenizer
 from rv_train.models import build_model
 from rv_train.models.qwen import image_processor_settings, is_model_folder, without_progress_bars
 
-CONFIG, DATA_INFO, COMPLETE = "vla_config.yaml", "data_info.json", "complete"
+CONFIG, DATA_INFO, COMPLETE, LOCK = "vla_config.yaml", "data_info.json", "complete", "lock"
+LOCK_WAIT_S = 30.0
 
 
 def run_folder(cfg):
@@ -96,30 +105,64 @@ def _read_json(path):
 
 
 def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info):
-    """Write one complete checkpoint, point `last` at it and remove the oldest beyond TRAIN.keep_last.
+    """Write one complete checkpoint, point `last` (and `best`) at it and remove old ones.
+
+    Kept are the last TRAIN.keep_last, those of every TRAIN.keep_every steps and the best.
 
     Args:
         run: run folder.
         step: optimizer steps done.
         model: the bare model, not its DDP wrapper.
-        trainer: dict of tensors and plain values for trainer.pt.
+        trainer: dict of tensors and plain values for trainer.pt; its "best" is None or (val/loss, step).
+    Raises:
+        OSError: it cannot be written; nothing of it is left, and older checkpoints are untouched.
     """
-    final = Path(run) / f"step_{step:08d}"
+    run = Path(run)
+    final = run / f"step_{step:08d}"
     beside = final.with_suffix(".tmp")
-    for stale in (beside, final):
-        shutil.rmtree(stale, ignore_errors=True)
-    save_model_folder(beside / "model", model, cfg, action_stats, data_info)
-    torch.save(trainer, beside / "trainer.pt")
-    files = {str(p.relative_to(beside)): p.stat().st_size for p in sorted(beside.rglob("*")) if p.is_file()}
-    for name in files:
-        _sync(beside / name)
-    (beside / COMPLETE).write_text(json.dumps(files, indent=1) + "\n")
-    _sync(beside / COMPLETE)
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        save_model_folder(beside / "model", model, cfg, action_stats, data_info)
+        torch.save(trainer, beside / "trainer.pt")
+        for path in files_below(beside):
+            _sync(path)
+        (beside / COMPLETE).write_text(json.dumps(_describe(beside), indent=1) + "\n")
+        _sync(beside / COMPLETE)
+    except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch.save and safetensors raise
+        shutil.rmtree(beside, ignore_errors=True)
+        free = shutil.disk_usage(run).free / 2**30
+        last = checkpoints(run)
+        raise OSError(
+            f"{run}: the checkpoint of step {step} cannot be written ({str(error).splitlines()[0]}), {free:.1f} GiB are "
+            f"free there; " + (f"the last good one is {last[-1].name}" if last else "there is none yet")
+        ) from error
+    shutil.rmtree(final, ignore_errors=True)  # damaged, if it exists: a run resumes behind its last good one
     os.rename(beside, final)
-    _point(Path(run) / "last", final.name)
+    best = f"step_{trainer['best'][1]:08d}" if trainer["best"] else None
+    _point(run / "last", final.name)
+    if best == final.name:
+        _point(run / "best", best)
     _sync(run)
+    every = cfg.TRAIN.keep_every
     for old in checkpoints(run)[: -cfg.TRAIN.keep_last]:
-        shutil.rmtree(old)
+        if old.name != best and not (every and int(old.name[5:]) % every == 0):
+            shutil.rmtree(old)
+
+
+def files_below(folder):
+    return [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+
+
+def _describe(folder):
+    """{name: {"size", "sha256"}} of every file but the marker. Hashing large files is spread over threads."""
+
+    def describe(path):
+        with open(path, "rb") as file:
+            return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+    paths = [path for path in files_below(folder) if path.name != COMPLETE]
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip((str(p.relative_to(folder)) for p in paths), pool.map(describe, paths), strict=True))
 
 
 def _point(link, target):
@@ -139,34 +182,96 @@ def _sync(path):
 
 
 def checkpoints(run):
-    """Complete checkpoint folders of a run, oldest first."""
-    found = [p for p in Path(run).glob("step_*") if re.fullmatch(r"step_\d{8}", p.name)]
-    return [p for p in sorted(found) if is_complete(p)]
+    """Complete checkpoint folders of a run, oldest first; their contents are not looked at."""
+    return [folder for folder in _step_folders(run) if _marker(folder) is not None]
 
 
-def is_complete(folder):
-    """Whether every file of a checkpoint is there in its full length."""
+def _step_folders(run):
+    return sorted(p for p in Path(run).glob("step_*") if re.fullmatch(r"step_\d{8}", p.name))
+
+
+def _marker(folder):
+    """What the marker says of the files, None where there is no readable marker."""
     try:
         files = json.loads((folder / COMPLETE).read_text())
-        return all((folder / name).stat().st_size == size for name, size in files.items())
-    except (OSError, json.JSONDecodeError, AttributeError):
-        return False
+        return files if isinstance(files, dict) else None
+    except (OSError, ValueError):
+        return None
+
+
+def find_damage(folder):
+    """What is wrong with a checkpoint, read whole: one line, None if nothing is."""
+    wanted = _marker(folder)
+    if wanted is None:
+        return f"no readable {COMPLETE!r}: it was cut off while it was written"
+    try:
+        found = _describe(folder)
+    except OSError as error:
+        return f"cannot be read ({error})"
+    for name, facts in wanted.items():
+        if found.get(name) != facts:
+            return f"{name} is missing" if name not in found else f"{name} is not what was written"
+    return None
+
+
+def find_resume(run):
+    """The newest good checkpoint of a run.
+
+    Returns:
+        (folder, remarks: one line for every newer checkpoint that is damaged).
+    Raises:
+        ValueError: there is none.
+    """
+    remarks = []
+    for folder in reversed(_step_folders(run)):
+        damage = find_damage(folder)
+        if damage is None:
+            return folder, remarks
+        remarks.append(f"{folder} is damaged: {damage}; using the one before it")
+    damaged = f" ({remarks[0].split('; ')[0]})" if remarks else ""
+    raise ValueError(f"--resume: {run} has no complete checkpoint to resume from{damaged}; start without --resume")
 
 
 def refuse_foreign(run):
     """ValueError if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
-    leftovers = r"config\.yaml|run\.json|events\..*|step_\d{8}\.tmp|last\.tmp"
+    leftovers = r"config\.yaml|run\.json(\.tmp)?|events\..*|step_\d{8}(\.tmp)?|(last|best)(\.tmp)?|lock"
     foreign = [path.name for path in sorted(run.iterdir()) if not re.fullmatch(leftovers, path.name)]
     if foreign:
         raise ValueError(f"{run} holds {foreign[0]} but no complete checkpoint: choose another EXP.ID, or clear it")
 
 
-def find_resume(run):
-    """The newest complete checkpoint of a run; ValueError when there is none."""
-    found = checkpoints(run)
-    if not found:
-        raise ValueError(f"--resume: {run} has no complete checkpoint to resume from; start without --resume")
-    return found[-1]
+def clear_leftovers(run):
+    """Remove what a run left that never reached its first checkpoint; its lock stays."""
+    for path in run.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def lock(run):
+    """Take a run folder for this process; returns an open file, closing it gives the folder back.
+
+    Two processes that write into one run would ruin it. Waits for the remains of a killed run to end. The lock is the
+    kernel's (POSIX), so it goes with its process, however that ends, and loader processes do not inherit it. File
+    systems without locks go without.
+
+    Raises:
+        ValueError: another process still holds it after LOCK_WAIT_S seconds.
+    """
+    file = open(Path(run) / LOCK, "a")
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return file
+            if time.monotonic() > deadline:
+                file.close()
+                raise ValueError(f"{run} is in use: another process trains there") from None
+            time.sleep(0.1)
 
 
 def rng_state(device):
@@ -177,10 +282,12 @@ def rng_state(device):
     return state
 
 
-def set_rng_state(state, device):
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
+def set_rng_state(states, rank, device):
+    """Put this rank's generators where they were. A rank that did not exist then keeps its fresh ones."""
+    if rank < len(states):
+        torch.set_rng_state(states[rank]["cpu"])
+        if device.type == "cuda" and "cuda" in states[rank]:
+            torch.cuda.set_rng_state(states[rank]["cuda"], device)
 
 
 def load_trainer(folder):

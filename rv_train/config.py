@@ -119,7 +119,7 @@ _C.TRAIN.weight_decay = 1.0e-10  # on every parameter, decoupled with adamw (ups
 _C.TRAIN.clip_grad = 0.0  # largest gradient norm; 0: no clipping, the norm is still measured
 _C.TRAIN.grad_checkpoint = True  # recompute activations in the backward pass: less memory, about a third slower
 # Decay per step of an exponential moving average of the weights, 0: none. With one, checkpoints' `model/`, validation
-# and so evaluation hold the average. 0.999 averages over about 1,000 steps; costs a float32 copy of the weights.
+# and so evaluation hold the average. 0.999 averages over about 1,000 steps; costs a float32 copy of the weights, two while validating or saving.
 _C.TRAIN.ema = 0.0
 _C.TRAIN.compile = False  # torch.compile of the forward and backward pass: minutes at the start, faster steps on a GPU
 # A step whose loss or gradient is NaN or infinite is skipped on all ranks; this many in a row end the run, naming the
@@ -332,10 +332,7 @@ def _check(cfg, origin):
         )
 
 
-def first_difference(cfg, other, free=()):
-    """The first key whose value differs between two trees, as (key, value, other value); None if none does.
-
-    Keys in `free` may differ.
-    """
+def differences(cfg, other, free=()):
+    """The keys whose values differ between two trees, as (key, value, other value); keys in `free` may differ."""
     pairs = zip(_leaves(cfg_to_dict(cfg)), _leaves(cfg_to_dict(other)), strict=True)
-    return next(((key, a, b) for (key, a), (_, b) in pairs if a != b and key not in free), None)
+    return [(key, a, b) for (key, a), (_, b) in pairs if a != b and key not in free]

@@ -1,8 +1,12 @@
 """Processes: one per GPU or CPU rank, started by `mp.spawn` here or by torchrun outside."""
 
 import builtins
+import contextlib
 import os
+import pickle
+import signal
 import socket
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +14,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 BAD_INPUT = (ValueError, OSError)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what a cluster sends before it takes the machine away
+GRACE_S = 3.0  # for the other ranks to notice that one failed, before they are killed
 
 
 @dataclass(frozen=True)
@@ -53,39 +59,85 @@ def under_torchrun():
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def job(devices):
-    """(rank of this process, number of ranks) before any process group exists; rank 0 where ranks are spawned."""
+def leader(devices):
+    """(whether this process prepares the job, number of ranks), before any process group exists.
+
+    Where ranks are spawned that is the parent process; under torchrun it is rank 0, which tells the others.
+    """
     if under_torchrun():
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return 0, len(devices)
+        return int(os.environ["RANK"]) == 0, int(os.environ["WORLD_SIZE"])
+    return True, len(devices)
 
 
 def launch(worker, devices, *args):
-    """Run `worker(rank: Rank, *args)` once per device and wait. An exception in one ends all of them.
+    """Run `worker(rank: Rank, *args)` once per device and wait; returns what rank 0 returned.
 
+    An exception in one rank ends all of them. SIGTERM and SIGUSR1 are passed on to the ranks, see
+    `stop_requested`.
     Under torchrun nothing is spawned: this process is one rank of the job, on the GPU with its local number where there
-    are GPUs.
+    are GPUs, and gets the arguments of rank 0.
+
+    Raises:
+        ValueError: a rank failed with bad input (ValueError or OSError); one line that names it.
+        OSError: a rank was killed.
+        RuntimeError: a rank failed otherwise; holds its traceback.
     """
-    rank, world_size = job(devices)
     if under_torchrun():
         local = int(os.environ.get("LOCAL_RANK", 0))
         device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-        _run(rank, world_size, device, "env://", worker, args)
-    elif len(devices) == 1:
-        _run(0, 1, devices[0], f"tcp://127.0.0.1:{_free_port()}", worker, args)
-    else:
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        return _run(rank, world_size, device, "env://", _with_arguments_of_rank_0, (worker, args))
+    address = f"tcp://127.0.0.1:{_free_port()}"
+    if len(devices) == 1:
+        return _run(0, 1, devices[0], address, worker, args)
+    answer = mp.get_context("spawn").SimpleQueue()
+    context = mp.spawn(_spawned, (devices, address, worker, args, answer), nprocs=len(devices), join=False)
+
+    def pass_on(number, _):
+        for pid in context.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    with _handling(STOP_SIGNALS, pass_on):
         try:
-            mp.spawn(_spawned, (devices, f"tcp://127.0.0.1:{_free_port()}", worker, args), nprocs=len(devices))
+            while not context.join(grace_period=GRACE_S):
+                pass
         except mp.ProcessRaisedException as error:
-            # Only the text of a rank's exception comes back. Bad input is a ValueError or OSError by convention.
-            kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
-            if isinstance(getattr(builtins, kind, None), type) and issubclass(getattr(builtins, kind), BAD_INPUT):
-                raise ValueError(f"rank {error.error_index}: {message}") from error
-            raise
+            rank, traceback = _first_failure(context)
+            message = _bad_input(traceback)  # by convention, bad input is a ValueError or OSError
+            if message is None:
+                raise RuntimeError(f"rank {rank} failed:\n{traceback}") from None
+            raise ValueError(f"rank {rank}: {message}") from error
+        except mp.ProcessExitedException as error:
+            raise OSError(f"rank {error.error_index} died: {error}; --resume continues") from error
+    return answer.get()
 
 
-def _spawned(rank, devices, address, worker, args):
-    _run(rank, len(devices), devices[rank], address, worker, args)
+def _first_failure(context):
+    """(rank, traceback) of the rank that failed first: the others fail when it no longer answers them."""
+    files = [(os.stat(path).st_mtime_ns, rank) for rank, path in enumerate(context.error_files) if os.path.exists(path)]
+    rank = min(files)[1]
+    with open(context.error_files[rank], "rb") as file:
+        return rank, pickle.load(file)  # mp.spawn's own file, a text
+
+
+def _bad_input(traceback):
+    """The message of a traceback's last line if that is a ValueError or OSError, else None."""
+    kind, _, message = traceback.strip().splitlines()[-1].partition(": ")
+    kind = getattr(builtins, kind, None)
+    return message if isinstance(kind, type) and issubclass(kind, BAD_INPUT) else None
+
+
+def _with_arguments_of_rank_0(rank, worker, args):
+    told = [args]
+    dist.broadcast_object_list(told)
+    return worker(rank, *told[0])
+
+
+def _spawned(rank, devices, address, worker, args, answer):
+    result = _run(rank, len(devices), devices[rank], address, worker, args)
+    if rank == 0:
+        answer.put(result)
 
 
 def _run(rank, world_size, device, address, worker, args):
@@ -96,15 +148,68 @@ def _run(rank, world_size, device, address, worker, args):
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=address, rank=rank, world_size=world_size)
     try:
-        worker(Rank(rank, world_size, device), *args)
+        with _handling(STOP_SIGNALS, _note_stop):
+            return worker(Rank(rank, world_size, device), *args)
+    except BAD_INPUT as error:
+        # A loader process's exception arrives with its traceback as text: keep the line that matters.
+        message = _bad_input(str(error)) if "\n" in str(error) else None
+        raise (ValueError(message) if message else error) from None
     finally:
-        dist.destroy_process_group()
+        # After a failure the process just ends: the others shall see that only once the reason has been written down.
+        if sys.exc_info()[0] is None or world_size == 1:
+            dist.destroy_process_group()
+
+
+_stop_requested = False
+
+
+def stop_requested():
+    """Whether somebody asked this process to save and stop, with SIGTERM or SIGUSR1."""
+    return _stop_requested
+
+
+def _note_stop(number, frame):
+    global _stop_requested
+    _stop_requested = True
+
+
+@contextlib.contextmanager
+def _handling(signals, handler):
+    before = {number: signal.signal(number, handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+def ignore_signals(_=None):
+    """For loader processes: a signal to the whole group must not end them before the last checkpoint is written."""
+    for number in (*STOP_SIGNALS, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def mean_over_ranks(tensor):
     """Average of a tensor over all ranks, in place."""
     dist.all_reduce(tensor)
     return tensor.div_(dist.get_world_size())
+
+
+def agree(loss, grad_norm):
+    """What all ranks know after a step; one small reduction, the only wait for the device in a step.
+
+    Args:
+        loss: this rank's loss, a scalar tensor; grad_norm: of the reduced gradients, a scalar tensor.
+    Returns:
+        (mean loss over the ranks where it is finite, gradient norm, whether any rank's loss or norm is not finite,
+        whether any rank was asked to stop).
+    """
+    finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
+    stop = torch.full_like(loss, stop_requested())
+    told = torch.stack([torch.where(finite, loss, 0.0), finite.to(loss.dtype), stop]).float()
+    dist.all_reduce(told)
+    total, num_finite, num_stop, norm = [*told.tolist(), float(grad_norm)]
+    return total / max(1.0, num_finite), norm, num_finite < dist.get_world_size(), num_stop > 0
 
 
 def gather_objects(value):

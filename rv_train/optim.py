@@ -1,6 +1,7 @@
 """Optimizer, learning rate, precision."""
 
 import contextlib
+import importlib.util
 import math
 
 import torch
@@ -30,11 +31,21 @@ def base_lr(train, world_size):
     return train.lr * (world_size if train.scale_lr else 1)
 
 
+def check_optimizer(train):
+    """ValueError if TRAIN.optimizer needs a package that is not there: found out before anything is started."""
+    if train.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("TRAIN.optimizer adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
+
+
 def build_optimizer(train, parameters):
-    """The optimizer of TRAIN over the parameters that want a gradient. The fused form, one kernel for all of them."""
+    """The optimizer of TRAIN over `parameters`. PyTorch's own in the fused form, one kernel for all of them."""
+    options = {"lr": train.lr, "betas": tuple(train.betas), "weight_decay": train.weight_decay}
+    if train.optimizer == "adamw_8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(parameters, **options)  # small tensors keep float32 states: quantizing them saves nothing
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
-    wanted = [p for p in parameters if p.requires_grad]
-    return kind(wanted, lr=train.lr, betas=tuple(train.betas), weight_decay=train.weight_decay, fused=True)
+    return kind(parameters, **options, fused=True)
 
 
 def resolve_amp(mode, device):
@@ -72,10 +83,70 @@ class Precision:
     def backward(self, loss):
         self.scaler.scale(loss).backward()
 
-    def step(self, optimizer, parameters, clip_grad):
-        """Unscale, clip (0: only measure) and step; returns the gradient norm before clipping, a tensor."""
+    def clip(self, optimizer, parameters, clip_grad):
+        """Unscale the gradients and clip them (0: only measure); returns their norm before clipping, a tensor."""
         self.scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, clip_grad if clip_grad > 0 else math.inf)
-        self.scaler.step(optimizer)
+        return torch.nn.utils.clip_grad_norm_(parameters, clip_grad if clip_grad > 0 else math.inf)
+
+    def step(self, optimizer, skip):
+        """Step, or leave the weights alone, after `clip`; the scale of fp16 adapts either way."""
+        if not skip:
+            self.scaler.step(optimizer)
         self.scaler.update()
-        return norm
+
+
+class Ema:
+    """Exponential moving average of the weights, average = decay * average + (1 - decay) * weights after every step.
+
+    Early on the decay is (1 + n) / (10 + n) after n steps where that is smaller (the warm-up of TensorFlow's
+    ExponentialMovingAverage with num_updates): random first weights do not linger in the average.
+
+    Args:
+        parameters: the weights to follow.
+        decay: 0..1; 0 makes an object that does nothing.
+    """
+
+    def __init__(self, parameters, decay):
+        self.parameters, self.decay, self.count = parameters, decay, 0
+        # float32 even for bfloat16 weights, whose eight bits would swallow a change of 1 - decay
+        self.average = [p.detach().float().clone() for p in parameters] if decay else []
+
+    @torch.no_grad()
+    def update(self):
+        if self.decay:
+            decay = min(self.decay, (1 + self.count) / (10 + self.count))
+            weights = [p.float() for p in self.parameters]
+            torch._foreach_lerp_(self.average, weights, 1 - decay)
+            self.count += 1
+
+    @contextlib.contextmanager
+    def swapped(self):
+        """Inside, the model's weights are the average."""
+        if not self.decay:
+            yield
+            return
+        kept = [p.detach().clone() for p in self.parameters]
+        self._set(self.average)
+        try:
+            yield
+        finally:
+            self._set(kept)
+
+    @torch.no_grad()
+    def _set(self, values):
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+    def state_dict(self):
+        """The average, and a copy of the weights themselves, which a checkpoint's model folder does not hold then."""
+        if not self.decay:
+            return {}
+        weights = [p.detach().to("cpu", copy=True) for p in self.parameters]
+        return {"count": self.count, "average": self.average, "weights": weights}
+
+    def load_state_dict(self, state):
+        if self.decay:
+            self.count = state["count"]
+            self._set(state["weights"])
+            for mine, saved in zip(self.average, state["average"], strict=True):
+                mine.copy_(saved)

@@ -1,12 +1,15 @@
 """Train a policy: `python -m rv_train.train --cfg configs/quickstart.yaml [--resume] [KEY VALUE ...]`.
 
-Read `train` from top to bottom: it is the whole loop. `main` checks everything that can be checked before a process
-is started, so that bad input costs one line and nothing half-written.
+Read `train` from top to bottom: it is the whole loop. What can be checked before it starts is checked in
+`rv_train/prepare.py`.
+
+Exit codes: 0 done, 2 bad input (one line says which), 75 stopped by SIGTERM or SIGUSR1 after saving a checkpoint, so
+that `--resume` continues, 130 interrupted from the keyboard.
 """
 
 import argparse
 import contextlib
-import shutil
+import os
 import sys
 
 import torch
@@ -18,50 +21,40 @@ from torch.utils.data import DataLoader
 from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
 from rv_train import checkpoint
-from rv_train.config import cfg_to_dict, first_difference, load_cfg
-from rv_train.data.demos import DemoDataset, find_demo_files
+from rv_train.bad_steps import BadSteps
+from rv_train.config import cfg_to_dict, load_cfg
 from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.sampler import ResumableBatchSampler
-from rv_train.data.stats import compute_action_stats
-from rv_train.distributed import gather_objects, job, launch, mean_over_ranks, parse_devices
+from rv_train.distributed import agree, gather_objects, ignore_signals, launch, leader, parse_devices
+from rv_train.flops import flops_of
 from rv_train.models import build_model
-from rv_train.models.qwen import check_weights
-from rv_train.optim import Precision, base_lr, build_optimizer, lr_at, resolve_amp
-from rv_train.tracking import Stopwatch, Tracker, write_run_json
+from rv_train.optim import Ema, Precision, base_lr, build_optimizer, lr_at
+from rv_train.plan import count_steps, describe, dry_run
+from rv_train.prepare import prepare_run
+from rv_train.tracking import Meter, Tracker, write_run_json
+from rv_train.validate import Validation, due
 
-# What may change when a run is resumed; anything else would make it another run.
-FREE_ON_RESUME = (
-    "EXP.DIR",
-    "EXP.ID",
-    "DATA.FILES",  # the same data may have moved: its fingerprint is compared
-    "DATA.NUM_WORKERS",
-    "TRAIN.epochs",
-    "TRAIN.max_steps",
-    "TRAIN.log_every",
-    "TRAIN.save_every",
-    "TRAIN.keep_last",
-)
+STOPPED = os.EX_TEMPFAIL  # 75: try again
 
 
-def train(rank, cfg, resume):
-    """One rank, start to end.
+def train(rank, cfg, job):
+    """One rank, start to end; returns the exit code.
 
     Args:
         rank: a distributed.Rank.
         cfg: the frozen config tree.
-        resume: checkpoint folder to continue from, or None.
+        job: a prepare.Job.
     """
     torch.manual_seed(cfg.EXP.SEED)
-    run, device = checkpoint.run_folder(cfg), rank.device
+    run, device, data = checkpoint.run_folder(cfg), rank.device, job.data
+    saved = checkpoint.load_trainer(job.resume) if job.resume else None
+    start_step = saved["step"] if saved else 0
 
     # Demonstrations → batches. Which samples make batch number n is a pure function of n.
-    dataset, action_stats, data_info = load_data(cfg)
     encoder = ObservationEncoder.from_cfg(cfg)
-    codec = ActionTextCodec(action_stats["min"], action_stats["max"], cfg.ACTION.NUM_BINS)
-    trainer = checkpoint.load_trainer(resume) if resume else None
-    start_step = trainer["step"] if trainer else 0
+    codec = ActionTextCodec(data.action_stats["min"], data.action_stats["max"], cfg.ACTION.NUM_BINS)
     sampler = ResumableBatchSampler(
-        num_samples=len(dataset),
+        num_samples=len(data.train),
         batch_size=cfg.TRAIN.batch_size,
         mode=cfg.DATA.SAMPLER,
         seed=cfg.EXP.SEED,
@@ -70,190 +63,178 @@ def train(rank, cfg, resume):
         start_batch=start_step * cfg.TRAIN.grad_accum,
     )
     loader = DataLoader(
-        TrainingSet(dataset, encoder, codec, cfg.EXP.SEED),
+        TrainingSet(data.train, encoder, codec, cfg.EXP.SEED),
         batch_sampler=sampler,
         num_workers=cfg.DATA.NUM_WORKERS,
         collate_fn=encoder.collate,
         generator=torch.Generator().manual_seed(cfg.EXP.SEED),  # its own, so that a resumed run draws alike
+        worker_init_fn=ignore_signals,
         pin_memory=device.type == "cuda",
     )
-    total_steps = count_steps(cfg, sampler)
+    steps_per_epoch = sampler.batches_per_epoch / cfg.TRAIN.grad_accum
+    total_steps = count_steps(cfg, sampler.batches_per_epoch)
+    validation = Validation(cfg, data.valid, encoder, codec, rank) if data.valid else None
 
     # Model, optimizer, precision.
-    bare = build_model(cfg, encoder.prompt, codec, resume / "model" if resume else None).to(device).train()
+    bare = build_model(cfg, encoder.prompt, codec, job.resume / "model" if job.resume else None).to(device).train()
     if cfg.TRAIN.grad_checkpoint:
         bare.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    if cfg.TRAIN.compile:
+        bare.compile()
     model = DistributedDataParallel(
         bare, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
     )
     parameters = [p for p in bare.parameters() if p.requires_grad]
     optimizer = build_optimizer(cfg.TRAIN, parameters)
     precision = Precision(cfg.AMP.mode, device)
-    if trainer:
-        optimizer.load_state_dict(trainer["optimizer"])
-        precision.scaler.load_state_dict(trainer["scaler"])
-        checkpoint.set_rng_state(trainer["rng"][rank.rank], device)
+    ema = Ema(parameters, cfg.TRAIN.ema)
+    bad_steps = BadSteps(cfg.TRAIN.max_bad_steps, data.train.where, saved and saved["bad_steps"])
+    best = saved["best"] if saved else None  # (val/loss, step)
+    if saved:
+        optimizer.load_state_dict(saved["optimizer"])
+        precision.scaler.load_state_dict(saved["scaler"])
+        ema.load_state_dict(saved["ema"])
+        checkpoint.set_rng_state(saved["rng"], rank.rank, device)
+        del saved
 
-    tracker = Tracker(run, start_step, total_steps) if rank.is_main else None
-    if tracker:
-        write_run_json(run, cfg, rank.world_size, data_info, action_stats, start_step)
+    tracker = None
+    if rank.is_main:
+        lock = checkpoint.lock(run)  # noqa: F841 - this process holds the folder until the variable goes
+        tracker = Tracker(run, start_step, total_steps)
+        write_run_json(run, cfg, rank, data.info, bare, start_step)
         tracker.text("config", yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))
-        print(plan(cfg, bare, dataset, sampler, total_steps, rank), flush=True)
+        summary = describe(cfg, bare, data, sampler.batches_per_epoch, total_steps, rank)
+        tracker.text("run", summary)
+        tracker.line(summary)
+
+    def validate(done):
+        """The val/* scores that are due after this step; with a moving average, those of the average."""
+        scores = {}
+        with_loss = due(done, cfg.VALID.loss_every, steps_per_epoch, total_steps)
+        with_answers = due(done, cfg.VALID.gen_every, steps_per_epoch, total_steps)
+        if validation and (with_loss or with_answers):
+            with ema.swapped():
+                if with_loss:
+                    scores["val/loss"] = validation.loss(bare, precision)
+                if with_answers:
+                    answered, figure = validation.generate(bare)
+                    scores |= answered
+            if tracker:
+                tracker.scalars(done, scores)
+                if with_answers:
+                    tracker.figure("val/chunks", figure, done)
+        return scores
+
+    def save(done, best):
+        generators = gather_objects(checkpoint.rng_state(device))
+        if rank.is_main:
+            state = {
+                "step": done,
+                "world_size": rank.world_size,
+                "data_fingerprint": data.info["fingerprint"],
+                "optimizer": optimizer.state_dict(),
+                "scaler": precision.scaler.state_dict(),
+                "ema": ema.state_dict(),
+                "bad_steps": bad_steps.state_dict(),
+                "best": best,
+                "rng": generators,
+            }
+            with ema.swapped():  # model/ is what evaluation opens: the average, where there is one
+                checkpoint.save_checkpoint(run, done, bare, state, cfg, data.action_stats, data.info)
+        dist.barrier()
 
     peak_lr = base_lr(cfg.TRAIN, rank.world_size)
     schedule = (cfg.TRAIN.schedule, cfg.TRAIN.warmup, cfg.TRAIN.lr_end)
-    batches, watch = iter(loader), Stopwatch()
-    loss_sum, window = torch.zeros((), device=device), 0
+    batches, meter = iter(loader), Meter(flops_of(bare), rank, cfg.TRAIN.peak_tflops)
+    loss_sum, good, stop = 0.0, 0, False  # the losses of the steps since the last report, and how many there were
 
-    for step in range(start_step, total_steps):
-        lr = lr_at(step, total_steps, peak_lr, *schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+    with tracker or contextlib.nullcontext():
+        for step in range(start_step, total_steps):
+            lr = lr_at(step, total_steps, peak_lr, *schedule)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
 
-        for micro in range(cfg.TRAIN.grad_accum):
-            batch = {k: v.to(device, non_blocking=True) for k, v in watch.wait_for(batches).items()}
-            last = micro + 1 == cfg.TRAIN.grad_accum
-            with contextlib.nullcontext() if last else model.no_sync():  # gradients meet once per step
-                with precision.autocast():
-                    loss = model(batch)["loss"]
-                precision.backward(loss / cfg.TRAIN.grad_accum)
-            loss_sum += loss.detach() / cfg.TRAIN.grad_accum
-        grad_norm = precision.step(optimizer, parameters, cfg.TRAIN.clip_grad)
-        optimizer.zero_grad(set_to_none=True)
-        window += 1
+            step_loss, step_batches = torch.zeros((), device=device), []
+            for micro in range(cfg.TRAIN.grad_accum):
+                batch = {k: v.to(device, non_blocking=True) for k, v in meter.next(batches).items()}
+                last = micro + 1 == cfg.TRAIN.grad_accum
+                with contextlib.nullcontext() if last else model.no_sync():  # gradients meet once per step
+                    with precision.autocast():
+                        loss = model(batch)["loss"]
+                    precision.backward(loss / cfg.TRAIN.grad_accum)
+                step_loss += loss.detach() / cfg.TRAIN.grad_accum
+                step_batches.append(batch)
+            grad_norm = precision.clip(optimizer, parameters, cfg.TRAIN.clip_grad)
+            mean_loss, grad_norm, bad, stop = agree(step_loss, grad_norm)
+            precision.step(optimizer, skip=bad)
+            optimizer.zero_grad(set_to_none=True)
+            if bad:
+                bad_steps.note_bad(bare, precision, step_batches)
+            else:
+                bad_steps.note_good()
+                ema.update()
+                loss_sum, good = loss_sum + mean_loss, good + 1
 
-        done = step + 1
-        if done % cfg.TRAIN.log_every == 0 or done == total_steps:
-            mean_loss = mean_over_ranks(loss_sum / window).item()
+            done = step + 1
             if tracker:
-                samples = window * cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * rank.world_size
-                tracker.report(
-                    done,
-                    {
-                        "train/loss": mean_loss,
-                        "train/lr": lr,
-                        "train/grad_norm": grad_norm.item(),
-                        "speed/samples_per_s": samples / watch.seconds,
-                        "speed/data_wait": watch.waited / watch.seconds,
-                    },
-                )
-            loss_sum.zero_()
-            window = 0
-            watch.restart()
-
-        if done % cfg.TRAIN.save_every == 0 or done == total_steps:
-            generators = gather_objects(checkpoint.rng_state(device))
-            if rank.is_main:
-                state = {
-                    "step": done,
-                    "world_size": rank.world_size,
-                    "data_fingerprint": action_stats["fingerprint"],
-                    "optimizer": optimizer.state_dict(),
-                    "scaler": precision.scaler.state_dict(),
-                    "rng": generators,
+                tracker.advance(done)
+            if tracker and (done % cfg.TRAIN.log_every == 0 or done == total_steps):
+                scalars = {
+                    "train/loss": loss_sum / good if good else float("nan"),
+                    "train/lr": lr,
+                    "train/grad_norm": grad_norm,
+                    "train/skipped_steps": bad_steps.skipped,
                 }
-                checkpoint.save_checkpoint(run, done, bare, state, cfg, action_stats, data_info)
-            dist.barrier()
+                tracker.report(done, {**scalars, **meter.scalars()})
+                loss_sum, good = 0.0, 0
+                meter.restart()
 
-    if tracker:
-        tracker.close()
-        print(f"done: {run / 'last'}", flush=True)
+            with meter.paused():
+                loss = validate(done).get("val/loss")
+                improved = loss is not None and (best is None or loss < best[0])
+                if improved:
+                    best = (loss, done)
+                if improved or stop or done % cfg.TRAIN.save_every == 0 or done == total_steps:
+                    save(done, best)
+            if stop:
+                break
 
-
-def load_data(cfg):
-    """The demonstrations of DATA.FILES: (DemoDataset, action statistics, what a checkpoint should know of them)."""
-    dataset = DemoDataset(find_demo_files(cfg.DATA.FILES), cfg.DATA.VIEWS, cfg.ACTION.HORIZON)
-    stats = compute_action_stats(dataset)
-    if len(stats["min"]) != cfg.ACTION.DIM:
-        raise ValueError(f"ACTION.DIM is {cfg.ACTION.DIM}, {dataset.files[0].path} has {len(stats['min'])} dimensions")
-    info = {
-        "render": dataset.render,
-        "resolution": dataset.resolution,
-        "fingerprint": stats["fingerprint"],
-        "files": [str(file.path) for file in dataset.files],
-    }
-    return dataset, stats, info
-
-
-def plan(cfg, model, dataset, sampler, total_steps, rank):
-    """What is about to happen, for the console."""
-    parameters = sum(p.numel() for p in model.parameters())
-    batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * rank.world_size
-    return (
-        f"model    {cfg.MODEL.NAME}, {parameters:,} parameters\n"
-        f"data     {len(dataset):,} frames of {dataset.num_demos} demos, rendering: {dataset.render}\n"
-        f"batch    {batch} samples per step on {rank.world_size} rank(s), {total_steps:,} steps, "
-        f"{sampler.batches_per_epoch / cfg.TRAIN.grad_accum:.0f} steps per epoch\n"
-        f"lr       {base_lr(cfg.TRAIN, rank.world_size):.2e}, schedule {cfg.TRAIN.schedule}\n"
-        f"device   {rank.device.type}, mixed precision {resolve_amp(cfg.AMP.mode, rank.device)}"
-    )
-
-
-def count_steps(cfg, sampler):
-    """Optimizer steps of the whole run; ValueError if there is none."""
-    steps = cfg.TRAIN.max_steps or cfg.TRAIN.epochs * sampler.batches_per_epoch // cfg.TRAIN.grad_accum
-    if steps == 0:
-        raise ValueError(f"{cfg.TRAIN.epochs} epochs hold fewer batches than TRAIN.grad_accum {cfg.TRAIN.grad_accum}")
-    return steps
-
-
-def prepare_run(cfg, resume, rank, world_size):
-    """Check what can be checked before anything starts; returns the checkpoint to resume from, or None.
-
-    Rank 0 makes the folder of a new run. Under torchrun every rank comes through here, else only the parent process.
-
-    Raises:
-        ValueError: data or config that cannot be trained on, nothing to resume, a folder that already holds something,
-            or a resume with another config, other data or another number of ranks.
-    """
-    run = checkpoint.run_folder(cfg)
-    dataset, stats, _ = load_data(cfg)
-    codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
-    sampler = ResumableBatchSampler(
-        len(dataset), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank, world_size, start_batch=0
-    )
-    count_steps(cfg, sampler)
-    if not resume:
-        check_weights(cfg)
-    TrainingSet(dataset, ObservationEncoder.from_cfg(cfg), codec, cfg.EXP.SEED)[next(iter(sampler))[0]]
-    folder = checkpoint.find_resume(run) if resume else None
-    if resume:
-        trainer = checkpoint.load_trainer(folder)
-        for name, now in (("world_size", world_size), ("data_fingerprint", stats["fingerprint"])):
-            if trainer[name] != now:
-                raise ValueError(f"--resume: {folder} was written with {name} {trainer[name]}, this run has {now}")
-        difference = first_difference(cfg, checkpoint.read_model_cfg(folder / "model"), FREE_ON_RESUME)
-        if difference:
-            raise ValueError("--resume: {} is {!r} now, the run was started with {!r}".format(*difference))
-    elif checkpoint.checkpoints(run):
-        raise ValueError(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
-    elif run.exists():
-        checkpoint.refuse_foreign(run)
-    if rank == 0:
-        if not resume:
-            shutil.rmtree(run, ignore_errors=True)  # the remains of a run that never reached its first checkpoint
-            run.mkdir(parents=True)
-        (run / "config.yaml").write_text(yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))
-    return folder
+        if tracker:
+            what = f"stopped by a signal at step {done}, --resume continues" if stop else "done"
+            tracker.line(f"{what}: {run / 'last'}")
+    return STOPPED if stop else 0
 
 
 @cli_errors
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cfg", required=True, help="recipe, a YAML file under configs/")
-    parser.add_argument("--resume", action="store_true", help="continue from the run's last complete checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the run's newest good checkpoint")
+    parser.add_argument(
+        "--allow_changes", action="store_true", help="resume although config, data or number of ranks changed"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print the plan and what is missing; needs no weights, data or GPU"
+    )
     parser.add_argument("--devices", help="GPUs to train on, such as 0,1,2,3 (default: all)")
     parser.add_argument("--nproc", type=int, help="number of CPU ranks instead of GPUs")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the recipe")
     args = parser.parse_intermixed_args(argv)
     cfg = load_cfg(args.cfg, args.opts)
+    if args.allow_changes and not args.resume:
+        raise ValueError("--allow_changes says what may differ from the run that --resume continues: give both")
+    if args.dry_run:
+        dry_run(cfg, args.devices, args.nproc)
+        return
     devices = parse_devices(args.devices, args.nproc)
-    folder = prepare_run(cfg, args.resume, *job(devices))
+    first, world_size = leader(devices)
+    job = prepare_run(cfg, devices[0], world_size, args.resume, args.allow_changes) if first else None
     try:
-        launch(train, devices, cfg, folder)
+        code = launch(train, devices, cfg, job)
     except KeyboardInterrupt:
         print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

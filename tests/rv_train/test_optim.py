@@ -1,9 +1,12 @@
+import copy
+import importlib.util
 import math
 
 import pytest
 import torch
 
-from rv_train.optim import Precision, lr_at, resolve_amp
+from rv_train.optim import Ema, Precision, build_optimizer, check_optimizer, lr_at, resolve_amp
+from tests.tiny import tiny_cfg
 
 
 def test_constant_rate():
@@ -41,6 +44,89 @@ def test_a_step_clips_and_reports_the_norm_before(mode):
     with precision.autocast():
         loss = (weight * weight).sum() / 2  # gradient = weight, norm 5
     precision.backward(loss)
-    norm = precision.step(optimizer, [weight], clip_grad=1.0)
+    norm = precision.clip(optimizer, [weight], clip_grad=1.0)
+    precision.step(optimizer, skip=False)
     assert float(norm) == pytest.approx(5.0, rel=1e-2)
     assert weight.tolist() == pytest.approx([3.0 - 0.6, 4.0 - 0.8], rel=1e-2)
+
+
+@pytest.mark.parametrize("mode", ["off", "bf16", "fp16"])
+def test_a_skipped_step_leaves_the_weights_alone_and_lowers_the_scale(mode):
+    weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    precision = Precision(mode, torch.device("cpu"))
+    scale = precision.scaler.get_scale()
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    precision.backward((weight * math.inf).sum())
+    assert not torch.isfinite(precision.clip(optimizer, [weight], clip_grad=0.0))
+    precision.step(optimizer, skip=True)
+    assert weight.tolist() == [3.0, 4.0]
+    assert precision.scaler.get_scale() == (scale / 2 if mode == "fp16" else 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_moving_average_by_hand(dtype):
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0], dtype=dtype))
+    ema = Ema([weight], decay=0.5)
+    average = weight.detach().float().clone()
+    for n in range(4):
+        with torch.no_grad():
+            weight += 1.0
+        ema.update()
+        decay = min(0.5, (1 + n) / (10 + n))  # by hand: the average hardly remembers the first, random weights
+        average = decay * average + (1 - decay) * weight.detach().float()
+    with ema.swapped():
+        assert torch.allclose(weight.float(), average, rtol=1e-2 if dtype == torch.bfloat16 else 1e-6)
+    assert weight.tolist() == [5.0, 6.0]
+    state = ema.state_dict()
+    with ema.swapped():  # a checkpoint is written in here
+        assert state["weights"][0].tolist() == [5.0, 6.0]
+    other_weight = torch.nn.Parameter(torch.zeros(2, dtype=dtype))
+    other = Ema([other_weight], decay=0.5)
+    other.load_state_dict(state)
+    assert other.count == 4 and torch.equal(other_weight, weight) and torch.equal(other.average[0], ema.average[0])
+
+
+def test_no_moving_average_costs_nothing():
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    ema = Ema([weight], decay=0.0)
+    ema.update()
+    with ema.swapped():
+        assert weight.item() == 1.0
+    assert ema.average == [] and ema.state_dict() == {}
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "adamw_8bit"])
+def test_optimizers_descend_and_resume_to_the_bit(kind):
+    def make():
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(64, 128))  # large enough for 8-bit states
+        return weight, build_optimizer(tiny_cfg(TRAIN__optimizer=kind, TRAIN__lr=0.01).TRAIN, [weight])
+
+    def descend(weight, optimizer, steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = (weight * weight).mean()
+            (loss * 1000).backward()
+            optimizer.step()
+        return loss.item()
+
+    weight, optimizer = make()
+    start = (weight * weight).mean().item()
+    assert descend(weight, optimizer, 3) < start
+    middle, state = weight.detach().clone(), copy.deepcopy(optimizer.state_dict())
+    descend(weight, optimizer, 3)
+    again, resumed = make()
+    resumed.load_state_dict(state)
+    with torch.no_grad():
+        again.copy_(middle)
+    descend(again, resumed, 3)
+    assert torch.equal(weight, again)
+    sizes = {v.dtype for v in optimizer.state[weight].values() if torch.is_tensor(v) and v.numel() == weight.numel()}
+    assert sizes == ({torch.uint8} if kind == "adamw_8bit" else {torch.float32})
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install bitsandbytes"):
+        check_optimizer(tiny_cfg(TRAIN__optimizer="adamw_8bit").TRAIN)
+    check_optimizer(tiny_cfg(TRAIN__optimizer="adamw").TRAIN)

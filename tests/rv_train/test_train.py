@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -12,8 +13,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rv_train.checkpoint import checkpoints, load_model_folder
-from rv_train.train import main, prepare_run
+from rv_train.checkpoint import checkpoints, find_damage, load_model_folder, load_trainer
+from rv_train.prepare import prepare_run
+from rv_train.train import STOPPED, main
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_cfg, tiny_opts
 
@@ -43,15 +45,25 @@ def scalars(run, tag):
     return [(point.step, point.value) for point in events.Scalars(tag)]
 
 
+RESUMED = {
+    "TRAIN__save_every": 2,
+    "DATA__NUM_WORKERS": 1,
+    "TRAIN__grad_accum": 2,
+    "TRAIN__schedule": "none",
+    "TRAIN__ema": 0.9,
+    "DATA__VAL_SHARE": 0.5,
+    "VALID__gen_samples": 3,
+}
+
+
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory, demos):
     """A run of 6 steps in one go, and one cut after 4 (with a point logged beyond its checkpoint) and resumed."""
     folder = tmp_path_factory.mktemp("runs")
-    common = dict(TRAIN__save_every=2, DATA__NUM_WORKERS=1, TRAIN__grad_accum=2, TRAIN__schedule="none")
-    run_training(folder, demos, "--nproc", "2", EXP__ID="whole", TRAIN__max_steps=6, **common)
-    run_training(folder, demos, "--nproc", "2", EXP__ID="cut", TRAIN__max_steps=4, **common)
+    run_training(folder, demos, "--nproc", "2", EXP__ID="whole", TRAIN__max_steps=6, **RESUMED)
+    run_training(folder, demos, "--nproc", "2", EXP__ID="cut", TRAIN__max_steps=4, **RESUMED)
     shutil.rmtree(folder / "cut/step_00000004")  # as if killed after step 3: the last complete checkpoint is step 2
-    run_training(folder, demos, "--nproc", "2", "--resume", EXP__ID="cut", TRAIN__max_steps=6, **common)
+    run_training(folder, demos, "--nproc", "2", "--resume", EXP__ID="cut", TRAIN__max_steps=6, **RESUMED)
     return folder
 
 
@@ -68,13 +80,104 @@ def test_tensorboard_shows_one_unbroken_curve(resumed):
     assert scalars(resumed / "cut", "train/loss") == scalars(resumed / "whole", "train/loss")
 
 
+def test_the_whole_state_is_resumed(resumed):
+    whole, cut = (load_trainer(resumed / name / "last") for name in ("whole", "cut"))
+    assert_same(whole, cut)
+    assert whole["ema"]["count"] == 6 and whole["best"][1] in (3, 6)  # 3 steps are an epoch
+    # model/ is the average, the weights themselves are in the trainer's state
+    model = load_model_folder(resumed / "whole")[0]
+    for parameter, average, weight in zip(
+        model.parameters(), whole["ema"]["average"], whole["ema"]["weights"], strict=True
+    ):
+        assert torch.equal(parameter, average)
+        assert not torch.equal(average, weight) or torch.equal(weight, torch.ones_like(weight))
+
+
+def assert_same(a, b):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+    assert type(a) is type(b)
+    if torch.is_tensor(a):
+        assert torch.equal(a, b)
+    elif isinstance(a, (dict, list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a.values(), b.values(), strict=True) if isinstance(a, dict) else zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+def test_resuming_a_changed_run_says_what_changed(tmp_path, demos, resumed):
+    shutil.copytree(resumed / "whole", tmp_path / "whole", symlinks=True)
+    opts = dict(RESUMED, EXP__ID="whole", TRAIN__max_steps=7, TRAIN__lr=0.002)
+    done = run_training(tmp_path, demos, "--nproc", "1", "--resume", "--allow_changes", **opts)
+    assert "step_00000006 was written with world_size 2, this run has 1" in done.stderr
+    assert "TRAIN.lr is 0.002 now, the run was started with 0.001" in done.stderr
+    assert (tmp_path / "whole/last").resolve().name == "step_00000007"
+
+
+def test_resuming_from_a_damaged_checkpoint_takes_the_one_before_it(tmp_path, demos, resumed):
+    shutil.copytree(resumed / "whole", tmp_path / "whole", symlinks=True)
+    os.truncate(tmp_path / "whole/step_00000006/model/model.safetensors", 1000)
+    done = run_training(
+        tmp_path, demos, "--nproc", "2", "--resume", **dict(RESUMED, EXP__ID="whole", TRAIN__max_steps=6)
+    )
+    assert "step_00000006 is damaged: model/model.safetensors is not what was written; using the one" in done.stderr
+    for name, value in load_model_folder(resumed / "whole")[0].state_dict().items():
+        assert torch.equal(value, load_model_folder(tmp_path / "whole")[0].state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "number, group, nproc", [(signal.SIGTERM, True, 2), (signal.SIGUSR1, False, 2), (signal.SIGUSR1, False, 1)]
+)
+def test_a_signal_saves_and_ends_with_a_code_of_its_own(tmp_path, demos, number, group, nproc):
+    """To the parent alone, and to every process of the group, loader processes included, as a cluster does it."""
+    opts = tiny_opts(EXP__DIR=str(tmp_path), DATA__FILES=[str(demos)], TRAIN__max_steps=100000, DATA__NUM_WORKERS=1)
+    command = [sys.executable, "-m", "rv_train.train", "--cfg", "configs/quickstart.yaml", "--nproc", str(nproc)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command + [str(o) for o in opts],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while "step " not in process.stdout.readline():
+        assert process.poll() is None
+    (os.killpg if group else os.kill)(process.pid, number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == STOPPED == 75, errors
+    assert errors == "" and "stopped by a signal at step" in output.splitlines()[-1]
+    step = load_trainer(tmp_path / "tiny/last")["step"]
+    assert f"at step {step}, --resume continues" in output and find_damage(tmp_path / "tiny/last") is None
+
+
+def test_torchrun_trains_like_spawned_ranks(tmp_path, demos, resumed):
+    """Its environment is recognised; two ranks of a job that somebody else starts give the same weights."""
+    opts = dict(RESUMED, EXP__ID="whole", EXP__DIR=str(tmp_path), DATA__FILES=[str(demos)], TRAIN__max_steps=6)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m"]
+    command += ["rv_train.train", "--cfg", "configs/quickstart.yaml", *map(str, tiny_opts(**opts))]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    ours = load_model_folder(tmp_path / "whole")[0].state_dict()
+    for name, value in load_model_folder(resumed / "whole")[0].state_dict().items():
+        assert torch.equal(value, ours[name]), name
+
+
 def test_run_folder_holds_what_a_reproduction_needs(resumed):
     run = resumed / "whole"
     assert [p.name for p in checkpoints(run)] == ["step_00000002", "step_00000004", "step_00000006"]
     assert (run / "last").resolve().name == "step_00000006"
     note = json.loads((run / "run.json").read_text())
     assert note["world_size"] == 2 and note["global_batch_size"] == 8 and note["versions"]["torch"]
-    assert note["data"]["num_frames"] == 24 and len(note["data_fingerprint"]) == 64
+    assert (
+        note["data"]["num_frames"] == 24
+        and note["data"]["num_valid_demos"] == 1
+        and len(note["data_fingerprint"]) == 64
+    )
     assert yaml.safe_load((run / "config.yaml").read_text())["TRAIN"]["max_steps"] == 6
 
 
@@ -110,6 +213,9 @@ def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed, ca
     shutil.copy(demos, blind)
     with h5py.File(blind, "a") as file:
         del file["data/demo_0/obs/agentview_rgb"]
+    other, lonely = tmp_path / "other.hdf5", tmp_path / "lonely.hdf5"
+    write_synthetic_demo_file(other, num_demos=2, num_frames=12, resolution=64, seed=7)
+    write_synthetic_demo_file(lonely, num_demos=1, num_frames=12, resolution=64, seed=0)
     fresh, whole = {"EXP__DIR": str(tmp_path / "runs")}, {"EXP__DIR": str(resumed), "EXP__ID": "whole"}
     for flags, opts, message in (
         ((), dict(fresh, DATA__FILES=["no/such.hdf5"]), "no/such.hdf5 does not exist"),
@@ -126,8 +232,15 @@ def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed, ca
         ((), whole, "already holds a run"),
         (("--nproc", "1", "--resume"), whole, "world_size 2, this run has 1"),
         (("--nproc", "2", "--resume"), dict(whole, EXP__SEED=1), "EXP.SEED is 1 now, the run was started with 0"),
+        (("--nproc", "2", "--resume"), dict(whole, DATA__FILES=[str(other)]), "was written with data_fingerprint"),
+        (("--nproc", "2", "--allow_changes"), whole, "give both"),
+        ((), dict(fresh, MODEL__ATTENTION="flash_attention_2"), "needs the package flash-attn: pip install"),
+        ((), dict(fresh, AMP__param_dtype="float16"), "AMP.param_dtype float16 cannot work: a gradient scaler refuses"),
+        ((), dict(fresh, DATA__VAL_SHARE=0.5, DATA__FILES=[str(lonely)]), "no demo can be held out"),
     ):
-        opts = tiny_opts(**{"DATA__FILES": [str(demos)], "DATA__NUM_WORKERS": 1, "TRAIN__grad_accum": 2, **opts})
+        if "--resume" in flags or opts is whole:
+            opts = {**RESUMED, **opts}
+        opts = tiny_opts(**{"DATA__FILES": [str(demos)], **opts})
         with pytest.raises(SystemExit) as stopped:
             main(["--cfg", str(ROOT / "configs/quickstart.yaml"), *flags, *map(str, opts)])
         lines = capsys.readouterr().err.strip().splitlines()
@@ -145,11 +258,11 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path, demos):
     precious.write_text("precious")
     cfg = tiny_cfg(EXP__DIR=str(tmp_path), DATA__FILES=[str(demos)])
     with pytest.raises(ValueError, match="holds model but no complete checkpoint"):
-        prepare_run(cfg, resume=False, rank=0, world_size=1)
+        prepare_run(cfg, torch.device("cpu"), world_size=1)
     assert precious.read_text() == "precious"
     shutil.rmtree(precious.parent)
     (tmp_path / "tiny/config.yaml").write_text("what a run killed early leaves")
-    assert prepare_run(cfg, resume=False, rank=0, world_size=1) is None
+    assert prepare_run(cfg, torch.device("cpu"), world_size=1).resume is None
 
 
 def test_loading_a_checkpoint_runs_no_code(tmp_path, resumed):
@@ -174,8 +287,6 @@ def test_loading_a_checkpoint_runs_no_code(tmp_path, resumed):
     (step / "model/tokenizer_config.json").write_text(json.dumps(tokenizer))
     (step / "model/modeling_evil.py").write_text(f"open({str(mark)!r}, 'w')")
     load_model_folder(step)
-    from rv_train.checkpoint import load_trainer
-
     with pytest.raises(Exception, match=r"[Ww]eights.only|Unsupported"):
         load_trainer(step)
     assert not mark.exists()

@@ -1,0 +1,60 @@
+"""Steps whose loss or gradient is not finite: counted, skipped on all ranks alike, and traced back to their samples."""
+
+import torch
+
+from rv_train.data.features import take_row
+from rv_train.distributed import gather_objects
+
+NAMED = 5  # samples in an error message
+
+
+class BadSteps:
+    """Counts skipped steps; too many in a row end the run.
+
+    Args:
+        limit: this many in a row are too many.
+        where: sample index → "file, demo, frame".
+        state: `state_dict()` of the run that is continued.
+    """
+
+    def __init__(self, limit, where, state=None):
+        self.limit, self.where = limit, where
+        self.skipped, self.in_a_row = (state["skipped"], state["in_a_row"]) if state else (0, 0)
+        self._suspects = []
+
+    def note_good(self):
+        self.in_a_row = 0
+        self._suspects.clear()
+
+    def note_bad(self, model, precision, batches):
+        """A step was skipped; all ranks call this together.
+
+        Args:
+            model: the bare model; precision: its Precision; batches: this rank's batches of the step.
+        Raises:
+            ValueError: `limit` steps in a row were bad; names the samples whose own loss is not finite, of all ranks.
+        """
+        self.skipped += 1
+        self.in_a_row += 1
+        for batch in batches:
+            self._suspects += [self.where(int(i)) for i in _not_finite(model, precision, batch)]
+        if self.in_a_row < self.limit:
+            return
+        suspects = sorted({name for names in gather_objects(self._suspects) for name in names})
+        if suspects:
+            more = f" and {len(suspects) - NAMED} more" if len(suspects) > NAMED else ""
+            reason = f"the loss of these samples is not finite: {'; '.join(suspects[:NAMED])}{more}"
+        else:
+            reason = "the loss of every single sample is finite, the gradients overflow: lower TRAIN.lr or clip them"
+        raise ValueError(f"{self.in_a_row} steps in a row were skipped; {reason}")
+
+    def state_dict(self):
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+
+@torch.no_grad()
+def _not_finite(model, precision, batch):
+    """Indices of the samples of a batch whose loss alone is not finite."""
+    with precision.autocast():
+        losses = [model(take_row(batch, row))["loss"] for row in range(len(batch["lengths"]))]
+    return [index for index, loss in zip(batch["index"], losses, strict=True) if not torch.isfinite(loss)]

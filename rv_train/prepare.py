@@ -1,0 +1,109 @@
+"""Everything that is checked before a process is started, so that bad input costs one line and nothing half-written."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from libs.action_text import ActionTextCodec
+from rv_train import checkpoint
+from rv_train.config import cfg_to_dict, differences
+from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.load import TrainingData, load_data
+from rv_train.data.sampler import ResumableBatchSampler
+from rv_train.data.stats import read_stats
+from rv_train.models.qwen import check_attention, check_weights
+from rv_train.optim import check_optimizer
+from rv_train.plan import count_steps
+
+# What may change when a run is resumed; anything else would make it another run.
+FREE_ON_RESUME = (
+    "EXP.DIR",
+    "EXP.ID",
+    "DATA.FILES",  # the same data may have moved: its fingerprint is compared
+    "DATA.STATS",  # as may the statistics: their ranges are compared
+    "DATA.NUM_WORKERS",
+    "TRAIN.epochs",
+    "TRAIN.max_steps",
+    "TRAIN.max_bad_steps",
+    "TRAIN.peak_tflops",
+    "TRAIN.log_every",
+    "TRAIN.save_every",
+    "TRAIN.keep_last",
+    "TRAIN.keep_every",
+    "VALID.loss_every",
+    "VALID.loss_batches",
+    "VALID.gen_every",
+    "VALID.gen_samples",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every rank is given: the data, read once, and the checkpoint to continue from (None: a new run)."""
+
+    data: TrainingData
+    resume: Path | None
+
+
+def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
+    """Check what can be checked before anything starts, make the folder of a new run; returns the Job.
+
+    Args:
+        device: torch.device of a rank.
+        resume: continue from the run's newest good checkpoint.
+        allow_changes: resume even with another config, other data or another number of ranks.
+    Raises:
+        ValueError: data or config that cannot be trained on, a package that is missing, nothing to resume, a folder
+            that already holds something or is in use, or a resume that would be another run.
+    """
+    check_attention(cfg, device)
+    check_optimizer(cfg.TRAIN)
+    data = load_data(cfg)
+    stats = data.action_stats
+    codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
+    sampler = ResumableBatchSampler(
+        len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, 0, world_size, start_batch=0
+    )
+    count_steps(cfg, sampler.batches_per_epoch)
+    TrainingSet(data.train, ObservationEncoder.from_cfg(cfg), codec, cfg.EXP.SEED)[next(iter(sampler))[0]]
+    run = checkpoint.run_folder(cfg)
+    folder = None
+    if not resume:
+        check_weights(cfg)
+        if checkpoint.checkpoints(run):
+            raise ValueError(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
+        if run.exists():
+            checkpoint.refuse_foreign(run)
+        run.mkdir(parents=True, exist_ok=True)
+    elif not run.is_dir():
+        checkpoint.find_resume(run)  # says that there is none
+    with checkpoint.lock(run):  # what a killed run leaves running has ended now
+        if resume:
+            folder, remarks = checkpoint.find_resume(run)
+            changes = changed(cfg, data, world_size, folder)
+            if changes and not allow_changes:
+                raise ValueError(f"--resume: {changes[0]}; --allow_changes resumes nevertheless, as another run")
+            for line in remarks + changes:
+                print(f"warning: {line}", file=sys.stderr)
+        else:
+            checkpoint.clear_leftovers(run)
+        (run / "config.yaml").write_text(yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))
+    return Job(data, folder)
+
+
+def changed(cfg, data, world_size, folder):
+    """What differs between this run and the one that wrote a checkpoint, one line each."""
+    trainer = checkpoint.load_trainer(folder)
+    found = []
+    for name, now in (("world_size", world_size), ("data_fingerprint", data.info["fingerprint"])):
+        if trainer[name] != now:
+            found.append(f"{folder} was written with {name} {trainer[name]}, this run has {now}")
+    stored = read_stats(folder / "model")
+    for key in ("min", "max"):
+        if stored[key] != data.action_stats[key]:
+            found.append(f"{folder} was written with actions of {key} {stored[key]}, now {data.action_stats[key]}")
+    for key, now, before in differences(cfg, checkpoint.read_model_cfg(folder / "model"), FREE_ON_RESUME):
+        found.append(f"{key} is {now!r} now, the run was started with {before!r}")
+    return found

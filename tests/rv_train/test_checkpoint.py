@@ -1,0 +1,120 @@
+"""Checkpoints on disk: damage, rotation, full disks, two processes in one folder."""
+
+import multiprocessing
+import os
+import resource
+import shutil
+
+import pytest
+
+from rv_train import checkpoint
+from rv_train.checkpoint import checkpoints, find_damage, find_resume, lock, save_checkpoint
+from tests.tiny import ACTION_STATS, tiny_cfg, tiny_model
+
+
+@pytest.fixture(scope="module")
+def save():
+    model = tiny_model(tiny_cfg())
+
+    def save(run, step, best=None, **more):
+        cfg = tiny_cfg(**more)
+        run.mkdir(exist_ok=True)
+        save_checkpoint(run, step, model, {"step": step, "best": best}, cfg, ACTION_STATS, {"render": "fast"})
+
+    return save
+
+
+@pytest.fixture
+def run(tmp_path, save):
+    for step in (2, 4, 6):
+        save(tmp_path / "run", step)
+    return tmp_path / "run"
+
+
+def names(run):
+    return [path.name for path in checkpoints(run)]
+
+
+def test_the_last_every_mth_and_the_best_stay(tmp_path, save):
+    run = tmp_path / "run"
+    best = None
+    for step in range(1, 11):
+        best = (0.1, 3) if step == 3 else best
+        save(run, step, best, TRAIN__keep_last=2, TRAIN__keep_every=4)
+    assert names(run) == [f"step_{step:08d}" for step in (3, 4, 8, 9, 10)]
+    assert (run / "best").resolve().name == "step_00000003" and (run / "last").resolve().name == "step_00000010"
+    save(run, 11, (0.05, 11), TRAIN__keep_last=2, TRAIN__keep_every=4)
+    assert names(run) == [f"step_{step:08d}" for step in (4, 8, 10, 11)]
+    assert (run / "best").resolve().name == "step_00000011"
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        (lambda f: flip_a_byte(f / "model/model.safetensors"), "model/model.safetensors is not what was written"),
+        (lambda f: os.truncate(f / "trainer.pt", 100), "trainer.pt is not what was written"),
+        (lambda f: (f / "model/action_stats.json").unlink(), "model/action_stats.json is missing"),
+        (lambda f: (f / "complete").unlink(), "no readable 'complete'"),
+        (lambda f: (f / "complete").write_text('{"model'), "no readable 'complete'"),
+        (lambda f: (f / "complete").write_text("[]"), "no readable 'complete'"),
+    ],
+)
+def test_a_damaged_checkpoint_is_detected_and_the_one_before_used(run, damage, reason):
+    assert find_resume(run) == (run / "step_00000006", [])
+    damage(run / "step_00000006")
+    folder, remarks = find_resume(run)
+    assert folder.name == "step_00000004" and len(remarks) == 1
+    assert "step_00000006 is damaged: " in remarks[0] and reason in remarks[0]
+    for step in (2, 4):
+        damage(run / f"step_{step:08d}")
+    with pytest.raises(ValueError, match="no complete checkpoint to resume from .*step_00000006 is damaged"):
+        find_resume(run)
+
+
+def test_what_a_kill_during_a_save_leaves_is_no_checkpoint(run):
+    shutil.copytree(run / "step_00000006", run / "step_00000008.tmp")
+    assert names(run)[-1] == "step_00000006"
+    assert find_resume(run) == (run / "step_00000006", [])
+
+
+@pytest.mark.parametrize("room", [100, 50_000, 400_000])
+def test_a_full_disk_leaves_the_last_good_checkpoint(run, save, room):
+    """The kernel refuses to make files longer than `room` bytes, as a full disk would at that point."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"step 8 cannot be written .*GiB are free.*last good one is step_00000006"):
+            save(run, 8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(p.name for p in run.iterdir()) == ["last", *names(run)] and find_damage(run / "last") is None
+    save(run, 8)
+    assert find_resume(run) == (run / "step_00000008", [])
+
+
+def hold(run, holding, finish):
+    with lock(run):
+        holding.set()
+        finish.wait(60)
+
+
+def test_two_processes_never_write_into_one_run(tmp_path, monkeypatch):
+    context = multiprocessing.get_context("fork")
+    holding, finish = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path, holding, finish))
+    other.start()
+    assert holding.wait(60)
+    monkeypatch.setattr(checkpoint, "LOCK_WAIT_S", 0.2)
+    with pytest.raises(ValueError, match="is in use: another process trains there"), lock(tmp_path):
+        pass
+    monkeypatch.setattr(checkpoint, "LOCK_WAIT_S", 60.0)
+    other.kill()  # a killed process lets go at once
+    with lock(tmp_path):
+        pass
+    other.join()
