@@ -1,0 +1,159 @@
+"""The dry run: what it says, and that it needs nothing. Both published recipes are one training."""
+
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rv_train.config import load_cfg
+from rv_train.data.load import load_data
+from rv_train.data.sampler import ResumableBatchSampler
+from rv_train.distributed import Rank
+from rv_train.optim import base_lr, lr_at
+from rv_train.plan import count_steps, describe, dry_run
+from tests.demo_files import write_synthetic_demo_file
+from tests.tiny import ROOT, make_tiny_checkpoint, tiny_cfg, tiny_model
+
+EIGHT = "0,1,2,3,4,5,6,7"
+PUBLISHED_FRAMES = 273_465
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demos") / "synthetic_demo.hdf5"
+    write_synthetic_demo_file(path, num_demos=4, num_frames=12, resolution=64, seed=0)
+    return path
+
+
+def recipe(name, *opts):
+    return load_cfg(ROOT / "configs" / name, opts)
+
+
+def printed(capsys, cfg, devices=None, nproc=None):
+    dry_run(cfg, devices, nproc)
+    return capsys.readouterr().out
+
+
+def test_the_published_recipe_without_weights_data_or_gpus(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    out = printed(capsys, recipe("vla0.yaml"), EIGHT)
+    plan, missing = out.split("missing:\n")
+    assert "3,754,622,976 parameters, all trained" in plan
+    assert "64 samples per step = 8 per rank x 8 rank(s)" in plan and "4.00e-05 = 5e-06 x 8 rank(s)" in plan
+    assert "Picture 1: <|vision_start|><|image_pad|> x 128 <|vision_end|>put the white mug" in plan
+    assert re.search(r"weights +13\.99 GiB", plan) and re.search(r"\(adamw\) +27\.97 GiB", plan)
+    assert "24 GB no, 48 GB no, 80 GB yes, 141 GB yes" in plan
+    for line in ("GPUs: 8 asked for, this machine has 0", "weights: MODEL.PATH Qwen/", "data: DATA.FILES is empty"):
+        assert line in missing
+    assert not list(tmp_path.iterdir())
+
+    out = printed(capsys, recipe("vla0.yaml"))  # as it would run here
+    assert "1 CPU rank" in out and f"with --devices {EIGHT}: 64 samples per step, lr 4.00e-05" in out
+    assert "GPUs:" not in out.split("missing:\n")[1]
+
+
+def test_with_data_a_real_sample_and_the_steps(capsys, demos):
+    cfg = tiny_cfg(DATA__FILES=[str(demos)], DATA__VAL_SHARE=0.25, TRAIN__max_steps=0, TRAIN__epochs=3)
+    out = printed(capsys, cfg, nproc=2)
+    data = load_data(cfg)
+    frames = 48 - 12
+    assert "48 frames of 4 demos in 1 file(s), 64 x 64, rendering fast" in out
+    assert f"trained on {frames} frames, held out: 1 demos (DATA.VAL_SHARE 0.25)" in out
+    assert data.info["fingerprint"][:16] in out
+    assert "54 (3 epochs of 18 steps, DATA.SAMPLER full)" in out
+    sample = out[out.index("one sample (") :]
+    assert re.search(r"synthetic_demo\.hdf5, demo_\d, frame \d+\): \d+ ids, \d+ learned", sample)
+    assert "pick up the stripe<|im_end|>" in sample and sample.rstrip().endswith("missing: nothing")
+    assert re.search(r"assistant\n( +[\d? ]+\n)* +[\d? ]+<\|im_end\|>", sample)
+
+
+def test_data_that_cannot_be_used_is_missing_data(capsys, tmp_path):
+    out = printed(capsys, tiny_cfg(DATA__FILES=[str(tmp_path / "no.hdf5")]))
+    assert f"missing:\n  data: DATA.FILES: {tmp_path / 'no.hdf5'} does not exist" in out
+
+
+def test_sizes_come_from_the_weights_where_they_lie(capsys, tmp_path):
+    folder = make_tiny_checkpoint(tmp_path) / "last/model"
+    parameters = sum(p.numel() for p in tiny_model(tiny_cfg()).parameters())
+    cfg = recipe("vla0.yaml", "MODEL.PATH", str(folder), "MODEL.TOKENIZER", str(folder))
+    out = printed(capsys, cfg)
+    assert f"{parameters:,} parameters" in out and "weights:" not in out
+    (folder / "model.safetensors").unlink()  # its config.json still tells the sizes
+    out = printed(capsys, cfg)
+    assert f"{parameters:,} parameters" in out and f"weights: MODEL.PATH {folder}" in out
+
+
+def test_packages_that_a_config_asks_for_are_named(capsys, monkeypatch):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    gone = ("flash_attn", "bitsandbytes")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in gone else found(name, *a))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    cfg = tiny_cfg(
+        MODEL__ATTENTION="flash_attention_2",
+        TRAIN__optimizer="adamw_8bit",
+        TRAIN__compile=True,
+        DATA__PREPROCESS="reference",
+    )
+    missing = printed(capsys, cfg, "0").split("missing:\n")[1]
+    for package in ("pip install flash-attn", "pip install bitsandbytes", "no no-such-compiler", "torchvision"):
+        assert package in missing
+
+
+def test_too_little_room_for_checkpoints_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert "disk: " in printed(capsys, tiny_cfg()).split("missing:\n")[1]
+
+
+@pytest.mark.parametrize("devices, nproc", [("0", 2), ("0,0", None), ("gpu", None), (None, 0)])
+def test_devices_that_make_no_sense_are_refused(devices, nproc):
+    with pytest.raises(ValueError, match=r"--(devices|nproc)"):
+        dry_run(tiny_cfg(), devices, nproc)
+
+
+def test_the_start_of_a_run_says_the_same(demos):
+    cfg = tiny_cfg(DATA__FILES=[str(demos)])
+    model = tiny_model(cfg)
+    next(model.parameters()).requires_grad_(False)
+    text = describe(cfg, model, load_data(cfg), 24, 48, Rank(0, 2, torch.device("cpu")))
+    total = sum(p.numel() for p in model.parameters())
+    assert f"{total:,} parameters, {total - next(model.parameters()).numel():,} trained" in text
+    assert "48 frames of 4 demos" in text and "0 values outside it are clipped" in text and "2 x CPU" in text
+
+
+def steps_of(cfg, frames, world_size):
+    sampler = ResumableBatchSampler(
+        frames, cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, seed=0, rank=0, world_size=world_size
+    )
+    return count_steps(cfg, sampler.batches_per_epoch)
+
+
+def test_the_two_recipes_are_one_training_on_eight_gpus():
+    full, sharded = recipe("vla0.yaml"), recipe("vla0_sharded.yaml")
+    assert steps_of(full, 64 * 1000, 8) == steps_of(sharded, 64 * 1000, 8) == 192 * 1000
+    # With the published set the sharded epochs, eight times as many, drop eight times as many incomplete batches.
+    assert steps_of(full, PUBLISHED_FRAMES, 8) == 820_392
+    assert steps_of(sharded, PUBLISHED_FRAMES, 8) == 820_224
+    rates = [
+        lr_at(step, 1000, base_lr(cfg.TRAIN, 8), cfg.TRAIN.schedule, cfg.TRAIN.warmup, cfg.TRAIN.lr_end)
+        for cfg in (full, sharded)
+        for step in (0, 500, 999)
+    ]
+    assert rates == [pytest.approx(4e-5)] * 6
+    # On four GPUs the sharded recipe keeps its passes and its rate.
+    half = recipe("vla0_sharded.yaml", "TRAIN.grad_accum", 2)
+    assert steps_of(half, 64 * 1000, 4) == 192 * 1000 and base_lr(half.TRAIN, 4) == 4e-5
+    same = ("TRAIN", "ACTION", "IMAGE", "PROMPT", "MODEL", "AMP")
+    differing = {k for section in same for k in full[section] if full[section][k] != sharded[section][k]}
+    assert differing == {"epochs", "lr", "scale_lr", "clip_grad"}
+
+
+def test_a_run_without_a_step_is_refused():
+    with pytest.raises(ValueError, match=r"fewer batches than TRAIN\.grad_accum 4"):
+        count_steps(tiny_cfg(TRAIN__max_steps=0, TRAIN__epochs=1, TRAIN__grad_accum=4), batches_per_epoch=3)
