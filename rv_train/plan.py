@@ -10,8 +10,9 @@ import torch
 from libs.action_text import ActionTextCodec
 from rv_train.checkpoint import run_folder
 from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.images import ImageTransform
 from rv_train.data.load import load_data
-from rv_train.data.prompt import IGNORE, MERGE, PromptEncoder, image_grid
+from rv_train.data.prompt import IGNORE, MERGE, PATCH, PromptEncoder, image_grid
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.distributed import under_torchrun
 from rv_train.flops import TrainingFlops
@@ -82,19 +83,26 @@ def dry_run(cfg, devices=None, nproc=None):
         steps = count_steps(cfg, sampler.batches_per_epoch)
         lines += [*_data_lines(cfg, data), *_step_lines(cfg, sampler.batches_per_epoch, steps)]
     lines += _recipe_lines(cfg, world_size, amp)
-    kind = f"GPU{'s' * (world_size > 1)}" if device.type == "cuda" else f"CPU rank{'s' * (world_size > 1)}"
-    lines.append(("device", f"{world_size} {kind}"))
+    lines.append(("device", _plural(world_size, "GPU" if device.type == "cuda" else "CPU rank")))
     if device.type == "cpu" and nproc is None and not under_torchrun():
         batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * 8
         lines.append(("", f"with --devices 0,1,2,3,4,5,6,7: {batch} samples per step, lr {base_lr(cfg.TRAIN, 8):.2e}"))
-    print(f"plan of {cfg.EXP.ID}: nothing is started or written\n\n{_table(lines)}")
 
-    instructions = sorted(set(data.train.instructions)) if data else [STAND_IN]
+    instructions = set(data.train.instructions) if data else {STAND_IN}
     counts = _count_tokens(cfg, encoder, max(instructions, key=lambda text: len(encoder.encode(text)["input_ids"])))
-    print(f"\n{_token_table(cfg, counts, data)}")
-    print(f"\n{_memory_table(cfg, config, parameters, counts, amp, device, missing)}")
-    print(f"\n{_sample(cfg, encoder, data)}")
-    print("\nmissing: nothing" if not missing else "\nmissing:\n" + "\n".join(f"  {line}" for line in missing))
+    parts = memory_estimate(
+        cfg, config, parameters, counts["total"], counts["actions"], counts["pictures"] * MERGE * MERGE, amp
+    )
+    lines += [*_compute_lines(cfg, config, counts), *_disk_lines(cfg, parts, missing)]
+    blocks = [
+        f"plan of {cfg.EXP.ID}: nothing is started or written",
+        _table(lines),
+        _token_table(cfg, counts, data),
+        _memory_table(parts, "GPU" if device.type == "cuda" else "rank"),
+        _sample(cfg, encoder, data),
+        "\n  ".join(["missing:", *missing]) if missing else "missing: nothing",
+    ]
+    print("\n\n".join(blocks))
 
 
 # ------------------------------------------------------------------------------------------------ what there is
@@ -195,10 +203,10 @@ def _data_lines(cfg, data):
     side = info["resolution"]
     yield (
         "data",
-        f"{info['num_frames']:,} frames of {info['num_demos']:,} demos in {len(info['files'])} file(s), "
+        f"{info['num_frames']:,} frames of {info['num_demos']:,} demos in {_plural(len(info['files']), 'file')}, "
         f"{side} x {side}, rendering {info['render']}",
     )
-    held_out = f"{info['num_valid_demos']:,} demos" if data.valid else "none"
+    held_out = _plural(info["num_valid_demos"], "demo") if data.valid else "none"
     yield "", f"trained on {len(data.train):,} frames, held out: {held_out} (DATA.VAL_SHARE {cfg.DATA.VAL_SHARE:g})"
     origin = info["stats"] or "of this data"
     yield "", f"range of the actions {origin}, {info['num_clipped']:,} values outside it are clipped"
@@ -212,23 +220,29 @@ def _step_lines(cfg, batches_per_epoch, total_steps):
 
 
 def _recipe_lines(cfg, world_size, amp):
-    train, text = cfg.TRAIN, []
-    batch = train.batch_size * train.grad_accum * world_size
+    train = cfg.TRAIN
+    ranks = _plural(world_size, "rank")
     accum = f" x {train.grad_accum} passes" if train.grad_accum > 1 else ""
-    yield "batch", f"{batch} samples per step = {train.batch_size} per rank{accum} x {world_size} rank(s)"
-    scaled = f" = {train.lr:g} x {world_size} rank(s)" if train.scale_lr else ", not scaled by the number of ranks"
-    yield "lr", f"{base_lr(train, world_size):.2e}{scaled}"
+    batch = train.batch_size * train.grad_accum * world_size
+    yield "batch", f"{batch} samples per step = {train.batch_size} per rank{accum} x {ranks}"
+    scaled = f" = {train.lr:g} x {ranks}" if train.scale_lr else ", not scaled by the number of ranks"
+    schedule = "constant" if train.schedule == "none" else f"{train.schedule} down to {train.lr_end:g} of it"
     warmup = f"{train.warmup:.0%} of the steps" if train.warmup < 1 else f"{train.warmup:.0f} steps"
-    text.append("constant" if train.schedule == "none" else f"{train.schedule} to {train.lr_end:g} of it")
-    yield "", f"{text[0]}, {f'warm-up over {warmup}' if train.warmup else 'no warm-up'}"
+    yield "lr", f"{base_lr(train, world_size):.2e}{scaled}, {schedule}"
+    yield "", f"warm-up over {warmup}" if train.warmup else "no warm-up"
     clip = f"gradient norm clipped at {train.clip_grad:g}" if train.clip_grad else "no clipping"
-    ema = f", moving average {train.ema:g}" if train.ema else ""
-    yield "optimizer", f"{train.optimizer}, betas {train.betas}, weight decay {train.weight_decay:g}, {clip}{ema}"
-    mixed = "no mixed precision" if amp == "off" else f"{amp} autocast"
-    yield "precision", f"{mixed} over {cfg.AMP.param_dtype} weights"
-    checkpointing = "recomputed layer by layer" if train.grad_checkpoint else "kept"
-    compiled = "torch.compile" if train.compile else "not compiled"
+    betas = " ".join(f"{beta:g}" for beta in train.betas)
+    yield "optimizer", f"{train.optimizer}, betas {betas}, weight decay {train.weight_decay:g}, {clip}"
+    yield "", f"moving average of the weights, decay {train.ema:g}" if train.ema else "no moving average"
+    mixed = "no autocast" if amp == "off" else f"{amp} autocast"
+    yield "precision", f"{mixed}, {cfg.AMP.param_dtype} weights"
+    checkpointing = "recomputed in the backward pass" if train.grad_checkpoint else "kept for the backward pass"
+    compiled = "compiled" if train.compile else "not compiled"
     yield "", f"attention {cfg.MODEL.ATTENTION}, activations {checkpointing}, {compiled}"
+
+
+def _plural(number, name):
+    return f"{number} {name}{'s' * (number != 1)}"
 
 
 def _device_name(device):
@@ -238,67 +252,62 @@ def _device_name(device):
 def _count_tokens(cfg, encoder, instruction):
     """Tokens of one sample by part; every number is written with the digits of the middle bin."""
     answer = " ".join([str(cfg.ACTION.NUM_BINS // 2)] * (cfg.ACTION.HORIZON * cfg.ACTION.DIM))
-    ids, full = encoder.encode(instruction)["input_ids"], encoder.encode(instruction, answer)
+    encoded = encoder.encode(instruction, answer)
+    total = len(encoded["input_ids"])
     system = f"<|im_start|>system\n{encoder.system}<|im_end|>\n" if encoder.system else ""
-    parts = {
+    counts = {
         "system turn": len(encoder.tokenizer(system)["input_ids"]) if system else 0,
-        "pictures": int((ids == encoder.image_id).sum()),
-        "actions": int((full["labels"] != IGNORE).sum()),
+        "pictures": int((encoded["input_ids"] == encoder.image_id).sum()),
+        "instruction": 0,
+        "actions": int((encoded["labels"] != IGNORE).sum()),
     }
-    total = len(full["input_ids"])
-    rest = total - sum(parts.values())
-    return {"system turn": parts["system turn"], "pictures": parts["pictures"], "instruction": rest} | {
-        "actions": parts["actions"],
-        "total": total,
-    }
+    counts["instruction"] = total - sum(counts.values())
+    return {**counts, "total": total}
 
 
 def _token_table(cfg, counts, data):
-    rows, columns = image_grid(cfg)
-    number = 1 if cfg.IMAGE.TILE else len(cfg.DATA.VIEWS)
+    (rows, columns), digits = image_grid(cfg), len(str(cfg.ACTION.NUM_BINS // 2))
     notes = {
-        "pictures": f"{number} of {rows} x {columns}, {MERGE * 14} x {MERGE * 14} pixels each",
+        "pictures": f"{_number_of_pictures(cfg)} of {rows} x {columns}, {MERGE * PATCH} x {MERGE * PATCH} pixels each",
         "instruction": "the longest one, and the turns around it" if data else "a stand-in, and the turns around it",
-        "actions": f"{cfg.ACTION.HORIZON} x {cfg.ACTION.DIM} numbers and the end, the tokens that are learned",
+        "actions": f"{cfg.ACTION.HORIZON} x {cfg.ACTION.DIM} numbers of {digits} digits and the end: what is learned",
     }
     lines = [f"  {name:<34}{count:>8,}   {notes.get(name, '')}".rstrip() for name, count in counts.items()]
     return "\n".join(["tokens of one sample", *lines])
 
 
-def _memory_table(cfg, config, parameters, counts, amp, device, missing):
-    patches = counts["pictures"] * MERGE * MERGE
-    parts = memory_estimate(cfg, config, parameters, counts["total"], counts["actions"], patches, amp)
+def _number_of_pictures(cfg):
+    return 1 if cfg.IMAGE.TILE else len(cfg.DATA.VIEWS)
+
+
+def _memory_table(parts, per):
+    unit, name = (GIB, "GiB") if max(parts.values()) >= GIB else (2**20, "MiB")
     total = sum(parts.values())
-    flops = TrainingFlops(config, image_grid(cfg), 1 if cfg.IMAGE.TILE else len(cfg.DATA.VIEWS))
-    work = flops.count([counts["total"]] * cfg.TRAIN.batch_size, counts["actions"] * cfg.TRAIN.batch_size)
-    fits = ", ".join(f"{card} GB {'yes' if total <= ROOM * card * GIB else 'no'}" for card in CARDS)
-    lines = [f"  {name:<34}{size / GIB:>8.2f} GiB" for name, size in parts.items()]
-    lines.append(f"  {'total':<34}{total / GIB:>8.2f} GiB   fits a card of: {fits}")
-    per = "GPU" if device.type == "cuda" else "rank"
-    states = sum(size for name, size in parts.items() if name.startswith(("optimizer", "moving")))
-    weights = parts["weights"]
-    one = weights + states + (weights if cfg.TRAIN.ema else 0)
-    disk = _disk_line(cfg, one, missing)
-    return "\n".join(
-        [
-            f"memory per {per}, an estimate",
-            *lines,
-            f"  {'arithmetic':<34}{work * cfg.TRAIN.grad_accum / 1e12:>8.3g} TFLOP per rank and step",
-            disk,
-        ]
-    )
+    lines = [f"  {part:<34}{size / unit:>8.2f} {name}" for part, size in [*parts.items(), ("total", total)]]
+    fits = [str(card) for card in CARDS if total <= ROOM * card * GIB]
+    verdict = f"cards of {', '.join(fits)} GB" if fits else f"no card of {CARDS[-1]} GB"
+    return "\n".join([f"memory per {per}, an estimate: fits {verdict}", *lines])
 
 
-def _disk_line(cfg, one, missing):
-    most = cfg.TRAIN.keep_last + 1 + (1 if cfg.DATA.VAL_SHARE else 0)  # the one being written; the best
+def _compute_lines(cfg, config, counts):
+    flops = TrainingFlops(config, image_grid(cfg), _number_of_pictures(cfg))
+    batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum
+    work = flops.count([counts["total"]] * batch, counts["actions"] * batch)
+    yield "compute", f"{work / 1e12:.3g} TFLOP per rank and step"
+
+
+def _disk_lines(cfg, parts, missing):
+    """A checkpoint holds the weights and the optimizer; with a moving average that, and the weights behind it."""
+    one = parts["weights"] + sum(size for name, size in parts.items() if name.startswith(("optimizer", "moving")))
+    one += parts["weights"] if cfg.TRAIN.ema else 0
+    most = cfg.TRAIN.keep_last + 1 + (cfg.DATA.VAL_SHARE > 0)  # with the one being written, and the best
     folder = run_folder(cfg).absolute()
-    free = shutil.disk_usage(next(p for p in folder.parents if p.exists())).free
+    free = shutil.disk_usage(next(path for path in folder.parents if path.exists())).free
     if free < most * one:
-        missing.append(
-            f"disk: {most * one / GIB:,.1f} GiB for checkpoints in {cfg.EXP.DIR}, which has {free / GIB:,.1f}"
-        )
-    every = f", and each of every {cfg.TRAIN.keep_every:,} steps" if cfg.TRAIN.keep_every else ""
-    return f"  {'one checkpoint on disk':<34}{one / GIB:>8.2f} GiB   at most {most} at a time{every}"
+        missing.append(f"disk: {most * one / GIB:.0f} GiB for checkpoints in {cfg.EXP.DIR}, which has {free / GIB:.0f}")
+    size = f"{one / GIB:.1f} GiB" if one >= GIB else f"{one / 2**20:.0f} MiB"
+    more = f", besides one of every {cfg.TRAIN.keep_every:,} steps" if cfg.TRAIN.keep_every else ""
+    yield "checkpoints", f"{size} each, one every {cfg.TRAIN.save_every:,} steps, at most {most} at a time{more}"
 
 
 def _sample(cfg, encoder, data):
@@ -311,9 +320,11 @@ def _sample(cfg, encoder, data):
         len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=1
     )
     key = next(iter(sampler))[0]
-    features = TrainingSet(data.train, ObservationEncoder.from_cfg(cfg, encoder.tokenizer), codec, cfg.EXP.SEED)[key]
+    # DATA.PREPROCESS reference gives the same ids, where its packages are at hand.
+    fast = ObservationEncoder(cfg.DATA.VIEWS, ImageTransform.from_cfg(cfg), encoder)
+    features = TrainingSet(data.train, fast, codec, cfg.EXP.SEED)[key]
     ids, labels = features["input_ids"], features["labels"]
-    head = f"one sample ({data.train.where(key[2])}): {len(ids)} ids, {int((labels != IGNORE).sum())} learned"
+    head = f"one sample ({data.train.where(key[2])}): {len(ids)} ids, {int((labels != IGNORE).sum())} of them learned"
     return f"{head}\n{_abbreviated(encoder.tokenizer.decode(ids))}"
 
 

@@ -44,10 +44,10 @@ def test_the_published_recipe_without_weights_data_or_gpus(capsys, tmp_path, mon
     out = printed(capsys, recipe("vla0.yaml"), EIGHT)
     plan, missing = out.split("missing:\n")
     assert "3,754,622,976 parameters, all trained" in plan
-    assert "64 samples per step = 8 per rank x 8 rank(s)" in plan and "4.00e-05 = 5e-06 x 8 rank(s)" in plan
+    assert "64 samples per step = 8 per rank x 8 ranks" in plan and "4.00e-05 = 5e-06 x 8 ranks" in plan
     assert "Picture 1: <|vision_start|><|image_pad|> x 128 <|vision_end|>put the white mug" in plan
     assert re.search(r"weights +13\.99 GiB", plan) and re.search(r"\(adamw\) +27\.97 GiB", plan)
-    assert "24 GB no, 48 GB no, 80 GB yes, 141 GB yes" in plan
+    assert "memory per GPU, an estimate: fits cards of 80, 141 GB" in plan
     for line in ("GPUs: 8 asked for, this machine has 0", "weights: MODEL.PATH Qwen/", "data: DATA.FILES is empty"):
         assert line in missing
     assert not list(tmp_path.iterdir())
@@ -62,12 +62,12 @@ def test_with_data_a_real_sample_and_the_steps(capsys, demos):
     out = printed(capsys, cfg, nproc=2)
     data = load_data(cfg)
     frames = 48 - 12
-    assert "48 frames of 4 demos in 1 file(s), 64 x 64, rendering fast" in out
-    assert f"trained on {frames} frames, held out: 1 demos (DATA.VAL_SHARE 0.25)" in out
+    assert "48 frames of 4 demos in 1 file, 64 x 64, rendering fast" in out
+    assert f"trained on {frames} frames, held out: 1 demo (DATA.VAL_SHARE 0.25)" in out
     assert data.info["fingerprint"][:16] in out
     assert "54 (3 epochs of 18 steps, DATA.SAMPLER full)" in out
     sample = out[out.index("one sample (") :]
-    assert re.search(r"synthetic_demo\.hdf5, demo_\d, frame \d+\): \d+ ids, \d+ learned", sample)
+    assert re.search(r"synthetic_demo\.hdf5, demo_\d, frame \d+\): \d+ ids, \d+ of them learned", sample)
     assert "pick up the stripe<|im_end|>" in sample and sample.rstrip().endswith("missing: nothing")
     assert re.search(r"assistant\n( +[\d? ]+\n)* +[\d? ]+<\|im_end\|>", sample)
 
