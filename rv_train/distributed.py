@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import multiprocessing
 import os
 import pickle
 import signal
@@ -156,8 +157,18 @@ def _run(rank, world_size, device, address, worker, args):
         raise (ValueError(message) if message else error) from None
     finally:
         # After a failure the process just ends: the others shall see that only once the reason has been written down.
-        if sys.exc_info()[0] is None or world_size == 1:
+        failed = sys.exc_info()[0] is not None
+        if failed:
+            _kill_loaders()
+        if not failed or world_size == 1:
             dist.destroy_process_group()
+
+
+def _kill_loaders():
+    """At its end a process sends its loader processes SIGTERM and waits, for ever: they ignore it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise for each of them
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 _stop_requested = False
