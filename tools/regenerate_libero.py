@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from libs.cli import cli_errors
-from libs.demo_hdf5 import DemoFile
+from libs.demo_hdf5 import DemoFile, demo_files
 from libs.libero_sim import RENDER_SETTINGS, simulator_versions
 from libs.libero_sim.pool import run_with_bar
 from libs.libero_sim.regeneration import NOOP_NORM, SETTLE_STEPS, FileJob
@@ -44,7 +44,9 @@ def parse_args(argv=None):
     parser.add_argument("--out", required=True, type=Path, help="folder of the new files")
     parser.add_argument("--resolution", type=int, default=256, help="pixels on each side of a picture")
     parser.add_argument("--workers", type=int, default=1, help="simulator processes, 1.5 GB and a core each")
-    parser.add_argument("--render", choices=tuple(RENDER_SETTINGS), default="standard", help="see collect_demos.py")
+    parser.add_argument(
+        "--render", choices=tuple(RENDER_SETTINGS), default="standard", help="fast: cheap, other pictures"
+    )
     parser.add_argument("--stop_at_success", action="store_true", help="end each demo where the task is first solved")
     return parser.parse_args(argv)
 
@@ -68,20 +70,15 @@ def make_jobs(args):
 
 
 def source_files(entries, out):
-    """Files and folders (with everything below them, but hidden folders and `out`) -> demonstration files.
+    """Files and folders (with everything below them but what stands in `out`) -> demonstration files.
 
-    ValueError for a folder without any, and for a file in `out`.
+    ValueError where nothing is found.
     """
     paths, out = {}, out.resolve()
     for entry in entries:
-        found = [entry]
-        if entry.is_dir():
-            visible = (path for path in sorted(entry.rglob("*.hdf5")) if "/." not in f"/{path.relative_to(entry)}")
-            found = [path for path in visible if out not in path.resolve().parents]
-        elif entry.resolve().parent == out:
-            raise ValueError(f"{entry} stands in --out: choose another folder")
+        found = [path for path in demo_files(entry) if out not in path.resolve().parents]
         if not found:
-            raise ValueError(f"{entry} holds no *.hdf5 file (outside --out {out})")
+            raise ValueError(f"{entry}: what is to be read stands in --out {out}; choose another folder")
         paths.update((path.resolve(), path) for path in found)
     return list(paths.values())
 

@@ -4,12 +4,11 @@ import bisect
 import copy
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from libs.demo_hdf5 import DemoFile
+from libs.demo_hdf5 import DemoFile, demo_files
 from libs.demo_hdf5.schema import IMAGE_CONVENTION, MAIN_VIEW
 
 
@@ -201,10 +200,9 @@ def find_demo_files(entries):
     if not entries:
         raise ValueError("no demonstrations: set DATA.FILES to HDF5 files or folders (DATA.FILES path/to/folder)")
     paths = []
-    for entry in map(Path, entries):
-        found = [entry] if entry.is_file() else sorted(entry.rglob("*.hdf5")) if entry.is_dir() else []
-        if not found:
-            reason = "holds no *.hdf5 file" if entry.is_dir() else "does not exist"
-            raise ValueError(f"DATA.FILES: {entry} {reason}")
-        paths += [path for path in found if not any(part.startswith(".") for part in path.parts[1:])]
+    for entry in entries:
+        try:
+            paths += demo_files(entry)
+        except ValueError as error:
+            raise ValueError(f"DATA.FILES: {error}") from None
     return list(dict.fromkeys(paths))

@@ -313,6 +313,7 @@ def without_states(path):
         (lambda path: None, ["nowhere.hdf5"], "does not exist"),
         (lambda path: None, ["old", "--workers", "0"], "--workers must be at least 1"),
         (lambda path: None, [f"old/{TASK}_demo.hdf5", "--out", "old"], "stands in --out"),
+        (lambda path: None, ["old", "--out", "old"], "stands in --out"),
         (lambda path: regenerate(path, "--out", "made"), ["made"], "regenerated already"),
     ],
 )
