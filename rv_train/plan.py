@@ -17,7 +17,7 @@ from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.distributed import under_torchrun
 from rv_train.flops import TrainingFlops
 from rv_train.memory import memory_estimate
-from rv_train.models.qwen import DTYPES, check_attention, check_compiler, find_weights, random_config
+from rv_train.models.qwen import DTYPES, check_attention, check_compiler, find_weights, missing_files, random_config
 from rv_train.optim import base_lr, check_optimizer, resolve_amp
 
 GIB = 2**30
@@ -159,7 +159,8 @@ def _backbone_config(cfg, tokenizer, missing):
     if cfg.MODEL.INIT == "pretrained":
         folder, has_weights = find_weights(cfg.MODEL.PATH)
         if not has_weights:
-            missing.append(f"weights: MODEL.PATH {cfg.MODEL.PATH} is not on this machine (no folder, not in the cache)")
+            path, lacks = cfg.MODEL.PATH, f", {folder} lacks {missing_files(folder)[0]}" if folder else ""
+            missing.append(f"weights: MODEL.PATH {path} is neither a folder of weights nor in the hub's cache{lacks}")
         if folder:
             return Qwen2_5_VLConfig.from_pretrained(folder), folder / "config.json"
     return random_config(cfg, tokenizer), "MODEL.TEXT and MODEL.VISION"
@@ -167,7 +168,9 @@ def _backbone_config(cfg, tokenizer, missing):
 
 def _data(cfg, missing):
     if not cfg.DATA.FILES:
-        missing.append("data: DATA.FILES is empty; give demo files or folders of them")
+        missing.append(
+            "data: DATA.FILES is empty; give demo files or folders of them (tools/regenerate_libero.py writes them)"
+        )
         return None
     try:
         return load_data(cfg)
@@ -215,7 +218,7 @@ def _data_lines(cfg, data):
 
 def _step_lines(cfg, batches_per_epoch, total_steps):
     per_epoch = batches_per_epoch / cfg.TRAIN.grad_accum
-    epochs = f"TRAIN.max_steps, {total_steps / per_epoch:.1f}" if cfg.TRAIN.max_steps else f"{cfg.TRAIN.epochs}"
+    epochs = f"TRAIN.max_steps, {total_steps / per_epoch:.3g}" if cfg.TRAIN.max_steps else f"{cfg.TRAIN.epochs}"
     yield "steps", f"{total_steps:,} ({epochs} epochs of {per_epoch:,.6g} steps, DATA.SAMPLER {cfg.DATA.SAMPLER})"
 
 

@@ -6,6 +6,7 @@ library falls back to one-dimensional positions without a word.
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 from pathlib import Path
@@ -39,7 +40,10 @@ def build_backbone(cfg, tokenizer, weights=None):
     dtype, attention = DTYPES[cfg.AMP.param_dtype], cfg.MODEL.ATTENTION
     if weights and attention == FLASH and not has_flash():
         attention = "sdpa"  # a saved model answers on any machine; training was refused by check_attention before
-    source = weights or (cfg.MODEL.PATH if cfg.MODEL.INIT == "pretrained" else None)
+    source = weights
+    if source is None and cfg.MODEL.INIT == "pretrained":
+        folder, complete = find_weights(cfg.MODEL.PATH)
+        source = folder if complete else cfg.MODEL.PATH  # a hub name, to be downloaded
     if source is None:
         config = random_config(cfg, tokenizer)
         return Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation=attention, dtype=dtype)
@@ -133,19 +137,21 @@ def without_progress_bars():
 
 def check_weights(cfg):
     """ValueError if MODEL.INIT wants weights and MODEL.PATH has none: found out before anything is started."""
-    if cfg.MODEL.INIT != "pretrained":
+    if cfg.MODEL.INIT != "pretrained" or find_weights(cfg.MODEL.PATH)[1]:
         return
-    from transformers import Qwen2_5_VLConfig
+    if Path(cfg.MODEL.PATH).is_dir():
+        raise ValueError(f"MODEL.PATH: {cfg.MODEL.PATH} holds no model, it lacks {missing_files(cfg.MODEL.PATH)[0]}")
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    path = Path(cfg.MODEL.PATH)
-    if path.is_dir() and not is_model_folder(path):
-        raise ValueError(f"MODEL.PATH: {path} holds no model (no config.json with *.safetensors)")
     try:
-        Qwen2_5_VLConfig.from_pretrained(cfg.MODEL.PATH)
-    except OSError as error:
+        get_hf_file_metadata(
+            hf_hub_url(cfg.MODEL.PATH, "config.json")
+        )  # asks once; loading would try for half a minute
+    except Exception as error:  # of the network, the hub, or the name
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"MODEL.PATH: {cfg.MODEL.PATH} is neither a folder with weights nor to be had from the Hugging Face hub "
-            f"({str(error).splitlines()[0]})"
+            f"MODEL.PATH: {cfg.MODEL.PATH} is neither a folder with weights nor in the cache, nor to be had from the "
+            f"Hugging Face hub ({reason})"
         ) from error
 
 
@@ -275,6 +281,16 @@ def image_processor_settings(cfg):
     }
 
 
+def missing_files(folder):
+    """Names of the files that a folder of saved weights lacks, such as a part that was not downloaded."""
+    folder, index = Path(folder), Path(folder) / "model.safetensors.index.json"
+    if index.is_file():
+        weights = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        weights = [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
+    return [name for name in ("config.json", *weights) if not (folder / name).is_file()]
+
+
 def is_model_folder(folder):
-    """Whether a folder holds saved weights."""
-    return (Path(folder) / "config.json").is_file() and any(Path(folder).glob("*.safetensors"))
+    """Whether a folder holds saved weights, all of them."""
+    return not missing_files(folder)

@@ -88,7 +88,7 @@ class VLA0(nn.Module):
         torch._dynamo.config.optimize_ddp = False
         model = self.backbone.model
         for module in (*model.language_model.layers, *(block.mlp for block in model.visual.blocks)):
-            module.compile(fullgraph=True, dynamic=True)
+            module.compile(dynamic=True)  # not fullgraph: a kernel that breaks the graph costs speed, not the run
         self.compiled = True
 
     @torch.no_grad()

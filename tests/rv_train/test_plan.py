@@ -1,5 +1,6 @@
 """The dry run: what it says, and that it needs nothing. Both published recipes are one training."""
 
+import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from rv_train.config import load_cfg
 from rv_train.data.load import load_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.distributed import Rank
+from rv_train.models.qwen import build_backbone, check_weights
 from rv_train.optim import base_lr, lr_at
 from rv_train.plan import count_steps, describe, dry_run
 from tests.demo_files import write_synthetic_demo_file
@@ -83,9 +85,28 @@ def test_sizes_come_from_the_weights_where_they_lie(capsys, tmp_path):
     cfg = recipe("vla0.yaml", "MODEL.PATH", str(folder), "MODEL.TOKENIZER", str(folder))
     out = printed(capsys, cfg)
     assert f"{parameters:,} parameters" in out and "weights:" not in out
-    (folder / "model.safetensors").unlink()  # its config.json still tells the sizes
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))  # half downloaded: the sizes are known
     out = printed(capsys, cfg)
     assert f"{parameters:,} parameters" in out and f"weights: MODEL.PATH {folder}" in out
+    assert "lacks model-00002-of-00002.safetensors" in out
+    with pytest.raises(ValueError, match=r"holds no model, it lacks model-00002-of-00002\.safetensors"):
+        check_weights(cfg)
+
+
+def test_weights_in_the_hubs_cache_are_found_without_the_hub(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--lab--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0" * 40)
+    model = make_tiny_checkpoint(tmp_path) / "last/model"
+    shutil.copytree(model, repository / "snapshots" / ("0" * 40))
+    cfg = recipe("vla0.yaml", "MODEL.PATH", "lab/tiny", "MODEL.TOKENIZER", str(model))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: pytest.fail("asked the network"))
+    assert "weights:" not in printed(capsys, cfg)
+    check_weights(cfg)
+    tokenizer = tiny_model(tiny_cfg()).prompt.tokenizer
+    assert build_backbone(cfg, tokenizer).config.text_config.hidden_size == 32
 
 
 def test_packages_that_a_config_asks_for_are_named(capsys, monkeypatch):
