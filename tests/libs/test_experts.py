@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from libs.libero_sim.experts import goals
+from libs.libero_sim.experts import expert_tasks, goals
 from libs.libero_sim.experts.geometry import (
     box_surface,
     cylinder_surface,
@@ -159,3 +159,15 @@ def test_an_expert_solves_a_task_and_says_which_it_cannot():
             expert_actions(env, np.random.default_rng(0))
     finally:
         env.close()
+
+
+def test_tasks_are_chosen_by_number_or_all_that_have_an_expert():
+    assert [task.task_id for task in expert_tasks("libero_object", "3,0,3")] == [3, 0]
+    assert len(expert_tasks("libero_object", "all")) == 10
+    for suite, numbers, message in (
+        ("libero_goal", "all", "no task of libero_goal has a scripted expert"),
+        ("libero_goal", "0", "task 0 .* has no scripted expert"),
+        ("libero_object", "0,x", 'neither "all" nor a list of task numbers'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            expert_tasks(suite, numbers)
