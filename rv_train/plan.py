@@ -72,7 +72,7 @@ def dry_run(cfg, devices=None, nproc=None):
     encoder = PromptEncoder.from_cfg(cfg)
     config, sizes = _backbone_config(cfg, encoder.tokenizer, missing)
     data = _data(cfg, missing)
-    _check_packages(cfg, encoder.tokenizer, device, missing)
+    _check_packages(cfg, encoder.tokenizer, device, amp, missing)
     parameters = _parameters(cfg, config)
 
     lines = [*_model_lines(cfg, [p for _, p in parameters]), ("", f"sizes from {sizes}")]
@@ -137,14 +137,14 @@ def _amp(cfg, device):
     return resolve_amp(cfg.AMP.mode, device)
 
 
-def _check_packages(cfg, tokenizer, device, missing):
+def _check_packages(cfg, tokenizer, device, amp, missing):
     def check(function, *args):
         try:
             function(*args)
         except ValueError as error:
             missing.append(str(error))
 
-    check(check_attention, cfg, device)
+    check(check_attention, cfg, device, amp)
     check(check_optimizer, cfg.TRAIN)
     if cfg.TRAIN.compile:
         check(check_compiler)
@@ -159,8 +159,8 @@ def _backbone_config(cfg, tokenizer, missing):
     if cfg.MODEL.INIT == "pretrained":
         folder, has_weights = find_weights(cfg.MODEL.PATH)
         if not has_weights:
-            path, lacks = cfg.MODEL.PATH, f", {folder} lacks {missing_files(folder)[0]}" if folder else ""
-            missing.append(f"weights: MODEL.PATH {path} is neither a folder of weights nor in the hub's cache{lacks}")
+            nowhere = f"MODEL.PATH {cfg.MODEL.PATH} is neither a folder nor in the Hugging Face cache"
+            missing.append(f"weights: {f'{folder} lacks {missing_files(folder)[0]}' if folder else nowhere}")
         if folder:
             return Qwen2_5_VLConfig.from_pretrained(folder), folder / "config.json"
     return random_config(cfg, tokenizer), "MODEL.TEXT and MODEL.VISION"

@@ -70,7 +70,7 @@ def has_flash():
     return importlib.util.find_spec("flash_attn") is not None
 
 
-def check_attention(cfg, device):
+def check_attention(cfg, device, amp=None):
     """Whether MODEL.ATTENTION can train here: found out before anything is started.
 
     flash_attention_2 needs nothing from the caller. The text tower gets no mask (padding stands on the right, attention
@@ -81,6 +81,7 @@ def check_attention(cfg, device):
 
     Args:
         device: torch.device of a rank.
+        amp: AMP.mode resolved for a device that is not here; None resolves it.
     Raises:
         ValueError: flash_attention_2 without its package, on a CPU, or without 16-bit numbers to multiply.
     """
@@ -93,7 +94,7 @@ def check_attention(cfg, device):
         )
     if device.type != "cuda":
         raise ValueError(f"MODEL.ATTENTION {FLASH} runs on GPUs only, this rank is on {device}; {instead}")
-    if cfg.AMP.param_dtype == "float32" and resolve_amp(cfg.AMP.mode, device) == "off":
+    if cfg.AMP.param_dtype == "float32" and (amp or resolve_amp(cfg.AMP.mode, device)) == "off":
         raise ValueError(
             f"MODEL.ATTENTION {FLASH} multiplies 16-bit numbers only, AMP.mode {cfg.AMP.mode} over float32 parameters "
             f"gives it float32: set AMP.mode bf16, {instead}"

@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.parallel import DistributedDataParallel
 
 from rv_train.data.features import ObservationEncoder
-from rv_train.models.qwen import check_attention, without_flash
+from rv_train.models.qwen import check_attention, image_patches, without_flash
 from rv_train.optim import Precision, build_optimizer
 from tests.rv_train.test_vla0 import observation, training_batch
 from tests.tiny import tiny_cfg, tiny_model
@@ -50,6 +50,16 @@ def assert_same(one, other, tolerance):
         torch.testing.assert_close(gradient, other[1][name], rtol=tolerance, atol=tolerance, msg=name)
 
 
+def test_pixels_of_the_reference_preprocessing_take_the_pictures_place():
+    for tiled in (True, False):
+        cfg = tiny_cfg(IMAGE__TILE=tiled)
+        batch, model = training_batch(ObservationEncoder.from_cfg(cfg)), training_model(cfg)
+        other = {key: value for key, value in batch.items() if key != "images"}
+        other["pixel_values"] = image_patches(batch["images"].flatten(0, 1))[0]
+        assert_same(step(model, batch), step(model, other), tolerance=1e-7)
+        assert model.eval().predict(batch).texts == model.predict(other).texts
+
+
 # ------------------------------------------------------------------------------------------------ attention
 
 
@@ -73,6 +83,7 @@ def test_flash_attention_says_what_it_needs(monkeypatch):
     with pytest.raises(ValueError, match=r"gives it float32: set AMP\.mode bf16"):
         check_attention(tiny_cfg(AMP__mode="off", **flash), gpu)
     check_attention(tiny_cfg(AMP__mode="bf16", **flash), gpu)
+    check_attention(tiny_cfg(AMP__mode="auto", **flash), gpu, amp="bf16")  # a plan for GPUs that are elsewhere
     check_attention(tiny_cfg(AMP__mode="off", AMP__param_dtype="bfloat16", **flash), gpu)
 
 
