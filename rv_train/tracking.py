@@ -20,6 +20,7 @@ from rv_train.flops import peak_tflops as known_peak
 from rv_train.optim import base_lr, resolve_amp
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "h5py", "opencv-python", "yacs")
+OPTIONAL_PACKAGES = ("bitsandbytes", "flash-attn", "torchvision", "qwen-vl-utils")  # what some keys of a run need
 
 
 class Tracker:
@@ -291,7 +292,7 @@ def write_run_json(folder, cfg, rank, data_info, model, start_step):
     path = Path(folder) / "run.json"
     session = {
         "command": sys.argv,
-        "versions": versions(),
+        "versions": versions(OPTIONAL_PACKAGES),
         "world_size": rank.world_size,
         "device": torch.cuda.get_device_name(rank.device) if rank.device.type == "cuda" else rank.device.type,
         "global_batch_size": cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * rank.world_size,
@@ -317,24 +318,3 @@ def write_run_json(folder, cfg, rank, data_info, model, start_step):
     beside = path.with_name("run.json.tmp")
     beside.write_text(json.dumps(run, indent=1) + "\n")
     os.replace(beside, path)  # a full disk must not cost the record of the run so far
-
-
-class Stopwatch:
-    """Seconds per window, in total and spent waiting for data."""
-
-    def __init__(self):
-        self.restart()
-
-    def restart(self):
-        self.began, self.waited = time.monotonic(), 0.0
-
-    def wait_for(self, batches):
-        """`next(batches)`, counted as waiting."""
-        began = time.monotonic()
-        batch = next(batches)
-        self.waited += time.monotonic() - began
-        return batch
-
-    @property
-    def seconds(self):
-        return time.monotonic() - self.began
