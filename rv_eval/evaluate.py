@@ -10,7 +10,8 @@ from rv_eval.envs.base import Episode
 from rv_eval.policy import model_fingerprint
 from rv_eval.results import SIMULATOR_PACKAGES, ResultsFile, record_key, success_table
 from rv_eval.rollout import EpisodeResult, Rollout
-from rv_train.tracking import format_time, versions
+from rv_train.provenance import versions
+from rv_train.tracking import format_time
 
 
 @dataclass(frozen=True)

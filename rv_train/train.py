@@ -31,7 +31,8 @@ from rv_train.models import build_model
 from rv_train.optim import Ema, Precision, base_lr, build_optimizer, lr_at
 from rv_train.plan import count_steps, describe, dry_run
 from rv_train.prepare import prepare_run
-from rv_train.tracking import Meter, Tracker, write_run_json
+from rv_train.provenance import write_run_json
+from rv_train.tracking import Meter, Tracker
 from rv_train.validate import Validation, due
 
 STOPPED = os.EX_TEMPFAIL  # 75: try again

@@ -1,7 +1,6 @@
-"""What a run shows: TensorBoard's file, the console with and without a terminal, the meter, run.json."""
+"""What a run shows: TensorBoard's file, the console with and without a terminal, the meter."""
 
 import fcntl
-import json
 import os
 import pty
 import resource
@@ -20,8 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rv_train import tracking
 from rv_train.distributed import Rank
-from rv_train.tracking import EventFile, Meter, Tracker, format_time, peak_memory, write_run_json
-from tests.tiny import tiny_cfg, tiny_model
+from rv_train.tracking import EventFile, Meter, Tracker, format_time, peak_memory
 
 CPU = torch.device("cpu")
 SCALARS = {
@@ -202,30 +200,6 @@ def test_times():
     assert [format_time(s) for s in (0, 59.4, 59.6, 113, 3599.7, 3725, 90061)] == [
         "0:00", "0:59", "1:00", "1:53", "1:00:00", "1:02:05", "25:01:01",
     ]  # fmt: skip
-
-
-def test_run_json_tells_how_to_repeat_a_run(tmp_path):
-    cfg, info = (
-        tiny_cfg(TRAIN__lr=1e-5, TRAIN__scale_lr=True, TRAIN__grad_accum=3),
-        {"fingerprint": "f", "num_clipped": 2},
-    )
-    model = tiny_model(cfg)
-    model.backbone.lm_head.weight.requires_grad_(False)
-    write_run_json(tmp_path, cfg, Rank(0, 4, CPU), info, model, start_step=0)
-    run = json.loads((tmp_path / "run.json").read_text())
-    total = sum(p.numel() for p in model.parameters())
-    frozen = model.backbone.lm_head.weight.numel()
-    assert run["parameters"] == {"total": total, "trainable": total - frozen}
-    assert (run["world_size"], run["global_batch_size"], run["lr"]) == (4, 24, pytest.approx(4e-5))
-    assert run["precision"] == {"amp": "off", "parameters": "float32"} and run["device"] == "cpu"
-    assert run["data"] == info and run["data_fingerprint"] == "f" and run["seed"] == 0 and run["versions"]["torch"]
-    for step in (5, 9):
-        write_run_json(tmp_path, cfg, Rank(0, 2, CPU), {"fingerprint": "g"}, model, start_step=step)
-    again = json.loads((tmp_path / "run.json").read_text())
-    resumed = again.pop("resumed")
-    assert {**again, "resumed": []} == run
-    assert [(r["step"], r["world_size"], r["data_fingerprint"]) for r in resumed] == [(5, 2, "g"), (9, 2, "g")]
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_an_event_file_that_cannot_be_made_is_an_oserror(tmp_path):

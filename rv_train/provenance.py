@@ -1,0 +1,83 @@
+"""What a result depends on: versions, and `run.json` in a run folder."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from rv_train.optim import base_lr, resolve_amp
+
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "h5py", "opencv-python", "yacs")
+OPTIONAL_PACKAGES = ("bitsandbytes", "flash-attn", "torchvision", "qwen-vl-utils")  # what some keys of a run need
+
+
+def versions(more=()):
+    """Package name → installed version (None: not installed), of what a result can depend on and of `more` packages;
+    plus Python's version and this repository's commit."""
+    found = {"python": platform.python_version(), "git_commit": git_commit()}
+    for package in (*PACKAGES, *more):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_commit():
+    """The commit this code stands at, "+" behind it if files differ; None outside a git checkout."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def write_run_json(folder, cfg, rank, data_info, model, start_step):
+    """`run.json`: what somebody needs to repeat this run, next to its `config.yaml`.
+
+    A resumed run adds an entry to the list `resumed`.
+
+    Args:
+        folder: the run folder.
+        cfg: the config tree.
+        rank: a distributed.Rank.
+        data_info: `TrainingData.info`.
+        model: the model, for its size.
+        start_step: optimizer steps done before; 0 for a fresh run.
+    """
+    path = Path(folder) / "run.json"
+    session = {
+        "command": sys.argv,
+        "versions": versions(OPTIONAL_PACKAGES),
+        "world_size": rank.world_size,
+        "device": torch.cuda.get_device_name(rank.device) if rank.device.type == "cuda" else rank.device.type,
+        "global_batch_size": cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * rank.world_size,
+        "lr": base_lr(cfg.TRAIN, rank.world_size),
+        "precision": {"amp": resolve_amp(cfg.AMP.mode, rank.device), "parameters": cfg.AMP.param_dtype},
+        "data_fingerprint": data_info["fingerprint"],
+    }
+    if start_step and path.is_file():
+        run = json.loads(path.read_text())
+        run["resumed"].append({"step": start_step, **session})
+    else:
+        parameters = list(model.parameters())
+        run = {
+            "seed": cfg.EXP.SEED,
+            **session,
+            "parameters": {
+                "total": sum(p.numel() for p in parameters),
+                "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+            },
+            "data": data_info,
+            "resumed": [],
+        }
+    beside = path.with_name("run.json.tmp")
+    beside.write_text(json.dumps(run, indent=1) + "\n")
+    os.replace(beside, path)  # a full disk must not cost the record of the run so far
