@@ -9,6 +9,7 @@ that `--resume` continues, 130 interrupted from the keyboard.
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 
@@ -192,7 +193,7 @@ def train(rank, cfg, job):
 
             with meter.paused():
                 loss = validate(done).get("val/loss")
-                improved = loss is not None and (best is None or loss < best[0])
+                improved = loss is not None and loss < (best[0] if best else math.inf)  # never for NaN
                 if improved:
                     best = (loss, done)
                 if improved or stop or done % cfg.TRAIN.save_every == 0 or done == total_steps:
@@ -200,9 +201,9 @@ def train(rank, cfg, job):
             if stop:
                 break
 
-        if tracker:
-            what = f"stopped by a signal at step {done}, --resume continues" if stop else "done"
-            tracker.line(f"{what}: {run / 'last'}")
+    if tracker:
+        what = f"stopped by a signal at step {done}, --resume continues" if stop else "done"
+        tracker.line(f"{what}: {run / 'last'}")
     return STOPPED if stop else 0
 
 

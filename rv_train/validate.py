@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from rv_train.data.features import TrainingSet
+from rv_train.distributed import ignore_signals
 
 FIGURE_SAMPLES = 4
 
@@ -87,6 +88,7 @@ class Validation:
             num_workers=min(self.num_workers, len(batches)),
             collate_fn=self.encoder.collate,
             generator=torch.Generator(),  # its own: a loader draws a number when it starts
+            worker_init_fn=ignore_signals,
             pin_memory=self.rank.device.type == "cuda",
         )
 
