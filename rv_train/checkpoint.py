@@ -131,10 +131,11 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info):
     except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch.save and safetensors raise
         shutil.rmtree(beside, ignore_errors=True)
         free = shutil.disk_usage(run).free / 2**30
-        last = checkpoints(run)
+        good = checkpoints(run)
+        before = f"the last good one is {good[-1].name}" if good else "there is none yet"
+        reason = str(error).splitlines()[0]
         raise OSError(
-            f"{run}: the checkpoint of step {step} cannot be written ({str(error).splitlines()[0]}), {free:.1f} GiB are "
-            f"free there; " + (f"the last good one is {last[-1].name}" if last else "there is none yet")
+            f"{run}: checkpoint of step {step} cannot be written ({reason}), {free:.1f} GiB are free there; {before}"
         ) from error
     shutil.rmtree(final, ignore_errors=True)  # damaged, if it exists: a run resumes behind its last good one
     os.rename(beside, final)
@@ -259,7 +260,7 @@ def lock(run):
     Raises:
         ValueError: another process still holds it after LOCK_WAIT_S seconds.
     """
-    file = open(Path(run) / LOCK, "a")
+    file = open(Path(run) / LOCK, "a")  # noqa: SIM115 - it is what the caller gets
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:

@@ -39,8 +39,8 @@ _C.DATA.STATS = ""
 # lists mask/train and mask/valid (robomimic) is split by them. 0: train on every demo, as upstream does.
 _C.DATA.VAL_SHARE = 0.0
 # fast:      ids are looked up and spliced, patches cut on the model's device
-# reference: chat template, qwen-vl-utils and the library's processor for every sample, many times slower: the same
-#            ids, and pixels within 1e-6; to convince yourself, or to try what only they can do. Needs torchvision.
+# reference: chat template, qwen-vl-utils and the library's processor for every sample, about four times slower: the
+#            same ids, and pixels within 1e-6; to convince yourself, or to try what only they can do. Needs torchvision.
 _C.DATA.PREPROCESS = "fast"
 
 # ------------------------------------------------------------------------------------------------ pictures
@@ -119,7 +119,8 @@ _C.TRAIN.weight_decay = 1.0e-10  # on every parameter, decoupled with adamw (ups
 _C.TRAIN.clip_grad = 0.0  # largest gradient norm; 0: no clipping, the norm is still measured
 _C.TRAIN.grad_checkpoint = True  # recompute activations in the backward pass: less memory, about a third slower
 # Decay per step of an exponential moving average of the weights, 0: none. With one, checkpoints' `model/`, validation
-# and so evaluation hold the average. 0.999 averages over about 1,000 steps; costs a float32 copy of the weights, two while validating or saving.
+# and so evaluation hold the average. 0.999 averages over about 1,000 steps. Costs a float32 copy of the weights, and
+# another copy while it validates or saves.
 _C.TRAIN.ema = 0.0
 _C.TRAIN.compile = False  # torch.compile of the forward and backward pass: minutes at the start, faster steps on a GPU
 # A step whose loss or gradient is NaN or infinite is skipped on all ranks; this many in a row end the run, naming the

@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_detected_and_the_one_before_used(run, damage, r
     assert "step_00000006 is damaged: " in remarks[0] and reason in remarks[0]
     for step in (2, 4):
         damage(run / f"step_{step:08d}")
-    with pytest.raises(ValueError, match="no complete checkpoint to resume from .*step_00000006 is damaged"):
+    with pytest.raises(ValueError, match=r"no complete checkpoint to resume from .*step_00000006 is damaged"):
         find_resume(run)
 
 

@@ -234,7 +234,7 @@ def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed, ca
         (("--nproc", "2", "--resume"), dict(whole, EXP__SEED=1), "EXP.SEED is 1 now, the run was started with 0"),
         (("--nproc", "2", "--resume"), dict(whole, DATA__FILES=[str(other)]), "was written with data_fingerprint"),
         (("--nproc", "2", "--allow_changes"), whole, "give both"),
-        ((), dict(fresh, MODEL__ATTENTION="flash_attention_2"), "needs the package flash-attn: pip install"),
+        ((), dict(fresh, MODEL__ATTENTION="flash_attention_2"), "needs flash-attn: pip install"),
         ((), dict(fresh, AMP__param_dtype="float16"), "AMP.param_dtype float16 cannot work: a gradient scaler refuses"),
         ((), dict(fresh, DATA__VAL_SHARE=0.5, DATA__FILES=[str(lonely)]), "no demo can be held out"),
     ):
