@@ -7,6 +7,7 @@ identical, 1 not, 2 where a folder cannot be read.
 """
 
 import argparse
+import logging
 import math
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def read_weights(folder):
 
 def read_curves(run):
     """{tag: [(step, value), ...]} of every TensorBoard scalar that is not a speed."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every point that a resume wrote again
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith(UNREPEATABLE)]

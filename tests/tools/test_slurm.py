@@ -1,0 +1,113 @@
+"""tools/slurm: the scripts as SLURM would run them, with stand-ins for srun and scontrol that start two CPU ranks."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+from rv_train.checkpoint import checkpoints
+from tests.demo_files import write_synthetic_demo_file
+from tests.tiny import ROOT, tiny_opts
+from tools.torture_resume import processes
+
+# One process per task, each with SLURM's variables; the largest exit code is the step's.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+for ((task = 0; task < SLURM_NTASKS; task++)); do
+    SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
+    tasks+=($!)
+done
+code=0
+for task in "${tasks[@]}"; do
+    wait "$task"
+    result=$?
+    ((result > code)) && code=$result
+done
+exit $code
+"""
+SCONTROL = """#!/bin/bash
+if [[ $1 == show ]]; then echo 127.0.0.1; echo other-node; else echo "$@" >> "$SCONTROL_LOG"; fi
+"""
+
+
+class Cluster:
+    def __init__(self, folder):
+        self.mark, self.requeues = f"SLURM_TEST={uuid.uuid4()}", folder / "scontrol.log"
+        for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+            (folder / "bin").mkdir(exist_ok=True)
+            (folder / "bin" / name).write_text(text)
+            (folder / "bin" / name).chmod(0o755)
+        name, _, value = self.mark.partition("=")
+        self.environment = {
+            **os.environ,
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "PYTHON": sys.executable,
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "SCONTROL_LOG": str(self.requeues),
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_JOB_NODELIST": "127.0.0.1,other-node",
+            "SLURM_NNODES": "1",
+            "SLURM_GPUS_ON_NODE": "2",
+            name: value,
+        }
+
+    def start(self, script, num_tasks, *arguments):
+        command = ["bash", str(ROOT / "tools/slurm" / script), *map(str, arguments)]
+        environment = {**self.environment, "SLURM_NTASKS": str(num_tasks)}
+        streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(command, cwd=ROOT, env=environment, **streams)
+
+    def signal_step(self):
+        """USR1 to every process of the step but not to the batch script, as --signal=USR1 does."""
+        for pid, (_, command) in processes(self.mark).items():
+            if (
+                b"rv_train.train" in command
+                and not command.startswith(b"/bin/bash")
+                and not command.startswith(b"bash")
+            ):
+                os.kill(pid, signal.SIGUSR1)
+
+
+def test_a_job_saves_is_queued_again_and_continues(tmp_path):
+    write_synthetic_demo_file(tmp_path / "synthetic_demo.hdf5", 2, 12, resolution=64, seed=0)
+    cluster, run = Cluster(tmp_path), tmp_path / "tiny"
+    opts = {
+        "EXP__DIR": str(tmp_path),
+        "DATA__FILES": [str(tmp_path / "synthetic_demo.hdf5")],
+        "TRAIN__schedule": "none",
+    }
+    recipe = ROOT / "configs/quickstart.yaml"
+
+    job = cluster.start("train.sbatch", 2, recipe, *tiny_opts(**opts, TRAIN__save_every=1, TRAIN__max_steps=5000))
+    deadline = time.monotonic() + 200
+    while not checkpoints(run) and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    cluster.signal_step()
+    said, _ = job.communicate(timeout=200)
+    assert job.returncode == 75, said
+    assert cluster.requeues.read_text() == f"requeue {os.getpid()}\n"
+    reached = int(checkpoints(run)[-1].name.removeprefix("step_"))
+
+    # The other script takes over where this one stopped, and this one finds the run done.
+    opts = tiny_opts(**opts, TRAIN__max_steps=reached + 2)
+    for script, num_tasks in (("torchrun.sbatch", 1), ("train.sbatch", 2)):
+        job = cluster.start(script, num_tasks, recipe, *opts)
+        said, _ = job.communicate(timeout=200)
+        assert job.returncode == 0, said
+        assert checkpoints(run)[-1].name == f"step_{reached + 2:08d}"
+    assert cluster.requeues.read_text().count("requeue") == 1
+
+
+def test_a_mistake_ends_the_job_before_anything_starts(tmp_path):
+    cluster = Cluster(tmp_path)
+    for script in ("train.sbatch", "torchrun.sbatch"):
+        for arguments, message in (
+            ((), "usage: sbatch"),
+            ((ROOT / "configs/quickstart.yaml", "TRAIN.learning_rate", "1"), "error: command line: unknown config key"),
+        ):
+            job = cluster.start(script, 2, *arguments)
+            said, _ = job.communicate(timeout=60)
+            assert job.returncode == 2 and message in said and said.count("\n") == 1, said
