@@ -85,7 +85,7 @@ def test_each_failure_is_one_line_and_the_run_goes_on(tmp_path):
     # A full disk: the file with the weights does not fit.
     shutil.copy(good, run.demos)
     line = run.fails(run.start("--resume", file_limit=300_000, TRAIN__max_steps=500))
-    assert f"the checkpoint of step {step + 1} cannot be written" in line and "File too large" in line
+    assert f"checkpoint of step {step + 1} cannot be written" in line and "File too large" in line
     assert run.last_step() == step
 
     # A demo file that is replaced while it is in use.

@@ -91,14 +91,18 @@ def test_a_job_saves_is_queued_again_and_continues(tmp_path):
     assert cluster.requeues.read_text() == f"requeue {os.getpid()}\n"
     reached = int(checkpoints(run)[-1].name.removeprefix("step_"))
 
-    # The other script takes over where this one stopped, and this one finds the run done.
-    opts = tiny_opts(**opts, TRAIN__max_steps=reached + 2)
-    for script, num_tasks in (("torchrun.sbatch", 1), ("train.sbatch", 2)):
-        job = cluster.start(script, num_tasks, recipe, *opts)
-        said, _ = job.communicate(timeout=200)
-        assert job.returncode == 0, said
-        assert checkpoints(run)[-1].name == f"step_{reached + 2:08d}"
+    # The other script takes over where this one stopped.
+    job = cluster.start("torchrun.sbatch", 1, recipe, *tiny_opts(**opts, TRAIN__max_steps=reached + 2))
+    said, _ = job.communicate(timeout=200)
+    assert job.returncode == 0, said
+    assert checkpoints(run)[-1].name == f"step_{reached + 2:08d}"
     assert cluster.requeues.read_text().count("requeue") == 1
+
+
+def test_both_scripts_decide_alike_whether_to_resume():
+    first, second = ((ROOT / "tools/slurm" / name).read_text() for name in ("train.sbatch", "torchrun.sbatch"))
+    deciding = first[first.index("PYTHON=$") : first.index("fi\n", first.index("resume=()"))]
+    assert "resume=(--resume)" in deciding and deciding in second
 
 
 def test_a_mistake_ends_the_job_before_anything_starts(tmp_path):
