@@ -10,7 +10,8 @@ import argparse
 from pathlib import Path
 
 from libs.cli import cli_errors
-from rv_train.data.demos import DemoDataset, find_demo_files
+from libs.demo_hdf5 import demo_files
+from rv_train.data.demos import DemoDataset
 from rv_train.data.stats import compute_action_stats, write_stats
 
 COLUMNS = ("min", "q01", "mean", "std", "q99", "max")
@@ -38,7 +39,8 @@ def main(argv=None):
         raise ValueError(f"--out {args.out} is a folder: name the file, such as {args.out / 'action_stats.json'}")
     if args.out.exists() and not args.force:
         raise ValueError(f"{args.out} exists: give another --out, or --force to overwrite it")
-    stats = compute_action_stats(DemoDataset(find_demo_files(args.files), args.views.split(","), horizon=1))
+    paths = list(dict.fromkeys(path for entry in args.files for path in demo_files(entry)))
+    stats = compute_action_stats(DemoDataset(paths, args.views.split(","), horizon=1))
     print("\n".join(table(stats)))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_stats(stats, args.out)
