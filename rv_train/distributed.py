@@ -160,10 +160,8 @@ def _run(rank, world_size, device, address, worker, args):
         raise (ValueError(message) if message else error) from None
     finally:
         # After a failure the process just ends: the others shall see that only once the reason has been written down.
-        failed = sys.exc_info()[0] is not None
-        if failed:
-            _kill_loaders()
-        if not failed or world_size == 1:
+        _kill_loaders()
+        if sys.exc_info()[0] is None or world_size == 1:
             dist.destroy_process_group()
 
 

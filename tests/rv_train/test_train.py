@@ -157,7 +157,7 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(tmp_path, demos, number,
 def test_torchrun_trains_like_spawned_ranks(tmp_path, demos, resumed):
     """Its environment is recognised; two ranks of a job that somebody else starts give the same weights."""
     opts = dict(RESUMED, EXP__ID="whole", EXP__DIR=str(tmp_path), DATA__FILES=[str(demos)], TRAIN__max_steps=6)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
     command += ["rv_train.train", "--cfg", "configs/quickstart.yaml", *map(str, tiny_opts(**opts))]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
@@ -169,7 +169,9 @@ def test_torchrun_trains_like_spawned_ranks(tmp_path, demos, resumed):
 
 def test_run_folder_holds_what_a_reproduction_needs(resumed):
     run = resumed / "whole"
-    assert [p.name for p in checkpoints(run)] == ["step_00000002", "step_00000004", "step_00000006"]
+    best = checkpoints(run)[0].name  # the last three stay, and the best
+    assert [p.name for p in checkpoints(run)][-3:] == ["step_00000003", "step_00000004", "step_00000006"]
+    assert best == (run / "best").resolve().name
     assert (run / "last").resolve().name == "step_00000006"
     note = json.loads((run / "run.json").read_text())
     assert note["world_size"] == 2 and note["global_batch_size"] == 8 and note["versions"]["torch"]
