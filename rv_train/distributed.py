@@ -136,6 +136,9 @@ def _with_arguments_of_rank_0(rank, worker, args):
 
 
 def _spawned(rank, devices, address, worker, args, answer):
+    # mp.spawn has a rank signalled when its parent dies, from here on. Died before, nobody would ever stop this one.
+    if os.getppid() != multiprocessing.parent_process().pid:
+        raise SystemExit("the parent process died while this rank started")
     # A spawned process spawns its own. Loader processes need none of that: forked they start in milliseconds instead of
     # importing everything again, at every validation too. (They never touch the device; under torchrun they fork, too.)
     multiprocessing.set_start_method("fork", force=True)
