@@ -36,7 +36,8 @@ RECIPE = "configs/quickstart.yaml"
 VICTIMS = ("parent", "rank", "loader", "all")
 MOMENTS = ("start-up", "training", "saving")
 MARK = "TORTURE_RESUME"  # environment variable by which every process of a run is found, whoever its parent is
-PATIENCE_S = 90.0  # for a run to end after one of its processes was killed, and for the rest to be gone
+PATIENCE_S = 90.0  # for a run to end after one of its processes was killed
+STRAGGLERS_S = 30.0  # for its other processes to be gone then: the next attempt waits as long for the run folder
 
 OPTS = {
     "DATA.NUM_WORKERS": 1,
@@ -72,7 +73,7 @@ class Attempt:
     """One start of the trainer, watched from outside: its console, its run folder, its processes."""
 
     def __init__(self, run, opts, resume, log, mark):
-        self.run, self.log, self.mark = run, log, f"{MARK}={mark}"
+        self.run, self.log, self.mark = run, log, f"{MARK}={mark}"  # "." at its end: 1 is not the beginning of 11
         self._stale = self._unfinished()
         opts = {**OPTS, **opts, "EXP.DIR": str(run.parent), "EXP.ID": run.name}
         command = [sys.executable, "-m", "rv_train.train", "--nproc", "2", "--cfg", str(ROOT / RECIPE)]
@@ -151,7 +152,7 @@ def kill(pids):
 
 def wait_for_nobody(mark):
     """Until no process with the mark lives; those that will not go are killed. Returns how many that were."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + STRAGGLERS_S
     while (living := processes(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
     kill(living)
@@ -169,7 +170,7 @@ class Tempo:
 
 def run_whole(run, opts, log, mark):
     """The uninterrupted run; returns its Tempo. RuntimeError where it fails."""
-    attempt = Attempt(run, opts, False, log, mark)
+    attempt = Attempt(run, opts, False, log, f"{mark}.whole.")
     startup = save = 0.0
     began = None  # of the checkpoint being written
     while attempt.process.poll() is None:
@@ -188,12 +189,14 @@ def run_whole(run, opts, log, mark):
 
 def run_killed(run, opts, log_folder, mark, kills, tempo, rng):
     """The same run with SIGKILLs, each followed by a resume. RuntimeError where it ends in another way."""
+    attempt = None
     for count in range(kills + 1):
         if not checkpoints(run):  # the next attempt begins anew, while nobody may be about to write a checkpoint
             wait_for_nobody(f"{MARK}={mark}")
         # Else at once: what is left of the attempt before is the trainer's business.
         resume = bool(checkpoints(run))
-        attempt = Attempt(run, opts, resume, log_folder / f"attempt_{count:03d}.log", mark)
+        former = attempt
+        attempt = Attempt(run, opts, resume, log_folder / f"attempt_{count:03d}.log", f"{mark}.{count}.")
         if count == kills or not wait_for_moment(attempt, MOMENTS[rng.integers(3)], tempo, rng):
             if attempt.process.wait() != 0:
                 raise RuntimeError(f"attempt {count} failed by itself:\n{attempt.tail()}")
@@ -210,6 +213,9 @@ def run_killed(run, opts, log_folder, mark, kills, tempo, rng):
             attempt.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             raise RuntimeError(f"attempt {count} hangs after its {victim} was killed:\n{attempt.tail()}") from None
+        left = wait_for_nobody(former.mark) if former else 0
+        if left:
+            raise RuntimeError(f"{left} processes of attempt {count - 1} went on without the killed one")
         newest = [folder.name for folder in checkpoints(run)[-1:]]
         print(
             f"{count + 1:>4}  {victim:<7} {phase:<9} {step or '-':>4} {seconds:>8.2f}  {newest[0] if newest else '-'}",
