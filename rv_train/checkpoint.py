@@ -292,5 +292,5 @@ def set_rng_state(states, rank, device):
 
 
 def load_trainer(folder):
-    """trainer.pt of a checkpoint folder, tensors on the CPU."""
-    return torch.load(Path(folder) / "trainer.pt", map_location="cpu", weights_only=True)
+    """trainer.pt of a checkpoint folder, tensors on the CPU; mapped, so that eight ranks need its memory once."""
+    return torch.load(Path(folder) / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)

@@ -84,7 +84,9 @@ def train(rank, cfg, job):
     if cfg.TRAIN.compile:
         bare.compile()
     model = DistributedDataParallel(
-        bare, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+        bare,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,  # gradients live in the buckets that are reduced: one copy less
     )
     parameters = [p for p in bare.parameters() if p.requires_grad]
     optimizer = build_optimizer(cfg.TRAIN, parameters)
@@ -178,6 +180,7 @@ def train(rank, cfg, job):
                 loss_sum, good = loss_sum + mean_loss, good + 1
 
             done = step + 1
+            stop = stop and done < total_steps
             if tracker:
                 tracker.advance(done)
             if tracker and (done % cfg.TRAIN.log_every == 0 or done == total_steps):
