@@ -52,6 +52,7 @@ RESUMED = {
     "TRAIN__schedule": "none",
     "TRAIN__ema": 0.9,
     "DATA__VAL_SHARE": 0.5,
+    "VALID__loss_every": 1.0,
     "VALID__gen_samples": 3,
 }
 
