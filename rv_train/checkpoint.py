@@ -27,7 +27,8 @@ import yaml
 from safetensors import SafetensorError
 
 from libs.action_text import ActionTextCodec
-from rv_train.config import cfg_from_dict, cfg_to_dict
+from libs.config_tree import to_dict
+from rv_train.config import cfg_from_dict
 from rv_train.data.prompt import PromptEncoder
 from rv_train.data.stats import read_stats, write_stats
 from rv_train.data.tokenizer import load_tokenizer
@@ -50,7 +51,7 @@ def save_model_folder(folder, model, cfg, action_stats, data_info):
         model.backbone.save_pretrained(folder, safe_serialization=True)
     model.prompt.tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(image_processor_settings(cfg), indent=1) + "\n")
-    (folder / CONFIG).write_text(yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))
+    (folder / CONFIG).write_text(yaml.safe_dump(to_dict(cfg), sort_keys=False))
     (folder / DATA_INFO).write_text(json.dumps(data_info, indent=1) + "\n")
     write_stats(action_stats, folder)
 

@@ -5,14 +5,14 @@ folder and travels with the model, so evaluation never asks for a config file. U
 (data, pictures, prompt, model), lower-case keys how it is trained.
 """
 
-import ast
-import difflib
 import math
 import re
 from pathlib import Path
 
 import yaml
 from yacs.config import CfgNode
+
+from libs.config_tree import get_leaf, merge
 
 _C = CfgNode()
 
@@ -218,83 +218,10 @@ def cfg_from_dict(tree, origin):
     return _merged(tree, (), origin)
 
 
-def cfg_to_dict(cfg):
-    """The tree as plain nested dicts and lists, ready for YAML or JSON."""
-    return {key: cfg_to_dict(value) if isinstance(value, CfgNode) else value for key, value in cfg.items()}
-
-
 def _merged(tree, opts, origin):
-    cfg = _C.clone()
-    if not isinstance(tree, dict):
-        raise ValueError(f"{origin}: a config holds sections, not {type(tree).__name__}")
-    for key, value in _leaves(tree):
-        _set(cfg, key, value, origin)
-    opts = list(opts)
-    if len(opts) % 2:
-        raise ValueError(f"overrides come in pairs KEY VALUE; {opts[-1]!r} has no value")
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
-        _set(cfg, key, _literal(value), "command line")
+    cfg = merge(_C, tree, opts, origin, _LIST_ITEMS)
     _check(cfg, origin)
     cfg.freeze()
-    return cfg
-
-
-def _leaves(tree, prefix=""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + str(key), value
-
-
-def _literal(text):
-    if not isinstance(text, str):
-        return text
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _set(cfg, key, value, origin):
-    node, *rest = cfg, *key.split(".")
-    for name in rest[:-1]:
-        node = node.get(name) if isinstance(node, CfgNode) else None
-    name = rest[-1]
-    if not isinstance(node, CfgNode) or name not in node or isinstance(node[name], CfgNode):
-        known = [k for k, _ in _leaves(cfg_to_dict(_C))]
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{origin}: unknown config key {key}{hint}")
-    node[name] = _typed(key, value, node[name], origin)
-
-
-def _typed(key, value, default, origin):
-    wanted = type(default)
-    if wanted is float and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 5e-6 as text
-        except (TypeError, ValueError):
-            pass
-    if wanted is list:
-        values = [value] if key == "DATA.FILES" and isinstance(value, str) else value
-        item = _LIST_ITEMS[key]
-        fits = isinstance(values, (list, tuple)) and all(
-            type(v) in (item, int if item is float else item) for v in values
-        )
-        if not fits:
-            raise ValueError(f"{origin}: {key} must be a list of {item.__name__}, got {value!r}")
-        return [item(v) for v in values]
-    if key == "EXP.ID" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    if type(value) is not wanted:
-        raise ValueError(f"{origin}: {key} must be {wanted.__name__}, got {value!r} ({type(value).__name__})")
-    return value
-
-
-def _get(cfg, key):
-    for name in key.split("."):
-        cfg = cfg[name]
     return cfg
 
 
@@ -305,18 +232,18 @@ def _check(cfg, origin):
             "of 5e-6 is lost in 10 bits; keep float32 (with AMP.mode fp16 the multiplications are in float16)"
         )
     for key, choices in _CHOICES.items():
-        if _get(cfg, key) not in choices:
-            raise ValueError(f"{origin}: {key} is {_get(cfg, key)!r}; choose one of {', '.join(choices)}")
+        if get_leaf(cfg, key) not in choices:
+            raise ValueError(f"{origin}: {key} is {get_leaf(cfg, key)!r}; choose one of {', '.join(choices)}")
     for key, (low, high) in _RANGES.items():
-        if not low <= _get(cfg, key) <= high:  # also refuses NaN
-            raise ValueError(f"{origin}: {key} must be at least {low} and at most {high}, got {_get(cfg, key)}")
+        if not low <= get_leaf(cfg, key) <= high:  # also refuses NaN
+            raise ValueError(f"{origin}: {key} must be at least {low} and at most {high}, got {get_leaf(cfg, key)}")
     if not re.fullmatch(r"\w[\w.-]*", cfg.EXP.ID):
         raise ValueError(f"{origin}: EXP.ID names a folder: letters, digits, '_', '-' and '.', got {cfg.EXP.ID!r}")
     if not cfg.DATA.VIEWS:
         raise ValueError(f"{origin}: DATA.VIEWS needs at least one camera")
     for key in ("VALID.loss_every", "VALID.gen_every"):
-        if not 0 < _get(cfg, key) < math.inf:
-            raise ValueError(f"{origin}: {key} must be above 0 epochs, got {_get(cfg, key)}")
+        if not 0 < get_leaf(cfg, key) < math.inf:
+            raise ValueError(f"{origin}: {key} must be above 0 epochs, got {get_leaf(cfg, key)}")
     if len(cfg.TRAIN.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.TRAIN.betas):
         raise ValueError(f"{origin}: TRAIN.betas are two numbers from 0 up to 1, got {cfg.TRAIN.betas}")
     if cfg.IMAGE.SIZE % 28 or cfg.IMAGE.SIZE < 28:
@@ -331,9 +258,3 @@ def _check(cfg, origin):
         raise ValueError(
             f"{origin}: AMP.mode fp16 scales gradients and needs float32 parameters, got {cfg.AMP.param_dtype}"
         )
-
-
-def differences(cfg, other, free=()):
-    """The keys whose values differ between two trees, as (key, value, other value); keys in `free` may differ."""
-    pairs = zip(_leaves(cfg_to_dict(cfg)), _leaves(cfg_to_dict(other)), strict=True)
-    return [(key, a, b) for (key, a), (_, b) in pairs if a != b and key not in free]

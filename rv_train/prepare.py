@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from libs.action_text import ActionTextCodec
+from libs.config_tree import differences, to_dict
 from rv_train import checkpoint
-from rv_train.config import cfg_to_dict, differences
 from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.load import TrainingData, load_data
 from rv_train.data.sampler import ResumableBatchSampler
@@ -89,7 +89,7 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
                 print(f"warning: {line}", file=sys.stderr)
         else:
             checkpoint.clear_leftovers(run)
-        (run / "config.yaml").write_text(yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))
+        (run / "config.yaml").write_text(yaml.safe_dump(to_dict(cfg), sort_keys=False))
     return Job(data, folder)
 
 

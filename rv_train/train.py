@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader
 
 from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
+from libs.config_tree import to_dict
 from rv_train import checkpoint
 from rv_train.bad_steps import BadSteps
-from rv_train.config import cfg_to_dict, load_cfg
+from rv_train.config import load_cfg
 from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.distributed import agree, gather_objects, ignore_signals, launch, leader, parse_devices
@@ -106,7 +107,7 @@ def train(rank, cfg, job):
         lock = checkpoint.lock(run)  # noqa: F841 - this process holds the folder until the variable goes
         tracker = Tracker(run, start_step, total_steps)
         write_run_json(run, cfg, rank, data.info, bare, start_step)
-        tracker.text("config", yaml.safe_dump(cfg_to_dict(cfg), sort_keys=False))
+        tracker.text("config", yaml.safe_dump(to_dict(cfg), sort_keys=False))
         summary = describe(cfg, bare, data, sampler.batches_per_epoch, total_steps, rank)
         tracker.text("run", summary)
         tracker.line(summary)

@@ -3,7 +3,8 @@ import re
 import pytest
 import yaml
 
-from rv_train.config import cfg_from_dict, cfg_to_dict, load_cfg
+from libs.config_tree import to_dict
+from rv_train.config import cfg_from_dict, load_cfg
 from tests.tiny import ROOT
 
 
@@ -58,13 +59,13 @@ def test_missing_file():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_recipes_load_and_survive_a_round_trip(path):
     cfg = load_cfg(path)
-    again = cfg_from_dict(yaml.safe_load(yaml.safe_dump(cfg_to_dict(cfg))), "copy")
+    again = cfg_from_dict(yaml.safe_load(yaml.safe_dump(to_dict(cfg))), "copy")
     assert cfg == again
 
 
 def test_every_key_is_read_somewhere():
     """A config key that nothing reads is a bug."""
-    tree = cfg_to_dict(load_cfg(ROOT / "configs/vla0.yaml"))
+    tree = to_dict(load_cfg(ROOT / "configs/vla0.yaml"))
     sources = [
         path.read_text()
         for folder in ("rv_train", "rv_eval", "tools")
