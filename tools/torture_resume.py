@@ -245,7 +245,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--seed", type=int, default=0, help="of victims and moments; where they hit also depends on time"
     )
-    parser.add_argument("--steps", type=int, help="optimizer steps of the run (default: 3 a kill and 10)")
+    parser.add_argument("--steps", type=int, help="optimizer steps of the run (default: 5 a kill and 10)")
     parser.add_argument("--out", type=Path, help="keep both runs and all consoles here (default: a temporary folder)")
     return parser.parse_args(argv)
 
@@ -253,7 +253,7 @@ def parse_args(argv=None):
 @cli_errors
 def main(argv=None):
     args = parse_args(argv)
-    steps = 3 * args.kills + 10 if args.steps is None else args.steps
+    steps = 5 * args.kills + 10 if args.steps is None else args.steps
     if args.kills < 1 or steps < 4:
         raise ValueError(f"--kills must be at least 1 and --steps at least 4, got {args.kills} and {steps}")
     if args.out and args.out.exists() and any(args.out.iterdir()):

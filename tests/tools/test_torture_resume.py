@@ -8,13 +8,13 @@ from tools.torture_resume import MARK, main, processes
 
 
 def test_three_kills_leave_no_trace(tmp_path, capsys):
-    main(["--kills", "3", "--steps", "20", "--seed", "55", "--out", str(tmp_path / "out")])
+    main(["--kills", "3", "--steps", "30", "--seed", "55", "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out
     kills = re.findall(r"^ +(\d)  (parent|rank|loader|all) +(start-up|training|saving) ", said, re.MULTILINE)
     assert [number for number, _, _ in kills] == ["1", "2", "3"]
     assert "killed 3 times" in said
-    assert re.search(r"^identical: .*step_00000020; curves .*train/loss", said, re.MULTILINE)
-    assert (tmp_path / "out/killed/last").resolve().name == "step_00000020"
+    assert re.search(r"^identical: .*step_00000030; curves .*train/loss", said, re.MULTILINE)
+    assert (tmp_path / "out/killed/last").resolve().name == "step_00000030"
     assert not processes(f"{MARK}=")
 
 
