@@ -140,14 +140,24 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info):
         ) from error
     shutil.rmtree(final, ignore_errors=True)  # damaged, if it exists: a run resumes behind its last good one
     os.rename(beside, final)
-    best = f"step_{trainer['best'][1]:08d}" if trainer["best"] else None
-    _point(run / "last", final.name)
-    if best == final.name:
-        _point(run / "best", best)
     _sync(run)
-    every = cfg.TRAIN.keep_every
-    for old in checkpoints(run)[: -cfg.TRAIN.keep_last]:
-        if old.name != best and not (every and int(old.name[5:]) % every == 0):
+    tidy(run, step, trainer["best"], cfg.TRAIN)
+
+
+def tidy(run, newest, best, train):
+    """Point `last` and `best` at their checkpoints and remove old ones; a kill may have come just before that.
+
+    Args:
+        newest: step of the newest good checkpoint.
+        best: None or (val/loss, step).
+        train: TRAIN of the config tree.
+    """
+    keep = {f"step_{newest:08d}", f"step_{best[1]:08d}" if best else None}
+    _point(run / "last", f"step_{newest:08d}")
+    if best and (run / f"step_{best[1]:08d}").is_dir():
+        _point(run / "best", f"step_{best[1]:08d}")
+    for old in checkpoints(run)[: -train.keep_last]:
+        if old.name not in keep and not (train.keep_every and int(old.name[5:]) % train.keep_every == 0):
             shutil.rmtree(old)
 
 

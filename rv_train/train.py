@@ -105,6 +105,8 @@ def train(rank, cfg, job):
     tracker = None
     if rank.is_main:
         lock = checkpoint.lock(run)  # noqa: F841 - this process holds the folder until the variable goes
+        if job.resume:
+            checkpoint.tidy(run, start_step, best, cfg.TRAIN)
         tracker = Tracker(run, start_step, total_steps)
         write_run_json(run, cfg, rank, data.info, bare, start_step)
         tracker.text("config", yaml.safe_dump(to_dict(cfg), sort_keys=False))

@@ -48,6 +48,13 @@ def test_the_last_every_mth_and_the_best_stay(tmp_path, save):
     assert (run / "best").resolve().name == "step_00000011"
 
 
+def test_a_kill_before_the_links_are_set_is_made_good(run):
+    checkpoint._point(run / "last", "step_00000004")
+    checkpoint.tidy(run, 6, (0.5, 2), tiny_cfg(TRAIN__keep_last=1).TRAIN)
+    assert (run / "last").resolve().name == "step_00000006" and (run / "best").resolve().name == "step_00000002"
+    assert names(run) == ["step_00000002", "step_00000006"]
+
+
 def flip_a_byte(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
