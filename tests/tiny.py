@@ -22,34 +22,15 @@ ACTION_STATS = {
     "num_demos": 1,
     "fingerprint": "tiny",
 }
-OPTS = {
-    "EXP.ID": "tiny",
-    "IMAGE.SIZE": 56,
-    "ACTION.HORIZON": 2,
-    "MODEL.TEXT.HIDDEN": 32,
-    "MODEL.TEXT.LAYERS": 2,
-    "MODEL.TEXT.HEADS": 2,
-    "MODEL.TEXT.KV_HEADS": 1,
-    "MODEL.TEXT.MLP": 64,
-    "MODEL.VISION.HIDDEN": 32,
-    "MODEL.VISION.LAYERS": 2,
-    "MODEL.VISION.HEADS": 2,
-    "MODEL.VISION.MLP": 64,
-    "MODEL.VISION.FULL_ATTENTION": [0, 1],
-    "AMP.mode": "off",
-    "TRAIN.batch_size": 2,
-    "TRAIN.log_every": 1,
-}
 
 
 def tiny_opts(**more):
-    """KEY VALUE pairs that make configs/quickstart.yaml tiny; keyword `TRAIN__lr=1` stands for TRAIN.lr."""
-    opts = {**OPTS, **{key.replace("__", "."): value for key, value in more.items()}}
-    return [part for pair in opts.items() for part in pair]
+    """KEY VALUE pairs; the keyword `TRAIN__lr=1` stands for TRAIN.lr."""
+    return [part for key, value in more.items() for part in (key.replace("__", "."), value)]
 
 
 def tiny_cfg(**more):
-    return load_cfg(ROOT / "configs/quickstart.yaml", tiny_opts(**more))
+    return load_cfg(ROOT / "configs/tiny.yaml", tiny_opts(**more))
 
 
 def tiny_model(cfg, seed=0):

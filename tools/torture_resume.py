@@ -32,7 +32,7 @@ from rv_train.checkpoint import checkpoints
 from tools.compare_runs import compare_runs, read_curves
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPE = "configs/quickstart.yaml"
+RECIPE = "configs/tiny.yaml"
 VICTIMS = ("parent", "rank", "loader", "all")
 MOMENTS = ("start-up", "training", "saving")
 MARK = "TORTURE_RESUME"  # environment variable by which every process of a run is found, whoever its parent is
@@ -42,22 +42,8 @@ STRAGGLERS_S = 30.0  # for its other processes to be gone then: the next attempt
 OPTS = {
     "DATA.NUM_WORKERS": 1,
     "DATA.VAL_SHARE": 0.25,
-    "IMAGE.SIZE": 56,
-    "ACTION.HORIZON": 2,
-    "MODEL.TEXT.HIDDEN": 32,
-    "MODEL.TEXT.LAYERS": 2,
-    "MODEL.TEXT.HEADS": 2,
-    "MODEL.TEXT.KV_HEADS": 1,
-    "MODEL.TEXT.MLP": 64,
-    "MODEL.VISION.HIDDEN": 32,
-    "MODEL.VISION.LAYERS": 2,
-    "MODEL.VISION.HEADS": 2,
-    "MODEL.VISION.MLP": 64,
-    "MODEL.VISION.FULL_ATTENTION": [0, 1],
-    "TRAIN.batch_size": 2,
     "TRAIN.grad_accum": 2,
     "TRAIN.ema": 0.9,
-    "TRAIN.log_every": 1,
     "TRAIN.save_every": 2,
     "TRAIN.keep_last": 2,
     "TRAIN.keep_every": 10,
@@ -65,7 +51,6 @@ OPTS = {
     "VALID.loss_batches": 4,
     "VALID.gen_every": 1.0,
     "VALID.gen_samples": 4,
-    "AMP.mode": "off",
 }
 
 

@@ -27,7 +27,7 @@ class Run:
     def start(self, *flags, file_limit=None, **opts):
         """The running trainer. file_limit: no file may grow beyond that many bytes."""
         opts = {"EXP__DIR": str(self.folder.parent), "DATA__FILES": [str(self.demos)], "DATA__NUM_WORKERS": 1, **opts}
-        command = [sys.executable, "-m", "rv_train.train", "--cfg", str(ROOT / "configs/quickstart.yaml"), *flags]
+        command = [sys.executable, "-m", "rv_train.train", "--cfg", str(ROOT / "configs/tiny.yaml"), *flags]
         command += ["--nproc", "2", *map(str, tiny_opts(TRAIN__save_every=1, TRAIN__schedule="none", **opts))]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         limit = file_limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit)))

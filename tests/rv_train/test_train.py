@@ -30,7 +30,7 @@ def demos(tmp_path_factory):
 def run_training(folder, demos, *flags, expect=0, **opts):
     """`python -m rv_train.train` as a user calls it; returns the finished process."""
     opts = tiny_opts(**{"EXP__DIR": str(folder), "DATA__FILES": [str(demos)], **opts})
-    command = [sys.executable, "-m", "rv_train.train", "--cfg", str(ROOT / "configs/quickstart.yaml"), *flags]
+    command = [sys.executable, "-m", "rv_train.train", "--cfg", str(ROOT / "configs/tiny.yaml"), *flags]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command + [str(o) for o in opts], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
@@ -134,7 +134,7 @@ def test_resuming_from_a_damaged_checkpoint_takes_the_one_before_it(tmp_path, de
 def test_a_signal_saves_and_ends_with_a_code_of_its_own(tmp_path, demos, number, group, nproc):
     """To the parent alone, and to every process of the group, loader processes included, as a cluster does it."""
     opts = tiny_opts(EXP__DIR=str(tmp_path), DATA__FILES=[str(demos)], TRAIN__max_steps=100000, DATA__NUM_WORKERS=1)
-    command = [sys.executable, "-m", "rv_train.train", "--cfg", "configs/quickstart.yaml", "--nproc", str(nproc)]
+    command = [sys.executable, "-m", "rv_train.train", "--cfg", "configs/tiny.yaml", "--nproc", str(nproc)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command + [str(o) for o in opts],
@@ -159,7 +159,7 @@ def test_torchrun_trains_like_spawned_ranks(tmp_path, demos, resumed):
     """Its environment is recognised; two ranks of a job that somebody else starts give the same weights."""
     opts = dict(RESUMED, EXP__ID="whole", EXP__DIR=str(tmp_path), DATA__FILES=[str(demos)], TRAIN__max_steps=6)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
-    command += ["rv_train.train", "--cfg", "configs/quickstart.yaml", *map(str, tiny_opts(**opts))]
+    command += ["rv_train.train", "--cfg", "configs/tiny.yaml", *map(str, tiny_opts(**opts))]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -243,7 +243,7 @@ def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed, ca
             opts = {**RESUMED, **opts}
         opts = tiny_opts(**{"DATA__FILES": [str(demos)], **opts})
         with pytest.raises(SystemExit) as stopped:
-            main(["--cfg", str(ROOT / "configs/quickstart.yaml"), *flags, *map(str, opts)])
+            main(["--cfg", str(ROOT / "configs/tiny.yaml"), *flags, *map(str, opts)])
         lines = capsys.readouterr().err.strip().splitlines()
         assert stopped.value.code == 2 and len(lines) == 1, lines
         assert lines[0].startswith("error: ") and message in lines[0]

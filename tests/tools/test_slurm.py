@@ -79,7 +79,7 @@ def test_a_job_saves_is_queued_again_and_continues(tmp_path):
         "DATA__FILES": [str(tmp_path / "synthetic_demo.hdf5")],
         "TRAIN__schedule": "none",
     }
-    recipe = ROOT / "configs/quickstart.yaml"
+    recipe = ROOT / "configs/tiny.yaml"
 
     job = cluster.start("train.sbatch", 2, recipe, *tiny_opts(**opts, TRAIN__save_every=1, TRAIN__max_steps=5000))
     deadline = time.monotonic() + 200
@@ -110,7 +110,7 @@ def test_a_mistake_ends_the_job_before_anything_starts(tmp_path):
     for script in ("train.sbatch", "torchrun.sbatch"):
         for arguments, message in (
             ((), "usage: sbatch"),
-            ((ROOT / "configs/quickstart.yaml", "TRAIN.learning_rate", "1"), "error: command line: unknown config key"),
+            ((ROOT / "configs/tiny.yaml", "TRAIN.learning_rate", "1"), "error: command line: unknown config key"),
         ):
             job = cluster.start(script, 2, *arguments)
             said, _ = job.communicate(timeout=60)
