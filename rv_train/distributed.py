@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -73,8 +74,8 @@ def leader(devices):
 def launch(worker, devices, *args):
     """Run `worker(rank: Rank, *args)` once per device and wait; returns what rank 0 returned.
 
-    An exception in one rank ends all of them. SIGTERM and SIGUSR1 are passed on to the ranks, see
-    `stop_requested`.
+    An exception in one rank ends all of them, and so does Ctrl-C here (KeyboardInterrupt comes out). SIGTERM and
+    SIGUSR1 are passed on to the ranks, see `stop_requested`.
     Under torchrun nothing is spawned: this process is one rank of the job, on the GPU with its local number where there
     are GPUs, and gets the arguments of rank 0.
 
@@ -99,10 +100,15 @@ def launch(worker, devices, *args):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # warns of every rank that it ends
     with _handling(STOP_SIGNALS, pass_on):
         try:
             while not context.join(grace_period=GRACE_S):
                 pass
+        except KeyboardInterrupt:
+            for process in context.processes:  # else this process would wait for them at its end, until they are done
+                process.kill()
+            raise
         except mp.ProcessRaisedException as error:
             rank, traceback = _first_failure(context)
             message = _bad_input(traceback)  # by convention, bad input is a ValueError or OSError
@@ -136,7 +142,9 @@ def _with_arguments_of_rank_0(rank, worker, args):
 
 
 def _spawned(rank, devices, address, worker, args, answer):
-    # mp.spawn has a rank signalled when its parent dies, from here on. Died before, nobody would ever stop this one.
+    # Killed when its parent dies: mp.spawn has it sent SIGINT then, which a rank that waits for the others inside NCCL
+    # does not hear for minutes. Died before this line, nobody would ever stop this rank.
+    mp._prctl_pr_set_pdeathsig(signal.SIGKILL)
     if os.getppid() != multiprocessing.parent_process().pid:
         raise SystemExit("the parent process died while this rank started")
     # A spawned process spawns its own. Loader processes need none of that: forked they start in milliseconds instead of

@@ -1,0 +1,71 @@
+"""Ends of a run of several ranks, where one of them waits for something and hears nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+
+from tests.tiny import ROOT
+from tools.torture_resume import processes
+
+# Rank 1 stands for one that waits inside NCCL: Python's signal handlers do not run there.
+PROGRAM = """
+import signal, sys, time, torch
+from rv_train.distributed import launch
+
+def worker(rank, fails):
+    if rank.rank == 1:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        print("waits", flush=True)
+    elif fails:
+        raise ValueError("bad input")
+    time.sleep(600)
+
+if __name__ == "__main__":
+    try:
+        launch(worker, [torch.device("cpu")] * 2, sys.argv[1] == "fails")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    mark = f"DISTRIBUTED_TEST={uuid.uuid4()}"
+    (tmp_path / "program.py").write_text(PROGRAM)
+
+    def start(what):
+        name, _, value = mark.partition("=")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", name: value}
+        streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, tmp_path / "program.py", what], env=environment, **streams)
+        assert process.stdout.readline() == "waits\n"
+        return process, mark
+
+    yield start
+    for pid in processes(mark):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_failing_rank_is_one_line_whatever_the_others_wait_for(start):
+    process, mark = start("fails")
+    assert process.communicate(timeout=200)[1] == "error: rank 0: bad input\n"
+    assert process.returncode == 1 and not processes(mark)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_rank_outlives_its_parent(start, number):
+    process, mark = start("runs")
+    process.send_signal(number)
+    process.wait(200)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while processes(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not processes(mark)
