@@ -161,7 +161,7 @@ _RANGES = {
     "EXP.SEED": (0, math.inf),
     "DATA.NUM_WORKERS": (0, math.inf),
     "DATA.VAL_SHARE": (0, 0.9),
-    "IMAGE.CROP": (0, 1),
+    "IMAGE.CROP": (0.1, 1),
     "IMAGE.BRIGHTNESS": (0, 1),
     "IMAGE.CONTRAST": (0, 1),
     "IMAGE.SATURATION": (0, 1),
@@ -171,6 +171,8 @@ _RANGES = {
     "ACTION.NUM_BINS": (1, math.inf),
     "ACTION.MASK_MAX": (0, 1),
     "ACTION.MASK_NONE": (0, 1),
+    **{f"MODEL.TEXT.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "KV_HEADS", "MLP")},
+    **{f"MODEL.VISION.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "MLP")},
     "TRAIN.batch_size": (1, math.inf),
     "TRAIN.grad_accum": (1, math.inf),
     "TRAIN.epochs": (1, math.inf),
@@ -248,8 +250,7 @@ def _check(cfg, origin):
         raise ValueError(f"{origin}: TRAIN.betas are two numbers from 0 up to 1, got {cfg.TRAIN.betas}")
     if cfg.IMAGE.SIZE % 28 or cfg.IMAGE.SIZE < 28:
         raise ValueError(f"{origin}: IMAGE.SIZE must be a multiple of 28, got {cfg.IMAGE.SIZE}")
-    if cfg.IMAGE.CROP == 0:
-        raise ValueError(f"{origin}: IMAGE.CROP must be above 0")
+    _check_sizes(cfg.MODEL.TEXT, cfg.MODEL.VISION, origin)
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.VOCAB_CUT < 256:
         raise ValueError(f"{origin}: MODEL.VOCAB_CUT must be 0 or at least 256 (the bytes), got {cfg.MODEL.VOCAB_CUT}")
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.INIT == "pretrained" and cfg.MODEL.TOKENIZER == "qwen2.5":
@@ -258,3 +259,20 @@ def _check(cfg, origin):
         raise ValueError(
             f"{origin}: AMP.mode fp16 scales gradients and needs float32 parameters, got {cfg.AMP.param_dtype}"
         )
+
+
+def _check_sizes(text, vision, origin):
+    """What the attention of both towers can divide; positions turn pairs of a head's numbers, of pictures in 2D."""
+    for name, tower, unit in (("TEXT", text, 2), ("VISION", vision, 4)):
+        if tower.HIDDEN % (unit * tower.HEADS):
+            raise ValueError(
+                f"{origin}: MODEL.{name}.HIDDEN must be a multiple of {unit} x HEADS, got {tower.HIDDEN} and "
+                f"{tower.HEADS} heads"
+            )
+    if text.HEADS % text.KV_HEADS:
+        raise ValueError(
+            f"{origin}: MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {text.HEADS}, {text.KV_HEADS}"
+        )
+    beyond = [layer for layer in vision.FULL_ATTENTION if not 0 <= layer < vision.LAYERS]
+    if beyond:
+        raise ValueError(f"{origin}: MODEL.VISION.FULL_ATTENTION names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")

@@ -44,6 +44,12 @@ def test_recipe_over_defaults_and_command_line_over_recipe(tmp_path):
         ("", ("DATA.NUM_WORKERS", "-1"), "at least 0"),
         ("", ("EXP.ID", "../data"), "EXP.ID names a folder"),
         ("MODEL: {VOCAB_CUT: 512}", (), "other ids than pretrained weights know"),
+        ("", ("IMAGE.CROP", "0.001"), "IMAGE.CROP must be at least 0.1"),
+        ("", ("MODEL.TEXT.HEADS", "0"), "MODEL.TEXT.HEADS must be at least 1"),
+        ("", ("MODEL.TEXT.HIDDEN", "30"), "MODEL.TEXT.HIDDEN must be a multiple of 2 x HEADS, got 30 and 16 heads"),
+        ("", ("MODEL.VISION.HEADS", "7"), "MODEL.VISION.HIDDEN must be a multiple of 4 x HEADS"),
+        ("", ("MODEL.TEXT.KV_HEADS", "3"), "MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got 16, 3"),
+        ("", ("MODEL.VISION.FULL_ATTENTION", "[3, 99]"), "FULL_ATTENTION names layer 99 of 0 to 31"),
     ],
 )
 def test_wrong_input_is_named(tmp_path, text, opts, message):
