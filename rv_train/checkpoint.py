@@ -145,7 +145,8 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info):
 
 
 def tidy(run, newest, best, train):
-    """Point `last` and `best` at their checkpoints and remove old ones; a kill may have come just before that.
+    """Point `last` and `best` at their checkpoints, remove old ones and what kills left; one may have come just before
+    that. Newer checkpoints are damaged, else the run would go on behind them: they neither count nor go.
 
     Args:
         newest: step of the newest good checkpoint.
@@ -156,9 +157,13 @@ def tidy(run, newest, best, train):
     _point(run / "last", f"step_{newest:08d}")
     if best and (run / f"step_{best[1]:08d}").is_dir():
         _point(run / "best", f"step_{best[1]:08d}")
-    for old in checkpoints(run)[: -train.keep_last]:
-        if old.name not in keep and not (train.keep_every and int(old.name[5:]) % train.keep_every == 0):
+    whole = [folder for folder in checkpoints(run) if _step(folder) <= newest]
+    for old in whole[: -train.keep_last]:
+        if old.name not in keep and not (train.keep_every and _step(old) % train.keep_every == 0):
             shutil.rmtree(old)
+    cut_off = [folder for folder in _step_folders(run) if _step(folder) <= newest and _marker(folder) is None]
+    for rest in (*run.glob("step_*.tmp"), *cut_off):  # of a save, of the removal above
+        shutil.rmtree(rest)
 
 
 def files_below(folder):
@@ -200,6 +205,10 @@ def checkpoints(run):
 
 def _step_folders(run):
     return sorted(p for p in Path(run).glob("step_*") if re.fullmatch(r"step_\d{8}", p.name))
+
+
+def _step(folder):
+    return int(folder.name.removeprefix("step_"))
 
 
 def _marker(folder):

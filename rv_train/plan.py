@@ -1,4 +1,4 @@
-"""What a run is going to do: said when it starts, and by `--dry_run` before there are weights, data or GPUs."""
+"""`--dry_run`: what a run is going to do, said before there are weights, data or GPUs."""
 
 import os
 import re
@@ -14,6 +14,7 @@ from rv_train.data.images import ImageTransform
 from rv_train.data.load import load_data
 from rv_train.data.prompt import IGNORE, MERGE, PATCH, PromptEncoder, image_grid
 from rv_train.data.sampler import ResumableBatchSampler
+from rv_train.describe import data_lines, model_lines, plural, recipe_lines, step_lines, table
 from rv_train.distributed import under_torchrun
 from rv_train.flops import TrainingFlops
 from rv_train.memory import memory_estimate
@@ -38,26 +39,6 @@ def count_steps(cfg, batches_per_epoch):
     return steps
 
 
-def describe(cfg, model, data, batches_per_epoch, total_steps, rank):
-    """What is about to happen, for the console and TensorBoard.
-
-    Args:
-        model: the bare VLA0.
-        data: a TrainingData.
-        batches_per_epoch: of one rank.
-        total_steps: optimizer steps of the run.
-        rank: a distributed.Rank.
-    """
-    lines = [
-        *_model_lines(cfg, list(model.parameters())),
-        *_data_lines(cfg, data),
-        *_step_lines(cfg, batches_per_epoch, total_steps),
-        *_recipe_lines(cfg, rank.world_size, resolve_amp(cfg.AMP.mode, rank.device)),
-        ("device", f"{rank.world_size} x {_device_name(rank.device)}"),
-    ]
-    return _table(lines)
-
-
 def dry_run(cfg, devices=None, nproc=None):
     """Print the plan of a run and what is missing for it. Needs no weights, data or GPU; writes and starts nothing.
 
@@ -75,15 +56,15 @@ def dry_run(cfg, devices=None, nproc=None):
     _check_packages(cfg, encoder.tokenizer, device, amp, missing)
     parameters = _parameters(cfg, config)
 
-    lines = [*_model_lines(cfg, [p for _, p in parameters]), ("", f"sizes from {sizes}")]
+    lines = [*model_lines(cfg, [p for _, p in parameters]), ("", f"sizes from {sizes}")]
     if data:
         sampler = ResumableBatchSampler(
             len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=world_size
         )
         steps = count_steps(cfg, sampler.batches_per_epoch)
-        lines += [*_data_lines(cfg, data), *_step_lines(cfg, sampler.batches_per_epoch, steps)]
-    lines += _recipe_lines(cfg, world_size, amp)
-    lines.append(("device", _plural(world_size, "GPU" if device.type == "cuda" else "CPU rank")))
+        lines += [*data_lines(cfg, data), *step_lines(cfg, sampler.batches_per_epoch, steps)]
+    lines += recipe_lines(cfg, world_size, amp)
+    lines.append(("device", plural(world_size, "GPU" if device.type == "cuda" else "CPU rank")))
     if device.type == "cpu" and nproc is None and not under_torchrun():
         batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * 8
         lines.append(("", f"with --devices 0,1,2,3,4,5,6,7: {batch} samples per step, lr {base_lr(cfg.TRAIN, 8):.2e}"))
@@ -96,7 +77,7 @@ def dry_run(cfg, devices=None, nproc=None):
     lines += [*_compute_lines(cfg, config, counts), *_disk_lines(cfg, parts, missing)]
     blocks = [
         f"plan of {cfg.EXP.ID}: nothing is started or written",
-        _table(lines),
+        table(lines),
         _token_table(cfg, counts, data),
         _memory_table(parts, "GPU" if device.type == "cuda" else "rank"),
         _sample(cfg, encoder, data),
@@ -189,67 +170,6 @@ def _parameters(cfg, config):
 
 
 # ------------------------------------------------------------------------------------------------ what is said
-
-
-def _table(lines):
-    return "\n".join(f"{name:<12}{text}" for name, text in lines)
-
-
-def _model_lines(cfg, parameters):
-    total = sum(p.numel() for p in parameters)
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    yield "model", f"{cfg.MODEL.NAME}, {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained"
-
-
-def _data_lines(cfg, data):
-    info = data.info
-    side = info["resolution"]
-    yield (
-        "data",
-        f"{info['num_frames']:,} frames of {info['num_demos']:,} demos in {_plural(len(info['files']), 'file')}, "
-        f"{side} x {side}, rendering {info['render']}",
-    )
-    held_out = _plural(info["num_valid_demos"], "demo") if data.valid else "none"
-    yield "", f"trained on {len(data.train):,} frames, held out: {held_out} (DATA.VAL_SHARE {cfg.DATA.VAL_SHARE:g})"
-    origin = info["stats"] or "of this data"
-    yield "", f"range of the actions {origin}, {info['num_clipped']:,} values outside it are clipped"
-    yield "", f"fingerprint {info['fingerprint'][:16]}"
-
-
-def _step_lines(cfg, batches_per_epoch, total_steps):
-    per_epoch = batches_per_epoch / cfg.TRAIN.grad_accum
-    epochs = f"TRAIN.max_steps, {total_steps / per_epoch:.3g}" if cfg.TRAIN.max_steps else f"{cfg.TRAIN.epochs}"
-    yield "steps", f"{total_steps:,} ({epochs} epochs of {per_epoch:,.6g} steps, DATA.SAMPLER {cfg.DATA.SAMPLER})"
-
-
-def _recipe_lines(cfg, world_size, amp):
-    train = cfg.TRAIN
-    ranks = _plural(world_size, "rank")
-    accum = f" x {train.grad_accum} passes" if train.grad_accum > 1 else ""
-    batch = train.batch_size * train.grad_accum * world_size
-    yield "batch", f"{batch} samples per step = {train.batch_size} per rank{accum} x {ranks}"
-    scaled = f" = {train.lr:g} x {ranks}" if train.scale_lr else ", not scaled by the number of ranks"
-    schedule = "constant" if train.schedule == "none" else f"{train.schedule} down to {train.lr_end:g} of it"
-    warmup = f"{train.warmup:.0%} of the steps" if train.warmup < 1 else f"{train.warmup:.0f} steps"
-    yield "lr", f"{base_lr(train, world_size):.2e}{scaled}, {schedule}"
-    yield "", f"warm-up over {warmup}" if train.warmup else "no warm-up"
-    clip = f"gradient norm clipped at {train.clip_grad:g}" if train.clip_grad else "no clipping"
-    betas = " ".join(f"{beta:g}" for beta in train.betas)
-    yield "optimizer", f"{train.optimizer}, betas {betas}, weight decay {train.weight_decay:g}, {clip}"
-    yield "", f"moving average of the weights, decay {train.ema:g}" if train.ema else "no moving average"
-    mixed = "no autocast" if amp == "off" else f"{amp} autocast"
-    yield "precision", f"{mixed}, {cfg.AMP.param_dtype} weights"
-    checkpointing = "recomputed in the backward pass" if train.grad_checkpoint else "kept for the backward pass"
-    compiled = "compiled" if train.compile else "not compiled"
-    yield "", f"attention {cfg.MODEL.ATTENTION}, activations {checkpointing}, {compiled}"
-
-
-def _plural(number, name):
-    return f"{number} {name}{'s' * (number != 1)}"
-
-
-def _device_name(device):
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 def _count_tokens(cfg, encoder, instruction):

@@ -27,11 +27,12 @@ from rv_train.bad_steps import BadSteps
 from rv_train.config import load_cfg
 from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.sampler import ResumableBatchSampler
+from rv_train.describe import describe
 from rv_train.distributed import agree, gather_objects, ignore_signals, launch, leader, parse_devices
 from rv_train.flops import flops_of
 from rv_train.models import build_model
 from rv_train.optim import Ema, Precision, base_lr, build_optimizer, lr_at
-from rv_train.plan import count_steps, describe, dry_run
+from rv_train.plan import count_steps, dry_run
 from rv_train.prepare import prepare_run
 from rv_train.provenance import write_run_json
 from rv_train.tracking import Meter, Tracker

@@ -55,6 +55,22 @@ def test_a_kill_before_the_links_are_set_is_made_good(run):
     assert names(run) == ["step_00000002", "step_00000006"]
 
 
+def test_damaged_checkpoints_do_not_count_among_the_last(run, save):
+    for step in (4, 6):
+        flip_a_byte(run / f"step_{step:08d}/trainer.pt")
+    assert find_resume(run)[0].name == "step_00000002"
+    checkpoint.tidy(run, 2, None, tiny_cfg(TRAIN__keep_last=2).TRAIN)
+    save(run, 3, TRAIN__keep_last=2)  # stopped by a signal on the way
+    assert names(run) == [f"step_{step:08d}" for step in (2, 3, 4, 6)] and find_resume(run)[0].name == "step_00000003"
+
+
+def test_what_kills_left_is_removed(run, save):
+    shutil.copytree(run / "step_00000006", run / "step_00000005.tmp")  # while it was written
+    (run / "step_00000002/complete").unlink()  # while it was removed
+    save(run, 8)
+    assert sorted(path.name for path in run.iterdir()) == ["last", *(f"step_{step:08d}" for step in (4, 6, 8))]
+
+
 def flip_a_byte(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -11,10 +11,11 @@ import torch
 from rv_train.config import load_cfg
 from rv_train.data.load import load_data
 from rv_train.data.sampler import ResumableBatchSampler
+from rv_train.describe import describe
 from rv_train.distributed import Rank
 from rv_train.models.qwen import build_backbone, check_weights
 from rv_train.optim import base_lr, lr_at
-from rv_train.plan import count_steps, describe, dry_run
+from rv_train.plan import count_steps, dry_run
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, make_tiny_checkpoint, tiny_cfg, tiny_model
 
