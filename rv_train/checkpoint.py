@@ -145,8 +145,10 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info):
 
 
 def tidy(run, newest, best, train):
-    """Point `last` and `best` at their checkpoints, remove old ones and what kills left; one may have come just before
-    that. Newer checkpoints are damaged, else the run would go on behind them: they neither count nor go.
+    """Point `last` and `best` at their checkpoints, remove old ones and what kills left behind.
+
+    A resumed run does so at its start, too: a kill may have come just before this. Checkpoints newer than `newest` are
+    damaged, else the run would go on behind them: they neither count nor go.
 
     Args:
         newest: step of the newest good checkpoint.
