@@ -36,6 +36,8 @@ def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
         "gradients": sum(p.numel() for p in trained) * width,
         f"optimizer states ({train.optimizer})": sum(state_bytes(train.optimizer, p) for p in trained),
     }
+    if train.grad_accum > 1:  # passes before the last add up beside the buckets: DDP fills those when it reduces
+        parts["gradients of earlier passes"] = parts["gradients"]
     if train.ema:
         parts["moving average"] = 4 * sum(p.numel() for p in trained)
     if compute < width:  # autocast keeps what it has cast until its context is left or the backward pass is through

@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from rv_train.data.features import ObservationEncoder
 from rv_train.memory import memory_estimate
@@ -113,3 +115,29 @@ def test_a_moving_average_is_counted():
     numbers = sum(p.numel() for p in model.parameters())
     parts = memory_estimate(cfg, model.backbone.config, list(model.named_parameters()), 10, 5, 32, "off")
     assert parts["moving average"] == 4 * numbers
+
+
+def test_accumulated_gradients_lie_beside_ddps_buckets(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8, bias=False) for _ in range(3)))
+    ddp, x = DistributedDataParallel(model, gradient_as_bucket_view=True), torch.ones(1, 8)
+
+    def storages():
+        return len({p.grad.untyped_storage().data_ptr() for p in model.parameters()})
+
+    for _ in range(2):
+        with ddp.no_sync():
+            ddp(x).sum().backward()
+        assert storages() == 3
+        ddp(x).sum().backward()
+        assert storages() == 1  # the bucket
+        model.zero_grad(set_to_none=True)
+    dist.destroy_process_group()
+    one, two = (estimate_of(TRAIN__grad_accum=passes) for passes in (1, 2))
+    assert two == {**one, "gradients of earlier passes": one["gradients"]}
+
+
+def estimate_of(**opts):
+    cfg = tiny_cfg(**opts)
+    model = tiny_model(cfg)
+    return memory_estimate(cfg, model.backbone.config, list(model.named_parameters()), 10, 5, 32, "off")
