@@ -37,7 +37,7 @@ def parse_devices(devices, nproc):
     """`--devices 0,1` → [cuda:0, cuda:1]; `--nproc 2` → two CPU ranks; neither → every GPU, else one CPU rank.
 
     Raises:
-        ValueError: both given, a device that does not exist, or fewer than one process.
+        ValueError: both given, a device that does not exist or is named twice, or fewer than one process.
     """
     if devices and nproc:
         raise ValueError("give --devices (GPUs) or --nproc (CPU ranks), not both")
@@ -46,7 +46,11 @@ def parse_devices(devices, nproc):
         numbers = devices.split(",")
         bad = [n for n in numbers if not n.isdigit() or int(n) >= available]
         if bad:
-            raise ValueError(f"--devices {devices}: no GPU {bad[0]}; this machine has {available}")
+            raise ValueError(
+                f"--devices {devices}: no GPU {bad[0] or 'without a number'}; this machine has {available}"
+            )
+        if len({int(n) for n in numbers}) < len(numbers):
+            raise ValueError(f"--devices {devices}: a GPU takes one rank, name each once")
         return [torch.device("cuda", int(n)) for n in numbers]
     if nproc is not None:
         if nproc < 1:

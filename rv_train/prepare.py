@@ -13,7 +13,7 @@ from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.load import TrainingData, load_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.stats import read_stats
-from rv_train.models.qwen import check_attention, check_weights
+from rv_train.models.qwen import check_attention, check_compiler, check_weights
 from rv_train.optim import check_optimizer
 from rv_train.plan import count_steps
 
@@ -55,11 +55,13 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
         resume: continue from the run's newest good checkpoint.
         allow_changes: resume even with another config, other data or another number of ranks.
     Raises:
-        ValueError: data or config that cannot be trained on, a package that is missing, nothing to resume, a folder
-            that already holds something or is in use, or a resume that would be another run.
+        ValueError: data or config that cannot be trained on, a package or compiler that is missing, nothing to resume,
+            a folder that already holds something or is in use, or a resume that would be another run.
     """
     check_attention(cfg, device)
     check_optimizer(cfg.TRAIN)
+    if cfg.TRAIN.compile:
+        check_compiler()
     data = load_data(cfg)
     stats = data.action_stats
     codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)

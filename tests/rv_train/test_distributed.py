@@ -8,7 +8,9 @@ import time
 import uuid
 
 import pytest
+import torch
 
+from rv_train.distributed import parse_devices
 from tests.tiny import ROOT
 from tools.torture_resume import processes
 
@@ -69,3 +71,19 @@ def test_no_rank_outlives_its_parent(start, number):
     while processes(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not processes(mark)
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    both = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert parse_devices("0,1", None) == parse_devices(None, None) == both
+    assert parse_devices(None, 2) == [torch.device("cpu")] * 2
+    for devices, nproc, message in (
+        ("0,2", None, "no GPU 2; this machine has 2"),
+        ("0,,1", None, "no GPU without a number"),
+        ("0,0", None, "name each once"),
+        ("0", 1, "not both"),
+        (None, 0, "--nproc must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_devices(devices, nproc)

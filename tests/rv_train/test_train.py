@@ -252,6 +252,14 @@ def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed, ca
     assert done.stderr == "error: DATA.FILES: no/such.hdf5 does not exist\n"
 
 
+def test_compiling_without_a_compiler_is_refused_before_anything_starts(tmp_path, demos, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    cfg = tiny_cfg(EXP__DIR=str(tmp_path / "runs"), DATA__FILES=[str(demos)], TRAIN__compile=True)
+    with pytest.raises(ValueError, match="finds no no-such-compiler"):
+        prepare_run(cfg, torch.device("cpu"), world_size=1)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path, demos):
     """A shipped policy, say: a folder of the same name without a checkpoint of the trainer's."""
     precious = tmp_path / "tiny/model/weights"
