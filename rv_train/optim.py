@@ -145,8 +145,11 @@ class Ema:
         return {"count": self.count, "average": self.average, "weights": weights}
 
     def load_state_dict(self, state):
+        """The state of a run that went on without an average is empty: then one starts at the weights as they are."""
+        if not state:
+            return
+        self._set(state["weights"])
         if self.decay:
             self.count = state["count"]
-            self._set(state["weights"])
             for mine, saved in zip(self.average, state["average"], strict=True):
                 mine.copy_(saved)

@@ -95,6 +95,22 @@ def test_no_moving_average_costs_nothing():
     assert ema.average == [] and ema.state_dict() == {}
 
 
+def test_a_moving_average_may_begin_or_end_on_resume():
+    def weight():
+        return torch.nn.Parameter(torch.tensor([1.0]))
+
+    with_average = Ema([weight()], decay=0.5)
+    with torch.no_grad():
+        with_average.parameters[0] += 1.0
+    with_average.update()
+    without = Ema([weight()], decay=0.0)
+    without.load_state_dict(with_average.state_dict())
+    assert without.parameters[0].item() == 2.0  # the weights themselves, though model/ holds the average
+    beginning = Ema([weight()], decay=0.5)
+    beginning.load_state_dict(Ema([weight()], decay=0.0).state_dict())
+    assert beginning.count == 0 and beginning.average[0].item() == beginning.parameters[0].item() == 1.0
+
+
 @pytest.mark.parametrize("kind", ["adamw", "adam", "adamw_8bit"])
 def test_optimizers_descend_and_resume_to_the_bit(kind):
     def make():
