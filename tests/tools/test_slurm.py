@@ -113,5 +113,5 @@ def test_a_mistake_ends_the_job_before_anything_starts(tmp_path):
             ((ROOT / "configs/tiny.yaml", "TRAIN.learning_rate", "1"), "error: command line: unknown config key"),
         ):
             job = cluster.start(script, 2, *arguments)
-            said, _ = job.communicate(timeout=60)
+            said, _ = job.communicate(timeout=200)
             assert job.returncode == 2 and message in said and said.count("\n") == 1, said
