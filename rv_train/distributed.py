@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import datetime
 import logging
 import multiprocessing
 import os
@@ -17,6 +18,9 @@ import torch.multiprocessing as mp
 
 BAD_INPUT = (ValueError, OSError)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what a cluster sends before it takes the machine away
+# How long ranks wait for each other: all the others for rank 0 while it writes tens of gigabytes. NCCL ends them after
+# ten minutes by default.
+WAIT = datetime.timedelta(hours=1)
 GRACE_S = 3.0  # for the other ranks to notice that one failed, before they are killed
 
 
@@ -165,7 +169,7 @@ def _run(rank, world_size, device, address, worker, args):
     else:
         torch.set_num_threads(1)  # ranks share the cores; more threads each only get in each other's way
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=world_size)
+    dist.init_process_group(backend, init_method=address, rank=rank, world_size=world_size, timeout=WAIT)
     try:
         with _handling(STOP_SIGNALS, _note_stop):
             return worker(Rank(rank, world_size, device), *args)
