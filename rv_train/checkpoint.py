@@ -162,10 +162,10 @@ def tidy(run, newest, best, train):
     whole = [folder for folder in checkpoints(run) if _step(folder) <= newest]
     for old in whole[: -train.keep_last]:
         if old.name not in keep and not (train.keep_every and _step(old) % train.keep_every == 0):
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # a network disk keeps open files; the next call gets them
     cut_off = [folder for folder in _step_folders(run) if _step(folder) <= newest and _marker(folder) is None]
     for rest in (*run.glob("step_*.tmp"), *cut_off):  # of a save, of the removal above
-        shutil.rmtree(rest)
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def files_below(folder):

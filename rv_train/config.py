@@ -237,7 +237,7 @@ def _check(cfg, origin):
         if get_leaf(cfg, key) not in choices:
             raise ValueError(f"{origin}: {key} is {get_leaf(cfg, key)!r}; choose one of {', '.join(choices)}")
     for key, (low, high) in _RANGES.items():
-        if not low <= get_leaf(cfg, key) <= high:  # also refuses NaN
+        if not low <= get_leaf(cfg, key) <= high or get_leaf(cfg, key) == math.inf:  # also refuses NaN
             raise ValueError(f"{origin}: {key} must be at least {low} and at most {high}, got {get_leaf(cfg, key)}")
     if not re.fullmatch(r"\w[\w.-]*", cfg.EXP.ID):
         raise ValueError(f"{origin}: EXP.ID names a folder: letters, digits, '_', '-' and '.', got {cfg.EXP.ID!r}")

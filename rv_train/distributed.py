@@ -159,6 +159,7 @@ def _spawned(rank, devices, address, worker, args, answer):
     # importing everything again, at every validation too. (They never touch the device; under torchrun they fork, too.)
     multiprocessing.set_start_method("fork", force=True)
     result = _run(rank, len(devices), devices[rank], address, worker, args)
+    ignore_signals()  # all is saved: a late one must not turn the exit code into "killed"
     if rank == 0:
         answer.put(result)
 
@@ -169,7 +170,14 @@ def _run(rank, world_size, device, address, worker, args):
     else:
         torch.set_num_threads(1)  # ranks share the cores; more threads each only get in each other's way
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=world_size, timeout=WAIT)
+    dist.init_process_group(
+        backend,
+        init_method=address,
+        rank=rank,
+        world_size=world_size,
+        timeout=WAIT,
+        device_id=device if device.type == "cuda" else None,
+    )
     try:
         with _handling(STOP_SIGNALS, _note_stop):
             return worker(Rank(rank, world_size, device), *args)

@@ -86,7 +86,10 @@ class Precision:
     def clip(self, optimizer, parameters, clip_grad):
         """Unscale the gradients and clip them (0: only measure); returns their norm before clipping, a tensor."""
         self.scaler.unscale_(optimizer)
-        return torch.nn.utils.clip_grad_norm_(parameters, clip_grad if clip_grad > 0 else math.inf)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if clip_grad > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
+        return norm
 
     def step(self, optimizer, skip):
         """Step, or leave the weights alone, after `clip`; the scale of fp16 adapts either way."""
@@ -115,8 +118,8 @@ class Ema:
     def update(self):
         if self.decay:
             decay = min(self.decay, (1 + self.count) / (10 + self.count))
-            weights = [p.float() for p in self.parameters]
-            torch._foreach_lerp_(self.average, weights, 1 - decay)
+            for average, weight in zip(self.average, self.parameters, strict=True):
+                average.lerp_(weight.float(), 1 - decay)
             self.count += 1
 
     @contextlib.contextmanager

@@ -4,10 +4,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from libs.action_text import ActionTextCodec
-from libs.config_tree import differences, to_dict
+from libs.config_tree import differences
 from rv_train import checkpoint
 from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.load import TrainingData, load_data
@@ -24,6 +22,7 @@ FREE_ON_RESUME = (
     "DATA.FILES",  # the same data may have moved: its fingerprint is compared
     "DATA.STATS",  # as may the statistics: their ranges are compared
     "DATA.NUM_WORKERS",
+    "MODEL.PATH",  # where the weights came from; the checkpoint's are loaded
     "TRAIN.epochs",
     "TRAIN.max_steps",
     "TRAIN.max_bad_steps",
@@ -36,6 +35,17 @@ FREE_ON_RESUME = (
     "VALID.loss_batches",
     "VALID.gen_every",
     "VALID.gen_samples",
+)
+# What a checkpoint's weights and optimizer states are made for; nothing can allow another value.
+FIXED_ON_RESUME = (
+    "ACTION.DIM",
+    "MODEL.NAME",
+    "MODEL.TOKENIZER",
+    "MODEL.VOCAB_CUT",
+    "MODEL.TEXT.",
+    "MODEL.VISION.",
+    "TRAIN.optimizer",
+    "AMP.param_dtype",
 )
 
 
@@ -84,21 +94,22 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
     with checkpoint.lock(run):  # what a killed run leaves running has ended now
         if resume:
             folder, remarks = checkpoint.find_resume(run)
-            changes = changed(cfg, data, world_size, folder)
+            impossible, changes = changed(cfg, data, world_size, folder)
+            if impossible:
+                raise ValueError(f"--resume: {impossible[0]}; its checkpoints cannot continue so")
             if changes and not allow_changes:
                 raise ValueError(f"--resume: {changes[0]}; --allow_changes resumes nevertheless, as another run")
             for line in remarks + changes:
                 print(f"warning: {line}", file=sys.stderr)
         else:
             checkpoint.clear_leftovers(run)
-        (run / "config.yaml").write_text(yaml.safe_dump(to_dict(cfg), sort_keys=False))
     return Job(data, folder)
 
 
 def changed(cfg, data, world_size, folder):
-    """What differs between this run and the one that wrote a checkpoint, one line each."""
+    """What differs between this run and the one that wrote a checkpoint: (what cannot be, what may be allowed)."""
     trainer = checkpoint.load_trainer(folder)
-    found = []
+    impossible, found = [], []
     for name, now in (("world_size", world_size), ("data_fingerprint", data.info["fingerprint"])):
         if trainer[name] != now:
             found.append(f"{folder} was written with {name} {trainer[name]}, this run has {now}")
@@ -107,5 +118,6 @@ def changed(cfg, data, world_size, folder):
         if stored[key] != data.action_stats[key]:
             found.append(f"{folder} was written with actions of {key} {stored[key]}, now {data.action_stats[key]}")
     for key, now, before in differences(cfg, checkpoint.read_model_cfg(folder / "model"), FREE_ON_RESUME):
-        found.append(f"{key} is {now!r} now, the run was started with {before!r}")
-    return found
+        fixed = key.startswith(FIXED_ON_RESUME)
+        (impossible if fixed else found).append(f"{key} is {now!r} now, the run was started with {before!r}")
+    return impossible, found

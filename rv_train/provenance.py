@@ -64,7 +64,10 @@ def write_run_json(folder, cfg, rank, data_info, model, start_step):
         "data_fingerprint": data_info["fingerprint"],
     }
     if start_step and path.is_file():
-        run = json.loads(path.read_text())
+        try:
+            run = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged ({error}): move it away, and the record begins anew") from None
         run["resumed"].append({"step": start_step, **session})
     else:
         parameters = list(model.parameters())

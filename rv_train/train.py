@@ -28,7 +28,7 @@ from rv_train.config import load_cfg
 from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.describe import describe
-from rv_train.distributed import agree, gather_objects, ignore_signals, launch, leader, parse_devices
+from rv_train.distributed import agree, gather_objects, ignore_signals, launch, leader, parse_devices, under_torchrun
 from rv_train.flops import flops_of
 from rv_train.models import build_model
 from rv_train.optim import Ema, Precision, base_lr, build_optimizer, lr_at
@@ -98,7 +98,8 @@ def train(rank, cfg, job):
     best = saved["best"] if saved else None  # (val/loss, step)
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
-        precision.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # empty where the run began without one (--allow_changes)
+            precision.scaler.load_state_dict(saved["scaler"])
         ema.load_state_dict(saved["ema"])
         checkpoint.set_rng_state(saved["rng"], rank.rank, device)
         del saved
@@ -109,8 +110,10 @@ def train(rank, cfg, job):
         if job.resume:
             checkpoint.tidy(run, start_step, best, cfg.TRAIN)
         tracker = Tracker(run, start_step, total_steps)
+        tree = yaml.safe_dump(to_dict(cfg), sort_keys=False)
+        (run / "config.yaml").write_text(tree)
         write_run_json(run, cfg, rank, data.info, bare, start_step)
-        tracker.text("config", yaml.safe_dump(to_dict(cfg), sort_keys=False))
+        tracker.text("config", tree)
         summary = describe(cfg, bare, data, sampler.batches_per_epoch, total_steps, rank)
         tracker.text("run", summary)
         tracker.line(summary)
@@ -235,6 +238,8 @@ def main(argv=None):
     if args.dry_run:
         dry_run(cfg, args.devices, args.nproc)
         return
+    if under_torchrun() and (args.devices or args.nproc):
+        raise ValueError("--devices and --nproc choose ranks, but under torchrun (RANK is set) its ranks are used")
     devices = parse_devices(args.devices, args.nproc)
     first, world_size = leader(devices)
     job = prepare_run(cfg, devices[0], world_size, args.resume, args.allow_changes) if first else None

@@ -27,11 +27,10 @@ RECYCLE_AFTER = 200  # pieces after which a simulator process is replaced: rende
 class Job(abc.ABC):
     """One demo file and the numbered pieces that it needs: which are finished (on disk), which run, which are missing.
 
-    settings: a dataclass, everything that the pieces depend on but their numbers. num_demos: demos that are wanted;
-    for the progress only. WORKER: "module:class" of the
-    object, made with `settings` in a simulator process, whose `attempt(*request)` does a piece and writes its
-    part. Parts stand in `parts` until the file is complete; ValueError where they, or the file, were made with
-    other settings.
+    settings: a dataclass, everything that the pieces depend on but their numbers. num_demos: demos that are wanted; for
+    the progress only. WORKER: "module:class" of the object, made with `settings` in a simulator process, whose
+    `attempt(*request)` does a piece and writes its part. Parts stand in `parts` until the file is complete; ValueError
+    where they, or the file, were made with other settings.
     """
 
     WORKER: str

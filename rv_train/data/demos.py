@@ -138,7 +138,7 @@ class DemoDataset:
         Returns:
             (DemoDataset to train on, held-out DemoDataset or None where there is none).
         Raises:
-            ValueError: a mask that names a demo twice or one that does not exist; nothing is left to train on.
+            ValueError: a demo in both masks, a mask that names one that does not exist; nothing is left to train on.
         """
         if val_share == 0:
             return self, None

@@ -30,6 +30,8 @@ def test_recipe_over_defaults_and_command_line_over_recipe(tmp_path):
         ("", ("TRAIN.batch_size", "0"), "at least 1"),
         ("", ("TRAIN.grad_checkpoint", "1"), "must be bool"),
         ("", ("TRAIN.lr",), "no value"),
+        ("TRAIN: {warmup: .inf}", (), "TRAIN.warmup must be"),
+        ("TRAIN: {lr: .nan}", (), "TRAIN.lr must be"),
         ("", ("DATA.SAMPLER", "half"), "choose one of full, sharded"),
         ("", ("IMAGE.SIZE", "100"), "multiple of 28"),
         ("AMP: {mode: fp16, param_dtype: bfloat16}", (), "needs float32 parameters"),

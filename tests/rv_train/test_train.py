@@ -110,7 +110,7 @@ def assert_same(a, b):
 
 def test_resuming_a_changed_run_says_what_changed(tmp_path, demos, resumed):
     shutil.copytree(resumed / "whole", tmp_path / "whole", symlinks=True)
-    opts = dict(RESUMED, EXP__ID="whole", TRAIN__max_steps=7, TRAIN__lr=0.002)
+    opts = dict(RESUMED, EXP__ID="whole", TRAIN__max_steps=7, TRAIN__lr=0.002, AMP__mode="fp16")
     done = run_training(tmp_path, demos, "--nproc", "1", "--resume", "--allow_changes", **opts)
     assert "step_00000006 was written with world_size 2, this run has 1" in done.stderr
     assert "TRAIN.lr is 0.002 now, the run was started with 0.001" in done.stderr
@@ -235,6 +235,11 @@ def test_wrong_input_costs_one_line_and_exit_code_2(tmp_path, demos, resumed, ca
         (("--nproc", "2", "--resume"), dict(whole, EXP__SEED=1), "EXP.SEED is 1 now, the run was started with 0"),
         (("--nproc", "2", "--resume"), dict(whole, DATA__FILES=[str(other)]), "was written with data_fingerprint"),
         (("--nproc", "2", "--allow_changes"), whole, "give both"),
+        (
+            ("--nproc", "2", "--resume", "--allow_changes"),
+            dict(whole, TRAIN__optimizer="adamw_8bit"),
+            "TRAIN.optimizer is 'adamw_8bit' now, the run was started with 'adamw'; its checkpoints cannot continue so",
+        ),
         ((), dict(fresh, MODEL__ATTENTION="flash_attention_2"), "needs flash-attn: pip install"),
         ((), dict(fresh, AMP__param_dtype="float16"), "AMP.param_dtype float16 cannot work: a gradient scaler refuses"),
         ((), dict(fresh, DATA__VAL_SHARE=0.5, DATA__FILES=[str(lonely)]), "no demo can be held out"),
