@@ -313,6 +313,10 @@ def set_rng_state(states, rank, device):
             torch.cuda.set_rng_state(states[rank]["cuda"], device)
 
 
-def load_trainer(folder):
-    """trainer.pt of a checkpoint folder, tensors on the CPU; mapped, so that eight ranks need its memory once."""
-    return torch.load(Path(folder) / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
+def load_trainer(folder, mapped=False):
+    """trainer.pt of a checkpoint folder, tensors on the CPU.
+
+    mapped: tensors stay in the file until they are read, so eight ranks need its memory once; for those who copy what
+    they need and let go, because a file that is overwritten meanwhile ends the process.
+    """
+    return torch.load(Path(folder) / "trainer.pt", map_location="cpu", weights_only=True, mmap=mapped)

@@ -108,7 +108,7 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
 
 def changed(cfg, data, world_size, folder):
     """What differs between this run and the one that wrote a checkpoint: (what cannot be, what may be allowed)."""
-    trainer = checkpoint.load_trainer(folder)
+    trainer = checkpoint.load_trainer(folder, mapped=True)
     impossible, found = [], []
     for name, now in (("world_size", world_size), ("data_fingerprint", data.info["fingerprint"])):
         if trainer[name] != now:

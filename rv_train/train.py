@@ -51,7 +51,7 @@ def train(rank, cfg, job):
     """
     torch.manual_seed(cfg.EXP.SEED)
     run, device, data = checkpoint.run_folder(cfg), rank.device, job.data
-    saved = checkpoint.load_trainer(job.resume) if job.resume else None
+    saved = checkpoint.load_trainer(job.resume, mapped=device.type == "cuda") if job.resume else None
     start_step = saved["step"] if saved else 0
 
     # Demonstrations → batches. Which samples make batch number n is a pure function of n.
