@@ -37,9 +37,11 @@ class Rank:
         return self.rank == 0
 
 
-def parse_devices(devices, nproc):
+def parse_devices(devices, nproc, must_exist=True):
     """`--devices 0,1` → [cuda:0, cuda:1]; `--nproc 2` → two CPU ranks; neither → every GPU, else one CPU rank.
 
+    Args:
+        must_exist: False takes the numbers of GPUs that this machine does not have, too, for a plan.
     Raises:
         ValueError: both given, a device that does not exist or is named twice, or fewer than one process.
     """
@@ -48,7 +50,7 @@ def parse_devices(devices, nproc):
     if devices:
         available = torch.cuda.device_count()
         numbers = devices.split(",")
-        bad = [n for n in numbers if not n.isdigit() or int(n) >= available]
+        bad = [n for n in numbers if not n.isdigit() or (must_exist and int(n) >= available)]
         if bad:
             raise ValueError(
                 f"--devices {devices}: no GPU {bad[0] or 'without a number'}; this machine has {available}"
@@ -226,12 +228,6 @@ def ignore_signals(_=None):
     """For loader processes: a signal to the whole group must not end them before the last checkpoint is written."""
     for number in (*STOP_SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-
-
-def mean_over_ranks(tensor):
-    """Average of a tensor over all ranks, in place."""
-    dist.all_reduce(tensor)
-    return tensor.div_(dist.get_world_size())
 
 
 def agree(loss, grad_norm):

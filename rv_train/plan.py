@@ -15,7 +15,7 @@ from rv_train.data.load import load_data
 from rv_train.data.prompt import IGNORE, MERGE, PATCH, PromptEncoder, image_grid
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.describe import data_lines, model_lines, plural, recipe_lines, step_lines, table
-from rv_train.distributed import under_torchrun
+from rv_train.distributed import parse_devices, under_torchrun
 from rv_train.flops import TrainingFlops
 from rv_train.memory import memory_estimate
 from rv_train.models.qwen import DTYPES, check_attention, check_compiler, find_weights, missing_files, random_config
@@ -91,24 +91,13 @@ def dry_run(cfg, devices=None, nproc=None):
 
 def _ranks(devices, nproc, missing):
     """(number of ranks, torch.device of one)."""
-    if devices and nproc:
-        raise ValueError("give --devices (GPUs) or --nproc (CPU ranks), not both")
     available = torch.cuda.device_count()
     if under_torchrun():
         return int(os.environ["WORLD_SIZE"]), torch.device("cuda" if available else "cpu")
-    if devices:
-        numbers = devices.split(",")
-        bad = [n for n in numbers if not n.isdigit()]
-        if bad or len(set(numbers)) < len(numbers):
-            raise ValueError(f"--devices {devices}: give the numbers of GPUs, each once, such as 0,1,2,3")
-        if any(int(n) >= available for n in numbers):
-            missing.append(f"GPUs: {len(numbers)} asked for, this machine has {available}")
-        return len(numbers), torch.device("cuda")
-    if nproc is not None and nproc < 1:
-        raise ValueError(f"--nproc must be at least 1, got {nproc}")
-    if nproc or not available:
-        return nproc or 1, torch.device("cpu")
-    return available, torch.device("cuda")
+    ranks = parse_devices(devices, nproc, must_exist=False)
+    if any(device.type == "cuda" and device.index >= available for device in ranks):
+        missing.append(f"GPUs: {len(ranks)} asked for, this machine has {available}")
+    return len(ranks), torch.device(ranks[0].type)
 
 
 def _amp(cfg, device):

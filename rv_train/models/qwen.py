@@ -144,10 +144,8 @@ def check_weights(cfg):
         raise ValueError(f"MODEL.PATH: {cfg.MODEL.PATH} holds no model, it lacks {missing_files(cfg.MODEL.PATH)[0]}")
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    try:
-        get_hf_file_metadata(
-            hf_hub_url(cfg.MODEL.PATH, "config.json")
-        )  # asks once; loading would try for half a minute
+    try:  # asks once; loading would try for half a minute
+        get_hf_file_metadata(hf_hub_url(cfg.MODEL.PATH, "config.json"))
     except Exception as error:  # of the network, the hub, or the name
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
