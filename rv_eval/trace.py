@@ -1,0 +1,64 @@
+"""All of an episode in one HDF5 file: what the policy saw and said, what was executed, where the robot was."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+class EpisodeTrace:
+    """Collects an episode and writes it. The file holds, for Q queries and T steps:
+
+    query_step (Q,) int64           steps executed before the query
+    views/<name> (Q, R, R, 3) uint8 the pictures that the policy was given
+    chunks (Q, H, A) float32        what it answered, before ensembling; texts, valid, repaired (Q,)
+    actions (T, A) float64          what was executed, after ensembling and snapping the gripper
+    proprio (T + 1, P) float32      the robot before every action and at the end; absent where an environment has none
+    and the episode's record of results.jsonl as JSON in the attribute `record`.
+    """
+
+    def __init__(self):
+        self._queries = []  # (step, views, chunk, text, valid, repaired)
+        self._actions = []
+        self._proprio = []
+
+    def add_query(self, step: int, observation: dict, prediction, row: int):
+        answer = (
+            prediction.chunk[row],
+            prediction.texts[row],
+            bool(prediction.valid[row]),
+            bool(prediction.repaired[row]),
+        )
+        self._queries.append((step, observation["views"], *answer))
+
+    def add_action(self, action):
+        self._actions.append(action)
+
+    def add_proprio(self, observation: dict):
+        if "proprio" in observation:
+            self._proprio.append(observation["proprio"])
+
+    def write(self, path, record: dict):
+        """Write to `path` (.hdf5); a file under this name is always complete."""
+        import h5py
+
+        steps, views, chunks, texts, valid, repaired = zip(*self._queries, strict=True)
+        part = Path(path).with_suffix(".part.hdf5")  # as in EpisodeFrames.write
+        try:
+            with h5py.File(part, "w") as file:
+                file.attrs["record"] = json.dumps(record)
+                file["query_step"] = np.array(steps)
+                file["chunks"] = np.stack(chunks)
+                file["texts"] = list(texts)
+                file["valid"], file["repaired"] = np.array(valid), np.array(repaired)
+                file["actions"] = np.stack(self._actions[: record["steps"]])  # a success ends a chunk early
+                if self._proprio:
+                    file["proprio"] = np.stack(self._proprio)
+                for name in views[0]:
+                    pictures = np.stack([pictures[name] for pictures in views])
+                    chunk = (1, *pictures.shape[1:])
+                    file.create_dataset(f"views/{name}", data=pictures, chunks=chunk, compression="gzip", shuffle=True)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
