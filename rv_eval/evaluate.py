@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,22 +47,22 @@ class EvalOptions:
     recycle_after: int = 50
 
 
-def plan_episodes(tasks, num_episodes: int, seed: int, num_steps: int | None = None) -> list[Episode]:
-    """The first `num_episodes` init states of every task. num_steps: limit instead of the suite's own."""
-    if num_episodes < 1:
+def plan_episodes(tasks, num_episodes: int | None, seed: int, num_steps: int | None = None) -> list[Episode]:
+    """The first `num_episodes` init states of every task, None: all. num_steps: limit instead of the suite's own."""
+    if num_episodes is not None and num_episodes < 1:
         raise ValueError(f"the number of episodes must be at least 1, got {num_episodes}")
     if num_steps is not None and num_steps < 1:
         raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
     for task in tasks:
-        if num_episodes > task.num_init_states:
+        if (num_episodes or 1) > task.num_init_states:
             raise ValueError(
-                f"{num_episodes} episodes asked for, but {task.suite} task {task.task_id} has "
+                f"{num_episodes or 'all'} episodes asked for, but {task.suite} task {task.task_id} has "
                 f"{task.num_init_states} init states"
             )
     return [
         Episode(task, init_state, seed, num_steps or task.max_steps)
         for task in tasks
-        for init_state in range(num_episodes)
+        for init_state in range(num_episodes or task.num_init_states)
     ]
 
 
@@ -126,13 +127,25 @@ def evaluate(
     if done:
         report(f"{len(done)} of {len(plans)} episodes are in {options.log_dir} already")
     progress = _Progress(len(todo))
-    for result in rollout.run(todo):
+
+    def keep(result):
         record = _plan(result.episode, rollout.settings, provenance) | _outcome(result)
         record |= {"shard_id": options.shard_id, "num_shards": options.num_shards}
         record |= files.write(result, record, report)
         results.append(record)
         done[record_key(record)] = record
         report(progress.line(result))
+
+    # Beside the rollout: the policy should not wait for a video to be encoded. One at a time, so that a kill costs
+    # one finished episode at most, and what goes wrong ends the evaluation at the next.
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        last = None
+        for result in rollout.run(todo):
+            if last:
+                last.result()
+            last = writer.submit(keep, result)
+        if last:
+            last.result()
     return [done[key] for key in plans]
 
 

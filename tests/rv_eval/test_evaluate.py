@@ -42,12 +42,15 @@ def test_plan_takes_the_first_init_states_of_every_task():
         (3, 1, 7, 20),
     ]
     assert plan_episodes(tasks, 1, 7, num_steps=5)[0].max_steps == 5
+    assert len(plan_episodes(tasks, None, 7)) == 60, "all there are"
 
 
 @pytest.mark.parametrize("arguments", [(0, 7), (31, 7), (1, 7, 0)])
 def test_impossible_plans_are_refused(arguments):
     with pytest.raises(ValueError, match=r"episodes|steps"):
         plan_episodes([Task()], *arguments)
+    with pytest.raises(ValueError, match="has 0 init states"):
+        plan_episodes([Task(num_init_states=0)], None, 7)
 
 
 def test_records_videos_and_report(tmp_path):
@@ -88,6 +91,25 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_result(tmp_path):
     records, lines, _ = run(tmp_path, plan_episodes([Task()], 2, seed=7)[1:])
     assert records[0]["video"] is None and records[0]["success"]
     assert "could not be written" in lines[0] and len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_result_that_cannot_be_written_ends_the_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr(ResultsFile, "append", disk_full_after(lines=1 + 2))  # the plan, then two episodes
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, plan_episodes([Task()], 30, seed=7), save_video="none")
+    assert [record["success"] for record in ResultsFile(tmp_path / "results.jsonl").read()] == [False, True]
+
+
+def disk_full_after(lines):
+    append, written = ResultsFile.append, []
+
+    def limited(self, record):
+        if len(written) == lines:
+            raise OSError("No space left on device")
+        written.append(record)
+        append(self, record)
+
+    return limited
 
 
 def test_shards_are_disjoint_complete_and_balanced_by_steps():
