@@ -137,6 +137,7 @@ class SimProcess(RemoteObject):
     `process.step(action, views)` waits for the answer; `send("step", action, views)` and `recv()` do not.
     """
 
+    FACTORY = "libs.libero_sim.env:LiberoEnv"  # a subclass may name a class derived from it
     METHODS = frozenset(
         ("reset", "settle", "step", "check_success", "sim_state", "set_sim_state", "render", "proprio_dict")
     ) | {"model_xml"}
@@ -150,7 +151,7 @@ class SimProcess(RemoteObject):
         start_timeout_s: float = 180.0,
     ):
         kwargs = {"task": task, "resolution": resolution, "render": render}
-        super().__init__("libs.libero_sim.env:LiberoEnv", kwargs, timeout_s, start_timeout_s)
+        super().__init__(self.FACTORY, kwargs, timeout_s, start_timeout_s)
 
     def __getattr__(self, name: str):
         if name in SimProcess.METHODS:

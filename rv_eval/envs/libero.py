@@ -24,11 +24,13 @@ class LiberoEpisodeEnv:
     the background, so the first reply is some 10 s late. ValueError: the task has no init states.
     """
 
+    PROCESS = SimProcess  # a subclass may put one derived from it in its place
+
     def __init__(self, task: LiberoTask, resolution: int, render: str):
         self.task = task
         self._init_states = init_states(task)
         self._unanswered = deque()  # methods, in the order of their replies
-        self._process = SimProcess(task, resolution=resolution, render=render)
+        self._process = self.PROCESS(task, resolution=resolution, render=render)
 
     def begin(self, episode: Episode, views: tuple[str, ...]) -> None:
         self._send("reset", episode.seed, self._init_states[episode.init_state])
