@@ -14,6 +14,7 @@ from rv_eval.results import (
     SETTING_KEYS,
     SIMULATOR_PACKAGES,
     ResultsFile,
+    not_libero,
     record_key,
     shard_file,
     shard_files,
@@ -162,11 +163,7 @@ def describe_run(policy, model_path, settings: dict) -> dict:
 def closing_report(records: list[dict], options: EvalOptions) -> str:
     """The success table, what it is worth, and where the files are."""
     lines = ["", success_table(records), ""]
-    renders = sorted({record["render"] for record in records} - {"standard"})
-    if renders:
-        lines.append(f"not a LIBERO result: pictures of render setting {', '.join(renders)}")
-    if any(record["own_limit"] for record in records):
-        lines.append("not a LIBERO result: a step limit other than the suite's")
+    lines += not_libero(records)
     lines.append(f"results: {shard_file(options.log_dir, 'results', options.shard_id, options.num_shards)}")
     if any(record.get("video") for record in records):
         lines.append(f"videos:  {options.log_dir / 'videos'}")
@@ -255,7 +252,7 @@ def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, pr
     known = file.read()
     for group in by_task.values():
         plan = _plan(group[0], settings, provenance)
-        names = ("suite", "task_id", "task_name", "seed", *SETTING_KEYS, "versions")
+        names = ("suite", "task_id", "task_name", "seed", "own_limit", *SETTING_KEYS, "versions")
         line = {name: plan.get(name) for name in names} | {"init_states": [e.init_state for e in group]}
         if line not in known:
             file.append(line)

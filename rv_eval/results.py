@@ -132,6 +132,17 @@ def summarize(records: list[dict]) -> Summary:
     )
 
 
+def not_libero(records: list[dict]) -> list[str]:
+    """Why these are no numbers for LIBERO, a line each; none if they are."""
+    lines = []
+    renders = sorted({record["render"] for record in records} - {"standard"})
+    if renders:
+        lines.append(f"not a LIBERO result: pictures of render setting {', '.join(renders)}")
+    if any(record["own_limit"] for record in records):
+        lines.append("not a LIBERO result: a step limit other than the suite's")
+    return lines
+
+
 def success_table(records: list[dict]) -> str:
     """One line per task and a total: success rate, Wilson 95 % interval, steps, parse failures, incidents."""
     by_task = defaultdict(list)
