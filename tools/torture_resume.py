@@ -30,6 +30,7 @@ from libs.cli import cli_errors
 from libs.demo_hdf5.synthetic import write_synthetic_demo_file
 from rv_train.checkpoint import checkpoints
 from tools.compare_runs import compare_runs, read_curves
+from tools.processes import kill, processes, wait_for_nobody
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = "configs/tiny.yaml"
@@ -37,7 +38,6 @@ VICTIMS = ("parent", "rank", "loader", "all")
 MOMENTS = ("start-up", "training", "saving")
 MARK = "TORTURE_RESUME"  # environment variable by which every process of a run is found, whoever its parent is
 PATIENCE_S = 90.0  # for a run to end after one of its processes was killed
-STRAGGLERS_S = 30.0  # for its other processes to be gone then: the next attempt waits as long for the run folder
 
 OPTS = {
     "DATA.NUM_WORKERS": 1,
@@ -115,33 +115,6 @@ class Attempt:
 def is_worker(command):
     """Whether a command line is that of a rank; a loader process, forked from one, has the same."""
     return b"multiprocessing.spawn" in command
-
-
-def processes(mark):
-    """{pid: (parent's pid, command line)} of the living processes whose environment holds `mark`."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):  # gone, or somebody else's
-                if mark.encode() in (folder / "environ").read_bytes():
-                    parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-                    found[int(folder.name)] = int(parent), (folder / "cmdline").read_bytes()
-    return found
-
-
-def kill(pids):
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def wait_for_nobody(mark):
-    """Until no process with the mark lives; those that will not go are killed. Returns how many that were."""
-    deadline = time.monotonic() + STRAGGLERS_S
-    while (living := processes(mark)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    kill(living)
-    return len(living)
 
 
 @dataclass

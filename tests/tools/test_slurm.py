@@ -10,7 +10,7 @@ import uuid
 from rv_train.checkpoint import checkpoints
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_opts
-from tools.torture_resume import processes
+from tools.processes import processes
 
 # One process per task, each with SLURM's variables; the largest exit code is the step's.
 SRUN = """#!/bin/bash

@@ -5,7 +5,8 @@ import uuid
 
 import pytest
 
-from tools.torture_resume import MARK, main, processes
+from tools.processes import processes
+from tools.torture_resume import MARK, main
 
 
 def test_three_kills_leave_no_trace(tmp_path, capsys, monkeypatch):
