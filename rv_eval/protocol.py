@@ -1,0 +1,172 @@
+"""What a policy server and its clients say to each other: openpi's websocket protocol, with more in it.
+
+Over one websocket, every message as in `rv_eval.wire`:
+    server, once connected    the metadata: {"protocol": PROTOCOL} and all that `policy.describe()` says
+    client                    an observation, see `read_observation`
+    server                    {"actions": (H, A) float32 in environment units, "valid": bool, "repaired": bool,
+                               "text": str, "server_timing": {"wait_ms", "infer_ms", "batch"}},
+                              or a text message: what was wrong
+and so on; one observation at a time, the answers come in order.
+
+A policy server remembers nothing between observations: how many actions of a chunk are executed, and whether chunks are
+averaged, is the client's business.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+PROTOCOL = "vla0-policy/1"
+KEY_VARIABLE = "VLA0_API_KEY"
+HEALTH_PATH = "/healthz"
+
+MIN_SIDE, MAX_SIDE = 8, 768  # of a picture, pixels
+MAX_INSTRUCTION = 512  # bytes of UTF-8: no more tokens than that
+MAX_PROPRIO = 64  # numbers
+MAX_RANDOM_KEY = 16
+
+MAX_MORE = 2**19  # bytes of an observation that are not the pictures
+
+OPENPI_VIEWS = {"observation/image": "agentview", "observation/wrist_image": "eye_in_hand"}
+METADATA = {
+    "model_folder": str,
+    "model_fingerprint": str,
+    "weights_sha256": str,
+    "horizon": int,
+    "action_dim": int,
+    "views": list,
+    "render": str,
+    "resolution": int,
+    "temperature": float,
+    "batch_rows": int,
+    "device": str,
+    "torch_compile": bool,
+    "policy_versions": dict,
+}
+
+
+def message_limit(views) -> int:
+    """Bytes of the largest observation that is taken."""
+    return len(views) * 3 * MAX_SIDE**2 + MAX_MORE
+
+
+def read_observation(message, views) -> dict:
+    """An observation as `Policy.predict_detailed` takes it, of one of two forms:
+
+    {"views": {name: (R, R, 3) uint8 upright}, "instruction": str} and maybe "proprio": (P,) floats, "random_key": list
+    of ints, the seed of the sampling noise;
+    {"observation/image": (R, R, 3) uint8 upright, "observation/wrist_image": the same, "prompt": str}, what openpi's
+    LIBERO client sends; image is agentview, wrist_image eye_in_hand.
+
+    Other entries (openpi's "observation/state" is one), and pictures of other cameras, are ignored: clients send what
+    their other policies need.
+    ValueError: a view of `views` is missing, or something is not as above or beyond a limit.
+    """
+    if not isinstance(message, dict):
+        raise ValueError(f"an observation is a map, this is a {type(message).__name__}")
+    if "views" in message:
+        pictures, instruction = message["views"], message.get("instruction")
+        if not isinstance(pictures, dict):
+            raise ValueError("views: a map of camera names to pictures")
+        more = {"proprio": _proprio(message["proprio"])} if "proprio" in message else {}
+    elif any(name in message for name in OPENPI_VIEWS):
+        pictures = {view: message[name] for name, view in OPENPI_VIEWS.items() if name in message}
+        instruction, more = message.get("prompt"), {}
+    else:
+        raise ValueError(f'an observation has "views" or "observation/image", this has {_names(message)}')
+    missing = [view for view in views if view not in pictures]
+    if missing:
+        raise ValueError(f"the observation has no view {missing[0]}; the policy looks at {', '.join(views)}")
+    for view in views:
+        _check_picture(pictures[view], view)
+    _check_instruction(instruction)
+    if "random_key" in message:
+        more["random_key"] = _random_key(message["random_key"])
+    return {"views": {view: pictures[view] for view in views}, "instruction": instruction, **more}
+
+
+def _check_picture(picture, view):
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
+        found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        raise ValueError(f"view {view}: a picture is (R, R, 3) uint8, not {found}")
+    height, width, channels = picture.shape
+    if channels != 3 or height != width or not MIN_SIDE <= height <= MAX_SIDE:
+        raise ValueError(
+            f"view {view}: a picture is square, {MIN_SIDE} to {MAX_SIDE} pixels, with 3 colours, not {picture.shape}"
+        )
+
+
+def _check_instruction(text):
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("the instruction is missing, empty or not a string")
+    if len(text.encode()) > MAX_INSTRUCTION:
+        raise ValueError(f"the instruction has {len(text.encode())} bytes, at most {MAX_INSTRUCTION} are taken")
+    # The tokenizer reads its own marks in any text; one that stands for a picture would move the pictures of the
+    # other rows of the batch.
+    if "<|" in text:
+        raise ValueError('the instruction holds "<|", with which the marks of the model begin')
+
+
+def _proprio(values):
+    fits = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1
+    if not fits or len(values) > MAX_PROPRIO or not np.isfinite(values).all():
+        raise ValueError(f"proprio: an array of at most {MAX_PROPRIO} finite floats")
+    return values
+
+
+def _random_key(key):
+    if isinstance(key, np.ndarray) and key.ndim == 1:
+        key = key.tolist()
+    fits = isinstance(key, list) and len(key) <= MAX_RANDOM_KEY
+    if not fits or not all(type(number) is int and 0 <= number < 2**63 for number in key):
+        raise ValueError(f"random_key: a list of at most {MAX_RANDOM_KEY} ints, none negative")
+    return tuple(key)
+
+
+def _names(message):
+    return ", ".join(repr(str(name)[:30]) for name in list(message)[:8]) or "nothing"
+
+
+def read_metadata(message) -> dict:
+    """ValueError: not the metadata of a policy server of ours; says what is missing."""
+    if not isinstance(message, dict) or message.get("protocol") != PROTOCOL:
+        raise ValueError(f"its metadata does not say protocol {PROTOCOL!r}: not a policy server of this repository")
+    wrong = [name for name, kind in METADATA.items() if not isinstance(message.get(name), kind)]
+    if wrong:
+        raise ValueError(f"its metadata lacks {', '.join(wrong)}")
+    if not all(isinstance(text, str) for text in [*message["views"], *message["policy_versions"].values()]):
+        raise ValueError("its metadata holds views or policy_versions that are not strings")
+    if message["horizon"] < 1 or message["action_dim"] < 1 or message["batch_rows"] < 1:
+        raise ValueError("its metadata holds a horizon, action_dim or batch_rows below 1")
+    return message
+
+
+def read_answer(message, horizon: int, action_dim: int) -> dict:
+    """ValueError: not an answer, or not of this shape."""
+    kinds = {"actions": np.ndarray, "valid": bool, "repaired": bool, "text": str}
+    if not isinstance(message, dict) or not all(isinstance(message.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError("the answer lacks actions, valid, repaired or text")
+    actions = message["actions"]
+    if actions.shape != (horizon, action_dim) or actions.dtype != np.float32:
+        raise ValueError(f"the answer holds actions of {actions.dtype} {actions.shape}, not ({horizon}, {action_dim})")
+    return message
+
+
+def read_api_key(path=None) -> str | None:
+    """The key in the file `path`, else in the environment variable VLA0_API_KEY, else None.
+
+    Never on a command line: every user of the machine can read those. ValueError: empty or not printable ASCII.
+    """
+    key = Path(path).read_text() if path else os.environ.get(KEY_VARIABLE)
+    if key is None:
+        return None
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError(f"the API key in {path or KEY_VARIABLE} is empty or not printable ASCII without spaces")
+    return key
+
+
+def authorization(api_key: str) -> str:
+    """The value of the HTTP header Authorization, as openpi-client sends it."""
+    return f"Api-Key {api_key}"

@@ -1,0 +1,127 @@
+"""Serve a checkpoint to robots and evaluations: openpi's websocket protocol, see rv_eval/protocol.py.
+
+    python tools/serve_policy.py --model_path checkpoints/quickstart --port 8000
+
+Answers openpi-client, and `tools/eval_libero.py --model_path ws://127.0.0.1:8000`. GET /healthz says whether it is
+alive. An API key comes from the environment variable VLA0_API_KEY or a file, never from the command line. Ctrl-C or
+SIGTERM ends it. The server remembers nothing between observations: executed horizon and ensembling are the client's.
+"""
+
+import argparse
+import asyncio
+import ipaddress
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from libs.cli import cli_errors
+
+GRACE_S = 5.0  # for the batch that is being computed when the server is told to end
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--model_path", required=True, help="run folder (its last checkpoint), step folder or model folder")
+    add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: every one of this machine")
+    add("--port", type=int, default=8000, help="0: any that is free")
+    add("--api_key_file", type=Path, help="file with the API key (default: VLA0_API_KEY; without: no key)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+    add("--threads", type=int, default=1, help="of the CPU; 1 answers exactly as tools/eval_libero.py does")
+    add("--torch_compile", action=argparse.BooleanOptionalAction, default=False, help="pays on a GPU")
+    add("--policy_batch", type=int, metavar="N", help="rows of every call of the model (default: the device's)")
+    add("--generate_temperature", type=float, default=0.0, metavar="T", help="0: the likeliest digits")
+    add("--max_clients", type=int, default=64)
+    add("--batch_wait_ms", type=float, default=5.0, help="an observation waits so long for others")
+    add("--idle_timeout", type=float, default=3600.0, help="seconds after which a silent client is sent away")
+    return parser.parse_args(argv)
+
+
+@cli_errors
+def main(argv=None):
+    args = parse_args(argv)
+    # Cheap checks first: torch takes seconds to import.
+    from rv_eval.protocol import read_api_key
+    from rv_eval.serve import PolicyServer, ServerLimits
+
+    limits = ServerLimits(args.max_clients, args.batch_wait_ms / 1000, args.idle_timeout)
+    api_key = read_api_key(args.api_key_file)
+    if not 0 <= args.port < 65536:
+        raise ValueError(f"--port must be from 0 to 65535, got {args.port}")
+    if args.threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {args.threads}")
+    try:
+        policy = load_policy(args)
+        server = PolicyServer(policy, limits, api_key)
+        idle = asyncio.run(serve(server, args.host, args.port, ready_line(policy)))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    if not idle:
+        os._exit(0)  # the policy's thread cannot be ended, and the interpreter would wait for it
+
+
+def load_policy(args):
+    """The policy, warm: the first client must not wait for what is compiled or allocated at the first call."""
+    import torch
+
+    from rv_eval.policy import Policy
+
+    if args.device == "cpu":
+        torch.set_num_threads(args.threads)
+    policy = Policy.from_checkpoint(
+        args.model_path,
+        args.device,
+        args.torch_compile,
+        batch_rows=args.policy_batch,
+        temperature=args.generate_temperature,
+    )
+    picture = np.zeros((policy.resolution, policy.resolution, 3), np.uint8)
+    policy.predict([{"views": dict.fromkeys(policy.views, picture), "instruction": "do nothing", "random_key": (0,)}])
+    return policy
+
+
+def ready_line(policy) -> str:
+    about = policy.describe()
+    return (
+        f"{about['model_folder']}: {policy.horizon} x {policy.action_dim} actions from {', '.join(policy.views)}, "
+        f"batches of {about['batch_rows']} on {about['device']}, temperature {about['temperature']:g}, "
+        f"fingerprint {about['model_fingerprint'][:12]}"
+    )
+
+
+async def serve(server, host, port, about) -> bool:
+    """Until SIGINT or SIGTERM; False where the policy is still busy then. A second signal ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    address = await server.start(host, port)
+    if not server.needs_key and not is_loopback(host):
+        print(f"warning: anyone who reaches {address} can use this policy: no API key is set", file=sys.stderr)
+    print(f"serving {address} | {about}", flush=True)
+    await stop.wait()
+    print("stopping", flush=True)
+    return await server.close(GRACE_S)
+
+
+def is_loopback(host) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+if __name__ == "__main__":
+    main()
