@@ -60,8 +60,14 @@ _C.ACTION.DIM = 7  # numbers per action (LIBERO: 3 position, 3 rotation, gripper
 _C.ACTION.HORIZON = 8  # actions predicted at once (the chunk)
 _C.ACTION.NUM_BINS = 1000  # an action is written as an integer 0..NUM_BINS between the data's minimum and maximum
 # Hiding digits in training, so that the model looks at the picture instead of copying the numbers before:
-_C.ACTION.MASK_MAX = 0.4  # per sample a share drawn uniformly from 0..MASK_MAX of the digits becomes `?`, unsupervised
+_C.ACTION.MASK_MIN = 0.0  # per sample a share drawn uniformly from MASK_MIN..MASK_MAX of the digits is hidden
+_C.ACTION.MASK_MAX = 0.4  # MASK_MIN 0.3, MASK_MAX 0.3, MASK_NONE 0 is "each digit with probability 0.3"
 _C.ACTION.MASK_NONE = 0.1  # share of the samples left untouched
+_C.ACTION.MASK_CHAR = "?"  # stands where a digit is hidden; one character, neither digit nor space
+# dropped: nothing is learned at a hidden digit (VLA-0)
+# learned: the model learns to write MASK_CHAR there. Decoding never does, it knows digits only; but val/loss, measured
+#          without masks, is higher by the probability that the model keeps for the character (0.36 nats at 0.3).
+_C.ACTION.MASK_STYLE = "dropped"
 
 # ------------------------------------------------------------------------------------------------ prompt
 _C.PROMPT = CfgNode()
@@ -148,6 +154,7 @@ _C.AMP.param_dtype = "float32"  # float32: master weights | bfloat16: everything
 _CHOICES = {
     "DATA.SAMPLER": ("full", "sharded"),
     "DATA.PREPROCESS": ("fast", "reference"),
+    "ACTION.MASK_STYLE": ("dropped", "learned"),
     "MODEL.NAME": ("vla0",),
     "MODEL.INIT": ("pretrained", "random"),
     "MODEL.ATTENTION": ("sdpa", "eager", "flash_attention_2"),
@@ -169,6 +176,7 @@ _RANGES = {
     "ACTION.DIM": (1, math.inf),
     "ACTION.HORIZON": (1, math.inf),
     "ACTION.NUM_BINS": (1, math.inf),
+    "ACTION.MASK_MIN": (0, 1),
     "ACTION.MASK_MAX": (0, 1),
     "ACTION.MASK_NONE": (0, 1),
     **{f"MODEL.TEXT.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "KV_HEADS", "MLP")},
@@ -250,6 +258,14 @@ def _check(cfg, origin):
         raise ValueError(f"{origin}: TRAIN.betas are two numbers from 0 up to 1, got {cfg.TRAIN.betas}")
     if cfg.IMAGE.SIZE % 28 or cfg.IMAGE.SIZE < 28:
         raise ValueError(f"{origin}: IMAGE.SIZE must be a multiple of 28, got {cfg.IMAGE.SIZE}")
+    if cfg.ACTION.MASK_MIN > cfg.ACTION.MASK_MAX:
+        raise ValueError(
+            f"{origin}: ACTION.MASK_MIN {cfg.ACTION.MASK_MIN} is above ACTION.MASK_MAX {cfg.ACTION.MASK_MAX}"
+        )
+    if not re.fullmatch(r"[!-/:-~]", cfg.ACTION.MASK_CHAR):
+        raise ValueError(
+            f"{origin}: ACTION.MASK_CHAR is one ASCII character, neither digit nor space, got {cfg.ACTION.MASK_CHAR!r}"
+        )
     _check_sizes(cfg.MODEL.TEXT, cfg.MODEL.VISION, origin)
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.VOCAB_CUT < 256:
         raise ValueError(f"{origin}: MODEL.VOCAB_CUT must be 0 or at least 256 (the bytes), got {cfg.MODEL.VOCAB_CUT}")

@@ -9,6 +9,7 @@ splits numbers into digits), so its ids are looked up, not tokenized.
 """
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +17,29 @@ import torch
 from rv_train.data.tokenizer import load_tokenizer, token_id
 
 IGNORE = -100  # the label that cross-entropy leaves out
+HIDDEN = "X"  # in an action text: a digit that whoever wrote it has hidden, see `PromptEncoder.encode`
 PATCH, MERGE = 14, 2  # Qwen2.5-VL: pixels per patch side, patches per image-token side
+
+
+@dataclass(frozen=True)
+class DigitMask:
+    """How digits of an action text are hidden in training, so that the model looks at the picture.
+
+    A share `none` of the samples stays whole; for the others the share of hidden digits is uniform in low..high. Their
+    id becomes that of `char`; their label is dropped, or with `learned` it becomes `char`, too.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    none: float = 0.0
+    char: str = "?"
+    learned: bool = False
+
+    @classmethod
+    def from_cfg(cls, cfg):
+        action = cfg.ACTION
+        learned = action.MASK_STYLE == "learned"
+        return cls(action.MASK_MIN, action.MASK_MAX, action.MASK_NONE, action.MASK_CHAR, learned)
 
 
 class PromptEncoder:
@@ -28,21 +51,21 @@ class PromptEncoder:
         num_pictures: pictures per prompt.
         image_tokens: image tokens per picture.
         vision_id: write "Picture i: " before each picture.
-        mask_max, mask_none: digit masking, see `mask_digits`.
+        mask: a DigitMask; None: no digits are hidden.
     """
 
-    def __init__(self, tokenizer, system, num_pictures, image_tokens, vision_id, mask_max=0.0, mask_none=1.0):
+    def __init__(self, tokenizer, system, num_pictures, image_tokens, vision_id, mask=None):
         self.tokenizer = tokenizer
         self.system = system
         self.num_pictures, self.image_tokens, self.vision_id = num_pictures, image_tokens, vision_id
-        self.mask_max, self.mask_none = mask_max, mask_none
+        self.mask = mask or DigitMask(none=1.0)
         self.pad_id = token_id(tokenizer, "<|endoftext|>")
         self.end_id = token_id(tokenizer, "<|im_end|>")
         self.image_id = token_id(tokenizer, "<|image_pad|>")
-        self.mask_id = token_id(tokenizer, "?")
+        self.mask_id = token_id(tokenizer, self.mask.char)
         self.digit_ids = [token_id(tokenizer, digit) for digit in "0123456789"]
         self.space_id = token_id(tokenizer, "Ġ")  # byte-level BPE writes the space so
-        self._char_ids = dict(zip("0123456789 ", [*self.digit_ids, self.space_id], strict=True))
+        self._char_ids = dict(zip(f"0123456789 {HIDDEN}", [*self.digit_ids, self.space_id, self.mask_id], strict=True))
         self._answer_end = [self.end_id, token_id(tokenizer, "Ċ")]  # end of turn and its newline
         self._is_digit = np.zeros(len(tokenizer), dtype=bool)
         self._is_digit[self.digit_ids] = True
@@ -58,8 +81,7 @@ class PromptEncoder:
             num_pictures=1 if cfg.IMAGE.TILE else len(cfg.DATA.VIEWS),
             image_tokens=rows * columns,
             vision_id=cfg.PROMPT.VISION_ID,
-            mask_max=cfg.ACTION.MASK_MAX,
-            mask_none=cfg.ACTION.MASK_NONE,
+            mask=DigitMask.from_cfg(cfg),
         )
 
     def encode(self, instruction, action_text=None):
@@ -67,31 +89,27 @@ class PromptEncoder:
 
         Args:
             instruction: the language goal.
-            action_text: "474 479 …" in training; None leaves the prompt open for the model to answer.
+            action_text: "474 479 …" in training; None leaves the prompt open for the model to answer. An `X` is a
+                digit that is known to nobody: the model is shown the mask character, and no label.
         Returns:
             {"input_ids": (L,) int64, "labels": (L,) int64 with -100 wherever nothing is learned}.
         Raises:
-            ValueError: the action text holds anything but digits and spaces.
+            ValueError: the action text holds anything else than digits, spaces and X.
         """
         prompt = list(self._prompt_ids(instruction))
         answer = [] if action_text is None else self._action_ids(action_text) + self._answer_end
-        return {
-            "input_ids": torch.tensor(prompt + answer),
-            "labels": torch.tensor([IGNORE] * len(prompt) + answer),
-        }
+        labels = [IGNORE if id == self.mask_id else id for id in answer]
+        return {"input_ids": torch.tensor(prompt + answer), "labels": torch.tensor([IGNORE] * len(prompt) + labels)}
 
     def mask_digits(self, encoded, rng):
-        """Hide some digits of an encoded answer: their id becomes `?` and their label is dropped.
-
-        A share `MASK_NONE` of the samples stays whole; for the others the share of hidden digits is uniform in
-        0..MASK_MAX. `rng` is a numpy Generator; the input is not changed.
-        """
-        if rng.random() < self.mask_none:
+        """Hide some digits of an encoded answer, see `DigitMask`. `rng` is a numpy Generator; the input stays."""
+        mask = self.mask
+        if rng.random() < mask.none:
             return encoded
         ids, labels = encoded["input_ids"].clone(), encoded["labels"].clone()
         learned = self._is_digit[ids.numpy()] & (labels.numpy() != IGNORE)
-        hidden = torch.from_numpy(learned & (rng.random(len(ids)) < rng.uniform(0.0, self.mask_max)))
-        ids[hidden], labels[hidden] = self.mask_id, IGNORE
+        hidden = torch.from_numpy(learned & (rng.random(len(ids)) < rng.uniform(mask.low, mask.high)))
+        ids[hidden], labels[hidden] = self.mask_id, self.mask_id if mask.learned else IGNORE
         return {"input_ids": ids, "labels": labels}
 
     def decode(self, ids):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rv_train.config import load_cfg
-from rv_train.data.prompt import IGNORE, PromptEncoder
+from rv_train.data.prompt import IGNORE, DigitMask, PromptEncoder
 from tests.tiny import ROOT, tiny_cfg
 
 
@@ -30,7 +30,7 @@ def test_action_text_with_letters_is_refused(published):
 
 
 def test_digit_masking_hides_digits_only_and_drops_their_labels(published, golden):
-    published.mask_none, published.mask_max = 0.1, 0.4
+    assert published.mask == DigitMask(low=0.0, high=0.4, none=0.1, char="?", learned=False)
     plain = published.encode(golden["instruction"], golden["action_text"])
     digits = sum(character.isdigit() for character in golden["action_text"])
     shares, untouched = [], 0
@@ -46,6 +46,37 @@ def test_digit_masking_hides_digits_only_and_drops_their_labels(published, golde
         untouched += masked is plain
     assert 0.06 < untouched / 400 < 0.15  # 10 % stay whole
     assert max(shares) < 0.5 and 0.15 < np.mean(shares) < 0.21  # 0.9 x 0.2 on average
+
+
+def test_every_digit_may_be_hidden_with_one_probability_and_the_mark_learned(published, golden):
+    """The document of the LoRA recipe: 0.3 per digit, `_` in the text that is learned."""
+    opts = {"ACTION__MASK_MIN": 0.3, "ACTION__MASK_MAX": 0.3, "ACTION__MASK_NONE": 0.0, "ACTION__MASK_CHAR": "_"}
+    text, shares = golden["action_text"], {}
+    for style in ("learned", "dropped"):
+        prompt = PromptEncoder.from_cfg(tiny_cfg(ACTION__MASK_STYLE=style, **opts))
+        plain, shares[style] = prompt.encode("go", text), []
+        for seed in range(100):
+            masked = prompt.mask_digits(plain, np.random.default_rng(seed))
+            hidden = masked["input_ids"] != plain["input_ids"]
+            assert (masked["labels"][hidden] == (prompt.mask_id if style == "learned" else IGNORE)).all()
+            assert (masked["labels"] == plain["labels"])[~hidden].all()
+            shares[style].append(int(hidden.sum()) / sum(character.isdigit() for character in text))
+    assert prompt.tokenizer.convert_ids_to_tokens(prompt.mask_id) == "_"
+    assert set(prompt.tokenizer.decode(masked["input_ids"][hidden])) == {"_"}
+    assert shares["learned"] == shares["dropped"] and abs(np.mean(shares["dropped"]) - 0.3) < 0.01
+
+
+def test_digits_that_somebody_else_has_hidden_are_shown_masked_and_not_learned():
+    """Manifests written by others hold `X` for them, whatever the own style of masking is."""
+    for style in ("dropped", "learned"):
+        prompt = PromptEncoder.from_cfg(tiny_cfg(ACTION__MASK_STYLE=style, ACTION__MASK_CHAR="_"))
+        known, partly = prompt.encode("go", "509 500"), prompt.encode("go", "5X9 X00")
+        changed = (known["input_ids"] != partly["input_ids"]).nonzero().flatten().tolist()
+        first = len(prompt.encode("go")["input_ids"])
+        assert changed == [first + 1, first + 4]
+        assert partly["input_ids"][changed].tolist() == [prompt.mask_id] * 2
+        assert partly["labels"][changed].tolist() == [IGNORE] * 2
+        assert ((known["labels"] == partly["labels"]).nonzero().numel()) == len(known["labels"]) - 2
 
 
 def test_small_vocabulary_keeps_digit_ids_and_round_trips():
