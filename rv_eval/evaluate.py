@@ -252,8 +252,9 @@ def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, pr
     known = file.read()
     for group in by_task.values():
         plan = _plan(group[0], settings, provenance)
-        names = ("suite", "task_id", "task_name", "seed", "own_limit", *SETTING_KEYS, "versions")
+        names = ("suite", "task_id", "task_name", "seed", "own_limit", *SETTING_KEYS)
         line = {name: plan.get(name) for name in names} | {"init_states": [e.init_state for e in group]}
+        line["versions"] = {name: plan["versions"].get(name) for name in SIMULATOR_PACKAGES}
         if line not in known:
             file.append(line)
 
