@@ -46,6 +46,14 @@ METADATA = {
 }
 
 
+class PolicyLost(ConnectionError):
+    """The policy server does not answer, and did not come back."""
+
+
+class PolicyChanged(ValueError):
+    """The policy server came back with another policy."""
+
+
 def message_limit(views) -> int:
     """Bytes of the largest observation that is taken."""
     return len(views) * 3 * MAX_SIDE**2 + MAX_MORE

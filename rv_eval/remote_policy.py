@@ -12,7 +12,15 @@ from websockets.sync.client import connect
 
 from rv_eval import wire
 from rv_eval.policy import Policy
-from rv_eval.protocol import KEY_VARIABLE, METADATA, authorization, read_answer, read_metadata
+from rv_eval.protocol import (
+    KEY_VARIABLE,
+    METADATA,
+    PolicyChanged,
+    PolicyLost,
+    authorization,
+    read_answer,
+    read_metadata,
+)
 from rv_train.models.vla0 import Prediction
 
 PAUSE_S = 0.5  # between two attempts to reach the server
@@ -20,14 +28,6 @@ OPEN_TIMEOUT_S = 10.0
 MAX_ANSWER = 2**20  # bytes
 
 _LOST = (OSError, ConnectionClosed, InvalidHandshake)  # time-outs are OSErrors
-
-
-class PolicyLost(ConnectionError):
-    """The server does not answer, and did not come back."""
-
-
-class PolicyChanged(ValueError):
-    """The server came back with another policy."""
 
 
 class RemotePolicy:

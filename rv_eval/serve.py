@@ -28,6 +28,7 @@ MAX_UNREAD = 2**20  # bytes sent to a client that does not read them
 SEND_TIMEOUT_S = 20.0
 OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
+PENALTY_S = 0.05  # after a refused message, so that a flood of them leaves time for the others
 MAX_REASON = 300  # characters of an error
 
 _log = logging.getLogger(__name__)  # what the library says about broken clients: nobody's concern
@@ -138,8 +139,10 @@ class PolicyServer:
                     return
                 self.requests += 1
                 answer = await self._answer(message, connection)
-                self.errors += isinstance(answer, str)
                 await self._send(connection, answer)
+                if isinstance(answer, str):
+                    self.errors += 1
+                    await asyncio.sleep(PENALTY_S)
         except ConnectionClosed:
             pass
         except TimeoutError:  # it does not read its answers

@@ -31,11 +31,11 @@ def parse_args(argv=None):
     add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: every one of this machine")
     add("--port", type=int, default=8000, help="0: any that is free")
     add("--api_key_file", type=Path, help="file with the API key (default: VLA0_API_KEY; without: no key)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
-    add("--threads", type=int, default=1, help="of the CPU; 1 answers exactly as tools/eval_libero.py does")
-    add("--torch_compile", action=argparse.BooleanOptionalAction, default=False, help="pays on a GPU")
-    add("--policy_batch", type=int, metavar="N", help="rows of every call of the model (default: the device's)")
-    add("--generate_temperature", type=float, default=0.0, metavar="T", help="0: the likeliest digits")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    add("--threads", type=int, default=1, help="on a CPU; 1 answers exactly as tools/eval_libero.py does")
+    add("--torch_compile", action=argparse.BooleanOptionalAction, default=False, help="compile the decoding step")
+    add("--policy_batch", type=int, metavar="B", help="observations per call, padded (default: the device's)")
+    add("--generate_temperature", type=float, default=0.0, metavar="T", help="sample the text (default 0: greedy)")
     add("--max_clients", type=int, default=64)
     add("--batch_wait_ms", type=float, default=5.0, help="an observation waits so long for others")
     add("--idle_timeout", type=float, default=3600.0, help="seconds after which a silent client is sent away")
@@ -71,11 +71,12 @@ def load_policy(args):
 
     from rv_eval.policy import Policy
 
-    if args.device == "cpu":
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cpu":
         torch.set_num_threads(args.threads)
     policy = Policy.from_checkpoint(
         args.model_path,
-        args.device,
+        device,
         args.torch_compile,
         batch_rows=args.policy_batch,
         temperature=args.generate_temperature,

@@ -73,7 +73,7 @@ def openpi_observation(own):
 
 @contextlib.contextmanager
 def running(policy, limits=None, api_key=None, report=None, port=0):
-    """A server in a thread of this process; yields it with its `url` and `port`."""
+    """A server in a thread of this process; yields it with its `url` and `port`, and `leave()`, which ends it early."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -87,6 +87,7 @@ def running(policy, limits=None, api_key=None, report=None, port=0):
     try:
         server = run(make())
         server.url = run(server.start("127.0.0.1", port))
+        server.leave = lambda: run(server.close())
         server.port = int(server.url.rpartition(":")[2])
         try:
             yield server
