@@ -14,7 +14,7 @@ NAME := quickstart_run
 RUN := checkpoints/$(NAME)
 EVAL := eval_logs/$(NAME)
 
-.PHONY: quickstart test lint setup gl
+.PHONY: quickstart test lint setup gl browser
 
 quickstart: setup gl
 	$(BIN)/python tools/collect_demos.py --task_suite libero_object --task_ids $(TASK_ID) --num_demos 120 \
@@ -25,7 +25,7 @@ quickstart: setup gl
 		--episodes 10 --num_envs 2 --log_dir $(EVAL) --skip_evaluated
 	@echo "curves:  $(BIN)/tensorboard --logdir $(RUN)"
 
-test: lint gl
+test: lint gl browser
 	$(BIN)/python -m pytest
 
 lint: setup
@@ -51,3 +51,11 @@ setup: .venv/complete
 
 gl: setup
 	@$(BIN)/python tools/check_gl.py
+
+# The report of an evaluation is tested in a real Chromium.
+BROWSER := chromium chromium-driver
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && exit 0; \
+	if ! command -v apt-get >/dev/null; then root=false; elif [ "$$(id -u)" = 0 ]; then root=; else root="sudo -n"; fi; \
+	if ! $$root true 2>/dev/null; then echo "the test of the report needs a browser: apt-get install $(BROWSER)"; exit 2; fi; \
+	$$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(BROWSER)

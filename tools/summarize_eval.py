@@ -1,0 +1,69 @@
+"""Put the results of an evaluation together: success by task and suite, what is missing, a comparison, report.html.
+
+    python tools/summarize_eval.py LOGS
+    python tools/summarize_eval.py LOGS_A --compare LOGS_B
+    python tools/summarize_eval.py LOGS --only n_action_steps=8 --compare LOGS --compare_only n_action_steps=4
+
+A folder stands for every results and planned file in it, so for all shards that wrote there; several folders, or
+single .jsonl files, are put together. Exit code: 0 complete and consistent; 1 planned episodes are missing, or an
+episode came out differently when it was run again; 2 bad input.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from libs.cli import cli_errors
+from rv_eval.comparison import compare
+from rv_eval.report import write_report, write_whole
+from rv_eval.summary import gather
+from rv_eval.summary_text import as_json, comparison_text, run_text
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("dirs", nargs="+", type=Path, metavar="DIR", help="a --log_dir of eval_libero.py, or a .jsonl file of results")
+    add("--only", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="take these of several runs")
+    add("--compare", nargs="+", type=Path, metavar="DIR", help="a second run (B), compared episode by episode")
+    add("--compare_only", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="--only for --compare")
+    add("--out", type=Path, help="the report (default: report.html in the first DIR)")
+    add("--no-html", action="store_true", help="write no report")
+    add("--embed_videos", action="store_true", help="put the videos into the report: one file to send")
+    add("--json", type=Path, metavar="PATH", help="write the numbers to this file too")
+    args = parser.parse_args(argv)
+    if args.compare_only and not args.compare:
+        parser.error("--compare_only needs --compare")
+    if args.no_html and (args.out or args.embed_videos):
+        parser.error("--no-html goes neither with --out nor with --embed_videos")
+    return args
+
+
+@cli_errors
+def main(argv=None):
+    args = parse_args(argv)
+    runs = [gather(args.dirs, args.only)]
+    print(run_text(runs[0]))
+    comparison = None
+    if args.compare:
+        runs.append(gather(args.compare, args.compare_only, "--compare_only"))
+        comparison = compare(*runs)
+        print(f"\nB: {' '.join(map(str, args.compare))}\n{run_text(runs[1])}\n")
+        print(comparison_text(*runs, comparison))
+    print()
+    if args.json:
+        write_whole(args.json, json.dumps(as_json(*runs, comparison=comparison), indent=1) + "\n")
+        print(f"numbers: {args.json}")
+    if not args.no_html:
+        first = args.dirs[0]
+        path = args.out or (first if first.is_dir() else first.parent) / "report.html"
+        size = write_report(path, *runs, comparison=comparison, embed_videos=args.embed_videos)
+        print(f"report:  {path} ({size / 1e6:.1f} MB)")
+    if not all(run.is_sound for run in runs):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
