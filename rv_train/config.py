@@ -24,7 +24,13 @@ _C.EXP.SEED = 0  # every generator of a run derives from it
 
 # ------------------------------------------------------------------------------------------------ data
 _C.DATA = CfgNode()
-_C.DATA.FILES = []  # demo files (HDF5) or folders of them, searched for *.hdf5; several suites may be mixed
+# hdf5:     demonstration files
+# manifest: manifest.jsonl, a JSON line per sample with its pictures beside (tools/build_manifest.py, or anybody's)
+_C.DATA.SOURCE = "hdf5"
+# hdf5: demo files or folders of them, searched for *.hdf5; several suites may be mixed
+# manifest: manifests or folders that hold a manifest.jsonl
+_C.DATA.FILES = []
+_C.DATA.SKIP_BAD = False  # train without the lines of a manifest that cannot be used, instead of refusing it
 _C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras, in the order the model sees them
 # full:    every rank sees the whole set each epoch, shuffled on its own (upstream: 24 epochs on 8 GPUs are 192 passes)
 # sharded: the ranks share one pass over the set each epoch (the common DistributedSampler behaviour)
@@ -33,10 +39,12 @@ _C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras, in the order the model 
 _C.DATA.SAMPLER = "full"
 _C.DATA.NUM_WORKERS = 4  # loader processes per rank; 0 loads in the training process
 # action_stats.json written by tools/compute_stats.py; empty: computed from DATA.FILES when a run starts. Actions
-# outside a given range are clipped, and counted in the run's summary.
+# outside a given range are clipped, and counted in the run's summary. A manifest's lie beside it; of one that has none,
+# the file that its integers were written with (.npz with action_mins and action_maxs, or JSON).
 _C.DATA.STATS = ""
 # Share of each file's demos held out for validation (whole demos: neighbouring frames are nearly equal). A file with
-# lists mask/train and mask/valid (robomimic) is split by them. 0: train on every demo, as upstream does.
+# lists mask/train and mask/valid (robomimic) is split by them. 0: train on every demo, as upstream does. A manifest
+# whose lines do not name their demo is held out in blocks of neighbouring lines, up to 200, of each instruction.
 _C.DATA.VAL_SHARE = 0.0
 # fast:      ids are looked up and spliced, patches cut on the model's device
 # reference: chat template, qwen-vl-utils and the library's processor for every sample, about four times slower: the
@@ -152,6 +160,7 @@ _C.AMP.mode = "bf16"
 _C.AMP.param_dtype = "float32"  # float32: master weights | bfloat16: everything in bf16, half the memory
 
 _CHOICES = {
+    "DATA.SOURCE": ("hdf5", "manifest"),
     "DATA.SAMPLER": ("full", "sharded"),
     "DATA.PREPROCESS": ("fast", "reference"),
     "ACTION.MASK_STYLE": ("dropped", "learned"),

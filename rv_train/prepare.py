@@ -20,6 +20,7 @@ FREE_ON_RESUME = (
     "EXP.DIR",
     "EXP.ID",
     "DATA.FILES",  # the same data may have moved: its fingerprint is compared
+    "DATA.SKIP_BAD",
     "DATA.STATS",  # as may the statistics: their ranges are compared
     "DATA.NUM_WORKERS",
     "MODEL.PATH",  # where the weights came from; the checkpoint's are loaded
@@ -73,6 +74,8 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
     if cfg.TRAIN.compile:
         check_compiler()
     data = load_data(cfg)
+    for line in data.remarks:
+        print(f"warning: {line}", file=sys.stderr)
     stats = data.action_stats
     codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
     sampler = ResumableBatchSampler(

@@ -3,7 +3,8 @@
     python tools/compute_stats.py FILE_OR_FOLDER... [--out action_stats.json] [--force]
 
 Training computes the same by itself. A file is for a range that several runs share, or that must not move when the data
-does: DATA.STATS action_stats.json. Exit code: 0, 2 where a file cannot be used.
+does: DATA.STATS action_stats.json. A name that ends in .npz gives numpy's format (action_mins, action_maxs, ...), which
+DATA.STATS reads, too. Exit code: 0, 2 where a file cannot be used.
 """
 
 import argparse
@@ -22,7 +23,9 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("files", nargs="+", metavar="FILE_OR_FOLDER", help="HDF5 files, or folders of them")
-    parser.add_argument("--out", type=Path, default=Path("action_stats.json"), help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, default=Path("action_stats.json"), help=".json, or .npz (default: %(default)s)"
+    )
     parser.add_argument(
         "--views",
         default="agentview,eye_in_hand",

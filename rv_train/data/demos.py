@@ -17,8 +17,9 @@ class Sample:
     """One supervised example, before any augmentation.
 
     views: one (H, W, 3) uint8 upright frame per camera; instruction: the language goal;
-    actions: (horizon, A) float32, environment units; proprio: (P,) float32;
-    file, demo, frame: where it came from.
+    actions: (horizon, A) float32, environment units; proprio: (P,) float32, empty where the data has none;
+    file, demo, frame: where it came from; action_text: the actions as integers, where the data holds them so (a
+    manifest): an X in them is a digit that nobody knows, and its action NaN.
     """
 
     views: list
@@ -28,6 +29,7 @@ class Sample:
     file: str
     demo: str
     frame: int
+    action_text: str | None = None
 
 
 class DemoRows(NamedTuple):
@@ -145,7 +147,7 @@ class DemoDataset:
         train, valid = set(), set()  # (file, name)
         for number, file in enumerate(self.files):
             names = [rows.name for rows in self.demos if rows.file is file]
-            kept, held_out = _split_by_masks(file, names) or _split_at_random(names, val_share, [seed, number])
+            kept, held_out = split_by_masks(file, names) or split_at_random(names, val_share, [seed, number])
             train |= {(file, name) for name in kept}
             valid |= {(file, name) for name in held_out}
         if not train:
@@ -168,8 +170,8 @@ def _read_rows(file):
         yield DemoRows(file, instruction, name, actions, np.asarray(file.robot_states(name), dtype=np.float32))
 
 
-def _split_by_masks(file, names):
-    """(demos to train on, held-out demos) by the file's own lists; None where it has none."""
+def split_by_masks(file, names):
+    """(demos to train on, held-out demos) by the lists of a DemoFile; None where it has none."""
     train, valid = (file.mask(name) for name in ("train", "valid"))
     if train is None and valid is None:
         return None
@@ -184,7 +186,7 @@ def _split_by_masks(file, names):
     return train, set(names) - set(train) if valid is None else valid
 
 
-def _split_at_random(names, val_share, seed):
+def split_at_random(names, val_share, seed):
     """(demos to train on, held-out demos); always at least one to train on."""
     count = min(max(1, round(val_share * len(names))), len(names) - 1)
     order = np.random.default_rng(seed).permutation(len(names))

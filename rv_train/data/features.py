@@ -9,7 +9,7 @@ for the loss on the learned positions only (empty where prompts are open):
     label_index  (M,) int64, into the flattened (B*L) positions whose *next* token is learned
     label_ids    (M,) int64, that next token
 and in training:
-    index        (B,) int64, the samples' places in the DemoDataset: `DemoDataset.where` says which frame that is
+    index        (B,) int64, the samples' places in the dataset: its `where` says which frame that is
 """
 
 import numpy as np
@@ -59,7 +59,7 @@ class ObservationEncoder:
     def _features(self, frames, instruction, action_text=None, rng=None):
         pictures = self.transform(frames, rng)
         if self.reference:
-            features = self.reference.encode(pictures, instruction, action_text)
+            features = self.reference.encode(pictures, instruction, action_text, self.prompt.mask_id)
         else:
             features = {"images": torch.from_numpy(pictures), **self.prompt.encode(instruction, action_text)}
         return features if rng is None else {**features, **self.prompt.mask_digits(features, rng)}
@@ -117,7 +117,7 @@ class TrainingSet(torch.utils.data.Dataset):
     """Features of augmented samples; an item is asked for by (epoch, rank, index), which seeds its randomness.
 
     Args:
-        dataset: a DemoDataset.
+        dataset: a DemoDataset or a ManifestDataset.
         encoder: an ObservationEncoder.
         codec: an ActionTextCodec.
         seed: the run's seed.
@@ -132,5 +132,6 @@ class TrainingSet(torch.utils.data.Dataset):
         epoch, rank, index = key
         sample = self.dataset[index]
         rng = np.random.default_rng([self.seed, epoch, rank, index]) if self.augment else None
-        features = self.encoder.encode_sample(sample, self.codec.encode(sample.actions[None])[0], rng)
+        text = self.codec.encode(sample.actions[None])[0] if sample.action_text is None else sample.action_text
+        features = self.encoder.encode_sample(sample, text, rng)
         return {**features, "index": int(index)}

@@ -1,10 +1,13 @@
 """The data of a run: demonstrations, split, range of the actions. Read once, then handed to every rank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from libs.action_text import ActionTextCodec
 from rv_train.data.demos import DemoDataset, find_demo_files
-from rv_train.data.stats import compute_action_stats, data_fingerprint, read_stats
+from rv_train.data.manifest import ManifestDataset, find_manifests
+from rv_train.data.stats import FILE_NAME, NPZ_NAME, compute_action_stats, data_fingerprint, read_stats
 
 
 @dataclass(frozen=True)
@@ -12,25 +15,33 @@ class TrainingData:
     """What a run trains on; can be pickled.
 
     train, valid: demos to train on and held-out ones (None where DATA.VAL_SHARE is 0).
-    action_stats: of every demo of DATA.FILES, held out or not, or read from DATA.STATS.
+    action_stats: of every demo of DATA.FILES, held out or not, or read from DATA.STATS; a manifest's own.
     info: what checkpoints and run.json say of the data: render, resolution, fingerprint (of the data, whichever
         statistics are used), files, num_demos and num_frames (of all files), num_valid_demos, num_clipped (action
-        values outside the range), stats (path, "" where they were computed).
+        values outside the range), stats (path, "" where they were computed). Of a manifest also num_bad_lines (left
+        out) and num_hidden (samples with hidden digits).
+    remarks: lines that somebody who starts a run should see.
     """
 
-    train: DemoDataset
-    valid: DemoDataset | None
+    train: DemoDataset | ManifestDataset
+    valid: DemoDataset | ManifestDataset | None
     action_stats: dict
     info: dict
+    remarks: list = field(default_factory=list)
 
 
 def load_data(cfg):
     """The `TrainingData` of a config tree. Reads everything but the pictures, of those one per demo.
 
     Raises:
-        ValueError: no data, or data that cannot be used, naming file and demo; statistics that are missing, broken or
-            of another number of dimensions; DATA.VAL_SHARE above 0 where no demo can be held out.
+        ValueError: no data, or data that cannot be used, naming file and demo, or file and line; statistics that are
+            missing, broken, of another number of dimensions or not those of a manifest; DATA.VAL_SHARE above 0 where no
+            demo can be held out.
     """
+    return _load_manifests(cfg) if cfg.DATA.SOURCE == "manifest" else _load_demos(cfg)
+
+
+def _load_demos(cfg):
     dataset = DemoDataset(find_demo_files(cfg.DATA.FILES), cfg.DATA.VIEWS, cfg.ACTION.HORIZON)
     action_dim = dataset.demos[0].actions.shape[1]
     if action_dim != cfg.ACTION.DIM:
@@ -41,6 +52,41 @@ def load_data(cfg):
         stats = compute_action_stats(dataset)
         fingerprint = stats["fingerprint"]
     codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
+    more = {"num_clipped": codec.count_clipped(dataset.all_actions()), "stats": cfg.DATA.STATS}
+    return _split(cfg, dataset, stats, fingerprint, more)
+
+
+def _load_manifests(cfg):
+    paths = find_manifests(cfg.DATA.FILES)
+    stats, origin = _manifest_stats(paths, cfg)
+    codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
+    dataset = ManifestDataset(paths, cfg.DATA.VIEWS, cfg.ACTION.HORIZON, codec)
+    remarks = []
+    if dataset.num_bad:
+        listed = "; ".join(dataset.bad) + ("; ..." if dataset.num_bad > len(dataset.bad) else "")
+        found = f"{dataset.num_bad} bad lines of {dataset.num_bad + len(dataset)}"
+        if not cfg.DATA.SKIP_BAD:
+            raise ValueError(
+                f"{found}: {listed}; tools/peek_manifest.py lists all, DATA.SKIP_BAD True (--skip_bad) goes on without"
+            )
+        remarks.append(f"{found} are left out: {listed}")
+    if dataset.num_hidden:
+        remarks.append(f"{dataset.num_hidden} of {len(dataset)} samples hide digits (X): no labels there")
+    if dataset.largest < 0.9 * cfg.ACTION.NUM_BINS:
+        remarks.append(
+            f"the largest integer of {paths[0]} is {dataset.largest}, ACTION.NUM_BINS is {cfg.ACTION.NUM_BINS}: "
+            "is that what its lines were written with?"
+        )
+    more = {
+        "num_clipped": sum(file.info.get("num_clipped", 0) for file in dataset.files),
+        "stats": origin,
+        "num_bad_lines": dataset.num_bad,
+        "num_hidden": dataset.num_hidden,
+    }
+    return _split(cfg, dataset, stats, dataset.fingerprint(), more, remarks)
+
+
+def _split(cfg, dataset, stats, fingerprint, more, remarks=()):
     train, valid = dataset.split(cfg.DATA.VAL_SHARE, cfg.EXP.SEED)
     if cfg.DATA.VAL_SHARE > 0 and valid is None:
         raise ValueError(
@@ -55,10 +101,37 @@ def load_data(cfg):
         "num_demos": dataset.num_demos,
         "num_frames": len(dataset),
         "num_valid_demos": valid.num_demos if valid else 0,
-        "num_clipped": codec.count_clipped(dataset.all_actions()),
-        "stats": cfg.DATA.STATS,
+        **more,
     }
-    return TrainingData(train, valid, stats, info)
+    return TrainingData(train, valid, stats, info, list(remarks))
+
+
+def _manifest_stats(paths, cfg):
+    """(the statistics that the manifests were written with, where they were found).
+
+    They lie beside a manifest; of one that has none, DATA.STATS says them. Where both are there they must agree.
+    """
+    found = {}  # path -> statistics
+    for folder in dict.fromkeys(path.parent for path in paths):
+        try:
+            found[folder] = read_stats(folder)
+        except (ValueError, OSError) as error:
+            broken = any((folder / name).exists() for name in (FILE_NAME, NPZ_NAME))
+            if broken or not cfg.DATA.STATS:
+                raise ValueError(f"{error}; or name it: DATA.STATS path/to/action_stats.npz") from None
+    if cfg.DATA.STATS:
+        found[cfg.DATA.STATS] = _read_given(cfg.DATA.STATS, cfg.ACTION.DIM)
+    (origin, stats), *others = found.items()
+    if len(stats["min"]) != cfg.ACTION.DIM:
+        raise ValueError(f"{origin} has {len(stats['min'])} action dimensions, ACTION.DIM is {cfg.ACTION.DIM}")
+    for path, other in others:
+        for key in ("min", "max"):
+            if len(other[key]) != len(stats[key]) or not np.allclose(other[key], stats[key], rtol=1e-5, atol=1e-8):
+                raise ValueError(
+                    f"the statistics of {path} are not those of {origin} ({key} {other[key]}, {stats[key]}): the same "
+                    "integers mean other actions; a manifest is read with the range that it was written with"
+                )
+    return stats, str(origin)
 
 
 def _read_given(path, action_dim):

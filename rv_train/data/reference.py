@@ -7,7 +7,7 @@ pixels within 1e-6) at about a quarter of the speed, and is there to be compared
 
 import torch
 
-from rv_train.data.prompt import IGNORE
+from rv_train.data.prompt import HIDDEN, IGNORE
 from rv_train.data.tokenizer import CHAT_TEMPLATE
 
 
@@ -45,12 +45,13 @@ class ReferenceEncoder:
         settings = {key: settings[key] for key in settings if not key.endswith(("_type", "_class"))}
         return cls(prompt.tokenizer, prompt.system, prompt.vision_id, settings)
 
-    def encode(self, pictures, instruction, action_text=None):
+    def encode(self, pictures, instruction, action_text=None, mask_id=None):
         """One sample or observation.
 
         Args:
             pictures: (N, H, W, 3) uint8, H and W multiples of 28.
             instruction, action_text: see `PromptEncoder.encode`.
+            mask_id: shown where the action text has an X.
         Returns:
             {"input_ids": (L,) int64, "labels": (L,) int64, "pixel_values": (N * H/14 * W/14, 1176) float32}.
         """
@@ -64,10 +65,13 @@ class ReferenceEncoder:
         if action_text is None:
             ids, labels = prompt_ids, torch.full_like(prompt_ids, IGNORE)
         else:
-            answered = [*chat, {"role": "assistant", "content": action_text}]
+            # A hidden digit is put in afterwards: tokenized, it could become one with its neighbours.
+            answered = [*chat, {"role": "assistant", "content": action_text.replace(HIDDEN, "0")}]
             ids = self._process(answered, add_generation_prompt=False)["input_ids"][0]
             labels = ids.clone()
             labels[: len(prompt_ids)] = IGNORE  # learned: what the answer adds to the open prompt
+            hidden = [len(prompt_ids) + place for place, character in enumerate(action_text) if character == HIDDEN]
+            ids[hidden], labels[hidden] = mask_id, IGNORE
         return {"input_ids": ids, "labels": labels, "pixel_values": prompt["pixel_values"]}
 
     def _process(self, chat, add_generation_prompt):

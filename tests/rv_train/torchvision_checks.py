@@ -66,6 +66,12 @@ def test_training_samples_are_the_same(encoders):
     assert hidden > 10  # digits were hidden, in both alike
 
 
+def test_digits_that_somebody_else_has_hidden_are_the_same(encoders):
+    fast, reference = (e.encode_sample(sample(0), "XX 5X 1000 X X0 0", None) for e in encoders)
+    same(fast, reference)
+    assert int((reference["input_ids"] == encoders[0].prompt.mask_id).sum()) == 5
+
+
 def test_observations_are_the_same(encoders):
     for seed in range(2):
         s = sample(seed)

@@ -1,9 +1,10 @@
 """tools/compute_stats.py gives the file that training would store, byte for byte."""
 
+import numpy as np
 import pytest
 
 from rv_train.data.load import load_data
-from rv_train.data.stats import write_stats
+from rv_train.data.stats import read_stats, write_stats
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import tiny_cfg
 from tools.compute_stats import main
@@ -48,3 +49,33 @@ def test_a_file_is_not_overwritten_unasked(demos, tmp_path, capsys):
     assert out.read_text() == "precious" and not (tmp_path / "x").exists()
     main([str(demos), "--out", str(out), "--force"])
     assert out.read_text().startswith('{\n "min"')
+
+
+def test_numpys_format_says_the_same(demos, tmp_path):
+    main([str(demos), "--out", str(tmp_path / "stats.npz")])
+    main([str(demos), "--out", str(tmp_path / "stats.json")])
+    with np.load(tmp_path / "stats.npz") as arrays:
+        assert arrays["action_mins"].shape == arrays["action_maxs"].shape == (7,)
+        assert arrays["action_mins"].dtype == np.float64
+    assert read_stats(tmp_path / "stats.npz") == read_stats(tmp_path / "stats.json")
+    data = load_data(tiny_cfg(DATA__FILES=[str(demos)], DATA__STATS=str(tmp_path / "stats.npz")))
+    assert data.action_stats == load_data(tiny_cfg(DATA__FILES=[str(demos)])).action_stats
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b"PK nonsense"), "is not a readable .npz file"),
+        (lambda path: path.write_bytes(b""), "is not a readable .npz file"),
+        (lambda path: np.save(path.open("wb"), np.ones(7)), "is not a readable .npz file"),
+        (lambda path: np.savez(path, action_mins=np.array([None] * 7), action_maxs=np.ones(7)), "is not a readable"),
+        (lambda path: np.savez(path, mins=np.zeros(7), action_maxs=np.ones(7)), "no list 'action_mins'"),
+        (lambda path: np.savez(path, action_mins=np.zeros(7), action_maxs=np.ones((1, 7))), "must hold finite numbers"),
+        (lambda path: np.savez(path, action_mins=np.zeros(7), action_maxs=np.ones(6)), "'max' has 6"),
+        (lambda path: np.savez(path, action_mins=np.zeros(7), action_maxs=np.full(7, np.nan)), "got nan"),
+    ],
+)
+def test_broken_statistics_in_numpys_format_are_refused(tmp_path, write, message):
+    write(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match=rf"x\.npz.*{message}"):
+        read_stats(tmp_path / "x.npz")

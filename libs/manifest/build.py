@@ -1,0 +1,257 @@
+"""Demonstration files -> a manifest and its pictures, demo by demo, in as many processes as wanted.
+
+    <out>/manifest.jsonl         a line per sample; it appears last, when everything else is there
+    <out>/frames/<file>/<demo>/000012_agentview.png, ... and SHA256SUMS, as `sha256sum -c` reads it
+    <out>/.parts/<file>/<demo>.jsonl    while it is built: the lines of a finished demo
+
+What a demo gives depends on its file and the settings only. Its pictures are written into a folder beside and renamed,
+then its lines are, so a kill leaves nothing half done, and the bytes in the end depend neither on kills nor on the
+number of processes.
+"""
+
+import concurrent.futures
+import fcntl
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import numpy as np
+
+from libs.action_text import ActionTextCodec
+from libs.demo_hdf5 import DemoFile
+from libs.manifest.lines import MANIFEST, SUMS
+from libs.manifest.pictures import SUFFIXES, encode_picture
+
+PARTS, LOCK, SETTINGS = ".parts", "lock", "settings.json"
+AHEAD = 4  # demos per process that are handed out in advance
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the bytes depend on.
+
+    views: cameras; horizon: actions per sample; num_bins: the largest integer; low, high: (A,) range of the actions;
+    picture_format: "png" or "jpeg"; jpeg_quality: 1 to 100, 0 for png; fingerprint: of the demonstrations.
+    """
+
+    views: list
+    horizon: int
+    num_bins: int
+    low: list
+    high: list
+    picture_format: str
+    jpeg_quality: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class DemoTask:
+    """One demo. path: its file; folder: what the file is called in the manifest; demo: "demo_3"; frames: how many;
+    split: "train", "valid", "neither" by the file's own lists, None where it has none."""
+
+    path: str
+    folder: str
+    demo: str
+    frames: int
+    split: str | None
+
+
+class Build:
+    """A manifest in the making; a context manager that holds its folder, so that no other process builds there.
+
+    Raises:
+        ValueError: another process builds there, it was begun with other settings, or the folder holds other things.
+    """
+
+    def __init__(self, out, settings, tasks):
+        self.out, self.settings, self.tasks = Path(out), settings, tasks
+        self.parts = self.out / PARTS
+
+    def __enter__(self):
+        if self.out.exists() and not self.parts.exists() and any(self.out.iterdir()):
+            raise ValueError(f"{self.out} is not empty, and nothing that this tool began: choose another --out")
+        self.parts.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.parts / LOCK, "a")  # the lock goes with the process, however it ends
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise ValueError(f"{self.out} is in use: another process builds a manifest there") from None
+        record = self.parts / SETTINGS
+        if record.exists():
+            check_same(self.settings, json.loads(record.read_text()), self.out)
+        else:
+            _write(record, json.dumps(asdict(self.settings)).encode())
+        for rest in self.parts.glob("*/*.frames"):  # what a kill cut off
+            shutil.rmtree(rest)
+        return self
+
+    def __exit__(self, *exception):
+        self._lock.close()
+
+    def missing(self):
+        """The tasks that are not finished."""
+        return [task for task in self.tasks if not self._lines(task).exists()]
+
+    def run(self, workers, progress):
+        """Do what is missing; `progress(task)` is called after each demo.
+
+        Raises:
+            ValueError: a demonstration file that is damaged or has changed.
+            OSError: something cannot be written, or a process died.
+        """
+        todo = self.missing()
+        if workers == 1:
+            for task in todo:
+                build_demo(self.out, self.settings, task)
+                progress(task)
+            return
+        pool = concurrent.futures.ProcessPoolExecutor(
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
+        )
+        with pool:
+            try:
+                self._hand_out(pool, todo, workers * AHEAD, progress)
+            except concurrent.futures.process.BrokenProcessPool as error:
+                raise OSError(f"{self.out}: a process died ({error}); the same command continues") from None
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _hand_out(self, pool, todo, most, progress):
+        running, todo = {}, iter(todo)
+        while True:
+            while len(running) < most and (task := next(todo, None)) is not None:
+                running[pool.submit(build_demo, self.out, self.settings, task)] = task
+            if not running:
+                return
+            done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                progress(running.pop(future))
+
+    def finish(self, companions):
+        """Join the lines, write the files beside the manifest, then show it.
+
+        Args:
+            companions: {file name: bytes}.
+        """
+        beside = self.out / (MANIFEST + ".tmp")
+        digest = hashlib.sha256()
+        with open(beside, "wb") as file:
+            for task in self.tasks:
+                lines = self._lines(task).read_bytes()
+                digest.update(lines)
+                file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        sums = {MANIFEST: digest.hexdigest()}
+        for name, content in companions.items():
+            _write(self.out / name, content)
+            sums[name] = hashlib.sha256(content).hexdigest()
+        _write(self.out / SUMS, _sums(sums))
+        os.replace(beside, self.out / MANIFEST)
+        clear_parts(self.out)
+
+    def _lines(self, task):
+        return self.parts / task.folder / f"{task.demo}.jsonl"
+
+
+def build_demo(out, settings, task):
+    """Pictures, checksums and lines of one demo."""
+    file = _opened(task.path)
+    part = out / PARTS / task.folder
+    beside, final = part / f"{task.demo}.frames", out / "frames" / task.folder / task.demo
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    codec = ActionTextCodec(settings.low, settings.high, settings.num_bins)
+    actions = np.asarray(file.actions(task.demo), dtype=np.float32)  # as training reads them
+    sums, lines = {}, []
+    for frame in range(len(actions)):
+        names = {}
+        for view in settings.views:
+            content = encode_picture(file.frame(task.demo, frame, view), settings.picture_format, settings.jpeg_quality)
+            names[view] = f"{frame:06d}_{view}{SUFFIXES[settings.picture_format]}"
+            (beside / names[view]).write_bytes(content)
+            sums[names[view]] = hashlib.sha256(content).hexdigest()
+        paths = {view: f"frames/{task.folder}/{task.demo}/{name}" for view, name in names.items()}
+        # A chunk that runs over the demo's end repeats its last action, as in DemoDataset.
+        steps = np.minimum(np.arange(frame, frame + settings.horizon), len(actions) - 1)
+        line = {
+            **({"image_path": paths[settings.views[0]]} if len(paths) == 1 else {"image_paths": paths}),
+            "instruction": file.instruction,
+            "target_action_text": codec.encode(actions[steps][None])[0],
+            "H": settings.horizon,
+            "D": codec.action_dim,
+            "file": task.folder,
+            "demo": task.demo,
+            "frame": frame,
+        }
+        lines.append(json.dumps(line if task.split is None else {**line, "split": task.split}) + "\n")
+    (beside / SUMS).write_bytes(_sums(sums))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(final, ignore_errors=True)  # of a kill between the two renames
+    os.rename(beside, final)
+    _write(part / f"{task.demo}.jsonl", "".join(lines).encode())
+
+
+def make_tasks(files, split_of):
+    """The DemoTasks of DemoFiles, in order. split_of: DemoFile -> {demo: split}, {} where the file has no lists."""
+    names = set()
+    for file in files:
+        number, folder = 1, file.path.stem
+        while folder in names:  # two suites may have a file of the same name
+            number += 1
+            folder = f"{file.path.stem}-{number}"
+        names.add(folder)
+        splits = split_of(file)
+        for demo in file.demos:
+            yield DemoTask(str(file.path), folder, demo, file.num_frames(demo), splits.get(demo))
+
+
+def check_same(settings, found, where):
+    """ValueError, naming what differs, where `found` (a dict) are other settings."""
+    wanted = asdict(settings)
+    different = [f"{key} {found.get(key)!r}, not {wanted[key]!r}" for key in wanted if found.get(key) != wanted[key]]
+    if different:
+        raise ValueError(f"{where} holds a manifest with {'; '.join(different)}: choose another --out")
+
+
+def clear_parts(out):
+    shutil.rmtree(Path(out) / PARTS, ignore_errors=True)
+
+
+def _write(path, content):
+    """Beside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_bytes(content)
+    os.replace(beside, path)
+
+
+def _sums(sums):
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(path):
+    return DemoFile(path)
+
+
+def _begin_worker():
+    """Ctrl-C is the parent's to handle; and a process whose parent was killed ends at once, not at the next demo."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent():
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

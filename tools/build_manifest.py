@@ -1,0 +1,122 @@
+"""Demonstration files as a manifest: a JSON line per training sample, its pictures beside as PNG or JPEG files.
+
+    python tools/build_manifest.py FILE_OR_FOLDER... --out data/manifest [--workers 8]
+
+    manifest.jsonl       {"image_paths", "instruction", "target_action_text", "H", "D", "file", "demo", "frame"} a line
+    frames/              upright, one file per frame and camera, a folder per demo with its SHA256SUMS
+    action_stats.json    the range that the integers stand for, and action_stats.npz
+    manifest_info.json   how all this was made
+
+Training reads it with DATA.SOURCE manifest DATA.FILES data/manifest, and learns from PNG what it learns from the HDF5
+files. The same command continues after an interruption or a kill; the bytes in the end depend neither on that nor on
+the number of processes. Exit code: 0, 2 where a file cannot be used, 130 after Ctrl-C.
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+from libs.action_text import ActionTextCodec
+from libs.cli import cli_errors
+from libs.demo_hdf5 import demo_files
+from libs.manifest.build import Build, Settings, check_same, clear_parts, make_tasks
+from libs.manifest.lines import INFO, MANIFEST
+from rv_train.data.demos import DemoDataset, split_by_masks
+from rv_train.data.manifest import read_info
+from rv_train.data.stats import FILE_NAME, NPZ_NAME, compute_action_stats, read_stats, stats_as_bytes
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE_OR_FOLDER", help="HDF5 files, or folders of them")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--views", default="agentview,eye_in_hand", help="cameras, DATA.VIEWS (default: %(default)s)")
+    parser.add_argument("--horizon", type=int, default=8, help="actions per sample, ACTION.HORIZON (default: 8)")
+    parser.add_argument("--num_bins", type=int, default=1000, help="largest integer, ACTION.NUM_BINS (default: 1000)")
+    parser.add_argument("--stats", metavar="FILE", help="range of the actions (default: of these demonstrations)")
+    parser.add_argument("--format", choices=("png", "jpeg"), default="png", help="png is lossless (default)")
+    parser.add_argument("--quality", type=int, default=95, help="of jpeg, 1 to 100 (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    return parser.parse_args(argv)
+
+
+@cli_errors
+def main(argv=None):
+    args = parse_args(argv)
+    for name, low, high in (("horizon", 1, 10_000), ("num_bins", 1, 10**9), ("quality", 1, 100), ("workers", 1, 4096)):
+        if not low <= getattr(args, name) <= high:
+            raise ValueError(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
+    paths = list(dict.fromkeys(path for entry in args.files for path in demo_files(entry)))
+    dataset = DemoDataset(paths, list(dict.fromkeys(args.views.split(","))), args.horizon)
+    stats = compute_action_stats(dataset)
+    fingerprint = stats["fingerprint"]
+    if args.stats:
+        stats = read_stats(args.stats)
+    settings = Settings(
+        views=dataset.views,
+        horizon=args.horizon,
+        num_bins=args.num_bins,
+        low=stats["min"],
+        high=stats["max"],
+        picture_format=args.format,
+        jpeg_quality=args.quality if args.format == "jpeg" else 0,
+        fingerprint=fingerprint,
+    )
+    info = {
+        **asdict(settings),
+        "action_dim": len(settings.low),
+        "pictures": "upright RGB",
+        "render": dataset.render,
+        "resolution": dataset.resolution,
+        "num_samples": len(dataset),
+        "num_demos": dataset.num_demos,
+        "num_clipped": ActionTextCodec(settings.low, settings.high, settings.num_bins).count_clipped(
+            dataset.all_actions()
+        ),
+    }
+    if (args.out / MANIFEST).exists():
+        check_same(settings, read_info(args.out), args.out)
+        clear_parts(args.out)
+    else:
+        companions = {
+            INFO: (json.dumps(info, indent=1) + "\n").encode(),
+            FILE_NAME: stats_as_bytes(stats, ".json"),
+            NPZ_NAME: stats_as_bytes(stats, ".npz"),
+        }
+        with Build(args.out, settings, list(make_tasks(dataset.files, splits_of))) as build:
+            run_with_bar(build, args.workers, len(dataset))
+            build.finish(companions)
+    what = f"{len(dataset):,} samples of {dataset.num_demos:,} demos in {len(paths)} file{'s' * (len(paths) != 1)}"
+    clipped = f", {info['num_clipped']:,} action values clipped" if info["num_clipped"] else ""
+    print(f"{args.out / MANIFEST}  {what}, {len(settings.views)} views as {args.format}, upright{clipped}")
+
+
+def run_with_bar(build, workers, num_frames):
+    done = num_frames - sum(task.frames for task in build.missing())
+    with tqdm(total=num_frames, initial=done, unit="frame", smoothing=0, dynamic_ncols=True) as bar:
+        try:
+            build.run(workers, lambda task: bar.update(task.frames))
+        except KeyboardInterrupt:
+            bar.close()
+            print("interrupted; the same command continues", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+def splits_of(file):
+    """{demo: "train", "valid" or "neither"} where a demonstration file has lists of them (robomimic), else {}."""
+    listed = split_by_masks(file, file.demos)
+    if listed is None:
+        return {}
+    train, valid = listed
+    return {name: "train" if name in train else "valid" if name in valid else "neither" for name in file.demos}
+
+
+if __name__ == "__main__":
+    main()
