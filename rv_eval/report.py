@@ -121,10 +121,10 @@ def _origin(run: Run) -> str:
 
 
 def _subtitle(run: Run) -> str:
-    finished = sorted(line.values["finished"] for line in run.episodes if line.values.get("finished"))
+    finished = sorted(str(line.values["finished"]) for line in run.episodes if line.values.get("finished"))
     when = f", run from {finished[0]} to {finished[-1]}" if finished else ""
     written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return f"{len(run.episodes)} episodes of {len(run.tasks)} tasks{when}; report written {written}"
+    return f"episodes: {len(run.episodes)}, tasks: {len(run.tasks)}{when}; report written {written}"
 
 
 def _notices(runs: list[Run]) -> str:
@@ -145,7 +145,7 @@ def _headline(run: Run) -> str:
     facts = {
         "steps to success": steps,
         "parse failures": f"{found.parse_failures} of {found.queries} answers, {found.repaired} repaired",
-        "incidents": f"{found.incidents}, made good by repeating the episode",
+        "incidents": f"{found.incidents}{', made good by repeating the episode' * (found.incidents > 0)}",
         "time per episode": f"policy {found.policy_s:.1f} s, simulator {found.sim_s:.1f} s",
     }
     rows = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in facts.items())

@@ -281,8 +281,9 @@ def _check(line: Line):
         value = line.values.get(name)
         if type(value) not in kinds or (float in kinds and not math.isfinite(value)):
             raise _damaged(line, f"{name} is {json.dumps(value)}")
-    if not isinstance(line.get("video"), str | None):
-        raise _damaged(line, f"video is {json.dumps(line.get('video'))}")
+    for name, kind in (("video", str), ("shard_id", int), ("num_shards", int)):  # may be missing
+        if not isinstance(line.get(name), kind | None):
+            raise _damaged(line, f"{name} is {json.dumps(line.get(name))}")
     states = line.get("init_states")
     if is_plan and not (isinstance(states, list) and all(type(state) is int for state in states)):
         raise _damaged(line, f"init_states is {json.dumps(states)}")

@@ -45,13 +45,15 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     runs = [gather(args.dirs, args.only)]
-    print(run_text(runs[0]))
     comparison = None
     if args.compare:
         runs.append(gather(args.compare, args.compare_only, "--compare_only"))
         comparison = compare(*runs)
-        print(f"\nB: {' '.join(map(str, args.compare))}\n{run_text(runs[1])}\n")
+        print(f"A: {' '.join(map(str, args.dirs))}\n{run_text(runs[0])}\n")
+        print(f"B: {' '.join(map(str, args.compare))}\n{run_text(runs[1])}\n")
         print(comparison_text(*runs, comparison))
+    else:
+        print(run_text(runs[0]))
     print()
     if args.json:
         write_whole(args.json, json.dumps(as_json(*runs, comparison=comparison), indent=1) + "\n")
@@ -60,7 +62,7 @@ def main(argv=None):
         first = args.dirs[0]
         path = args.out or (first if first.is_dir() else first.parent) / "report.html"
         size = write_report(path, *runs, comparison=comparison, embed_videos=args.embed_videos)
-        print(f"report:  {path} ({size / 1e6:.1f} MB)")
+        print(f"report:  {path} ({size / 1e6:.2f} MB)")
     if not all(run.is_sound for run in runs):
         raise SystemExit(1)
 

@@ -21,7 +21,10 @@ from rv_eval.video import EpisodeFrames
 from tests.browser import chromium, requests
 from tests.rv_eval.records import plan, record, write, write_quickly
 
-EVIL = "<!--<script </script><script>window.injected = 1</script><img src=x onerror='window.injected = 2'> & \"pick\" {{data}}"
+EVIL = (
+    "<!--<script </script><script>window.injected = 1</script>"
+    "<img src=x onerror='window.injected = 2'> & \"pick\" {{data}}"
+)
 SOLVED = {("libero_spatial", 0): 5, ("libero_spatial", 1): 2, ("libero_10", 0): 0, ("libero_10", 1): 4}  # of 5
 
 

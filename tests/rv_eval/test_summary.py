@@ -1,11 +1,15 @@
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from rv_eval.agent import AgentSettings
 from rv_eval.comparison import compare, differing_settings, verdict
+from rv_eval.evaluate import EvalOptions, evaluate, plan_episodes
 from rv_eval.summary import dependencies, gather, list_episodes, ranges, stats
 from rv_eval.summary_text import as_json, notices, run_text, short_names
+from tests.rv_eval.fakes import FakeEnv, FakePolicy, FakeTask
 from tests.rv_eval.records import plan, record, write, write_quickly
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -51,6 +55,32 @@ def test_missing_episodes_are_listed_per_task(tmp_path):
     assert run.planned == 15 and not run.is_sound
     assert warnings(run) == ["MISSING: 6 of 15 planned episodes have no result; no result from shard 1 of 3"]
     assert "  libero_goal 3: init 7, 9-12" in run_text(run).splitlines()
+
+
+def test_what_an_evaluation_writes_can_be_read(tmp_path):
+    """Shards of a real evaluation, of which one never ran."""
+    episodes = plan_episodes([Task(task_id=task_id) for task_id in range(2)], 3, seed=7)
+    provenance = {**FakePolicy().describe(), "versions": {"mujoco": "2.3.7"}}
+
+    def evaluate_shard(shard_id, num_shards, log_dir):
+        settings = {"shard_id": shard_id, "num_shards": num_shards, "save_video": "none"}
+        options = EvalOptions(log_dir, AgentSettings(), **settings)
+        evaluate(FakePolicy(), FakeEnv, episodes, options, provenance, [].append)
+
+    for shard_id in (0, 2):
+        evaluate_shard(shard_id, 3, tmp_path / "shards")
+    run = gather([tmp_path / "shards"])
+    assert run.planned == 6 and list_episodes(run.missing) == ["fake 0: init 2", "fake 1: init 0"]
+    assert run.silent_shards == ["1 of 3"]
+    evaluate_shard(1, 3, tmp_path / "shards")
+    evaluate_shard(0, 1, tmp_path / "one")
+    merged, one = gather([tmp_path / "shards"]), gather([tmp_path / "one"])
+    assert merged.is_sound and one.is_sound and compare(merged, one).identical == 6
+
+
+@dataclass(frozen=True)
+class Task(FakeTask):
+    num_init_states: int = 3
 
 
 def test_a_plan_alone_misses_everything(tmp_path):
@@ -178,6 +208,7 @@ def test_plans_are_chosen_with_the_records(mixed):
         ({"policy_s": "fast"}, 'policy_s is "fast"'),
         ({"n_action_steps": [8]}, "n_action_steps is"),
         ({"video": 3}, "video is 3"),
+        ({"num_shards": "8"}, 'num_shards is "8"'),
     ],
 )
 def test_damaged_lines_are_named(tmp_path, change, message):

@@ -30,7 +30,8 @@ def test_a_complete_evaluation(logs, capsys):
     printed = capsys.readouterr().out
     total = next(line for line in printed.splitlines() if line.startswith("total")).split()
     assert total[1:5] == ["3/4", "75.0", "30.1-95.4", "102"]
-    assert f"report:  {logs / 'report.html'} (0.0 MB)" in printed
+    size = (logs / "report.html").stat().st_size
+    assert f"report:  {logs / 'report.html'} ({size / 1e6:.2f} MB)" in printed
     assert "checkpoints/run" in (logs / "report.html").read_text()
 
 
