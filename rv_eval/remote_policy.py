@@ -157,10 +157,10 @@ class RemotePolicy:
                 raise ValueError(f"{self.url} is no policy server: it answers HTTP {status}") from error
             raise
         try:
+            self._check(connection.recv(self.timeout_s))
             # A server that stands still must not block us while we send.
             limit = struct.pack("ll", int(self.timeout_s), int(self.timeout_s % 1 * 1e6))
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            self._check(connection.recv(self.timeout_s))
         except BaseException:
             _abort(connection)
             raise

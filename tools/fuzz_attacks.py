@@ -30,6 +30,11 @@ class Target:
     metadata: dict
     marker: str
 
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix("ws://").rsplit(":", 1)
+        return host.strip("[]"), int(port)
+
     def observation(self, rng) -> dict:
         """A valid one, in one of the two forms."""
         side = int(rng.choice([self.metadata["resolution"], 64]))
@@ -257,11 +262,16 @@ async def half_handshake(rng, target, reader, writer):
 
 
 async def storm(rng, target, reader, writer):
-    """Opened and dropped; the caller comes back at once."""
-    if rng.random() < 0.7:
-        writer.write(request(target))
-    if rng.random() < 0.5:
-        await reader.read(100)
+    """Many connections, opened and dropped."""
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection(*target.address)
+        try:
+            if rng.random() < 0.7:
+                writer.write(request(target))
+            if rng.random() < 0.5:
+                await reader.read(100)
+        finally:
+            writer.transport.abort()
 
 
 async def frame_garbage(rng, target, reader, writer):
@@ -311,13 +321,12 @@ MANNERS = (tcp_garbage, http_garbage, half_handshake, storm, frame_garbage, half
 
 async def misbehave(attack, rng, target) -> Counter:
     """One connection of bad manners; whatever the server does about it is fine."""
-    host, port = target.url.removeprefix("ws://").rsplit(":", 1)
     tally = Counter(sent=1)
     writer = None
     try:
         async with asyncio.timeout(15):
             # little room, so that what is not read comes to lie with the server
-            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=4096)
+            reader, writer = await asyncio.open_connection(*target.address, limit=4096)
             await attack(rng, target, reader, writer)
     except (OSError, TimeoutError):
         tally["closed"] += 1

@@ -264,13 +264,13 @@ def test_answers_go_on_after_kill_9():
 def test_a_server_that_stands_still_is_lost():
     server = ServerProcess()
     try:
-        remote = RemotePolicy(server.url(), timeout_s=0.5, reconnect_s=0.3)
-        remote.predict([observation(0)])
+        url = server.url()
+        remotes = [RemotePolicy(url, timeout_s=0.5, reconnect_s=0.3) for _ in range(2)]
         os.kill(server.process.pid, signal.SIGSTOP)
-        for side in (32, 768):  # fits the buffers between us, and does not
+        for remote, side in zip(remotes, (32, 2500), strict=True):  # fits the buffers between us, and does not
             start = time.monotonic()
             with pytest.raises(PolicyLost):
-                remote.predict([observation(0, side), observation(1, side)])
+                remote.predict([observation(0, side)])
             assert time.monotonic() - start < 8
     finally:
         server.kill()

@@ -274,18 +274,17 @@ def test_no_more_clients_than_allowed():
 def test_who_leaves_is_not_computed_for():
     policy = PicturePolicy(delay_s=0.3)
     with running(policy, ServerLimits(batch_wait_s=0.0)) as server:
-        stays, *leavers = (raw(server) for _ in range(6))
-        stays.send(wire.pack(observation(0)))
+        stays, in_time, *leavers = (raw(server) for _ in range(6))
+        in_time.send(wire.pack(observation(0)))
         time.sleep(0.1)
-        for leaver in leavers:
-            leaver.send(wire.pack(observation(1)))
-        for leaver in leavers:
+        for connection in (*leavers, stays):
+            connection.send(wire.pack(observation(1)))
+        for leaver in (in_time, *leavers):  # one while it is computed for, the others while they wait
             leaver.close()
         assert isinstance(stays.recv(10), bytes)
-        wait_until(lambda: health(server)[1]["clients"] == 1)
-        time.sleep(0.2)
+        assert health(server)[1]["clients"] == 1
         stays.close()
-    assert policy.batches == [1]
+    assert policy.batches == [1, 1]
 
 
 def test_the_silent_are_sent_away():
