@@ -1,6 +1,18 @@
-"""A checkpoint as a policy: observations in, chunks of actions out. All it needs is in the model folder."""
+"""A checkpoint as a policy: observations in, chunks of actions out. All it needs is in the model folder.
 
+An answer depends on its observation alone, to the bit: not on how many wait with it, which, or in what order. Every
+call of the model has the same number of rows (`batch_rows`), and a padded length that follows from the row's own
+prompt: missing rows are repetitions of the last, more observations make several calls. So the kernels always see the
+same shapes, and on a CPU they then treat all rows alike (measured, see `rv_train.models.decode`; on a GPU it was not
+measured). Another `batch_rows` rounds differently.
+"""
+
+import functools
 import hashlib
+import importlib.metadata
+import math
+import operator
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +22,27 @@ from rv_train.checkpoint import load_model_folder
 from rv_train.data.features import ObservationEncoder
 from rv_train.models.vla0 import Prediction
 
+BUCKET = 64  # prompts are padded to a multiple of so many tokens; the prompts of a LIBERO suite mostly share one
+# Rows per call where nobody says. On a CPU every further row costs: with the shipped policy one row takes 0.10 s, four
+# take 0.19 s, and even of four simulators on two cores rarely two wait at once. A GPU takes as long for 16 rows as for
+# one, it reads all weights for each token either way.
+DEFAULT_ROWS = {"cpu": 1, "cuda": 16}
+
 
 class Policy:
     """A model with its preprocessing, and what it expects of an environment.
 
     horizon, action_dim: shape (H, A) of a chunk. views: the cameras it looks at. render, resolution: how the
     pictures of its training data were made. folder: the model folder.
+
+    Of the model it knows `predict` and `compile_predict` only, of the encoder `encode` and `collate`.
     """
 
-    def __init__(self, model, encoder, cfg, data_info: dict, folder):
+    def __init__(self, model, encoder, cfg, data_info: dict, folder, batch_rows: int = 1, temperature: float = 0.0):
+        if batch_rows < 1:
+            raise ValueError(f"a policy answers at least 1 observation per call, not {batch_rows}")
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"a temperature is 0 (the likeliest answer) or a positive number, not {temperature}")
         self.model = model
         self.encoder = encoder
         self.horizon = cfg.ACTION.HORIZON
@@ -27,35 +51,119 @@ class Policy:
         self.render = data_info.get("render", "standard")
         self.resolution = int(data_info.get("resolution", 256))
         self.folder = Path(folder)
+        self.batch_rows = batch_rows
+        self.temperature = float(temperature)
+        self.compiled = False
 
     @classmethod
-    def from_checkpoint(cls, path, device="cpu", torch_compile: bool = False) -> "Policy":
+    def from_checkpoint(
+        cls,
+        path,
+        device="cpu",
+        torch_compile: bool = False,
+        batch_rows: int | None = None,
+        temperature: float = 0.0,
+    ) -> "Policy":
         """The policy of a run folder (its last checkpoint), a step folder or a model folder.
 
-        torch_compile: compile the decoding step; pays on a GPU, where the first query then takes minutes.
-        ValueError: nothing to load there, a file is missing or broken, or there is no such device. Runs no
-        code from the folder.
+        torch_compile: compile the decoding step, once per padded length: seconds for a tiny model on a CPU, minutes
+        for a large one. batch_rows: rows per call of the model, see DEFAULT_ROWS. temperature: 0 answers with the
+        likeliest tokens; above, answers are drawn, see `predict`.
+        ValueError: nothing to load there, a file is missing or broken, there is no such device, or a number makes
+        no sense. Runs no code from the folder.
         """
         device = _device(device)
         model, cfg, extras = load_model_folder(path, device)
-        if torch_compile:
-            model.decoder.compile()
         encoder = ObservationEncoder.from_cfg(cfg, model.prompt.tokenizer)
-        return cls(model, encoder, cfg, extras["data_info"], extras["folder"])
+        rows = DEFAULT_ROWS.get(device.type, 1) if batch_rows is None else batch_rows
+        policy = cls(model, encoder, cfg, extras["data_info"], extras["folder"], rows, temperature)
+        if torch_compile:
+            policy.compile()
+        return policy
+
+    def compile(self):
+        """Compile what answers; ValueError if there is no compiler."""
+        self.model.compile_predict()
+        self.compiled = True
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     def predict(self, observations: list[dict]) -> np.ndarray:
         """B observations -> (B, H, A) float32, environment units; mid-range where a text cannot be read.
 
-        An observation is {"views": {name: (R, R, 3) uint8 upright}, "instruction": str}; it may hold more.
-        ValueError: a view is missing.
+        An observation is {"views": {name: (R, R, 3) uint8 upright}, "instruction": str}; it may hold more. R need not
+        be `resolution`: the crop is a share of the picture and what is left is resized to the model's size, but the
+        model has seen pictures of its own resolution only.
+        Where the temperature is not 0, "random_key", a sequence of integers >= 0, decides what is drawn: the same key
+        and observation give the same answer, whatever else is asked. Without it every answer is drawn afresh and
+        cannot be repeated.
+        ValueError: a view is missing, or is not a square uint8 picture; no instruction; a random_key of other things.
         """
         return self.predict_detailed(observations).chunk
 
     def predict_detailed(self, observations: list[dict]) -> Prediction:
         """The same with `valid` (B,), `repaired` (B,) and `texts`, see Prediction."""
-        batch = self.encoder.collate([self.encoder.encode(observation) for observation in observations])
-        device = next(self.model.parameters()).device
-        return self.model.predict({name: tensor.to(device) for name, tensor in batch.items()})
+        features = [self._encode(observation) for observation in observations]
+        answers = [None] * len(features)  # (Prediction of a call, row in it) per observation
+        for length, places in self._calls(features):
+            rows = places + places[-1:] * (self.batch_rows - len(places))
+            batch = self.encoder.collate([features[place] for place in rows], length)
+            batch["real"] = torch.arange(self.batch_rows) < len(places)
+            batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+            generators = [_generator(observations[place]) for place in rows] if self.temperature else None
+            prediction = self.model.predict(batch, self.temperature, generators)
+            for row, place in enumerate(places):
+                answers[place] = prediction, row
+        return Prediction(
+            chunk=np.stack([prediction.chunk[row] for prediction, row in answers]),
+            valid=np.array([prediction.valid[row] for prediction, row in answers]),
+            repaired=np.array([prediction.repaired[row] for prediction, row in answers]),
+            texts=[prediction.texts[row] for prediction, row in answers],
+        )
+
+    def _encode(self, observation):
+        views, instruction = observation.get("views"), observation.get("instruction")
+        if not isinstance(views, dict) or not isinstance(instruction, str):
+            raise ValueError(
+                "an observation holds views, a dict of pictures, and an instruction, a text; got "
+                f"{type(views).__name__} and {type(instruction).__name__}"
+            )
+        return self.encoder.encode(observation)
+
+    def _calls(self, features):
+        """Yields (padded length, places of at most batch_rows features that have it)."""
+        groups = {}
+        for place, one in enumerate(features):
+            groups.setdefault(-(-len(one["input_ids"]) // BUCKET) * BUCKET, []).append(place)
+        for length, places in groups.items():
+            for start in range(0, len(places), self.batch_rows):
+                yield length, places[start : start + self.batch_rows]
+
+    def describe(self) -> dict:
+        """Everything an answer depends on, fit for JSON. The first call reads all weights to hash them."""
+        return {
+            "model_folder": str(self.folder),
+            **self._fingerprint,
+            "horizon": self.horizon,
+            "action_dim": self.action_dim,
+            "views": list(self.views),
+            "render": self.render,
+            "resolution": self.resolution,
+            "temperature": self.temperature,
+            "batch_rows": self.batch_rows,
+            "device": str(self.device),
+            "torch_compile": self.compiled,
+            "policy_versions": {
+                "python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")},
+            },
+        }
+
+    @functools.cached_property
+    def _fingerprint(self):
+        return model_fingerprint(self.folder)
 
     def check_environment(self, views, action_dim: int, render: str):
         """ValueError where an environment does not show or take what the model was trained with."""
@@ -95,6 +203,14 @@ def model_fingerprint(folder) -> dict[str, str]:
                     weights.update(block)
         total.update(f"{digest.hexdigest()}  {path.name}\n".encode())
     return {"model_fingerprint": total.hexdigest(), "weights_sha256": weights.hexdigest()}
+
+
+def _generator(observation) -> np.random.Generator:
+    key = observation.get("random_key")
+    try:
+        return np.random.default_rng(None if key is None else [operator.index(number) for number in key])
+    except (TypeError, ValueError):
+        raise ValueError(f"random_key is a sequence of integers >= 0, got {key!r}") from None
 
 
 def _device(name) -> torch.device:

@@ -64,12 +64,12 @@ class ObservationEncoder:
             features = {"images": torch.from_numpy(pictures), **self.prompt.encode(instruction, action_text)}
         return features if rng is None else {**features, **self.prompt.mask_digits(features, rng)}
 
-    def collate(self, features):
-        """A list of features → a batch (see the module's docstring)."""
+    def collate(self, features, length=None):
+        """A list of features → a batch (see the module's docstring), L the longest sample's or the given length."""
         lengths = [len(f["input_ids"]) for f in features]
-        longest = max(lengths)
-        ids = torch.full((len(features), longest), self.prompt.pad_id)
-        labels = torch.full((len(features), longest), IGNORE)
+        length = length or max(lengths)
+        ids = torch.full((len(features), length), self.prompt.pad_id)
+        labels = torch.full((len(features), length), IGNORE)
         for row, f in enumerate(features):
             ids[row, : lengths[row]] = f["input_ids"]
             labels[row, : lengths[row]] = f["labels"]

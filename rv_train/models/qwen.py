@@ -101,11 +101,11 @@ def check_attention(cfg, device, amp=None):
         )
 
 
-def check_compiler():
-    """ValueError if TRAIN.compile finds no compiler for the C++ it writes (on a GPU: around its kernels)."""
+def check_compiler(option="TRAIN.compile"):
+    """ValueError if torch.compile finds no compiler for the C++ it writes (on a GPU: around its kernels)."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
-        raise ValueError(f"TRAIN.compile needs a C++ compiler and finds no {compiler}: install it, or set it False")
+        raise ValueError(f"{option} needs a C++ compiler and finds no {compiler}: install it, or do without {option}")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rv_train.data.prompt import MERGE, image_grid
-from rv_train.models.decode import GreedyDecoder
+from rv_train.models.decode import Decoder
 from rv_train.models.qwen import build_backbone, check_compiler, image_patches, mrope_position_ids, without_flash
 
 
@@ -42,7 +42,7 @@ class VLA0(nn.Module):
         super().__init__()
         self.backbone, self.prompt, self.codec = backbone, prompt, codec
         self.horizon, self.picture = horizon, picture
-        self.decoder = GreedyDecoder(backbone, [*prompt.digit_ids, prompt.space_id, prompt.end_id], prompt.end_id)
+        self.decoder = Decoder(backbone, [*prompt.digit_ids, prompt.space_id, prompt.end_id], prompt.end_id)
         self.compiled = False
 
     @classmethod
@@ -91,22 +91,44 @@ class VLA0(nn.Module):
             module.compile(dynamic=True)  # not fullgraph: a kernel that breaks the graph costs speed, not the run
         self.compiled = True
 
+    def compile_predict(self):
+        """Compile the step of `predict`'s decoding, in place: once for each shape of a batch, when it first comes.
+
+        Raises:
+            ValueError: no C++ compiler.
+        """
+        check_compiler("torch_compile")
+        self.decoder.compile()
+
     @torch.no_grad()
-    def predict(self, batch):
-        """Answer open prompts greedily, in digits, spaces and the end of the turn only.
+    def predict(self, batch, temperature=0.0, generators=None):
+        """Answer open prompts in digits, spaces and the end of the turn only.
+
+        At temperature 0 the likeliest of them is written each time. Above, one is drawn from
+        softmax(logits / temperature) with the Gumbel-max trick: argmax_k(logit_k / temperature + g_k), where
+        g_k = -log(-log(u_k)) and u_k is uniform, is distributed so (Maddison, Tarlow and Minka, A* Sampling, NeurIPS
+        2014, section 2). All g of a row come from its own generator, before anything is computed.
 
         Args:
-            batch: images, input_ids and lengths, see `rv_train.data.features`.
+            batch: images, input_ids and lengths, see `rv_train.data.features`; `real` (B,) bool may say which rows
+                count, the others get some answer.
+            temperature: finite, >= 0.
+            generators: B numpy Generators, drawn from if the temperature is not 0.
         Returns:
             a Prediction.
         """
         values = self.horizon * self.codec.action_dim
         longest = values * (len(str(self.codec.num_bins)) + 1)  # each number, its space or the end
+        noise = None
+        if temperature > 0:  # scaled instead of the logits: a temperature close to 0 is then close to none
+            shape = longest, len(self.decoder.allowed)
+            noise = np.stack([temperature * generator.gumbel(size=shape) for generator in generators])
+            noise = torch.from_numpy(noise.astype(np.float32)).to(batch["input_ids"].device)
         # Layers compiled for training would be compiled once more for answering, with its cache; a run answers rarely.
         eager = torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
         with without_flash(self.backbone), eager:
             embeds, position_ids = self._embed(batch)
-            ids = self.decoder.generate(embeds, position_ids, batch["lengths"], longest)
+            ids = self.decoder.generate(embeds, position_ids, batch["lengths"], longest, noise, batch.get("real"))
         texts = [self.prompt.decode(row) for row in ids]
         decoded = self.codec.decode_detailed(texts, self.horizon)
         return Prediction(decoded.actions, decoded.valid, decoded.repaired, texts)
