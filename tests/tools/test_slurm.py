@@ -7,10 +7,12 @@ import sys
 import time
 import uuid
 
+import pytest
+
 from rv_train.checkpoint import checkpoints
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_opts
-from tools.processes import processes
+from tools.processes import kill, processes
 
 # One process per task, each with SLURM's variables; the largest exit code is the step's.
 SRUN = """#!/bin/bash
@@ -115,3 +117,79 @@ def test_a_mistake_ends_the_job_before_anything_starts(tmp_path):
             job = cluster.start(script, 2, *arguments)
             said, _ = job.communicate(timeout=200)
             assert job.returncode == 2 and message in said and said.count("\n") == 1, said
+
+
+# Stands in for Python: writes down what it is called with, and ends like shard 1 with $CODE.
+RECORDER = """#!/bin/bash
+echo "${CUDA_VISIBLE_DEVICES-none} ${MUJOCO_EGL_DEVICE_ID-none} $*" >> "$RECORD"
+if [[ $* == *eval_libero* ]]; then
+    sleep "$SECONDS_OF_A_SHARD"
+    [[ $SLURM_PROCID == 1 ]] && exit "$CODE"
+fi
+exit 0
+"""
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    """A Cluster whose Python only writes down its calls in `calls`."""
+    cluster = Cluster(tmp_path)
+    recorder = tmp_path / "python"
+    recorder.write_text(RECORDER)
+    recorder.chmod(0o755)
+    cluster.calls = tmp_path / "calls"
+    cluster.environment |= {
+        "PYTHON": str(recorder),
+        "RECORD": str(cluster.calls),
+        "SECONDS_OF_A_SHARD": "0",
+        "CODE": "0",
+    }
+    return cluster
+
+
+@pytest.mark.parametrize(
+    "visible, chosen",
+    [
+        ("4,6", [("4", "4"), ("6", "6"), ("4", "4")]),
+        ("MIG-1a", [("MIG-1a", "none")] * 3),
+        ("", [("", "none")] * 3),
+    ],
+)
+def test_shards_take_the_gpus_in_turns(evaluation, visible, chosen):
+    evaluation.environment["CUDA_VISIBLE_DEVICES"] = visible
+    job = evaluation.start("eval.sbatch", 3, "run", "logs", "--task_suite", "all", "--num_envs", "2")
+    said, _ = job.communicate(timeout=60)
+    assert job.returncode == 0, said
+    *shards, summary = evaluation.calls.read_text().splitlines()
+    assert summary.endswith("tools/summarize_eval.py logs")
+    given = "tools/eval_libero.py --model_path run --log_dir logs --task_suite all --num_envs 2"
+    assert sorted(shards) == sorted(
+        f"{cuda} {egl} {given} --shard_id {i} --num_shards 3 --skip_evaluated" for i, (cuda, egl) in enumerate(chosen)
+    )
+
+
+def test_a_shard_that_fails_fails_the_job_at_its_end(evaluation):
+    evaluation.environment["CODE"] = "1"
+    job = evaluation.start("eval.sbatch", 2, "run", "logs", "--task_suite", "all")
+    said, _ = job.communicate(timeout=60)
+    assert job.returncode == 1, said
+    assert "summarize_eval" in evaluation.calls.read_text()
+
+
+def test_an_evaluation_out_of_time_is_queued_again(evaluation):
+    evaluation.environment["SECONDS_OF_A_SHARD"] = "30"
+    job = evaluation.start("eval.sbatch", 1, "run", "logs", "--task_suite", "all")
+    deadline = time.monotonic() + 60
+    while not evaluation.calls.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(job.pid, signal.SIGUSR1)  # to the batch script alone, as --signal=B:USR1 does
+    assert job.wait(timeout=20) == 75
+    assert evaluation.requeues.read_text() == f"requeue {os.getpid()}\n"
+    assert "summarize_eval" not in evaluation.calls.read_text()
+    kill(processes(evaluation.mark))  # SLURM ends the step with the job
+
+
+def test_an_evaluation_needs_a_policy_a_folder_and_suites(evaluation):
+    job = evaluation.start("eval.sbatch", 1, "run", "logs")
+    said, _ = job.communicate(timeout=60)
+    assert job.returncode == 2 and said.startswith("usage: sbatch") and not evaluation.calls.exists()
