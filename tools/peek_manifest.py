@@ -21,9 +21,9 @@ from tqdm import tqdm
 from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
 from libs.manifest import BadLine, Rules, numbered_lines, read_line, read_numbers
-from libs.manifest.lines import HIDDEN, INFO, SUMS
+from libs.manifest.lines import HIDDEN, INFO, SUMS, manifest_file
 from libs.manifest.pictures import decode_picture
-from rv_train.data.manifest import find_manifests, read_info
+from rv_train.data.manifest import read_info
 from rv_train.data.stats import read_stats
 
 TOGETHER = 256  # lines that are checked at a time
@@ -49,7 +49,7 @@ def main(argv=None):
     for name, low in (("samples", 0), ("workers", 1), ("num_bins", 1)):
         if getattr(args, name) is not None and getattr(args, name) < low:
             raise ValueError(f"--{name} must be at least {low}, not {getattr(args, name)}")
-    (path,) = find_manifests([args.manifest])
+    path = manifest_file(args.manifest)
     info = read_info(path.parent)
     rules = find_rules(path, info, args)
     codec = find_codec(path, rules, args)

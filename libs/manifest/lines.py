@@ -14,6 +14,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 MANIFEST, INFO, SUMS = "manifest.jsonl", "manifest_info.json", "SHA256SUMS"  # the files of a manifest's folder
 HIDDEN = "X"  # a digit that is not known, in `Line.text`, whichever character the manifest has
@@ -54,6 +55,15 @@ class Line:
     split: str | None
 
 
+def manifest_file(entry):
+    """The manifest `entry`, or the manifest.jsonl of the folder `entry`; ValueError where there is none."""
+    entry = Path(entry)
+    path = entry / MANIFEST if entry.is_dir() else entry
+    if not path.is_file():
+        raise ValueError(f"{entry} holds no {MANIFEST}" if entry.is_dir() else f"{entry} does not exist")
+    return path
+
+
 def numbered_lines(path):
     """(number from 1, offset in bytes, line as bytes) of every line of a file; blank ones are left out.
 
@@ -82,7 +92,7 @@ def read_line(raw, rules):
     if len(raw) > LONGEST:
         raise BadLine(f"longer than {LONGEST:,} bytes")
     try:
-        found = json.loads(raw)
+        found = json.loads(raw.rstrip())
     except (ValueError, RecursionError) as error:
         raise BadLine(f"not valid JSON ({error})") from None
     if not isinstance(found, dict):

@@ -12,7 +12,7 @@ import numpy as np
 
 from libs.demo_hdf5.schema import STANDARD_RENDER
 from libs.manifest import BadLine, Rules, numbered_lines, read_line, read_numbers, read_picture
-from libs.manifest.lines import INFO, MANIFEST, check_pictures
+from libs.manifest.lines import INFO, check_pictures, manifest_file
 from rv_train.data.demos import Sample, split_at_random
 
 BLOCK = 200  # lines: as much as one demo can be where lines do not say which demo they come from
@@ -265,11 +265,11 @@ def find_manifests(entries):
     if not entries:
         raise ValueError("no data: set DATA.FILES to manifests or their folders (tools/build_manifest.py writes them)")
     paths = []
-    for entry in map(Path, entries):
-        path = entry / MANIFEST if entry.is_dir() else entry
-        if not path.is_file():
-            raise ValueError(f"DATA.FILES: {entry} " + (f"holds no {MANIFEST}" if entry.is_dir() else "does not exist"))
-        paths.append(path)
+    for entry in entries:
+        try:
+            paths.append(manifest_file(entry))
+        except ValueError as error:
+            raise ValueError(f"DATA.FILES: {error}") from None
     return list(dict.fromkeys(paths))
 
 
