@@ -59,16 +59,17 @@ class Policy:
     def from_checkpoint(
         cls,
         path,
-        device="cpu",
+        device=None,
         torch_compile: bool = False,
         batch_rows: int | None = None,
         temperature: float = 0.0,
     ) -> "Policy":
         """The policy of a run folder (its last checkpoint), a step folder or a model folder.
 
-        torch_compile: compile the decoding step, once per padded length: seconds for a tiny model on a CPU, minutes
-        for a large one. batch_rows: rows per call of the model, see DEFAULT_ROWS. temperature: 0 answers with the
-        likeliest tokens; above, answers are drawn, see `predict`.
+        device: "cpu", "cuda:1" ...; None: a GPU where there is one. torch_compile: compile the decoding step, once per
+        padded length: seconds for a tiny model on a CPU, minutes for a large one. batch_rows: rows per call of the
+        model, see DEFAULT_ROWS. temperature: 0 answers with the likeliest tokens; above, answers are drawn, see
+        `predict`.
         ValueError: nothing to load there, a file is missing or broken, there is no such device, or a number makes
         no sense. Runs no code from the folder.
         """
@@ -214,6 +215,7 @@ def _generator(observation) -> np.random.Generator:
 
 
 def _device(name) -> torch.device:
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

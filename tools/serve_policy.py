@@ -71,16 +71,15 @@ def load_policy(args):
 
     from rv_eval.policy import Policy
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cpu":
-        torch.set_num_threads(args.threads)
     policy = Policy.from_checkpoint(
         args.model_path,
-        device,
+        args.device,
         args.torch_compile,
         batch_rows=args.policy_batch,
         temperature=args.generate_temperature,
     )
+    if policy.device.type == "cpu":
+        torch.set_num_threads(args.threads)
     picture = np.zeros((policy.resolution, policy.resolution, 3), np.uint8)
     policy.predict([{"views": dict.fromkeys(policy.views, picture), "instruction": "do nothing", "random_key": (0,)}])
     return policy

@@ -6,7 +6,7 @@ import imageio
 import pytest
 
 from tests.tiny import make_tiny_checkpoint
-from tools.eval_libero import main, run_name
+from tools.eval_libero import main, run_name, select_tasks
 
 SUITE = ["--task_suite", "libero_object"]
 
@@ -40,7 +40,7 @@ def test_an_episode_in_the_simulator(run, tmp_path, capsys):
     assert (record["success"], record["steps"], record["queries"]) == (False, 5, 3)
     assert record["render"] == "fast" and record["versions"]["mujoco"] == "2.3.7"
     assert record["gl_backend"] and record["incidents"] == 0
-    frames = imageio.mimread(record["video"], memtest=False)
+    frames = imageio.mimread(tmp_path / record["video"], memtest=False)
     assert Path(record["video"]).name.endswith("_init000_failure.mp4") and frames[0].std() > 10
     printed = capsys.readouterr().out
     assert "0/1" in printed and "not a LIBERO result" in printed and str(tmp_path / "videos") in printed
@@ -48,6 +48,21 @@ def test_an_episode_in_the_simulator(run, tmp_path, capsys):
     assert "--skip_evaluated" in refused(arguments, capsys)
     main([*arguments, "--skip_evaluated"])
     assert (tmp_path / "results.jsonl").read_text().splitlines() == [line]
+
+
+def test_suites_and_tasks_are_selected_in_order_and_once():
+    tasks = select_tasks(["all"])
+    assert [task.suite for task in tasks[::10]] == ["libero_spatial", "libero_object", "libero_goal", "libero_10"]
+    assert len(tasks) == 40 and sum(task.num_init_states for task in tasks) == 2000
+    tasks = select_tasks(["libero_goal", "libero_goal_swap", "libero_goal"], [3, 1, 3])
+    assert [(task.suite, task.task_id) for task in tasks] == [
+        ("libero_goal", 1),
+        ("libero_goal", 3),
+        ("libero_goal_swap", 1),
+        ("libero_goal_swap", 3),
+    ]
+    names = ["open_the_middle_drawer_of_the_cabinet", "pick_up_the_milk_and_place_it_in_the_basket"]
+    assert [task.name for task in select_tasks(["libero_object", "libero_goal"], task_names=names)] == names[::-1]
 
 
 def refused(arguments, capsys):
@@ -72,6 +87,12 @@ def refused(arguments, capsys):
         ([*SUITE, "--video_every", "0"], "video frames"),
         ([*SUITE, "--render", "standard"], "render setting 'fast'"),
         ([*SUITE, "--device", "nonsense"], "nonsense"),
+        ([*SUITE, "--task_name", "open_the_door"], "unknown task 'open_the_door' of libero_object: there are pick_up"),
+        ([*SUITE, "--task_name", "open_the_door", "--task_id", "1"], "--task_id and --task_name"),
+        ([*SUITE, "--shard_id", "8", "--num_shards", "8"], "shard 8 of 8: shards are numbered 0 to 7"),
+        ([*SUITE, "--recycle_after", "0"], "at least 1 episode"),
+        ([*SUITE, "--generate_temperature", "-1"], "temperature"),
+        ([*SUITE, "--model_path", "ws://127.0.0.1:9", "--device", "cpu"], "--device is decided where the policy is"),
     ],
 )
 def test_wrong_input_is_one_line(run, tmp_path, monkeypatch, capsys, extra, message):
