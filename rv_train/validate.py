@@ -23,7 +23,7 @@ class Validation:
 
     Args:
         cfg: the config tree (VALID, TRAIN.batch_size, DATA.NUM_WORKERS).
-        dataset: the held-out DemoDataset.
+        dataset: the held-out DemoDataset or ManifestDataset.
         encoder: an ObservationEncoder.
         codec: an ActionTextCodec.
         rank: a distributed.Rank. A process group must exist.
@@ -58,12 +58,14 @@ class Validation:
         """Let the model answer, and compare its chunks with the demonstrated ones, in environment units.
 
         A text that cannot be read counts as the mid-range chunk, which is what the robot would execute. The true
-        chunk is the recorded one, so even a perfect answer keeps the rounding to bins.
+        chunk is the recorded one, so even a perfect answer keeps the rounding to bins. Numbers that the data hides (X
+        in a manifest) are left out, and counted.
 
         Args:
             model: the bare VLA0; its training flag is left as found.
         Returns:
-            ({"val/mse", "val/mae", "val/parse_rate", "val/dim{i}_mae": over the samples of all ranks},
+            ({"val/mse", "val/mae", "val/parse_rate", "val/dim{i}_mae": over the samples of all ranks, and, where there
+            are any, "val/hidden_targets": share of the numbers that are not known},
             a matplotlib Figure of a few of rank 0's samples; None on the other ranks).
         """
         shape = (0, self.dataset.horizon, self.codec.action_dim)
@@ -100,20 +102,26 @@ class Validation:
         return {name: tensor.to(self.rank.device, non_blocking=True) for name, tensor in batch.items()}
 
     def _over_ranks(self, errors, valid):
-        """(n, H, A) differences and (n,) flags of this rank → the metrics over all ranks."""
+        """(n, H, A) differences, NaN where the truth is not known, and (n,) flags of this rank → the metrics over all
+        ranks; of a dimension of which nothing is known, NaN."""
         dim = self.codec.action_dim
         errors = errors.reshape(-1, dim)
-        sums = [*(errors**2).sum(0), *np.abs(errors).sum(0), len(errors), valid.sum(), len(valid)]
+        known = ~np.isnan(errors)
+        errors = np.where(known, errors, 0.0)
+        sums = [*(errors**2).sum(0), *np.abs(errors).sum(0), *known.sum(0), valid.sum(), len(valid)]
         total = torch.tensor(sums, dtype=torch.float64, device=self.rank.device)
         dist.all_reduce(total)
-        sums = total.tolist()
-        actions, readable, samples = sums[2 * dim :]
-        mse, mae = ([value / actions for value in part] for part in (sums[:dim], sums[dim : 2 * dim]))
+        squares, absolutes, counts = total[: 3 * dim].cpu().numpy().reshape(3, dim)
+        readable, samples = total[3 * dim :].tolist()
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, as said
+            mse, mae = squares / counts, absolutes / counts
+        hidden = 1.0 - counts.sum() / (samples * self.dataset.horizon * dim)
         return {
-            "val/mse": sum(mse) / dim,
-            "val/mae": sum(mae) / dim,
+            "val/mse": _mean_of_known(mse),
+            "val/mae": _mean_of_known(mae),
             "val/parse_rate": readable / samples,
-            **{f"val/dim{i}_mae": value for i, value in enumerate(mae)},
+            **({"val/hidden_targets": float(hidden)} if hidden > 0 else {}),
+            **{f"val/dim{i}_mae": float(value) for i, value in enumerate(mae)},
         }
 
     def _figure(self, answers, truths, valid):
@@ -176,6 +184,11 @@ def chunk_figure(answers, truths, titles, low, high):
     names = ["demonstrated", "predicted"]
     figure.legend([*truth, *answer], names, loc="outside upper left", ncols=2, fontsize=8, frameon=False)
     return figure
+
+
+def _mean_of_known(values):
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 @contextlib.contextmanager

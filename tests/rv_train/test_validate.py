@@ -12,11 +12,13 @@ from torch import nn
 from libs.action_text import ActionTextCodec
 from rv_train.data.demos import DemoDataset
 from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.load import load_data
 from rv_train.distributed import launch
 from rv_train.models.vla0 import Prediction
 from rv_train.optim import Precision
 from rv_train.validate import Validation, chunk_figure, due, spread
 from tests.demo_files import write_synthetic_demo_file
+from tests.manifests import write_foreign
 from tests.tiny import tiny_cfg, tiny_model
 
 CPU = torch.device("cpu")
@@ -130,6 +132,28 @@ def test_generation_metrics_of_known_errors(tmp_path, demos):
     assert result["metrics"] == pytest.approx(expected, abs=1e-6)
     assert result["panels"] == 4 * 7 and len(result["labels"]) == 4
     assert result["labels"][0] == "demo_0\nframe 1" and result["labels"][2] == "demo_1\nframe 2\nunreadable"
+
+
+def hidden_errors(rank, folder):
+    """Every answer is off by 0.5; of dimension 0 nothing is known, of dimension 1 half of it."""
+    cfg = tiny_cfg(DATA__SOURCE="manifest", DATA__FILES=[str(folder)], DATA__VIEWS=["camera"], VALID__gen_samples=6)
+    data = load_data(cfg)
+    codec = ActionTextCodec([-1.0] * 7, [1.0] * 7, 100)
+    checks = Validation(cfg, data.train, ObservationEncoder.from_cfg(cfg), codec, rank)
+    known = checks.codec.from_integers([50, 50, 0, 0, 0, 0, 0])
+    chunk = np.tile(known + 0.5, (len(checks.gen_samples), 2, 1))
+    metrics, figure = checks.generate(Parrot(chunk, np.ones(len(chunk), dtype=bool)))
+    return {"metrics": metrics, "labels": [panel.get_ylabel() for panel in figure.axes if panel.get_ylabel()]}
+
+
+def test_numbers_that_the_data_hides_are_no_targets(tmp_path, demos):
+    folder = write_foreign(tmp_path / "theirs", [("go", 6)], text="X 50 0 0 0 0 0 1XX 5X 0 0 0 0 0")
+    (result,) = on_ranks(hidden_errors, 1, tmp_path, folder)
+    assert np.isnan(result["metrics"].pop("val/dim0_mae"))
+    expected = {f"val/dim{i}_mae": 0.5 for i in range(1, 7)}
+    expected |= {"val/mae": 0.5, "val/mse": 0.25, "val/parse_rate": 1.0, "val/hidden_targets": 3 / 14}
+    assert result["metrics"] == pytest.approx(expected, abs=1e-6)
+    assert result["labels"] == ["line 1", "line 3", "line 4", "line 6"]
 
 
 def unreadable(rank, demos):
