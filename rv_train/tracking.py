@@ -49,25 +49,29 @@ class Tracker:
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
 
-    def report(self, step, scalars):
+    def report(self, step, scalars, memory):
         """Write the scalars of a window that ends with optimizer step `step` (1-based), and show them.
 
         Args:
             scalars: {"train/loss", "train/lr", "train/grad_norm", "speed/samples_per_s", "speed/data_wait", ...}.
+            memory: `peak_memory` of every rank, bytes.
         Raises:
             OSError: the event file cannot be written.
         """
-        self._write(step, scalars)
+        peaks = [size / 2**30 for size in memory]
+        self._write(step, {**scalars, **{f"memory/peak_gib_rank{rank}": peak for rank, peak in enumerate(peaks)}})
         left = (time.monotonic() - self.began) / (step - self.start_step) * (self.total_steps - step)
         loss, lr = f"loss {scalars['train/loss']:.4f}", f"lr {scalars['train/lr']:.2e}"
         speed, left = f"{scalars['speed/samples_per_s']:.1f} samples/s", f"{format_time(left)} left"
         if self.bar is not None:
-            self.bar.set_postfix_str(", ".join((loss, lr, speed, left)), refresh=False)
+            most = f"{max(peaks):.1f} GiB"
+            self.bar.set_postfix_str(", ".join((loss, lr, speed, most, left)), refresh=False)
             self.advance(step)
             self.bar.refresh()
             return
         grad, wait = f"grad {scalars['train/grad_norm']:.2f}", f"waiting for data {scalars['speed/data_wait']:.0%}"
-        self.line("  ".join((self._step(step), loss, lr, grad, speed, wait, left)))
+        peak = f"peak memory {' '.join(f'{peak:.1f}' for peak in peaks)} GiB"
+        self.line("  ".join((self._step(step), loss, lr, grad, speed, wait, peak, left)))
 
     def scalars(self, step, scalars):
         """Write scalars that are measured now and then, and print them as a line, without those per dimension."""
@@ -215,15 +219,12 @@ class Meter:
         speed/mfu: model FLOPs utilisation (PaLM, appendix B): operations per second of this rank / peak of its device.
             Only where the peak is known.
         speed/data_wait: share of the time that this rank waited for its loader.
-        memory/peak_gib: most memory in use at once since the start: the GPU's as torch allocated it; on a CPU the
-            resident memory of this process.
         """
         seconds = max(time.monotonic() - self.began - self.left_out, 1e-9)
         scalars = {
             "speed/samples_per_s": self.samples * self.rank.world_size / seconds,
             "speed/tokens_per_s": self.tokens * self.rank.world_size / seconds,
             "speed/data_wait": self.waited / seconds,
-            "memory/peak_gib": peak_memory(self.rank.device) / 2**30,
         }
         if self.peak:
             scalars["speed/mfu"] = self.operations / seconds / (self.peak * 1e12)
@@ -231,7 +232,8 @@ class Meter:
 
 
 def peak_memory(device):
-    """Bytes; see `Meter.scalars`."""
+    """The most memory in use at once since this process started, bytes: of a GPU what torch allocated there, of a CPU
+    rank the resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

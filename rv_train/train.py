@@ -35,7 +35,7 @@ from rv_train.optim import Ema, Precision, base_lr, build_optimizer, lr_at
 from rv_train.plan import count_steps, dry_run
 from rv_train.prepare import prepare_run
 from rv_train.provenance import write_run_json
-from rv_train.tracking import Meter, Tracker
+from rv_train.tracking import Meter, Tracker, peak_memory
 from rv_train.validate import Validation, due
 
 STOPPED = os.EX_TEMPFAIL  # 75: try again
@@ -190,14 +190,16 @@ def train(rank, cfg, job):
             stop = stop and done < total_steps
             if tracker:
                 tracker.advance(done)
-            if tracker and (done % cfg.TRAIN.log_every == 0 or done == total_steps):
+            reporting = done % cfg.TRAIN.log_every == 0 or done == total_steps
+            memory = gather_objects(peak_memory(device)) if reporting else []
+            if tracker and reporting:
                 scalars = {
                     "train/loss": loss_sum / good if good else float("nan"),
                     "train/lr": lr,
                     "train/grad_norm": grad_norm,
                     "train/skipped_steps": bad_steps.skipped,
                 }
-                tracker.report(done, {**scalars, **meter.scalars()})
+                tracker.report(done, {**scalars, **meter.scalars()}, memory)
                 loss_sum, good = 0.0, 0
                 meter.restart()
 
