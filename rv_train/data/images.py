@@ -50,7 +50,8 @@ class ImageTransform:
         return np.concatenate(pictures, axis=1)[None] if self.tile else np.stack(pictures)
 
     def _cut(self, view, rng):
-        if view.dtype != np.uint8 or view.ndim != 3 or view.shape[2] != 3 or view.shape[0] != view.shape[1]:
+        square = view.ndim == 3 and view.shape[0] == view.shape[1] > 0 and view.shape[2] == 3
+        if view.dtype != np.uint8 or not square:
             raise ValueError(f"a view must be a square (H, H, 3) uint8 picture, got {view.dtype} {view.shape}")
         full = view.shape[0]
         side = round(full * self.crop)
