@@ -94,7 +94,7 @@ class PromptEncoder:
         Returns:
             {"input_ids": (L,) int64, "labels": (L,) int64 with -100 wherever nothing is learned}.
         Raises:
-            ValueError: the action text holds anything else than digits, spaces and X.
+            ValueError: the action text holds anything else than digits, spaces and X, the instruction a mark.
         """
         prompt = list(self._prompt_ids(instruction))
         answer = [] if action_text is None else self._action_ids(action_text) + self._answer_end
@@ -123,6 +123,8 @@ class PromptEncoder:
             raise ValueError(f"action text may hold digits and spaces only, found {error} in {text[:60]!r}") from None
 
     def _tokenize_prompt(self, instruction):
+        if "<|" in instruction:  # would be read as a mark: another picture, the end of the turn
+            raise ValueError(f'an instruction may not hold "<|", with which the marks of the model begin: {instruction!r}')
         picture = "<|vision_start|>" + "<|image_pad|>" * self.image_tokens + "<|vision_end|>"
         pictures = "".join((f"Picture {i + 1}: " if self.vision_id else "") + picture for i in range(self.num_pictures))
         system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""

@@ -29,6 +29,11 @@ def test_action_text_with_letters_is_refused(published):
         published.encode("x", "12 a4")
 
 
+def test_an_instruction_with_a_mark_is_refused(published):
+    with pytest.raises(ValueError, match=r"may not hold.*pick <\|image_pad\|>"):
+        published.encode("pick <|image_pad|> up")
+
+
 def test_digit_masking_hides_digits_only_and_drops_their_labels(published, golden):
     assert published.mask == DigitMask(low=0.0, high=0.4, none=0.1, char="?", learned=False)
     plain = published.encode(golden["instruction"], golden["action_text"])
