@@ -124,7 +124,7 @@ class PromptEncoder:
 
     def _tokenize_prompt(self, instruction):
         if "<|" in instruction:  # would be read as a mark: another picture, the end of the turn
-            raise ValueError(f'an instruction may not hold "<|", with which the marks of the model begin: {instruction!r}')
+            raise ValueError(f'an instruction may not hold "<|", where marks of the model begin: {instruction!r}')
         picture = "<|vision_start|>" + "<|image_pad|>" * self.image_tokens + "<|vision_end|>"
         pictures = "".join((f"Picture {i + 1}: " if self.vision_id else "") + picture for i in range(self.num_pictures))
         system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
