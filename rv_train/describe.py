@@ -51,6 +51,10 @@ def data_lines(cfg, data):
     origin = info["stats"] or "of this data"
     yield "", f"range of the actions {origin}, {info['num_clipped']:,} values outside it are clipped"
     yield "", f"fingerprint {info['fingerprint'][:16]}"
+    if info.get("num_bad_lines"):
+        yield "", f"{info['num_bad_lines']:,} bad lines of the manifest are left out (DATA.SKIP_BAD)"
+    if info.get("num_hidden"):
+        yield "", f"{info['num_hidden']:,} samples hide digits (X), where nothing is learned"
 
 
 def step_lines(cfg, batches_per_epoch, total_steps):

@@ -137,7 +137,7 @@ def _backbone_config(cfg, tokenizer, missing):
 
 
 def _data(cfg, missing):
-    if not cfg.DATA.FILES:
+    if not cfg.DATA.FILES and cfg.DATA.SOURCE == "hdf5":
         missing.append(
             "data: DATA.FILES is empty; give demo files or folders of them (tools/regenerate_libero.py writes them)"
         )
@@ -226,7 +226,7 @@ def _sample(cfg, encoder, data):
     """One tokenized sample: the first that rank 0 trains on, or the open prompt of a stand-in."""
     if not data:
         text = encoder.tokenizer.decode(encoder.encode(STAND_IN)["input_ids"])
-        return "the prompt, with a stand-in for the instruction\n" + _abbreviated(text)
+        return "the prompt, with a stand-in for the instruction\n" + abbreviated(text)
     codec = ActionTextCodec(data.action_stats["min"], data.action_stats["max"], cfg.ACTION.NUM_BINS)
     sampler = ResumableBatchSampler(
         len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=1
@@ -237,10 +237,10 @@ def _sample(cfg, encoder, data):
     features = TrainingSet(data.train, fast, codec, cfg.EXP.SEED)[key]
     ids, labels = features["input_ids"], features["labels"]
     head = f"one sample ({data.train.where(key[2])}): {len(ids)} ids, {int((labels != IGNORE).sum())} of them learned"
-    return f"{head}\n{_abbreviated(encoder.tokenizer.decode(ids))}"
+    return f"{head}\n{abbreviated(encoder.tokenizer.decode(ids))}"
 
 
-def _abbreviated(text):
+def abbreviated(text):
     """Decoded ids for a reader: image tokens counted, long lines broken."""
     pad = "<|image_pad|>"
     text = re.sub(f"({re.escape(pad)})+", lambda run: f"{pad} x {len(run[0]) // len(pad)} ", text)

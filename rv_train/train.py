@@ -35,6 +35,7 @@ from rv_train.optim import Ema, Precision, base_lr, build_optimizer, lr_at
 from rv_train.plan import count_steps, dry_run
 from rv_train.prepare import prepare_run
 from rv_train.provenance import write_run_json
+from rv_train.sanity import sanity_forward
 from rv_train.tracking import Meter, Tracker, peak_memory
 from rv_train.validate import Validation, due
 
@@ -230,11 +231,17 @@ def main(argv=None):
     parser.add_argument(
         "--dry_run", action="store_true", help="print the plan and what is missing; needs no weights, data or GPU"
     )
+    parser.add_argument(
+        "--sanity_forward", action="store_true", help="one batch through the model: shapes, texts and loss, no training"
+    )
+    parser.add_argument(
+        "--skip_bad", action="store_true", help="go on without the bad lines of a manifest (DATA.SKIP_BAD True)"
+    )
     parser.add_argument("--devices", help="GPUs to train on, such as 0,1,2,3 (default: all)")
     parser.add_argument("--nproc", type=int, help="number of CPU ranks instead of GPUs")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the recipe")
     args = parser.parse_intermixed_args(argv)
-    cfg = load_cfg(args.cfg, args.opts)
+    cfg = load_cfg(args.cfg, [*args.opts, *(["DATA.SKIP_BAD", True] if args.skip_bad else [])])
     if args.allow_changes and not args.resume:
         raise ValueError("--allow_changes says what may differ from the run that --resume continues: give both")
     if args.dry_run:
@@ -243,6 +250,8 @@ def main(argv=None):
     if under_torchrun() and (args.devices or args.nproc):
         raise ValueError("--devices and --nproc choose ranks, but under torchrun (RANK is set) its ranks are used")
     devices = parse_devices(args.devices, args.nproc)
+    if args.sanity_forward:
+        raise SystemExit(sanity_forward(cfg, devices[0]))
     first, world_size = leader(devices)
     job = prepare_run(cfg, devices[0], world_size, args.resume, args.allow_changes) if first else None
     try:

@@ -263,7 +263,7 @@ def find_manifests(entries):
         ValueError: no entry, one that does not exist, or a folder without a manifest.jsonl.
     """
     if not entries:
-        raise ValueError("no data: set DATA.FILES to manifests or their folders (tools/build_manifest.py writes them)")
+        raise ValueError("DATA.FILES is empty; give manifests or their folders (tools/build_manifest.py writes them)")
     paths = []
     for entry in entries:
         try:

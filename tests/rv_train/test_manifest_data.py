@@ -244,7 +244,7 @@ def test_a_manifest_that_changes_while_it_is_in_use_is_refused(mine):
         ({"ACTION__HORIZON": 4}, "was written with horizon 2, ACTION.HORIZON is 4"),
         ({"ACTION__DIM": 6}, "has 7 action dimensions, ACTION.DIM is 6"),
         ({"DATA__VIEWS": ["top"]}, "line 1: no picture of view top; there are agentview, eye_in_hand"),
-        ({"DATA__FILES": []}, "no data: set DATA.FILES to manifests"),
+        ({"DATA__FILES": []}, "DATA.FILES is empty; give manifests"),
         ({"DATA__FILES": ["no/such"]}, "DATA.FILES: no/such does not exist"),
         ({"DATA__FILES": ["configs"]}, "DATA.FILES: configs holds no manifest.jsonl"),
     ],

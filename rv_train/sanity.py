@@ -1,0 +1,68 @@
+"""`--sanity_forward`: one batch through the model, the first thing to run on new data."""
+
+import math
+
+import torch
+
+from libs.action_text import ActionTextCodec
+from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.load import load_data
+from rv_train.data.prompt import IGNORE
+from rv_train.data.sampler import ResumableBatchSampler
+from rv_train.describe import data_lines, table
+from rv_train.models import build_model
+from rv_train.models.qwen import check_attention, check_weights
+from rv_train.optim import Precision
+from rv_train.plan import abbreviated
+
+
+def sanity_forward(cfg, device):
+    """Print the first batch of a run and its loss; writes nothing.
+
+    Batch, weights and precision are those of the run's first step on one rank, so the loss is, too.
+
+    Args:
+        device: torch.device to compute on.
+    Returns:
+        exit code: 0, or 1 where the loss is not a finite number.
+    Raises:
+        ValueError: data, config or weights that cannot be trained on.
+    """
+    check_attention(cfg, device)
+    check_weights(cfg)
+    data = load_data(cfg)
+    print(table([*data_lines(cfg, data), *(("warning", remark) for remark in data.remarks)]))
+    torch.manual_seed(cfg.EXP.SEED)
+    encoder = ObservationEncoder.from_cfg(cfg)
+    codec = ActionTextCodec(data.action_stats["min"], data.action_stats["max"], cfg.ACTION.NUM_BINS)
+    sampler = ResumableBatchSampler(len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, 0, 1)
+    samples = TrainingSet(data.train, encoder, codec, cfg.EXP.SEED)
+    features = [samples[key] for key in next(iter(sampler))]
+    batch = encoder.collate(features)
+
+    print("\nbatch")
+    for name, tensor in batch.items():
+        print(f"  {name:<14}{' x '.join(map(str, tensor.shape)):<24}{str(tensor.dtype).removeprefix('torch.')}")
+    print_sample(features[0], encoder.prompt, data.train)  # its first sample
+
+    model = build_model(cfg, encoder.prompt, codec).to(device).train()
+    torch.manual_seed(cfg.EXP.SEED)
+    with torch.no_grad(), Precision(cfg.AMP.mode, device).autocast():
+        result = model({name: tensor.to(device) for name, tensor in batch.items()})
+    loss = result["loss"].item()
+    guess = math.log(model.backbone.config.text_config.vocab_size)
+    print(f"\nloss {loss:.4f} over {result['num_tokens']} learned tokens ({guess:.2f}: guessing among all tokens)")
+    if not math.isfinite(loss):
+        print("the loss is not a finite number")
+    return 0 if math.isfinite(loss) else 1
+
+
+def print_sample(features, prompt, dataset):
+    """A sample of `dataset` in words: what the model reads, and what it shall answer, digits masked as in training."""
+    ids, index = features["input_ids"], features["index"]
+    start = len(prompt.encode(dataset[index].instruction)["input_ids"])
+    learned = int((features["labels"] != IGNORE).sum())
+    print(f"\nprompt of {dataset.where(index)}: {start} tokens")
+    print(abbreviated(prompt.tokenizer.decode(ids[:start])))
+    print(f"\naction text: {len(ids) - start} tokens, {learned} of them learned")
+    print(abbreviated(prompt.tokenizer.decode(ids[start:])))
