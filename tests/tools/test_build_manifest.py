@@ -207,8 +207,7 @@ def test_a_damaged_demonstration_is_named_and_what_was_done_is_kept(tmp_path, ca
     assert len(list(tmp_path.glob("out/frames/a/demo_*"))) == 2 and not (tmp_path / "out/manifest.jsonl").exists()
 
 
-def test_one_view_has_one_path_and_given_statistics_clip(demos, built, tmp_path, capsys):
-    stats = read_stats(built)
+def test_one_view_has_one_path_and_given_statistics_clip(demos, tmp_path, capsys):
     np.savez(tmp_path / "narrow.npz", action_mins=[-1.0] * 7, action_maxs=[1.0] * 6 + [0.5])
     out = build(tmp_path / "one", demos, views="eye_in_hand", stats=tmp_path / "narrow.npz")
     assert "58 action values clipped" in capsys.readouterr().out
