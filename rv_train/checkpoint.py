@@ -1,11 +1,14 @@
 """Run folders: write beside and rename, keep the last few, resume from the last complete one.
 
     <EXP.DIR>/<EXP.ID>/step_00001234/
-        model/       an ordinary Hugging Face folder plus action_stats.json, data_info.json and vla_config.yaml
+        model/       an ordinary Hugging Face folder, or with MODEL.LORA an adapter and base.json, which weights it
+                     belongs to; plus action_stats.json, data_info.json and vla_config.yaml
         trainer.pt   optimizer, gradient scaler, moving average, step, generators of every rank
         complete     written last: every file with its size and SHA-256
     <EXP.DIR>/<EXP.ID>/last -> step_00001234
     <EXP.DIR>/<EXP.ID>/best -> step_00001000     smallest val/loss so far
+    <EXP.DIR>/<EXP.ID>/final -> step_00004000    the last of a run that has ended
+    <EXP.DIR>/<EXP.ID>/epoch_5 -> step_00000850  by TRAIN.save_every_epochs
     <EXP.DIR>/<EXP.ID>/lock                      held by the process that trains
 
 Nothing is ever unpickled freely: weights are safetensors, trainer.pt is read with `weights_only=True`.
@@ -33,7 +36,8 @@ from rv_train.data.prompt import PromptEncoder
 from rv_train.data.stats import read_stats, write_stats
 from rv_train.data.tokenizer import load_tokenizer
 from rv_train.models import build_model
-from rv_train.models.qwen import image_processor_settings, is_model_folder, without_progress_bars
+from rv_train.models.lora import is_adapter_folder
+from rv_train.models.qwen import image_processor_settings, is_model_folder, save_weights
 
 CONFIG, DATA_INFO, COMPLETE, LOCK = "vla_config.yaml", "data_info.json", "complete", "lock"
 LOCK_WAIT_S = 30.0
@@ -44,11 +48,13 @@ def run_folder(cfg):
 
 
 def save_model_folder(folder, model, cfg, action_stats, data_info):
-    """Everything evaluation needs, in one folder that `transformers` can load without this repository."""
+    """Everything evaluation needs, in one folder that `transformers` can load without this repository.
+
+    Of a model with MODEL.LORA it is the adapter, which peft can load; the weights below it stay where they are.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True)
-    with without_progress_bars():
-        model.backbone.save_pretrained(folder, safe_serialization=True)
+    save_weights(model.backbone, folder)
     model.prompt.tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(image_processor_settings(cfg), indent=1) + "\n")
     (folder / CONFIG).write_text(yaml.safe_dump(to_dict(cfg), sort_keys=False))
@@ -80,9 +86,9 @@ def find_model_folder(path):
     """Where the weights lie below a run, step or model folder; ValueError if nowhere."""
     path = Path(path)
     for folder in (path, path / "model", path / "last" / "model"):
-        if is_model_folder(folder):
+        if is_model_folder(folder) or is_adapter_folder(folder):
             return folder.resolve()
-    reason = "does not exist" if not path.exists() else "holds no model (no config.json with *.safetensors)"
+    reason = "holds no model (no config.json with *.safetensors) and no adapter" if path.exists() else "does not exist"
     raise ValueError(f"model path {path} {reason}")
 
 
@@ -105,16 +111,17 @@ def _read_json(path):
         raise ValueError(f"{path} is not valid JSON: {error}") from None
 
 
-def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info):
-    """Write one complete checkpoint, point `last` (and `best`) at it and remove old ones.
+def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, links=()):
+    """Write one complete checkpoint, point `last` (and `best`, and `links`) at it and remove old ones.
 
-    Kept are the last TRAIN.keep_last, those of every TRAIN.keep_every steps and the best.
+    Kept are the last TRAIN.keep_last, those of every TRAIN.keep_every steps, those of a link epoch_N and the best.
 
     Args:
         run: run folder.
         step: optimizer steps done.
         model: the bare model, not its DDP wrapper.
         trainer: dict of tensors and plain values for trainer.pt; its "best" is None or (val/loss, step).
+        links: names of further links to it, see `rv_train.validate.milestones`.
     Raises:
         OSError: it cannot be written; nothing of it is left, and older checkpoints are untouched.
     """
@@ -141,11 +148,11 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info):
     shutil.rmtree(final, ignore_errors=True)  # damaged, if it exists: a run resumes behind its last good one
     os.rename(beside, final)
     _sync(run)
-    tidy(run, step, trainer["best"], cfg.TRAIN)
+    tidy(run, step, trainer["best"], cfg.TRAIN, links)
 
 
-def tidy(run, newest, best, train):
-    """Point `last` and `best` at their checkpoints, remove old ones and what kills left behind.
+def tidy(run, newest, best, train, links=()):
+    """Point `last`, `best` and `links` at their checkpoints, remove old ones and what kills left behind.
 
     A resumed run does so at its start, too: a kill may have come just before this. Checkpoints newer than `newest` are
     damaged, else the run would go on behind them: they neither count nor go.
@@ -154,9 +161,14 @@ def tidy(run, newest, best, train):
         newest: step of the newest good checkpoint.
         best: None or (val/loss, step).
         train: TRAIN of the config tree.
+        links: names of further links to the newest good checkpoint.
     """
-    keep = {f"step_{newest:08d}", f"step_{best[1]:08d}" if best else None}
-    _point(run / "last", f"step_{newest:08d}")
+    for name in ("last", *links):
+        _point(run / name, f"step_{newest:08d}")
+    if "final" not in links:  # a run that had ended goes on
+        (run / "final").unlink(missing_ok=True)
+    epochs = {os.readlink(link) for link in run.glob("epoch_*") if link.suffix != ".tmp"}
+    keep = {f"step_{newest:08d}", f"step_{best[1]:08d}" if best else None, *epochs}
     if best and (run / f"step_{best[1]:08d}").is_dir():
         _point(run / "best", f"step_{best[1]:08d}")
     whole = [folder for folder in checkpoints(run) if _step(folder) <= newest]
@@ -257,7 +269,8 @@ def find_resume(run):
 
 def refuse_foreign(run):
     """ValueError if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
-    leftovers = r"config\.yaml|run\.json(\.tmp)?|events\..*|step_\d{8}(\.tmp)?|(last|best)(\.tmp)?|lock"
+    links = r"(last|best|final|epoch_\d+)(\.tmp)?"
+    leftovers = rf"config\.(yaml|json)|run\.json(\.tmp)?|events\..*|step_\d{{8}}(\.tmp)?|{links}|lock"
     foreign = [path.name for path in sorted(run.iterdir()) if not re.fullmatch(leftovers, path.name)]
     if foreign:
         raise ValueError(f"{run} holds {foreign[0]} but no complete checkpoint: choose another EXP.ID, or clear it")

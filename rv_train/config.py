@@ -98,6 +98,17 @@ _C.MODEL.TOKENIZER = "qwen2.5"
 # Keep only the first N entries of the vocabulary (BPE ranks), 0 keeps all. The first N ranks of a BPE vocabulary are
 # a BPE vocabulary themselves with the same ids; a tiny model does not need 151,936 embeddings. At least 256.
 _C.MODEL.VOCAB_CUT = 0
+# nf4: the frozen weights of the text tower's linear layers in 4 bits (bitsandbytes; QLoRA, arXiv:2305.14314), 0.52 byte
+# each. Needs MODEL.LORA. Saves memory and costs time and some accuracy.
+_C.MODEL.QUANTIZE = "none"
+# LoRA: the weights at MODEL.PATH stay as they are (AMP.frozen_dtype), small matrices beside the linear layers are
+# trained, and checkpoints hold only these. tools/merge_lora.py makes an ordinary model of both. Needs the package peft.
+_C.MODEL.LORA = CfgNode()
+_C.MODEL.LORA.RANK = 0  # 0: no LoRA, every weight is trained
+_C.MODEL.LORA.ALPHA = 64  # what the matrices add is multiplied by ALPHA / RANK
+_C.MODEL.LORA.DROPOUT = 0.05  # of their inputs, in training
+_C.MODEL.LORA.TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+_C.MODEL.LORA.VISION = False  # also the layers of these names in the vision tower: gate_proj, up_proj, down_proj
 # Sizes for INIT: random (defaults: the 3B model)
 _C.MODEL.TEXT = CfgNode()
 _C.MODEL.TEXT.HIDDEN = 2048
@@ -143,6 +154,8 @@ _C.TRAIN.max_bad_steps = 25
 _C.TRAIN.peak_tflops = 0.0  # of one device at the precision in use, for MFU; 0: known GPUs by name, others report none
 _C.TRAIN.log_every = 10  # optimizer steps between TensorBoard points and console lines
 _C.TRAIN.save_every = 1000  # optimizer steps between checkpoints (the last step is always saved)
+# Epochs after which a checkpoint is saved, too, and kept: a link epoch_5 points to it. 0: none
+_C.TRAIN.save_every_epochs = 0
 _C.TRAIN.keep_last = 3  # older checkpoints are removed, except the best by val/loss and ...
 _C.TRAIN.keep_every = 0  # ... those of every so many steps; 0: none
 
@@ -153,11 +166,22 @@ _C.VALID.loss_batches = 50  # batches over all ranks, spread over the held-out s
 _C.VALID.gen_every = 5.0  # epochs between measurements of generated chunks (val/mae, val/parse_rate, ...)
 _C.VALID.gen_samples = 30  # held-out samples to answer, over all ranks
 
+# ------------------------------------------------------------------------------------------------ evaluation
+_C.EVAL = CfgNode()  # how predicted chunks are executed; it travels with the checkpoint, tools/eval_libero.py asks it
+_C.EVAL.ACTION_HORIZON = 0  # actions executed per query; 0: all that are predicted
+_C.EVAL.ENSEMBLE_PREDICTION = 1  # overlapping chunks that are averaged, the newest included; 1: none
+_C.EVAL.ENSEMBLE_VERSION = 1  # 1: all older chunks weigh the same | 2: they fade with their age
+_C.EVAL.ENSEMBLE_WEIGHT = 0.5  # version 1: of every older chunk (1: the plain mean); version 2: to the power of its age
+
 # ------------------------------------------------------------------------------------------------ precision
 _C.AMP = CfgNode()
 # off | bf16 (autocast) | fp16 (autocast + gradient scaler) | auto: bf16 where the device is fast at it, else off
 _C.AMP.mode = "bf16"
-_C.AMP.param_dtype = "float32"  # float32: master weights | bfloat16: everything in bf16, half the memory
+# Of what is trained. float32: master weights | bfloat16: everything in bf16, half the memory
+_C.AMP.param_dtype = "float32"
+# Of what is not trained, with MODEL.LORA: float32 | bfloat16. The published weights are bfloat16 numbers, so nothing is
+# lost there; what flows between the layers is bfloat16 then, too.
+_C.AMP.frozen_dtype = "float32"
 
 _CHOICES = {
     "DATA.SOURCE": ("hdf5", "manifest"),
@@ -167,12 +191,20 @@ _CHOICES = {
     "MODEL.NAME": ("vla0",),
     "MODEL.INIT": ("pretrained", "random"),
     "MODEL.ATTENTION": ("sdpa", "eager", "flash_attention_2"),
+    "MODEL.QUANTIZE": ("none", "nf4"),
     "TRAIN.schedule": ("none", "cosine"),
     "TRAIN.optimizer": ("adamw", "adam", "adamw_8bit"),
     "AMP.mode": ("off", "bf16", "fp16", "auto"),
     "AMP.param_dtype": ("float32", "bfloat16"),
+    "AMP.frozen_dtype": ("float32", "bfloat16"),
 }
-_LIST_ITEMS = {"DATA.FILES": str, "DATA.VIEWS": str, "TRAIN.betas": float, "MODEL.VISION.FULL_ATTENTION": int}
+_LIST_ITEMS = {
+    "DATA.FILES": str,
+    "DATA.VIEWS": str,
+    "TRAIN.betas": float,
+    "MODEL.VISION.FULL_ATTENTION": int,
+    "MODEL.LORA.TARGETS": str,
+}
 _RANGES = {
     "EXP.SEED": (0, math.inf),
     "DATA.NUM_WORKERS": (0, math.inf),
@@ -188,6 +220,9 @@ _RANGES = {
     "ACTION.MASK_MIN": (0, 1),
     "ACTION.MASK_MAX": (0, 1),
     "ACTION.MASK_NONE": (0, 1),
+    "MODEL.LORA.RANK": (0, math.inf),
+    "MODEL.LORA.ALPHA": (1, math.inf),
+    "MODEL.LORA.DROPOUT": (0, 0.9),
     **{f"MODEL.TEXT.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "KV_HEADS", "MLP")},
     **{f"MODEL.VISION.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "MLP")},
     "TRAIN.batch_size": (1, math.inf),
@@ -204,8 +239,13 @@ _RANGES = {
     "TRAIN.peak_tflops": (0, math.inf),
     "TRAIN.log_every": (1, math.inf),
     "TRAIN.save_every": (1, math.inf),
+    "TRAIN.save_every_epochs": (0, math.inf),
     "TRAIN.keep_last": (1, math.inf),
     "TRAIN.keep_every": (0, math.inf),
+    "EVAL.ACTION_HORIZON": (0, math.inf),
+    "EVAL.ENSEMBLE_PREDICTION": (1, math.inf),
+    "EVAL.ENSEMBLE_VERSION": (1, 2),
+    "EVAL.ENSEMBLE_WEIGHT": (0, math.inf),
     "VALID.loss_batches": (0, math.inf),
     "VALID.gen_samples": (1, math.inf),
 }
@@ -275,7 +315,13 @@ def _check(cfg, origin):
         raise ValueError(
             f"{origin}: ACTION.MASK_CHAR is one ASCII character, neither digit nor space, got {cfg.ACTION.MASK_CHAR!r}"
         )
+    if cfg.EVAL.ACTION_HORIZON > cfg.ACTION.HORIZON:
+        raise ValueError(
+            f"{origin}: EVAL.ACTION_HORIZON {cfg.EVAL.ACTION_HORIZON} is more than the ACTION.HORIZON "
+            f"{cfg.ACTION.HORIZON} actions that are predicted at once"
+        )
     _check_sizes(cfg.MODEL.TEXT, cfg.MODEL.VISION, origin)
+    _check_lora(cfg.MODEL, origin)
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.VOCAB_CUT < 256:
         raise ValueError(f"{origin}: MODEL.VOCAB_CUT must be 0 or at least 256 (the bytes), got {cfg.MODEL.VOCAB_CUT}")
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.INIT == "pretrained" and cfg.MODEL.TOKENIZER == "qwen2.5":
@@ -283,6 +329,19 @@ def _check(cfg, origin):
     if cfg.AMP.mode == "fp16" and cfg.AMP.param_dtype != "float32":
         raise ValueError(
             f"{origin}: AMP.mode fp16 scales gradients and needs float32 parameters, got {cfg.AMP.param_dtype}"
+        )
+
+
+def _check_lora(model, origin):
+    known = _C.MODEL.LORA.TARGETS
+    wrong = [name for name in model.LORA.TARGETS if name not in known]
+    if wrong or not model.LORA.TARGETS:
+        raise ValueError(f"{origin}: MODEL.LORA.TARGETS are some of {', '.join(known)}; got {wrong or 'none'}")
+    if model.LORA.RANK and model.INIT != "pretrained":
+        raise ValueError(f"{origin}: MODEL.LORA trains beside pretrained weights, MODEL.INIT is {model.INIT!r}")
+    if model.QUANTIZE != "none" and not model.LORA.RANK:
+        raise ValueError(
+            f"{origin}: MODEL.QUANTIZE {model.QUANTIZE} is for frozen weights: set MODEL.LORA.RANK, or QUANTIZE none"
         )
 
 

@@ -5,6 +5,7 @@ The `*_lines` functions yield (name, text) pairs for `table`; an empty name goes
 
 import torch
 
+from rv_train.models.lora import is_seen, num_values
 from rv_train.optim import base_lr, resolve_amp
 
 
@@ -19,10 +20,11 @@ def describe(cfg, model, data, batches_per_epoch, total_steps, rank):
         rank: a distributed.Rank.
     """
     lines = [
-        *model_lines(cfg, list(model.parameters())),
+        *model_lines(cfg, list(model.named_parameters())),
         *data_lines(cfg, data),
         *step_lines(cfg, batches_per_epoch, total_steps),
         *recipe_lines(cfg, rank.world_size, resolve_amp(cfg.AMP.mode, rank.device)),
+        *eval_lines(cfg),
         ("device", f"{rank.world_size} x {_device_name(rank.device)}"),
     ]
     return table(lines)
@@ -33,9 +35,29 @@ def table(lines):
 
 
 def model_lines(cfg, parameters):
-    total = sum(p.numel() for p in parameters)
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    """parameters: list of (name, parameter)."""
+    total, trained = (sum(counts) for counts in zip(*_counts(parameters).values(), strict=True))
     yield "model", f"{cfg.MODEL.NAME}, {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained"
+    if trained == total:
+        return
+    for tower, (number, learned) in _counts(parameters).items():
+        yield "", f"{tower:<7}{learned:>13,} trained, {number - learned:>13,} frozen"
+    lora = cfg.MODEL.LORA
+    if lora.RANK:
+        where = "text and vision" if lora.VISION else "text"
+        yield "", f"LoRA of rank {lora.RANK}, alpha {lora.ALPHA}, dropout {lora.DROPOUT:g}, on the {where} tower's"
+        yield "", " ".join(lora.TARGETS)
+        kind = "" if cfg.MODEL.QUANTIZE == "none" else f", the text tower's matrices {cfg.MODEL.QUANTIZE}"
+        yield "", f"over frozen weights in {cfg.AMP.frozen_dtype}{kind}"
+
+
+def _counts(parameters):
+    """{tower: (parameters, trained ones)}"""
+    counts = {}
+    for tower, seen in (("text", False), ("vision", True)):
+        mine = [p for name, p in parameters if is_seen(name) == seen]
+        counts[tower] = (sum(map(num_values, mine)), sum(num_values(p) for p in mine if p.requires_grad))
+    return counts
 
 
 def data_lines(cfg, data):
@@ -83,6 +105,15 @@ def recipe_lines(cfg, world_size, amp):
     checkpointing = "recomputed in the backward pass" if train.grad_checkpoint else "kept for the backward pass"
     compiled = "compiled" if train.compile else "not compiled"
     yield "", f"attention {cfg.MODEL.ATTENTION}, activations {checkpointing}, {compiled}"
+
+
+def eval_lines(cfg):
+    preset, horizon = cfg.EVAL, cfg.ACTION.HORIZON
+    yield "evaluation", f"executes {preset.ACTION_HORIZON or horizon} of {horizon} predicted actions, then looks again"
+    if preset.ENSEMBLE_PREDICTION > 1:
+        fading = " to the power of their age" if preset.ENSEMBLE_VERSION == 2 else ""
+        weight = f"older ones weigh {preset.ENSEMBLE_WEIGHT:g}{fading}"
+        yield "", f"averages {preset.ENSEMBLE_PREDICTION} overlapping chunks, {weight}"
 
 
 def plural(number, name):

@@ -7,6 +7,8 @@ adds does not count: recomputing activations (gradient checkpointing), padding, 
 
 import torch
 
+from rv_train.models.lora import adapter_sizes
+
 MULTIPLY_ADD = 2  # floating-point operations per weight and vector element of a matrix product
 # Forward, gradient of the input, gradient of the weights: the backward pass is twice the forward pass.
 PASSES = 3
@@ -58,7 +60,7 @@ def peak_by_name(name):
 
 
 class TrainingFlops:
-    """Operations of one forward and backward pass of Qwen2.5-VL over a batch, every parameter trained.
+    """Operations of one forward and backward pass of Qwen2.5-VL over a batch.
 
     With n tokens, m of them learned, and per picture p patches, t = p / 4 image tokens (matrix products only; norms,
     softmax and rotary embeddings are well below a percent; 2 operations per multiply-add):
@@ -76,21 +78,27 @@ class TrainingFlops:
     Everything times 3 for the backward pass, the patch embedding times 2: no gradient goes on into the pixels.
     `n` is the real length of each sample, without padding.
 
+    With LoRA frozen weights count twice instead of three times, they get no gradient; the adapters' weights count like
+    any other; a tower without adapters is only passed forward. (The first layer's queries, keys and values pass no
+    gradient on, which is not deducted.)
+
     Args:
         config: Qwen2_5_VLConfig.
         picture: (rows, columns) of image tokens per picture.
         num_pictures: pictures per sample.
+        adapters: (text, vision) weights of LoRA's adapters; None: every parameter is trained.
     """
 
-    def __init__(self, config, picture, num_pictures):
-        text = config.text_config
+    def __init__(self, config, picture, num_pictures, adapters=None):
+        text, through = config.text_config, PASSES if adapters is None else PASSES - 1
+        in_text, in_vision = adapters or (0, None)
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         heads, kv_heads = text.num_attention_heads * head_dim, text.num_key_value_heads * head_dim
         weights = text.hidden_size * (2 * heads + 2 * kv_heads + 3 * text.intermediate_size)
-        self.per_token = PASSES * MULTIPLY_ADD * text.num_hidden_layers * weights
+        self.per_token = MULTIPLY_ADD * (through * text.num_hidden_layers * weights + PASSES * in_text)
         self.per_pair = PASSES * MULTIPLY_ADD * text.num_hidden_layers * 2 * heads
-        self.per_learned_token = PASSES * MULTIPLY_ADD * text.hidden_size * text.vocab_size
-        self.per_sample = num_pictures * picture_flops(config.vision_config, *picture)
+        self.per_learned_token = through * MULTIPLY_ADD * text.hidden_size * text.vocab_size
+        self.per_sample = num_pictures * picture_flops(config.vision_config, *picture, in_vision)
 
     def __call__(self, batch):
         """Operations of a training batch (see `rv_train.data.features`), read from its tensors on the CPU."""
@@ -113,15 +121,17 @@ class TrainingFlops:
 
 def flops_of(model):
     """The `TrainingFlops` of a VLA0."""
-    return TrainingFlops(model.backbone.config, model.picture, model.prompt.num_pictures)
+    adapters = adapter_sizes(list(model.named_parameters()))
+    return TrainingFlops(model.backbone.config, model.picture, model.prompt.num_pictures, adapters)
 
 
-def picture_flops(vision, rows, columns):
+def picture_flops(vision, rows, columns, adapters=None):
     """Training operations of the vision tower for one picture.
 
     Args:
         vision: Qwen2_5_VLVisionConfig.
         rows, columns: image tokens of the picture.
+        adapters: weights of LoRA's adapters in the tower, 0: it is only passed forward; None: all of it is trained.
     """
     unit = vision.spatial_merge_size**2  # patches per image token
     tokens, patches, hidden = rows * columns, rows * columns * unit, vision.hidden_size
@@ -133,8 +143,11 @@ def picture_flops(vision, rows, columns):
     merged = hidden * unit
     merger = merged * merged + merged * vision.out_hidden_size
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    trunk = PASSES * MULTIPLY_ADD * (patches * weights + pairs * 2 * hidden + tokens * merger)
-    return trunk + (PASSES - 1) * MULTIPLY_ADD * patches * pixels * hidden
+    through, attended, seen = (PASSES, PASSES, PASSES - 1) if adapters is None else (PASSES - 1, PASSES, 1)
+    if adapters == 0:
+        through = attended = 1
+    trunk = through * (patches * weights + tokens * merger) + attended * pairs * 2 * hidden
+    return MULTIPLY_ADD * (trunk + seen * patches * pixels * hidden + PASSES * patches * (adapters or 0))
 
 
 def _pieces(length, side):

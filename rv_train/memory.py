@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 from rv_train.data.prompt import PATCH
+from rv_train.models.lora import is_quantized, is_seen, nf4_bytes, num_values
 
 PATCH_VALUES = 2 * 3 * PATCH * PATCH  # a patch as the vision tower reads it: two equal frames of three colours
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+MLP = ("gate_proj", "up_proj", "down_proj")  # the names of TARGETS that the vision tower has, too
 BLOCK, SMALL = 256, 4096  # bitsandbytes: values that share a scale; smaller tensors keep float32 states
 
 
@@ -17,7 +20,7 @@ def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
     the allocator loses between blocks are not in it, so leave a few per cent of the device free.
 
     Args:
-        cfg: the config tree (TRAIN, MODEL.ATTENTION).
+        cfg: the config tree (TRAIN, MODEL, AMP.frozen_dtype).
         config: the library's Qwen2_5_VLConfig.
         parameters: list of (name, parameter), on any device, "meta" too.
         tokens, learned, patches: of one sample: tokens of the sequence, those of them that are learned, patches of
@@ -32,17 +35,19 @@ def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
     compute = width if amp == "off" else 2  # bytes of a number in a matrix product
     # DDP's buckets are allocated once and hold the gradients for the whole run.
     parts = {
-        "weights": sum(p.numel() for _, p in parameters) * width,
-        "gradients": sum(p.numel() for p in trained) * width,
+        **_weights(cfg, parameters),
+        "gradients": _bytes(trained),
         f"optimizer states ({train.optimizer})": sum(state_bytes(train.optimizer, p) for p in trained),
     }
     if train.grad_accum > 1:  # passes before the last add up beside the buckets: DDP fills those when it reduces
         parts["gradients of earlier passes"] = parts["gradients"]
     if train.ema:
         parts["moving average"] = 4 * sum(p.numel() for p in trained)
-    if compute < width:  # autocast keeps what it has cast until its context is left or the backward pass is through
-        parts["16-bit copies of weights"] = compute * sum(p.numel() for n, p in parameters if _is_factor(n, p, config))
-    text, vision = layers(config, cfg.MODEL.ATTENTION, width, compute, tokens, patches)
+    if amp != "off" and (copies := _copies(cfg, config, parameters)):
+        parts["16-bit copies of weights"] = copies
+    if cfg.MODEL.QUANTIZE != "none":
+        parts["a matrix unpacked"] = width * max(num_values(p) for name, p in parameters if is_quantized(name))
+    text, vision = layers(cfg, config, width, compute, amp, tokens, patches)
     kept = text.ends * tokens + vision.ends * patches
     if train.grad_checkpoint:
         kept += text.number * text.input * tokens + vision.number * vision.input * patches
@@ -55,9 +60,41 @@ def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
     values = batch * learned * config.text_config.vocab_size
     parts["logits and loss"] = values * (8 + (compute if compute < 4 else 0))
     # Tied embeddings get one gradient from the head and one from the input; both wait outside the buckets.
-    parts["largest gradient on its way"] = 2 * width * max(p.numel() for p in trained)
+    parts["largest gradient on its way"] = 2 * max(_bytes([p]) for p in trained)
     parts["batch"] = batch * (patches * (3 * PATCH * PATCH + PATCH_VALUES * (4 + width)) + tokens * 64)
     return parts
+
+
+def _bytes(parameters):
+    return sum(p.numel() * p.element_size() for p in parameters)
+
+
+def _weights(cfg, parameters):
+    """What is trained and, with MODEL.LORA, the frozen rest in the form that it is held in."""
+    if not cfg.MODEL.LORA.RANK:
+        return {"weights": _bytes(p for _, p in parameters)}
+    packed = {name for name, _ in parameters if cfg.MODEL.QUANTIZE != "none" and is_quantized(name)}
+    frozen = {name: p for name, p in parameters if not p.requires_grad}
+    parts = {f"frozen weights ({cfg.AMP.frozen_dtype})": _bytes(p for name, p in frozen.items() if name not in packed)}
+    if packed:
+        parts[f"frozen weights ({cfg.MODEL.QUANTIZE})"] = sum(nf4_bytes(num_values(frozen[name])) for name in packed)
+    return {**parts, "adapter": _bytes(p for _, p in parameters if p.requires_grad)}
+
+
+def _copies(cfg, config, parameters):
+    """Bytes of the 16-bit copies that autocast makes of wider weights.
+
+    It keeps those of trained ones until its context is left or the backward pass is through. Frozen ones are copied for
+    each product anew, and the copy stays where a gradient will pass through it: with MODEL.LORA in the towers that have
+    adapters; where layers are computed again in the backward pass, those of the head and of one layer at a time.
+    """
+    wide = [(name, p) for name, p in parameters if p.element_size() == 4 and _is_factor(name, p, config)]
+    frozen = [(name, p) for name, p in wide if not p.requires_grad and (cfg.MODEL.LORA.VISION or not is_seen(name))]
+    number = sum(p.numel() for _, p in wide if p.requires_grad) + sum(p.numel() for _, p in frozen)
+    if cfg.TRAIN.grad_checkpoint:
+        inside = sum(p.numel() for name, p in frozen if ".layers." in name or ".blocks." in name)
+        number += inside // config.text_config.num_hidden_layers - inside
+    return 2 * number
 
 
 def state_bytes(optimizer, parameter):
@@ -95,7 +132,7 @@ class Layers:
     ends: int
 
 
-def layers(config, attention, width, compute, tokens, patches):
+def layers(cfg, config, width, compute, amp, tokens, patches):
     """(text, vision) towers' `Layers`.
 
     With r bytes per number between layers and c in products (r = c without autocast), D hidden, Q = heads x head size,
@@ -107,51 +144,75 @@ def layers(config, attention, width, compute, tokens, patches):
         MLP        4 c F               gate, its activation, up, their product
 
     and `eager` attention keeps the weight of every pair in float32, again in 16 bits where c is 2, and K repeated to Q.
-    Between layers the text tower computes in the dtype of its weights, the vision tower in that of its first product,
-    and each layer of the text tower keeps its own cosines and sines.
+    Between layers the text tower computes in the dtype of its weights (float32 where fp16 products are added to
+    bfloat16), the vision tower in that of its first product, and each layer of the text tower keeps its own cosines and
+    sines.
+
+    With MODEL.LORA products and norms keep nothing for the gradient of their weights, and the output's and the last
+    product's inputs go as well; instead each adapter of n inputs keeps, with a bytes per number in its products,
+
+        a n + n       what is left of its input after dropout, and what was left, a byte each
+        a rank        between its two matrices
+
+    and a tower without adapters keeps nothing.
     """
+    model, lora = cfg.MODEL, cfg.MODEL.LORA
     text, vision = config.text_config, config.vision_config
     size = text.hidden_size // text.num_attention_heads
-    cast = compute < width
     full = len(vision.fullatt_block_indexes) / vision.depth
     window = min(patches, (vision.window_size // vision.patch_size) ** 2)
+    adapter = 2 if amp != "off" else DTYPE_BYTES[cfg.AMP.param_dtype]  # of a number in the adapter's products
+    # Its input is a new tensor where it is cast or thinned out; else the one that stands there anyway.
+    own_inputs = bool(lora.DROPOUT) or amp != "off" or adapter != width
 
-    def inside(hidden, heads, keys, mlp, between, products, pairs):
-        norms = 2 * (4 + between) * hidden
-        inputs = (products if cast else 2) * compute * hidden
-        attended = compute * (3 * hidden + 2 * keys) + 4 * heads
-        if attention == "eager":
-            attended = compute * (2 * hidden + 2 * hidden) + heads * pairs * (4 + (compute if compute < 4 else 0))
-        return int(norms + inputs + attended + 4 * compute * mlp)
+    def inside(hidden, heads, keys, mlp, between, products, pairs, targets):
+        attended = compute * (2 * hidden + 2 * keys) + 4 * heads  # what attention itself keeps
+        if model.ATTENTION == "eager":
+            attended = compute * 3 * hidden + heads * pairs * (4 + (compute if compute < 4 else 0))
+        if not lora.RANK:
+            norms = 2 * (4 + between) * hidden
+            inputs = (products if compute < width else 2) * compute * hidden
+            return int(norms + inputs + attended + compute * hidden + 4 * compute * mlp)
+        inputs = sum(mlp if name == "down_proj" else hidden for name in targets) * (adapter + bool(lora.DROPOUT))
+        if not own_inputs:
+            inputs = adapter * (3 * hidden + mlp)
+        ranks = adapter * lora.RANK * len(targets)
+        return int(2 * 4 * hidden + attended + 3 * compute * mlp + inputs + ranks)
 
-    return (
-        Layers(
-            number=text.num_hidden_layers,
-            input=width * text.hidden_size,
-            inside=inside(
-                text.hidden_size,
-                text.num_attention_heads,
-                text.num_key_value_heads * size,
-                text.intermediate_size,
-                width,
-                5,
-                tokens,
-            )
-            + 2 * width * size,
-            ends=(4 + width) * text.hidden_size,
-        ),
-        Layers(
-            number=vision.depth,
-            input=compute * vision.hidden_size,
-            inside=inside(
-                vision.hidden_size,
-                vision.num_heads,
-                vision.hidden_size,
-                vision.intermediate_size,
-                compute,
-                3,
-                full * patches + (1 - full) * window,
-            ),
-            ends=compute * PATCH_VALUES + (4 + 4 * compute) * vision.hidden_size,
-        ),
+    between = 4 if amp == "fp16" else width
+    text_layers = Layers(
+        number=text.num_hidden_layers,
+        input=between * text.hidden_size,
+        inside=inside(
+            text.hidden_size,
+            text.num_attention_heads,
+            text.num_key_value_heads * size,
+            text.intermediate_size,
+            between,
+            5,
+            tokens,
+            lora.TARGETS,
+        )
+        + 2 * width * size,
+        ends=(4 if lora.RANK else 4 + between) * text.hidden_size,
     )
+    seen = [name for name in lora.TARGETS if name in MLP]
+    if lora.RANK and not (lora.VISION and seen):
+        return text_layers, Layers(0, 0, 0, 0)
+    vision_layers = Layers(
+        number=vision.depth,
+        input=compute * vision.hidden_size,
+        inside=inside(
+            vision.hidden_size,
+            vision.num_heads,
+            vision.hidden_size,
+            vision.intermediate_size,
+            compute,
+            3,
+            full * patches + (1 - full) * window,
+            seen,
+        ),
+        ends=(4 + compute) * vision.hidden_size
+        + (0 if lora.RANK else compute * (PATCH_VALUES + 3 * vision.hidden_size)),
+    )
+    return text_layers, vision_layers

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import logging
 import math
 
 import torch
@@ -37,10 +38,16 @@ def check_optimizer(train):
         raise ValueError("TRAIN.optimizer adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
 
 
+def quiet_bitsandbytes():
+    """Call before bitsandbytes is imported: on some CPUs it warns that a package for fast 4-bit products is missing."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
 def build_optimizer(train, parameters):
     """The optimizer of TRAIN over `parameters`. PyTorch's own in the fused form, one kernel for all of them."""
     options = {"lr": train.lr, "betas": tuple(train.betas), "weight_decay": train.weight_decay}
     if train.optimizer == "adamw_8bit":
+        quiet_bitsandbytes()
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(parameters, **options)  # small tensors keep float32 states: quantizing them saves nothing

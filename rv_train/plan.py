@@ -14,10 +14,11 @@ from rv_train.data.images import ImageTransform
 from rv_train.data.load import load_data
 from rv_train.data.prompt import IGNORE, MERGE, PATCH, PromptEncoder, image_grid
 from rv_train.data.sampler import ResumableBatchSampler
-from rv_train.describe import data_lines, model_lines, plural, recipe_lines, step_lines, table
+from rv_train.describe import data_lines, eval_lines, model_lines, plural, recipe_lines, step_lines, table
 from rv_train.distributed import parse_devices, under_torchrun
 from rv_train.flops import TrainingFlops
 from rv_train.memory import memory_estimate
+from rv_train.models.lora import adapter_parameters, adapter_sizes, check_packages
 from rv_train.models.qwen import DTYPES, check_attention, check_compiler, find_weights, missing_files, random_config
 from rv_train.optim import base_lr, check_optimizer, resolve_amp
 
@@ -56,14 +57,14 @@ def dry_run(cfg, devices=None, nproc=None):
     _check_packages(cfg, encoder.tokenizer, device, amp, missing)
     parameters = _parameters(cfg, config)
 
-    lines = [*model_lines(cfg, [p for _, p in parameters]), ("", f"sizes from {sizes}")]
+    lines = [*model_lines(cfg, parameters), ("", f"sizes from {sizes}")]
     if data:
         sampler = ResumableBatchSampler(
             len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=world_size
         )
         steps = count_steps(cfg, sampler.batches_per_epoch)
         lines += [*data_lines(cfg, data), *step_lines(cfg, sampler.batches_per_epoch, steps)]
-    lines += recipe_lines(cfg, world_size, amp)
+    lines += [*recipe_lines(cfg, world_size, amp), *eval_lines(cfg)]
     lines.append(("device", plural(world_size, "GPU" if device.type == "cuda" else "CPU rank")))
     if device.type == "cpu" and nproc is None and not under_torchrun():
         batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * 8
@@ -74,7 +75,7 @@ def dry_run(cfg, devices=None, nproc=None):
     parts = memory_estimate(
         cfg, config, parameters, counts["total"], counts["actions"], counts["pictures"] * MERGE * MERGE, amp
     )
-    lines += [*_compute_lines(cfg, config, counts), *_disk_lines(cfg, parts, missing)]
+    lines += [*_compute_lines(cfg, config, counts, parameters), *_disk_lines(cfg, parts, missing)]
     blocks = [
         f"plan of {cfg.EXP.ID}: nothing is started or written",
         table(lines),
@@ -116,6 +117,7 @@ def _check_packages(cfg, tokenizer, device, amp, missing):
 
     check(check_attention, cfg, device, amp)
     check(check_optimizer, cfg.TRAIN)
+    check(check_packages, cfg.MODEL)
     if cfg.TRAIN.compile:
         check(check_compiler)
     if cfg.DATA.PREPROCESS == "reference":
@@ -153,9 +155,13 @@ def _parameters(cfg, config):
     """[(name, parameter)] of the library's model on the meta device, where numbers have a shape and no bytes."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
+    dtype = DTYPES[cfg.AMP.frozen_dtype if cfg.MODEL.LORA.RANK else cfg.AMP.param_dtype]
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=DTYPES[cfg.AMP.param_dtype])
-    return list(model.named_parameters())
+        model = Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype)
+    if not cfg.MODEL.LORA.RANK:
+        return list(model.named_parameters())
+    model.requires_grad_(False)
+    return [*model.named_parameters(), *adapter_parameters(model, cfg)]
 
 
 # ------------------------------------------------------------------------------------------------ what is said
@@ -201,17 +207,18 @@ def _memory_table(parts, per):
     return "\n".join([f"memory per {per}, an estimate: fits {verdict}", *lines])
 
 
-def _compute_lines(cfg, config, counts):
-    flops = TrainingFlops(config, image_grid(cfg), _number_of_pictures(cfg))
+def _compute_lines(cfg, config, counts, parameters):
+    flops = TrainingFlops(config, image_grid(cfg), _number_of_pictures(cfg), adapter_sizes(parameters))
     batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum
     work = flops.count([counts["total"]] * batch, counts["actions"] * batch)
     yield "compute", f"{work / 1e12:.3g} TFLOP per rank and step"
 
 
 def _disk_lines(cfg, parts, missing):
-    """A checkpoint holds the weights and the optimizer; with a moving average that, and the weights behind it."""
-    one = parts["weights"] + sum(size for name, size in parts.items() if name.startswith(("optimizer", "moving")))
-    one += parts["weights"] if cfg.TRAIN.ema else 0
+    """A checkpoint holds what is trained and the optimizer; with a moving average that, and the weights behind it."""
+    trained = parts["adapter" if cfg.MODEL.LORA.RANK else "weights"]
+    one = trained + sum(size for name, size in parts.items() if name.startswith(("optimizer", "moving")))
+    one += trained if cfg.TRAIN.ema else 0
     most = cfg.TRAIN.keep_last + 1 + (cfg.DATA.VAL_SHARE > 0)  # with the one being written, and the best
     folder = run_folder(cfg).absolute()
     free = shutil.disk_usage(next(path for path in folder.parents if path.exists())).free
@@ -219,6 +226,7 @@ def _disk_lines(cfg, parts, missing):
         missing.append(f"disk: {most * one / GIB:.0f} GiB for checkpoints in {cfg.EXP.DIR}, which has {free / GIB:.0f}")
     size = f"{one / GIB:.1f} GiB" if one >= GIB else f"{one / 2**20:.0f} MiB"
     more = f", besides one of every {cfg.TRAIN.keep_every:,} steps" if cfg.TRAIN.keep_every else ""
+    more += f", and one of every {cfg.TRAIN.save_every_epochs} epochs" if cfg.TRAIN.save_every_epochs else ""
     yield "checkpoints", f"{size} each, one every {cfg.TRAIN.save_every:,} steps, at most {most} at a time{more}"
 
 

@@ -11,6 +11,7 @@ from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.load import TrainingData, load_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.stats import read_stats
+from rv_train.models.lora import check_packages
 from rv_train.models.qwen import check_attention, check_compiler, check_weights
 from rv_train.optim import check_optimizer
 from rv_train.plan import count_steps
@@ -23,19 +24,24 @@ FREE_ON_RESUME = (
     "DATA.SKIP_BAD",
     "DATA.STATS",  # as may the statistics: their ranges are compared
     "DATA.NUM_WORKERS",
-    "MODEL.PATH",  # where the weights came from; the checkpoint's are loaded
+    "MODEL.PATH",  # where the weights came from: the checkpoint's are loaded, those below an adapter compared
     "TRAIN.epochs",
     "TRAIN.max_steps",
     "TRAIN.max_bad_steps",
     "TRAIN.peak_tflops",
     "TRAIN.log_every",
     "TRAIN.save_every",
+    "TRAIN.save_every_epochs",
     "TRAIN.keep_last",
     "TRAIN.keep_every",
     "VALID.loss_every",
     "VALID.loss_batches",
     "VALID.gen_every",
     "VALID.gen_samples",
+    "EVAL.ACTION_HORIZON",
+    "EVAL.ENSEMBLE_PREDICTION",
+    "EVAL.ENSEMBLE_VERSION",
+    "EVAL.ENSEMBLE_WEIGHT",
 )
 # What a checkpoint's weights and optimizer states are made for; nothing can allow another value.
 FIXED_ON_RESUME = (
@@ -45,6 +51,9 @@ FIXED_ON_RESUME = (
     "MODEL.VOCAB_CUT",
     "MODEL.TEXT.",
     "MODEL.VISION.",
+    "MODEL.LORA.RANK",
+    "MODEL.LORA.TARGETS",
+    "MODEL.LORA.VISION",
     "TRAIN.optimizer",
     "AMP.param_dtype",
 )
@@ -71,6 +80,7 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
     """
     check_attention(cfg, device)
     check_optimizer(cfg.TRAIN)
+    check_packages(cfg.MODEL)
     if cfg.TRAIN.compile:
         check_compiler()
     data = load_data(cfg)
@@ -85,8 +95,9 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
     TrainingSet(data.train, ObservationEncoder.from_cfg(cfg), codec, cfg.EXP.SEED)[next(iter(sampler))[0]]
     run = checkpoint.run_folder(cfg)
     folder = None
-    if not resume:
+    if not resume or cfg.MODEL.LORA.RANK:  # a checkpoint of LoRA holds the adapter only
         check_weights(cfg)
+    if not resume:
         if checkpoint.checkpoints(run):
             raise ValueError(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
         if run.exists():

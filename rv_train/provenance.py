@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
+from rv_train.models.lora import num_values
 from rv_train.optim import base_lr, resolve_amp
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "h5py", "opencv-python", "yacs")
-OPTIONAL_PACKAGES = ("bitsandbytes", "flash-attn", "torchvision", "qwen-vl-utils")  # what some keys of a run need
+OPTIONAL_PACKAGES = ("bitsandbytes", "peft", "flash-attn", "torchvision", "qwen-vl-utils")  # for some keys of a run
 
 
 def versions(more=()):
@@ -75,7 +76,7 @@ def write_run_json(folder, cfg, rank, data_info, model, start_step):
             "seed": cfg.EXP.SEED,
             **session,
             "parameters": {
-                "total": sum(p.numel() for p in parameters),
+                "total": sum(map(num_values, parameters)),
                 "trainable": sum(p.numel() for p in parameters if p.requires_grad),
             },
             "data": data_info,

@@ -9,6 +9,7 @@ that `--resume` continues, 130 interrupted from the keyboard.
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import sys
@@ -37,7 +38,7 @@ from rv_train.prepare import prepare_run
 from rv_train.provenance import write_run_json
 from rv_train.sanity import sanity_forward
 from rv_train.tracking import Meter, Tracker, peak_memory
-from rv_train.validate import Validation, due
+from rv_train.validate import Validation, due, milestones
 
 STOPPED = os.EX_TEMPFAIL  # 75: try again
 
@@ -84,8 +85,12 @@ def train(rank, cfg, job):
     bare = build_model(cfg, encoder.prompt, codec, job.resume / "model" if job.resume else None).to(device).train()
     if cfg.TRAIN.grad_checkpoint:
         bare.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        # It asks for gradients of the pixels and words, for reentrant checkpoints of adapted models; not reentrant they
+        # need none, and nothing shall be computed back through what is frozen.
+        bare.backbone.disable_input_require_grads()
     if cfg.TRAIN.compile:
         bare.compile()
+    torch.manual_seed(cfg.EXP.SEED + rank.rank)  # weights were drawn alike; what is dropped out is every rank's own
     model = DistributedDataParallel(
         bare,
         device_ids=[device] if device.type == "cuda" else None,
@@ -109,10 +114,11 @@ def train(rank, cfg, job):
     if rank.is_main:
         lock = checkpoint.lock(run)  # noqa: F841 - this process holds the folder until the variable goes
         if job.resume:
-            checkpoint.tidy(run, start_step, best, cfg.TRAIN)
+            checkpoint.tidy(run, start_step, best, cfg.TRAIN, milestones(start_step, total_steps, steps_per_epoch, cfg))
         tracker = Tracker(run, start_step, total_steps)
         tree = yaml.safe_dump(to_dict(cfg), sort_keys=False)
         (run / "config.yaml").write_text(tree)
+        (run / "config.json").write_text(json.dumps(to_dict(cfg), indent=1) + "\n")
         write_run_json(run, cfg, rank, data.info, bare, start_step)
         tracker.text("config", tree)
         summary = describe(cfg, bare, data, sampler.batches_per_epoch, total_steps, rank)
@@ -137,7 +143,7 @@ def train(rank, cfg, job):
                     tracker.figure("val/chunks", figure, done)
         return scores
 
-    def save(done, best):
+    def save(done, best, links):
         generators = gather_objects(checkpoint.rng_state(device))
         if rank.is_main:
             state = {
@@ -152,7 +158,7 @@ def train(rank, cfg, job):
                 "rng": generators,
             }
             with ema.swapped():  # model/ is what evaluation opens: the average, where there is one
-                checkpoint.save_checkpoint(run, done, bare, state, cfg, data.action_stats, data.info)
+                checkpoint.save_checkpoint(run, done, bare, state, cfg, data.action_stats, data.info, links)
         dist.barrier()
 
     peak_lr = base_lr(cfg.TRAIN, rank.world_size)
@@ -209,8 +215,9 @@ def train(rank, cfg, job):
                 improved = loss is not None and loss < (best[0] if best else math.inf)  # never for NaN
                 if improved:
                     best = (loss, done)
-                if improved or stop or done % cfg.TRAIN.save_every == 0 or done == total_steps:
-                    save(done, best)
+                links = milestones(done, total_steps, steps_per_epoch, cfg)
+                if improved or stop or links or done % cfg.TRAIN.save_every == 0:
+                    save(done, best, links)
             if stop:
                 break
 

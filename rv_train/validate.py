@@ -140,9 +140,23 @@ def due(done, every_epochs, steps_per_epoch, total_steps):
     Args:
         steps_per_epoch: may be a fraction.
     """
+    return done == total_steps or times_complete(done, every_epochs, steps_per_epoch) is not None
+
+
+def times_complete(done, every_epochs, steps_per_epoch):
+    """How many times `every_epochs` epochs are complete, where the last step completed them; else None."""
     interval = every_epochs * steps_per_epoch
-    times = [math.floor(step / interval + 1e-9) for step in (done - 1, done)]  # 3 x 10/3 steps are 10
-    return done == total_steps or times[1] > times[0]
+    before, now = (math.floor(step / interval + 1e-9) for step in (done - 1, done))  # 3 x 10/3 steps are 10
+    return now if now > before else None
+
+
+def milestones(done, total_steps, steps_per_epoch, cfg):
+    """Names of links to the checkpoint after `done` steps: epoch_N by TRAIN.save_every_epochs, `final` at the end."""
+    every, names = cfg.TRAIN.save_every_epochs, []
+    times = times_complete(done, every, steps_per_epoch) if every else None
+    if times:
+        names.append(f"epoch_{times * every}")
+    return [*names, "final"] if done == total_steps else names
 
 
 def spread(whole, count):

@@ -40,6 +40,34 @@ def tiny_model(cfg, seed=0):
     return build_model(cfg, PromptEncoder.from_cfg(cfg), codec).eval()
 
 
+def make_tiny_base(folder, seed=0, **more):
+    """Weights to put adapters on: a random tiny model; returns its folder."""
+    cfg, folder = tiny_cfg(**more), Path(folder) / f"base_{seed}"
+    model = tiny_model(cfg, seed)
+    with torch.no_grad():  # a random tied head repeats one digit for ever: make the next token depend on the last
+        noise = torch.Generator().manual_seed(seed + 3)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.15)
+    save_model_folder(folder, model, cfg, ACTION_STATS, {})
+    return folder
+
+
+def lora_opts(base, **more):
+    """Keywords for `tiny_cfg`: an adapter over the weights that `make_tiny_base` wrote."""
+    base = {"MODEL__PATH": str(base), "MODEL__TOKENIZER": str(base), "MODEL__VOCAB_CUT": 0}
+    return {"MODEL__INIT": "pretrained", **base, "MODEL__LORA__RANK": 4, "MODEL__LORA__ALPHA": 8, **more}
+
+
+def train_adapter(model):
+    """Give an adapter that does nothing yet, as every new one, weights of a trained one's size."""
+    noise = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.2)
+    return model
+
+
 def make_tiny_checkpoint(folder, render="fast", resolution=64, **more):
     """A random tiny policy in a run folder's form; returns the run folder."""
     cfg = tiny_cfg(**more)

@@ -16,37 +16,78 @@ from safetensors import SafetensorError
 
 from rv_train.data.prompt import MERGE, PATCH
 from rv_train.data.tokenizer import token_id
+from rv_train.models.lora import attach, has_adapter, save_adapter, weights_sha256
 from rv_train.optim import resolve_amp
 
 TEMPORAL_PATCH = 2  # a still picture counts as two equal frames
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # the normalisation Qwen2.5-VL was trained with (that of CLIP)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 FLASH = "flash_attention_2"
+BASE_VARIABLE = "VLA0_BASE"  # of the environment: where the weights below a saved adapter lie on this machine
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build_backbone(cfg, tokenizer, weights=None):
-    """`Qwen2_5_VLForConditionalGeneration` in the parameter dtype of the config.
+    """`Qwen2_5_VLForConditionalGeneration` in the dtype of the config, with MODEL.LORA frozen and with adapters.
 
     Args:
-        cfg: the config tree (MODEL, AMP.param_dtype).
+        cfg: the config tree (MODEL, AMP).
         tokenizer: gives vocabulary size and special ids for a random model.
-        weights: folder with saved weights; None follows MODEL.INIT.
+        weights: folder with saved weights, or with a saved adapter; None follows MODEL.INIT.
     Raises:
-        ValueError: weights that cannot be found.
+        ValueError: weights that cannot be found, or not those that an adapter was trained over.
     """
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    dtype, attention = DTYPES[cfg.AMP.param_dtype], cfg.MODEL.ATTENTION
+    attention = cfg.MODEL.ATTENTION
     if weights and attention == FLASH and not has_flash():
         attention = "sdpa"  # a saved model answers on any machine; training was refused by check_attention before
-    source = weights
-    if source is None and cfg.MODEL.INIT == "pretrained":
-        folder, complete = find_weights(cfg.MODEL.PATH)
-        source = folder if complete else cfg.MODEL.PATH  # a hub name, to be downloaded
-    if source is None:
+    if cfg.MODEL.LORA.RANK:
+        path = base_path(cfg, weights)
+        model = _load(path, attention, DTYPES[cfg.AMP.frozen_dtype])
+        attach(model, cfg, {"path": path, "weights_sha256": weights_sha256(find_weights(path)[0])}, adapter=weights)
+        return model
+    dtype = DTYPES[cfg.AMP.param_dtype]
+    if weights is None and cfg.MODEL.INIT == "random":
+        from transformers import Qwen2_5_VLForConditionalGeneration
+
         config = random_config(cfg, tokenizer)
         return Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation=attention, dtype=dtype)
+    return _load(weights or cfg.MODEL.PATH, attention, dtype)
+
+
+def base_path(cfg, adapter=None):
+    """Where the frozen weights of MODEL.LORA are: MODEL.PATH; for a saved adapter VLA0_BASE may name another place.
+
+    Raises:
+        ValueError: a saved adapter's are nowhere; without one `check_weights` has looked.
+    """
+    if adapter is None:
+        return cfg.MODEL.PATH
+    path = os.environ.get(BASE_VARIABLE) or cfg.MODEL.PATH
+    try:
+        check_source(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{adapter} is an adapter and needs the weights it was trained over; {error}. Put them there, or let the "
+            f"environment variable {BASE_VARIABLE} name their folder"
+        ) from error
+    return path
+
+
+def save_weights(backbone, folder):
+    """What a training changes, into an existing folder: the model, or its adapter."""
+    if has_adapter(backbone):
+        save_adapter(backbone, folder)
+        return
+    with without_progress_bars():
+        backbone.save_pretrained(folder, safe_serialization=True)
+
+
+def _load(path, attention, dtype):
+    """The library's model with the weights of a folder, or of a hub name that is cached or will be downloaded."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    folder, complete = find_weights(path)
+    source = folder if complete else path
     try:
         with without_progress_bars():
             model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
@@ -138,18 +179,24 @@ def without_progress_bars():
 
 def check_weights(cfg):
     """ValueError if MODEL.INIT wants weights and MODEL.PATH has none: found out before anything is started."""
-    if cfg.MODEL.INIT != "pretrained" or find_weights(cfg.MODEL.PATH)[1]:
+    if cfg.MODEL.INIT == "pretrained":
+        check_source(cfg.MODEL.PATH)
+
+
+def check_source(path):
+    """ValueError unless a folder holds weights, or a hub name is in the cache or known to the hub."""
+    if find_weights(path)[1]:
         return
-    if Path(cfg.MODEL.PATH).is_dir():
-        raise ValueError(f"MODEL.PATH: {cfg.MODEL.PATH} holds no model, it lacks {missing_files(cfg.MODEL.PATH)[0]}")
+    if Path(path).is_dir():
+        raise ValueError(f"MODEL.PATH: {path} holds no model, it lacks {missing_files(path)[0]}")
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:  # asks once; loading would try for half a minute
-        get_hf_file_metadata(hf_hub_url(cfg.MODEL.PATH, "config.json"))
+        get_hf_file_metadata(hf_hub_url(path, "config.json"))
     except Exception as error:  # of the network, the hub, or the name
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"MODEL.PATH: {cfg.MODEL.PATH} is neither a folder with weights nor in the cache, nor to be had from the "
+            f"MODEL.PATH: {path} is neither a folder with weights nor in the cache, nor to be had from the "
             f"Hugging Face hub ({reason})"
         ) from error
 

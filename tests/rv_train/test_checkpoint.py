@@ -16,10 +16,10 @@ from tests.tiny import ACTION_STATS, tiny_cfg, tiny_model
 def save():
     model = tiny_model(tiny_cfg())
 
-    def save(run, step, best=None, **more):
+    def save(run, step, best=None, links=(), **more):
         cfg = tiny_cfg(**more)
         run.mkdir(exist_ok=True)
-        save_checkpoint(run, step, model, {"step": step, "best": best}, cfg, ACTION_STATS, {"render": "fast"})
+        save_checkpoint(run, step, model, {"step": step, "best": best}, cfg, ACTION_STATS, {"render": "fast"}, links)
 
     return save
 
@@ -48,9 +48,25 @@ def test_the_last_every_mth_and_the_best_stay(tmp_path, save):
     assert (run / "best").resolve().name == "step_00000011"
 
 
+def test_what_epoch_links_name_stays(tmp_path, save):
+    run = tmp_path / "run"
+    for step in range(1, 8):
+        links = {3: ["epoch_5"], 6: ["epoch_10", "final"]}.get(step, [])
+        save(run, step, links=links, TRAIN__keep_last=1)
+        assert (run / "final").exists() == (step == 6)  # step 7: the run was continued, it has not ended
+    assert names(run) == [f"step_{step:08d}" for step in (3, 6, 7)]
+    assert {name: (run / name).resolve().name for name in ("epoch_5", "epoch_10", "last")} == {
+        "epoch_5": "step_00000003",
+        "epoch_10": "step_00000006",
+        "last": "step_00000007",
+    }
+    checkpoint.refuse_foreign(run)  # links are no strangers
+
+
 def test_a_kill_before_the_links_are_set_is_made_good(run):
     checkpoint._point(run / "last", "step_00000004")
-    checkpoint.tidy(run, 6, (0.5, 2), tiny_cfg(TRAIN__keep_last=1).TRAIN)
+    checkpoint.tidy(run, 6, (0.5, 2), tiny_cfg(TRAIN__keep_last=1).TRAIN, ["epoch_3"])
+    assert (run / "epoch_3").resolve().name == "step_00000006"
     assert (run / "last").resolve().name == "step_00000006" and (run / "best").resolve().name == "step_00000002"
     assert names(run) == ["step_00000002", "step_00000006"]
 

@@ -60,6 +60,29 @@ def test_the_published_recipe_without_weights_data_or_gpus(capsys, tmp_path, mon
     assert "GPUs:" not in out.split("missing:\n")[1]
 
 
+def test_the_lora_recipe_is_for_a_card_of_24_gb(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    whole = printed(capsys, recipe("vla0_lora.yaml"), "0")
+    assert "3,814,490,112 parameters, 59,867,136 trained" in whole
+    assert re.search(r"text +59,867,136 trained, +3,085,938,688 frozen", whole)
+    assert re.search(r"vision +0 trained, +668,684,288 frozen", whole)
+    assert "LoRA of rank 32, alpha 64, dropout 0.05, on the text tower's" in whole
+    assert "64 samples per step = 4 per rank x 16 passes x 1 rank" in whole
+    assert re.search(r"frozen weights \(bfloat16\) +6\.99 GiB\n +adapter +0\.22 GiB\n +gradients +0\.22 GiB", whole)
+    assert re.search(r"optimizer states \(adamw_8bit\) +0\.11 GiB", whole)
+    assert "fits cards of 24, 48, 80, 141 GB" in whole and "344 MiB each" in whole and "of every 5 epochs" in whole
+    assert "Predict robot actions for the next 10 timesteps (7 dimensions each).\n  Output 70 space-separated" in whole
+    assert "Picture 2: <|vision_start|><|image_pad|> x 16" in whole
+    assert "executes 1 of 10 predicted actions" in whole
+    assert "averages 10 overlapping chunks, older ones weigh 1" in whole
+
+    quantized = printed(capsys, recipe("vla0_lora.yaml", "MODEL.QUANTIZE", "nf4"), "0")
+    assert re.search(r"frozen weights \(bfloat16\) +1\.83 GiB\n +frozen weights \(nf4\) +1\.33 GiB", quantized)
+    assert "3,814,490,112 parameters" in quantized and "the text tower's matrices nf4" in quantized
+
+
 def test_with_data_a_real_sample_and_the_steps(capsys, demos):
     cfg = tiny_cfg(DATA__FILES=[str(demos)], DATA__VAL_SHARE=0.25, TRAIN__max_steps=0, TRAIN__epochs=3)
     out = printed(capsys, cfg, nproc=2)
@@ -114,7 +137,7 @@ def test_packages_that_a_config_asks_for_are_named(capsys, monkeypatch):
     import importlib.util
 
     found = importlib.util.find_spec
-    gone = ("flash_attn", "bitsandbytes")
+    gone = ("flash_attn", "bitsandbytes", "peft")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in gone else found(name, *a))
     monkeypatch.setenv("CXX", "no-such-compiler")
     cfg = tiny_cfg(
@@ -126,6 +149,8 @@ def test_packages_that_a_config_asks_for_are_named(capsys, monkeypatch):
     missing = printed(capsys, cfg, "0").split("missing:\n")[1]
     for package in ("pip install flash-attn", "pip install bitsandbytes", "no no-such-compiler", "torchvision"):
         assert package in missing
+    missing = printed(capsys, recipe("vla0_lora.yaml", "MODEL.QUANTIZE", "nf4"), "0").split("missing:\n")[1]
+    assert "MODEL.LORA needs the package peft: pip install -e '.[lora]'" in missing and "pip install bits" in missing
 
 
 def test_too_little_room_for_checkpoints_is_said(capsys, monkeypatch):

@@ -16,7 +16,7 @@ from rv_train.data.load import load_data
 from rv_train.distributed import launch
 from rv_train.models.vla0 import Prediction
 from rv_train.optim import Precision
-from rv_train.validate import Validation, chunk_figure, due, spread
+from rv_train.validate import Validation, chunk_figure, due, milestones, spread
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import write_foreign
 from tests.tiny import tiny_cfg, tiny_model
@@ -209,6 +209,18 @@ def test_due_is_a_pure_function_of_the_step():
     assert steps(0.01, 5, 4) == [1, 2, 3, 4]
     assert steps(1.0, 10 / 3, 12) == [4, 7, 10, 12]
     assert steps(5.0, 1000, 3) == [3]
+
+
+def test_milestones_are_every_so_many_epochs_and_the_end():
+    def links(every, per_epoch, total):
+        cfg = tiny_cfg(TRAIN__save_every_epochs=every)
+        named = {step: milestones(step, total, per_epoch, cfg) for step in range(1, total + 1)}
+        return {step: names for step, names in named.items() if names}
+
+    assert links(0, 4, 12) == {12: ["final"]}
+    assert links(5, 2.5, 30) == {13: ["epoch_5"], 25: ["epoch_10"], 30: ["final"]}
+    assert links(1, 10 / 3, 10) == {4: ["epoch_1"], 7: ["epoch_2"], 10: ["epoch_3", "final"]}
+    assert links(1, 0.5, 2) == {1: ["epoch_2"], 2: ["epoch_4", "final"]}
 
 
 def test_spread_is_even_and_never_twice_the_same():
