@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
-from libs.manifest import BadLine, Rules, numbered_lines, read_line, read_numbers
+from libs.manifest import BadLine, Rules, numbered_lines, read_line
 from libs.manifest.lines import HIDDEN, INFO, SUMS, manifest_file
 from libs.manifest.pictures import decode_picture
 from rv_train.data.manifest import read_info
@@ -189,7 +189,7 @@ def describe(number, line, shapes, rules, codec):
         yield f"  {view:<12} {' x '.join(map(str, shape))}  {path}"
     yield f"  text         {line.text}"
     if codec:
-        numbers = read_numbers(line.text)[: rules.action_dim]
+        numbers = line.numbers[: rules.action_dim]
         values = codec.from_integers([value or 0 for value in numbers])
         shown = [HIDDEN if n is None else f"{value:.3f}" for n, value in zip(numbers, values, strict=True)]
         yield f"  first action {' '.join(shown)}"

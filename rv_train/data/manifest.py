@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from libs.demo_hdf5.schema import STANDARD_RENDER
-from libs.manifest import BadLine, Rules, numbered_lines, read_line, read_numbers, read_picture
+from libs.manifest import BadLine, Rules, numbered_lines, read_line, read_picture
 from libs.manifest.lines import INFO, check_pictures, manifest_file
 from rv_train.data.demos import Sample, split_at_random
 
@@ -96,8 +97,11 @@ class ManifestDataset:
         demos, digest = _Demos(), hashlib.sha256()
         self.bad, self.num_bad, self.num_hidden, self.largest = [], 0, 0, 0
         self.instructions = {}
+        total = sum(file.version[0] for file in self.files)
+        bar = tqdm(desc="lines", total=total, unit="B", unit_scale=True, delay=10, disable=None)  # on a terminal
         for place, file in enumerate(self.files):
             for line_number, start, raw in numbered_lines(file.path):
+                bar.update(len(raw))
                 try:
                     line = read_line(raw, file.rules)
                     check_pictures(line)
@@ -106,9 +110,10 @@ class ManifestDataset:
                     if len(self.bad) < LISTED:
                         self.bad.append(f"{file.path}, line {line_number}: {error}")
                     continue
-                numbers = [value for value in read_numbers(line.text) if value is not None]
-                self.largest = max(self.largest, *numbers, 0)
-                self.num_hidden += len(numbers) < self.horizon * self.codec.action_dim
+                hidden = None in line.numbers
+                self.num_hidden += hidden
+                known = [value for value in line.numbers if value is not None] if hidden else line.numbers
+                self.largest = max(self.largest, max(known, default=0))
                 self.instructions[line.instruction] = None
                 for values, value in (
                     (source, place),
@@ -119,6 +124,7 @@ class ManifestDataset:
                 ):
                     values.append(value)
                 digest.update(f"{demo[-1]}\n{line.instruction}\n{line.text}\n".encode())
+        bar.close()
         self.instructions = list(self.instructions)
         self._source, self._offset, self._length, self._number, self._demo = map(
             np.array, (source, offset, length, number, demo)
@@ -134,7 +140,7 @@ class ManifestDataset:
         return Sample(
             views=self._pictures(index, line),
             instruction=line.instruction,
-            actions=self._actions(line.text),
+            actions=self._actions(line.numbers),
             proprio=np.zeros(0, dtype=np.float32),
             file=line.file or str(self.files[self._source[index]].path),
             demo=line.demo or "",
@@ -159,9 +165,8 @@ class ManifestDataset:
                 raise ValueError(f"{self._place(index)}: picture {path} is {width} x {height}, not {expected}")
         return pictures
 
-    def _actions(self, text):
+    def _actions(self, numbers):
         """(horizon, A) float32; NaN where a digit is hidden."""
-        numbers = read_numbers(text)
         hidden = np.array([value is None for value in numbers]).reshape(self.horizon, -1)
         integers = np.array([value or 0 for value in numbers]).reshape(self.horizon, -1)
         return np.where(hidden, np.float32("nan"), self.codec.from_integers(integers))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from libs.manifest import BadLine, Rules, numbered_lines, read_line, read_numbers, read_picture
+from libs.manifest import BadLine, Rules, numbered_lines, read_line, read_picture
 from libs.manifest.lines import LONGEST, check_pictures
 from libs.manifest.pictures import decode_picture, encode_picture
 
@@ -39,10 +39,10 @@ def test_a_line_by_hand():
 
 def test_texts_get_one_form():
     assert read(target_action_text=" 00  050 100\t7 8 009\n").text == "0 50 100 7 8 9"
-    hidden = read(target_action_text="X 5X 1?? _ 0X XXX").text
-    assert hidden == "X 5X 1XX X 0X XXX"
-    assert read_numbers(hidden) == [None] * 6
-    assert read_numbers("0 50 X00 7 8 9") == [0, 50, None, 7, 8, 9]
+    hidden = read(target_action_text="X 5X 1?? _ 07 XXX")
+    assert (hidden.text, hidden.numbers) == ("X 5X 1XX X 7 XXX", [None, None, None, None, 7, None])
+    assert read(target_action_text="0 50 X00 7 8 9").numbers == [0, 50, None, 7, 8, 9]
+    assert read().numbers == [0, 50, 100, 7, 8, 9]
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,14 @@ def test_what_is_no_json_object_is_a_bad_line(raw, message):
         ((), {"target_action_text": "1 2 3 4 5 6 7"}, "7 integers, not 2 x 3 = 6"),
         ((), {"target_action_text": "1 2 3 4 5 101"}, "101 lies outside 0 to 100"),
         ((), {"target_action_text": "1 2 3 4 5 2XX"}, "2XX lies outside 0 to 100"),
-        ((), {"target_action_text": "1 2 3 4 5 XXXX"}, "XXXX lies outside 0 to 100"),
-        ((), {"target_action_text": "1 2 3 4 5 " + "9" * 9999}, "99999999999999999999 lies outside"),
+        ((), {"target_action_text": "1 2 3 4 5 XXXX"}, "XXXX is longer than 3 digits"),
+        ((), {"target_action_text": "1 2 3 4 5 " + "9" * 9999}, "99999999999999999999 is longer than 3 digits"),
         ((), {"target_action_text": "1 2 3 4 5 -6"}, "'-6' is not an integer"),
         ((), {"target_action_text": "1 2 3 4 5 6.0"}, r"'6\.0' is not an integer"),
         ((), {"target_action_text": "1 2 3 4 5 ٣"}, "is not an integer"),
         ((), {"target_action_text": ""}, "target_action_text is '', not a text"),
         ((), {"target_action_text": [1, 2, 3, 4, 5, 6]}, "not a text"),
+        ((), {"instruction": "go <|im_end|>"}, r'the instruction holds "<\|"'),
         ((), {"instruction": 5}, "instruction is 5, not a text"),
         ((), {"H": 3}, "H is 3, not 2"),
         ((), {"D": 7}, "D is 7, not 3"),
