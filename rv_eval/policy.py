@@ -23,9 +23,9 @@ from rv_train.data.features import ObservationEncoder
 from rv_train.models.vla0 import Prediction
 
 BUCKET = 64  # prompts are padded to a multiple of so many tokens; the prompts of a LIBERO suite mostly share one
-# Rows per call where nobody says. On a CPU every further row costs: with the shipped policy one row takes 0.10 s, four
-# take 0.19 s, and even of four simulators on two cores rarely two wait at once. A GPU takes as long for 16 rows as for
-# one, it reads all weights for each token either way.
+# Rows per call where nobody says. On a CPU every row costs, real or not: one of the shipped policy takes 0.09 s, four
+# take 0.2 s, and of four simulators on two cores rarely two wait at once. A GPU should take hardly longer for 16 rows
+# than for one: it reads all weights for each token either way (reasoned, not measured).
 DEFAULT_ROWS = {"cpu": 1, "cuda": 16}
 
 
