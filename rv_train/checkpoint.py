@@ -62,16 +62,18 @@ def save_model_folder(folder, model, cfg, action_stats, data_info):
     write_stats(action_stats, folder)
 
 
-def load_model_folder(path, device="cpu"):
+def load_model_folder(path, device="cpu", opts=()):
     """The model of a run folder (its `last`), a step folder or a model folder, in evaluation mode.
 
+    Args:
+        opts: config pairs KEY VALUE that are set over the stored ones.
     Returns:
         (model, cfg, {"action_stats": dict, "data_info": dict, "folder": Path of the model folder}).
     Raises:
         ValueError: nothing to load there, or a file of the folder is missing or broken.
     """
     folder = find_model_folder(path)
-    cfg = read_model_cfg(folder)
+    cfg = read_model_cfg(folder, opts)
     stats = read_stats(folder)
     data_info = _read_json(folder / DATA_INFO)
     prompt = PromptEncoder.from_cfg(cfg, load_tokenizer(folder))
@@ -92,12 +94,12 @@ def find_model_folder(path):
     raise ValueError(f"model path {path} {reason}")
 
 
-def read_model_cfg(folder):
+def read_model_cfg(folder, opts=()):
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} has no {CONFIG}: it was not written by this trainer")
     try:
-        return cfg_from_dict(yaml.safe_load(path.read_text()), str(path))
+        return cfg_from_dict(yaml.safe_load(path.read_text()), str(path), opts)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
 

@@ -272,9 +272,9 @@ def load_cfg(path, opts=()):
     return _merged(tree, opts, origin=str(path))
 
 
-def cfg_from_dict(tree, origin):
-    """The frozen tree from a nested dict, such as the one stored with a checkpoint."""
-    return _merged(tree, (), origin)
+def cfg_from_dict(tree, origin, opts=()):
+    """The frozen tree from a nested dict, such as the one stored with a checkpoint; `opts` over it as in `load_cfg`."""
+    return _merged(tree, opts, origin)
 
 
 def _merged(tree, opts, origin):

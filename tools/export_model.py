@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from libs.cli import cli_errors
-from rv_train.checkpoint import load_model_folder, save_model_folder
+from rv_train.checkpoint import find_model_folder, load_model_folder, save_model_folder
+from rv_train.models.lora import is_adapter_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -25,7 +26,13 @@ def main(argv=None):
     target = args.out / "model"
     if target.exists():
         raise ValueError(f"{target} exists already")
-    model, cfg, extras = load_model_folder(args.model_path)
+    folder = find_model_folder(args.model_path)
+    if is_adapter_folder(folder):
+        raise ValueError(
+            f"{folder} is an adapter: tools/merge_lora.py {args.model_path} --out {args.out} --dtype {args.dtype} "
+            "makes an ordinary model of it and the weights below it"
+        )
+    model, cfg, extras = load_model_folder(folder)
     model.backbone.to(DTYPES[args.dtype])
     beside = args.out / "model.tmp"
     shutil.rmtree(beside, ignore_errors=True)

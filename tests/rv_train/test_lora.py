@@ -54,6 +54,12 @@ def outputs(model, encoder):
     return torch.cat([model(batch)["loss"].reshape(1), model.backbone.lm_head(hidden).flatten()])
 
 
+def assert_equal(found, expected):
+    """To 1e-5, loss and logits alike: of the largest number, as float32 sums in another order round."""
+    assert abs(found[0] - expected[0]) < 1e-5
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
 def answers(model, encoder):
     return model.predict(encoder.collate([encoder.encode(observation(seed)) for seed in range(4)])).texts
 
@@ -79,7 +85,7 @@ def test_decoding_knows_the_adapter_of_every_layer(base, encoder, name):
     texts = answers(model, encoder)
     merge(model.backbone)
     assert answers(model, encoder) == texts
-    assert torch.equal(outputs(load_model_folder(base)[0], encoder), outputs(model, encoder)) is False
+    assert (outputs(load_model_folder(base)[0], encoder) - outputs(model, encoder)).abs().max() > 1e-3
 
 
 def test_dropout_is_for_training_only(base, encoder):
@@ -96,7 +102,7 @@ def test_merged_weights_answer_alike(base, adapted, encoder):
     expected, texts = outputs(adapted, encoder), answers(adapted, encoder)
     model = train_adapter(tiny_model(tiny_cfg(**lora_opts(base))))
     merge(model.backbone)
-    torch.testing.assert_close(outputs(model, encoder), expected, rtol=1e-5, atol=1e-5)
+    assert_equal(outputs(model, encoder), expected)
     assert answers(model, encoder) == texts
     assert list(model.state_dict()) == list(load_model_folder(base)[0].state_dict())
 

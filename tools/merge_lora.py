@@ -1,0 +1,59 @@
+"""Merge a LoRA checkpoint into the weights it was trained over: an ordinary model, which needs neither of them.
+
+    python tools/merge_lora.py checkpoints/RUN --out DIR
+
+It answers as the checkpoint does, to rounding. The sum is made in float32, in memory: four bytes per parameter. Of a
+checkpoint that was trained over 4-bit weights the adapter is added to the weights as they are at MODEL.PATH, not to
+their 4-bit form, which is a slightly different model.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from libs.cli import cli_errors
+from libs.config_tree import to_dict
+from rv_train.checkpoint import find_model_folder, load_model_folder, read_model_cfg, save_model_folder
+from rv_train.config import cfg_from_dict
+from rv_train.models.lora import is_adapter_folder, merge, read_base, weights_sha256
+
+ORIGIN = "merged_from.json"  # in the model folder: what was added to what
+
+
+@cli_errors
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model_path", help="run folder, step folder or model folder of a LoRA training")
+    parser.add_argument("--out", required=True, type=Path, help="folder to make; its model/ holds the weights")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="as stored")
+    args = parser.parse_args(argv)
+    target = args.out / "model"
+    if target.exists():
+        raise ValueError(f"{target} exists already")
+    folder = find_model_folder(args.model_path)
+    if not is_adapter_folder(folder):
+        raise ValueError(f"{folder} is no adapter: there is nothing to merge")
+    quantized = read_model_cfg(folder).MODEL.QUANTIZE
+    exact = ["MODEL.QUANTIZE", "none", "AMP.frozen_dtype", "float32", "AMP.param_dtype", "float32"]
+    model, cfg, extras = load_model_folder(folder, opts=exact)
+    merge(model.backbone)
+    model.backbone.to(getattr(torch, args.dtype))
+    origin = {"adapter": str(folder), "adapter_sha256": weights_sha256(folder), "base": read_base(folder)}
+
+    beside = args.out / "model.tmp"
+    shutil.rmtree(beside, ignore_errors=True)
+    ordinary = cfg_from_dict(to_dict(cfg), str(folder), ["MODEL.LORA.RANK", 0])
+    save_model_folder(beside, model, ordinary, extras["action_stats"], extras["data_info"])
+    (beside / ORIGIN).write_text(json.dumps({**origin, "quantize": quantized}, indent=1) + "\n")
+    beside.rename(target)
+    size = sum(path.stat().st_size for path in target.iterdir())
+    print(f"{target}  {size / 1e6:.1f} MB, weights in {args.dtype}")
+    if quantized != "none":
+        print(f"trained over {quantized} weights, merged with the unquantized ones: it answers slightly differently")
+
+
+if __name__ == "__main__":
+    main()
