@@ -35,7 +35,8 @@ class Attempt:
 
     def __init__(self, env: EpisodeEnv, agent: ChunkAgent, result: EpisodeResult, views: tuple[str, ...]):
         self.env, self.agent, self.result, self.views = env, agent, result, views
-        self.observation = None  # waits for the policy
+        self.observation = None  # waits for the policy ...
+        self.arrived = 0.0  # ... since then
         self._settled = False
         self._sent = 0  # actions
         self._started = self._asked = time.monotonic()
@@ -96,6 +97,7 @@ class Attempt:
             result.wall_s = time.monotonic() - self._started
         elif result.steps == self._sent:
             self.observation = reply.observation | {"random_key": self._random_key()}
+            self.arrived = time.monotonic()
         return over
 
     def _random_key(self) -> tuple[int, ...]:

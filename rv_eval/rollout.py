@@ -4,6 +4,7 @@ The simulators run the actions of a chunk while the policy works on another pict
 the steps whose pictures somebody looks at: the policy at each query, the video at its own rate.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,7 @@ class SimulatorGaveUp(RuntimeError):
 class Rollout:
     """Plays episodes with one policy in several environments.
 
-    policy: has `horizon`, `views` and `predict_detailed(observations)`.
+    policy: has `horizon`, `views`, `batch_rows` and `predict_detailed(observations)`.
     make_env: task -> EpisodeEnv; called again for another task and after a WorkerFailure.
     settings: how chunks are executed.
     num_envs: environments alive at the same time.
@@ -61,6 +62,7 @@ class Rollout:
         self.keep_trace = keep_trace
         self.timeout_s = timeout_s
         self.recycle_after = recycle_after
+        self._call_s = 0.0  # what the last call of the policy took
 
     def run(self, episodes: Iterable[Episode]) -> Iterator[EpisodeResult]:
         """Results in the order in which episodes end. SimulatorGaveUp: an episode's environment failed again and
@@ -72,8 +74,9 @@ class Rollout:
                 for slot in slots:
                     if pending and not slot.attempt:
                         self._start_episode(slot, slots, pending)
-                yield from self._listen(slots, pending)
-                self._query(slots, pending)
+                yield from self._receive(slots, pending)
+                if self._patience_s(slots) <= 0.0:
+                    self._query(slots, pending)
         finally:
             for slot in slots:
                 slot.close()
@@ -94,24 +97,37 @@ class Rollout:
         except WorkerFailure as error:
             self._incident(slot, error, pending, result)
 
-    def _listen(self, slots, pending):
-        """Take every reply that is there; wait for one only if no observation waits for the policy."""
-        may_wait = not any(slot.waits_for_policy for slot in slots)
-        while busy := [slot for slot in slots if slot.outstanding]:
-            silence_ends = min(slot.silence_ends(self.timeout_s) for slot in busy)
-            ready = wait(busy, max(0.0, silence_ends - time.monotonic()) if may_wait else 0.0)
-            if not ready:
-                self._replace_hanging(busy, pending)
-                return
-            for slot in ready:
-                try:
-                    result = slot.receive()
-                except WorkerFailure as error:
-                    self._incident(slot, error, pending)
-                else:
-                    if result is not None:
-                        yield result
-            may_wait = False
+    def _receive(self, slots, pending):
+        """Take the replies that are there; wait for the first of them as long as `_patience_s` says."""
+        busy = [slot for slot in slots if slot.outstanding]
+        if not busy:
+            return
+        silence_ends = min(slot.silence_ends(self.timeout_s) for slot in busy)
+        ready = wait(busy, max(0.0, min(silence_ends - time.monotonic(), self._patience_s(slots))))
+        if not ready:
+            self._replace_hanging(busy, pending)
+        for slot in ready:
+            try:
+                result = slot.receive()
+            except WorkerFailure as error:
+                self._incident(slot, error, pending)
+            else:
+                if result is not None:
+                    yield result
+
+    def _patience_s(self, slots) -> float:
+        """How long the policy is not to be asked yet.
+
+        A call costs the same for one observation as for `batch_rows` of them. So those that wait, wait for company, but
+        no longer than a call takes: neither waiting nor calls of few can then cost twice what the better choice costs.
+        """
+        waiting = [slot for slot in slots if slot.waits_for_policy]
+        if not waiting:
+            return math.inf
+        others_play = any(slot.attempt and not slot.waits_for_policy for slot in slots)
+        if len(waiting) >= self.policy.batch_rows or not others_play:
+            return 0.0
+        return min(slot.attempt.arrived for slot in waiting) + self._call_s - time.monotonic()
 
     def _replace_hanging(self, busy, pending):
         for slot in busy:
@@ -120,13 +136,13 @@ class Rollout:
                 self._incident(slot, error, pending)
 
     def _query(self, slots, pending):
-        """One batch for all observations that wait."""
+        """One call of the policy, for those that wait longest."""
         waiting = [slot for slot in slots if slot.waits_for_policy]
-        if not waiting:
-            return
+        waiting = sorted(waiting, key=lambda slot: slot.attempt.arrived)[: self.policy.batch_rows]
         start = time.monotonic()
         prediction = self.policy.predict_detailed([slot.attempt.observation for slot in waiting])
-        share = (time.monotonic() - start) / len(waiting)
+        self._call_s = time.monotonic() - start
+        share = self._call_s / len(waiting)
         for row, slot in enumerate(waiting):
             try:
                 slot.answer(prediction, row, share)

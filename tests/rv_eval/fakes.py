@@ -32,7 +32,7 @@ class FakePrediction:
 class FakePolicy:
     """Predicts chunks of the present step number: action[0] of a chunk's i-th action is step + i."""
 
-    horizon, action_dim, views = 4, 7, VIEWS
+    horizon, action_dim, views, batch_rows = 4, 7, VIEWS, 4
 
     def __init__(self):
         self.batches = []
@@ -54,7 +54,7 @@ class FakePolicy:
 
 
 def _child(pipe, trouble):
-    """Counts steps; success at the step the episode's init state names. trouble: {step: "crash" | "hang"}."""
+    """Counts steps; success at the step the episode's init state names. trouble: {step: "crash" | "hang" | "slow"}."""
     step = goal = 0
     while True:
         try:
@@ -70,6 +70,8 @@ def _child(pipe, trouble):
             os._exit(1)
         if trouble.get(step) == "hang":
             time.sleep(60)
+        if trouble.get(step) == "slow":
+            time.sleep(2)
         pictures = {view: np.full((8, 8, 3), step, np.uint8) for view in views}
         observation = {"views": pictures, "instruction": "do it", "proprio": np.full(9, step, np.float32)}
         pipe.send((observation, step == goal))

@@ -61,17 +61,37 @@ def test_successes_and_steps(num_envs, n_action_steps):
         assert set(policy.batches) == {1}
 
 
-def test_waiting_observations_share_a_batch():
+class SlowPolicy(FakePolicy):
+    def predict_detailed(self, observations):
+        time.sleep(0.2)  # longer than fake steps take: all the others come to wait
+        return super().predict_detailed(observations)
+
+
+def test_observations_wait_for_company():
+    policy = SlowPolicy()
+    list(Rollout(policy, Factory(), AgentSettings(), 4).run([episode(20) for _ in range(4)]))
+    # The first call knows of no cost yet and goes ahead. From then on they wait for each other.
+    assert sum(policy.batches) == 4 * 5 and len(policy.batches) <= 8
+
+
+def test_a_call_takes_no_more_than_its_rows():
+    policy = SlowPolicy()
+    policy.batch_rows = 2
+    list(Rollout(policy, Factory(), AgentSettings(), 4).run([episode(8) for _ in range(4)]))
+    assert max(policy.batches) == 2
+
+
+def test_nobody_waits_long_for_a_simulator_that_starts():
+    """A new environment takes seconds; the others are answered meanwhile."""
     policy = FakePolicy()
-    predict = policy.predict_detailed
 
-    def slow(observations):
-        time.sleep(0.05)  # longer than any fake step: all the others come to wait
-        return predict(observations)
+    def make_env(task):
+        return FakeEnv(task, {0: "slow"} if task.task_id else None)
 
-    policy.predict_detailed = slow
-    list(Rollout(policy, Factory(), AgentSettings(), 3).run([episode(20) for _ in range(3)]))
-    assert max(policy.batches) >= 2
+    tasks = [FakeTask(task_id=i) for i in range(2)]
+    results = list(Rollout(policy, make_env, AgentSettings(), 2).run([episode(20, task) for task in tasks]))
+    assert [result.episode.task.task_id for result in results] == [0, 1]
+    assert results[0].wall_s < 1.5 < results[1].wall_s and set(policy.batches) == {1}
 
 
 def test_pictures_only_where_they_are_used():
