@@ -11,6 +11,7 @@ from rv_train.data.prompt import IGNORE
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.describe import data_lines, table
 from rv_train.models import build_model
+from rv_train.models.lora import check_packages
 from rv_train.models.qwen import check_attention, check_weights
 from rv_train.optim import Precision
 from rv_train.plan import abbreviated
@@ -29,6 +30,7 @@ def sanity_forward(cfg, device):
         ValueError: data, config or weights that cannot be trained on.
     """
     check_attention(cfg, device)
+    check_packages(cfg.MODEL)
     check_weights(cfg)
     data = load_data(cfg)
     print(table([*data_lines(cfg, data), *(("warning", remark) for remark in data.remarks)]))

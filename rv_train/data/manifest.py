@@ -73,8 +73,7 @@ class ManifestDataset:
         self._read_lines()
         if not len(self):
             raise ValueError(f"{self.files[0].path}: no line can be used{_first(self.bad)}")
-        self.resolution = None  # side of the stored main view, pixels
-        self.resolution = len(self._pictures(0, self._line(0))[0])
+        self.resolution = len(self._picture(0, self._line(0).pictures[0]))  # side of the stored main view, pixels
 
     def _open(self, path):
         path = Path(path)
@@ -138,7 +137,7 @@ class ManifestDataset:
     def __getitem__(self, index):
         line = self._line(index)
         return Sample(
-            views=self._pictures(index, line),
+            views=[self._picture(index, path, None if n else self.resolution) for n, path in enumerate(line.pictures)],
             instruction=line.instruction,
             actions=self._actions(line.numbers),
             proprio=np.zeros(0, dtype=np.float32),
@@ -151,19 +150,17 @@ class ManifestDataset:
     def _line(self, index):
         return self.files[self._source[index]].line(int(self._offset[index]), int(self._length[index]))
 
-    def _pictures(self, index, line):
-        pictures = []
-        for path in line.pictures:
-            try:
-                pictures.append(read_picture(path))
-            except ValueError as error:
-                raise ValueError(f"{self._place(index)}: {error}") from None
-            height, width = pictures[-1].shape[:2]
-            first = self.resolution if len(pictures) == 1 else None
-            if height != width or height != (first or height):
-                expected = f"{first} x {first} as the first one is" if first else "square"
-                raise ValueError(f"{self._place(index)}: picture {path} is {width} x {height}, not {expected}")
-        return pictures
+    def _picture(self, index, path, side=None):
+        """(H, H, 3) uint8; ValueError, naming the line, where it cannot be read or has another side than `side`."""
+        try:
+            picture = read_picture(path)
+        except ValueError as error:
+            raise ValueError(f"{self._place(index)}: {error}") from None
+        height, width = picture.shape[:2]
+        if height != width or side not in (None, height):
+            expected = f"{side} x {side} as the first one is" if side else "square"
+            raise ValueError(f"{self._place(index)}: picture {path} is {width} x {height}, not {expected}")
+        return picture
 
     def _actions(self, numbers):
         """(horizon, A) float32; NaN where a digit is hidden."""
@@ -194,7 +191,7 @@ class ManifestDataset:
         digest = hashlib.sha256(json.dumps(about).encode())
         _, first = np.unique(self._demo, return_index=True)
         for index in first[:: -(-len(first) // MOST_PICTURES)]:
-            digest.update(self._pictures(index, self._line(index))[0].tobytes())
+            digest.update(self._picture(index, self._line(index).pictures[0], self.resolution).tobytes())
         return digest.hexdigest()
 
     def split(self, val_share, seed):

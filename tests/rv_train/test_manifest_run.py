@@ -19,7 +19,7 @@ from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import build, edit_lines, write_foreign
 from tests.rv_eval.fakes import FakeEnv
 from tests.rv_eval.test_evaluate import Task
-from tests.tiny import ROOT, tiny_opts
+from tests.tiny import ROOT, lora_opts, make_tiny_base, tiny_opts
 
 TRAINED = {
     "DATA__VAL_SHARE": 0.5,
@@ -43,7 +43,7 @@ def built(demos):
 
 
 def run(*flags, expect=0, **opts):
-    """The command line, in this process and on one CPU rank."""
+    """The command line, in this process and on one CPU rank; a later --cfg takes the place of the tiny one."""
     command = ["--cfg", str(ROOT / "configs/tiny.yaml"), "--nproc", "1", *flags]
     with pytest.raises(SystemExit) as end:
         train.main([*command, *map(str, tiny_opts(**opts))])
@@ -112,6 +112,19 @@ class PatientEnv(FakeEnv):
         self.step += 1
 
 
+def roll_out(policy, settings, log_dir):
+    """Two episodes: one whose goal is in reach, and one whose is too far."""
+    policy.check_environment(policy.views, 7, "fast")
+    episodes = plan_episodes([Task(max_steps=6)], 8, seed=7)[3::4]
+    provenance = describe_run(policy, log_dir, {"render": "fast"})
+    records = evaluate(
+        policy, PatientEnv, episodes, EvalOptions(log_dir, settings, num_envs=2), provenance, lambda line: None
+    )
+    assert [(record["success"], record["steps"]) for record in records] == [(True, 3), (False, 6)]
+    assert records[0]["render"] == "fast" and (log_dir / "results.jsonl").is_file()
+    return records
+
+
 def test_the_checkpoint_is_a_policy_and_rolls_out(runs, demos, tmp_path):
     policy = Policy.from_checkpoint(runs / "whole")
     assert (policy.render, policy.resolution, policy.horizon) == ("fast", 64, 2)
@@ -119,14 +132,7 @@ def test_the_checkpoint_is_a_policy_and_rolls_out(runs, demos, tmp_path):
     views = {view: file.frame("demo_0", 3, view) for view in policy.views}
     prediction = policy.predict_detailed([{"views": views, "instruction": file.instruction}])
     assert prediction.chunk.shape == (1, 2, 7) and np.isfinite(prediction.chunk).all()
-    policy.check_environment(policy.views, 7, "fast")
-
-    episodes = plan_episodes([Task(max_steps=6)], 8, seed=7)[3::4]  # init states 3 and 7: in reach, and too far
-    provenance = describe_run(policy, runs / "whole", {"render": "fast"})
-    options = EvalOptions(tmp_path, AgentSettings(n_action_steps=1, ensemble_size=2, ensemble_weight=1.0), num_envs=2)
-    records = evaluate(policy, PatientEnv, episodes, options, provenance, lambda line: None)
-    assert [(record["success"], record["steps"]) for record in records] == [(True, 3), (False, 6)]
-    assert records[0]["render"] == "fast" and (tmp_path / "results.jsonl").is_file()
+    roll_out(policy, AgentSettings(), tmp_path)
 
 
 def sane(capsys, cfg="tiny", expect=0, **opts):
@@ -163,6 +169,16 @@ def test_the_sanity_forward_is_the_first_step_of_the_run(runs, built, demos, tmp
     assert events.Scalars("train/loss")[0].value == pytest.approx(loss, abs=1e-4)
 
 
+def test_the_sanity_forward_of_an_adapted_model(built, tmp_path, capsys):
+    """LoRA, and a mask that is learned: nothing in the answer is left out."""
+    opts = lora_opts(make_tiny_base(tmp_path), ACTION__MASK_STYLE="learned", ACTION__MASK_CHAR="_", ACTION__MASK_NONE=0)
+    out = sane(capsys, DATA__SOURCE="manifest", DATA__FILES=[str(built)], **opts)
+    tokens, learned = (
+        int(word) for word in out[out.index("action text: ") :].splitlines()[0].split() if word.isdigit()
+    )
+    assert tokens == learned and "_" in out.split("action text: ")[1] and "\nloss " in out
+
+
 def test_the_sanity_forward_of_somebody_elses_lines(tmp_path, capsys):
     numbers = itertools.count()
     folder = write_foreign(
@@ -183,6 +199,23 @@ def test_the_sanity_forward_of_a_loss_that_is_no_number(built, capsys, monkeypat
     monkeypatch.setattr(VLA0, "forward", lambda self, batch: {**forward(self, batch), "loss": torch.tensor(math.nan)})
     out = sane(capsys, expect=1, DATA__SOURCE="manifest", DATA__FILES=[str(built)])
     assert "loss nan over" in out and out.endswith("the loss is not a finite number\n")
+
+
+def test_the_plan_of_a_run_from_a_manifest(built, capsys):
+    for files, lines in (
+        (
+            [str(built)],
+            ["16 frames of 2 demos in 1 file, 64 x 64, rendering fast", "/manifest.jsonl, line ", "nothing"],
+        ),
+        (
+            [],
+            ["missing:", "data: DATA.FILES is empty; give manifests or their folders (tools/build_manifest.py writes"],
+        ),
+    ):
+        opts = tiny_opts(DATA__SOURCE="manifest", DATA__FILES=files)
+        train.main(["--cfg", str(ROOT / "configs/tiny.yaml"), "--dry_run", *map(str, opts)])
+        out = capsys.readouterr().out
+        assert all(line in out for line in lines), out
 
 
 def test_skip_bad_on_the_command_line(built, tmp_path, capsys):
@@ -219,12 +252,16 @@ def test_the_shipped_recipe_trains_at_the_size_of_a_test(tmp_path, demos, capsys
         "EXP__DIR": tmp_path,
     }
     assert "over " in sane(capsys, "vla0_manifest", **small)
-    command = ["--cfg", str(ROOT / "configs/vla0_manifest.yaml"), "--nproc", "1"]
-    opts = {**small, "TRAIN__max_steps": 1, "TRAIN__grad_accum": 2, "AMP__mode": "off"}
-    with pytest.raises(SystemExit, match="0"):
-        train.main([*command, *map(str, tiny_opts(**opts))])
+    small |= {"TRAIN__grad_accum": 2, "AMP__mode": "off"}
+    run("--cfg", str(ROOT / "configs/vla0_manifest.yaml"), **small, TRAIN__max_steps=1)
+    run("--cfg", str(ROOT / "configs/vla0_manifest.yaml"), "--resume", **small, TRAIN__max_steps=2)
     out = capsys.readouterr().out
-    assert "lr 5.00e-06" in out and " GiB  " in out
+    assert "averages 8 overlapping chunks" in out and "lr 5.00e-06" in out and " GiB  " in out
+    assert (tmp_path / "vla0_manifest/last").resolve().name == "step_00000002"
     policy = Policy.from_checkpoint(tmp_path / "vla0_manifest")
-    views = {view: np.zeros((64, 64, 3), np.uint8) for view in policy.views}
-    assert policy.predict([{"views": views, "instruction": "go"}]).shape == (1, 8, 7)
+    preset = load_model_folder(tmp_path / "vla0_manifest")[1].EVAL
+    settings = AgentSettings(
+        preset.ACTION_HORIZON, preset.ENSEMBLE_PREDICTION, preset.ENSEMBLE_VERSION, preset.ENSEMBLE_WEIGHT
+    )
+    records = roll_out(policy, settings, tmp_path / "eval")
+    assert [record["queries"] for record in records] == [3, 6]  # one per action
