@@ -1,6 +1,7 @@
 """A video per episode: the views side by side; instruction, step and outcome are written under them."""
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,10 @@ class EpisodeFrames:
         return iter(self._frames)
 
     def write(self, path, instruction: str, success: bool, steps: int):
-        """Write the video to `path` (.mp4), in real time; a file under this name is always complete."""
+        """Write the video to `path` (.mp4), in real time; a file under this name is always complete.
+
+        OSError: it cannot be written.
+        """
         import imageio
 
         fps = CONTROL_HZ / self.every
@@ -50,9 +54,26 @@ class EpisodeFrames:
                     picture = draw_frame(self._frames[-1][1], instruction, outcome, colour)
                     for _ in range(max(1, round(END_SECONDS * fps))):
                         writer.append_data(picture)
+            if not _is_whole(part):
+                raise OSError(f"the encoder left no whole video of {path}: is the disk full?")
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _is_whole(path) -> bool:
+    """Whether an MP4 file came to its end: nobody says so where ffmpeg fails at the last. The file is a row of boxes,
+    each with its length in bytes and its kind (ISO/IEC 14496-12), and ffmpeg writes the index, "moov", last."""
+    kind = b""
+    with open(path, "rb") as file:
+        length, end = os.fstat(file.fileno()).st_size, 0
+        while end < length:
+            file.seek(end)
+            size, kind = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
+            if size < 8:  # never filled in
+                return False
+            end += size
+    return end == length and kind == b"moov"
 
 
 def draw_frame(views: dict, instruction: str, status: str, colour=(255, 255, 255)) -> np.ndarray:
