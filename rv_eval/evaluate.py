@@ -54,6 +54,8 @@ def plan_episodes(tasks, num_episodes: int | None, seed: int, num_steps: int | N
         raise ValueError(f"the number of episodes must be at least 1, got {num_episodes}")
     if num_steps is not None and num_steps < 1:
         raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"the seed must be from 0 to {2**32 - 1}, got {seed}")
     for task in tasks:
         if (num_episodes or 1) > task.num_init_states:
             raise ValueError(

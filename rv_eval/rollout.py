@@ -52,6 +52,8 @@ class Rollout:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         if recycle_after < 1:
             raise ValueError(f"environments must play at least 1 episode, got {recycle_after}")
+        if not timeout_s > 0:
+            raise ValueError(f"a request must be given more than 0 s, got {timeout_s}")
         if video_every < 0:
             raise ValueError(f"video_every must not be negative, got {video_every}")
         self.policy = policy

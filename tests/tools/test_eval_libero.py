@@ -91,6 +91,8 @@ def refused(arguments, capsys):
         ([*SUITE, "--task_name", "open_the_door", "--task_id", "1"], "--task_id and --task_name"),
         ([*SUITE, "--shard_id", "8", "--num_shards", "8"], "shard 8 of 8: shards are numbered 0 to 7"),
         ([*SUITE, "--recycle_after", "0"], "at least 1 episode"),
+        ([*SUITE, "--timeout", "nan"], "more than 0 s, got nan"),
+        ([*SUITE, "--seed", "-1"], "seed must be from 0 to 4294967295, got -1"),
         ([*SUITE, "--generate_temperature", "-1"], "temperature"),
         ([*SUITE, "--model_path", "ws://127.0.0.1:9", "--device", "cpu"], "--device is decided where the policy is"),
     ],
