@@ -65,12 +65,15 @@ class ResultsFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(record, allow_nan=False) + "\n"
         with open(self.path, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # another evaluation may write here too; closing the file unlocks it
-            _, good_bytes = self._scan()
-            file.truncate(good_bytes)
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+            fcntl.flock(file, fcntl.LOCK_EX)  # another evaluation may write here too
+            try:
+                _, good_bytes = self._scan()
+                file.truncate(good_bytes)
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            finally:  # closing the file would not do where a process was forked meanwhile: it has the lock as well
+                fcntl.flock(file, fcntl.LOCK_UN)
 
     def _scan(self) -> tuple[list[dict], int]:
         """The records, and how many bytes of the file they take: what follows is a torn line."""

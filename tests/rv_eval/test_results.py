@@ -1,4 +1,8 @@
+import fcntl
 import json
+import multiprocessing
+import os
+import time
 
 import pytest
 
@@ -29,6 +33,21 @@ def test_append_and_read(tmp_path):
     file.append(record(init_state=0))
     file.append(record(init_state=1))
     assert [r["init_state"] for r in file.read()] == [0, 1]
+
+
+def test_a_process_forked_meanwhile_does_not_keep_the_lock(tmp_path, monkeypatch):
+    file, child = ResultsFile(tmp_path / "results.jsonl"), multiprocessing.get_context("fork").Process(target=sleep)
+    monkeypatch.setattr(os, "fsync", lambda _: child.start())
+    file.append(record())
+    with open(file.path, "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where somebody has it
+    assert child.is_alive()
+    child.kill()
+    child.join()
+
+
+def sleep():
+    time.sleep(60)
 
 
 @pytest.mark.parametrize("torn", ['{"suite": "lib', '{"suite": "libero_object"}', "\x00\x00"])
