@@ -115,7 +115,7 @@ def evaluate(
     )
     part = shard_episodes(episodes, options.shard_id, options.num_shards)
     plans = {record_key(_plan(episode, rollout.settings, provenance)): episode for episode in part}
-    earlier = [record for path in shard_files(options.log_dir, "results") for record in ResultsFile(path).read()]
+    earlier = [record for path in shard_files(options.log_dir, "results") for record in _read_results(path)]
     done = {record_key(record): record for record in earlier if record_key(record) in plans}
     if done and not options.skip_evaluated:
         raise ValueError(
@@ -150,6 +150,17 @@ def evaluate(
         if last:
             last.result()
     return [done[key] for key in plans]
+
+
+def _read_results(path: Path) -> list[dict]:
+    """The records of a file. ValueError: a line that is none."""
+    records = ResultsFile(path).read()
+    for number, record in enumerate(records, start=1):
+        try:
+            hash((record_key(record), record.get("video"), record.get("data")))
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"{path} line {number} is not a result: {error}") from error
+    return records
 
 
 def describe_run(policy, model_path, settings: dict) -> dict:
