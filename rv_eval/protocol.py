@@ -151,13 +151,15 @@ def read_metadata(message) -> dict:
 
 
 def read_answer(message, horizon: int, action_dim: int) -> dict:
-    """ValueError: not an answer, or not of this shape."""
+    """ValueError: not an answer, not of this shape, or with numbers that are not finite."""
     kinds = {"actions": np.ndarray, "valid": bool, "repaired": bool, "text": str}
     if not isinstance(message, dict) or not all(isinstance(message.get(name), kind) for name, kind in kinds.items()):
         raise ValueError("the answer lacks actions, valid, repaired or text")
     actions = message["actions"]
     if actions.shape != (horizon, action_dim) or actions.dtype != np.float32:
         raise ValueError(f"the answer holds actions of {actions.dtype} {actions.shape}, not ({horizon}, {action_dim})")
+    if not np.isfinite(actions).all():
+        raise ValueError("the answer holds actions that are not finite")
     return message
 
 

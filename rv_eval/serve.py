@@ -50,7 +50,7 @@ class ServerLimits:
             raise ValueError(f"the number of clients must be at least 1, got {self.max_clients}")
         if not 0 <= self.batch_wait_s <= 1:
             raise ValueError(f"a batch waits 0 to 1 s for more observations, got {self.batch_wait_s}")
-        if self.idle_s <= 0:
+        if not self.idle_s > 0:
             raise ValueError(f"the idle time must be positive, got {self.idle_s}")
 
 

@@ -18,7 +18,7 @@ MAX_DIMS = 4
 MAX_DEPTH = 6  # maps and lists inside one another
 MAX_LENGTH = 1024  # entries of a list or a map
 MAX_ITEMS = 10_000  # entries of all lists and maps together
-MAX_TEXT = 4096  # bytes of a string
+MAX_TEXT = 2**16  # bytes of a string; the text of a chunk of 100 x 14 numbers has 7,000
 
 _ARRAY = {b"__ndarray__", b"data", b"dtype", b"shape"}
 _SCALAR = {b"__npgeneric__", b"data", b"dtype"}

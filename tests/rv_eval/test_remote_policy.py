@@ -150,6 +150,10 @@ def test_foreign_servers_are_refused(greeting, message):
         (wire.pack({"actions": np.zeros((3, 7), np.float32)}), "lacks actions, valid"),
         (wire.pack({"actions": np.zeros((3, 8), np.float32), "valid": True, "repaired": False, "text": ""}), "(3, 8)"),
         (wire.pack({"actions": np.zeros((3, 7)), "valid": True, "repaired": False, "text": ""}), "float64"),
+        (
+            wire.pack({"actions": np.full((3, 7), np.nan, np.float32), "valid": True, "repaired": False, "text": ""}),
+            "not finite",
+        ),
         (b"\xc1", "not a readable message"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import socket
 import threading
 import time
@@ -310,7 +311,8 @@ def test_pings_whose_pongs_nobody_reads_end_the_session():
 
 
 def test_limits_are_checked():
-    for wrong in ({"max_clients": 0}, {"batch_wait_s": -1}, {"batch_wait_s": 2}, {"idle_s": 0}):
+    waits = {"batch_wait_s": -1}, {"batch_wait_s": 2}, {"batch_wait_s": math.nan}
+    for wrong in ({"max_clients": 0}, *waits, {"idle_s": 0}, {"idle_s": math.nan}):
         with pytest.raises(ValueError, match="got"):
             ServerLimits(**wrong)
 

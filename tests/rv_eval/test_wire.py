@@ -39,6 +39,11 @@ def test_it_is_the_encoding_of_openpi_client(packer, unpacker):
     assert same(unpacker(packer(message())), message())
 
 
+def test_the_text_of_a_long_chunk_goes_through():
+    text = " ".join(["1000"] * (100 * 14))
+    assert wire.unpack(wire.pack({"text": text}))["text"] == text
+
+
 def test_bytes_in_the_other_order_are_turned():
     assert wire.unpack(wire.pack({"a": np.arange(3, dtype=">i4")}))["a"].tolist() == [0, 1, 2]
 
@@ -100,7 +105,7 @@ BROKEN = {
     "list declared too long": (b"\xdd\xff\xff\xff\xff", "max_array_len"),
     "map too long": (msgpack.packb({str(i): 0 for i in range(1025)}), "max_map_len"),
     "too many entries": (msgpack.packb([[0] * 1000] * 11), "10000 entries"),
-    "text too long": (msgpack.packb("a" * 4097), "max_str_len"),
+    "text too long": (msgpack.packb("a" * (wire.MAX_TEXT + 1)), "max_str_len"),
     "too deep": (b"\x91" * 7 + b"\xc0", "more than 6"),
     "too deep for msgpack": (b"\x91" * 100_000 + b"\xc0", "StackError"),
     "extension": (msgpack.packb(msgpack.ExtType(5, b"")), "extension type 5"),
