@@ -16,6 +16,7 @@ from tools.processes import kill, processes
 
 # One process per task, each with SLURM's variables; the largest exit code is the step's.
 SRUN = """#!/bin/bash
+[[ $SRUN_CPUS_PER_TASK == 5 ]] || { echo "a task gets one core"; exit 9; }
 while [[ $1 == --* ]]; do shift; done
 for ((task = 0; task < SLURM_NTASKS; task++)); do
     SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
@@ -53,6 +54,7 @@ class Cluster:
             "SLURM_JOB_NODELIST": "127.0.0.1,other-node",
             "SLURM_NNODES": "1",
             "SLURM_GPUS_ON_NODE": "2",
+            "SLURM_CPUS_PER_TASK": "5",
             name: value,
         }
 
