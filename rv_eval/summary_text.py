@@ -10,6 +10,8 @@ from rv_eval.summary import Line, Repeat, Run, Stats, dependencies, group, list_
 
 WIDTH = 120  # columns
 LISTED = 20  # contradictions and lines of missing episodes that are printed; the JSON and the report hold all
+# With other ones the last bits of answers or pictures may differ, so two tries at an episode may.
+ALIKE = ("device", "torch_compile", "gl_backend", "policy_versions.torch")
 HEADER = (
     ("", "", "rate", "95 %", "steps", "steps", "parse", "re-", "inci-", "policy", "sim"),
     ("task", "solved", "%", "interval", "mean", "median", "failures", "paired", "dents", "s/ep.", "s/ep."),
@@ -58,6 +60,10 @@ def notices(run: Run) -> list[Notice]:
         text = f"MISSING: {len(run.missing)} of {run.planned} planned episodes have no result{silent}"
         found.append(Notice(text, list_episodes(run.missing)))
     found += [Notice(text) for text in not_libero([line.values for line in run.episodes])]
+    for name, values in dependencies(run).items():
+        if name in ALIKE and len({str(value).partition(":")[0] for value, _ in values}) > 1:  # not which of the GPUs
+            told = ", ".join(f"{show(value)} ({_count(count, 'episode')})" for value, count in values)
+            found.append(Notice(f"not all episodes were run alike: {name} {told}"))
     if run.duplicates:
         number = _count(len(run.duplicates), "episode")
         files = sorted({_name(line.file) for repeat in run.duplicates for line in repeat.lines})

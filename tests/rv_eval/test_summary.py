@@ -111,6 +111,15 @@ def test_an_episode_that_comes_out_differently_is_a_contradiction(tmp_path, agai
     assert "results_001_of_002.jsonl line 2" in text
 
 
+def test_episodes_of_several_devices_are_noticed(tmp_path):
+    lines = [record(0, i, device=device, num_envs=i) for i, device in enumerate(("cuda:0", "cuda:1", "cpu"))]
+    several = gather([write(tmp_path / "a" / "results.jsonl", lines)])
+    told = "not all episodes were run alike: device cuda:0 (1 episode), cuda:1 (1 episode), cpu (1 episode)"
+    assert told in warnings(several)
+    alike = gather([write(tmp_path / "b" / "results.jsonl", lines[:2])])
+    assert not any("alike" in text for text in warnings(alike)), "which GPU it was makes no difference"
+
+
 def test_a_torn_last_line_is_left_out(tmp_path):
     folder = write(tmp_path / "results.jsonl", [record(0, 0)])
     with open(folder / "results.jsonl", "a") as file:
