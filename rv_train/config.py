@@ -99,7 +99,7 @@ _C.MODEL.TOKENIZER = "qwen2.5"
 # a BPE vocabulary themselves with the same ids; a tiny model does not need 151,936 embeddings. At least 256.
 _C.MODEL.VOCAB_CUT = 0
 # nf4: the frozen weights of the text tower's linear layers in 4 bits (bitsandbytes; QLoRA, arXiv:2305.14314), 0.52 byte
-# each. Needs MODEL.LORA. Saves memory and costs time and some accuracy.
+# each, multiplied in AMP.frozen_dtype. Needs MODEL.LORA. Saves memory and costs time and some accuracy.
 _C.MODEL.QUANTIZE = "none"
 # LoRA: the weights at MODEL.PATH stay as they are (AMP.frozen_dtype), small matrices beside the linear layers are
 # trained, and checkpoints hold only these. tools/merge_lora.py makes an ordinary model of both. Needs the package peft.
@@ -321,7 +321,7 @@ def _check(cfg, origin):
             f"{cfg.ACTION.HORIZON} actions that are predicted at once"
         )
     _check_sizes(cfg.MODEL.TEXT, cfg.MODEL.VISION, origin)
-    _check_lora(cfg.MODEL, origin)
+    _check_lora(cfg.MODEL, cfg.AMP, origin)
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.VOCAB_CUT < 256:
         raise ValueError(f"{origin}: MODEL.VOCAB_CUT must be 0 or at least 256 (the bytes), got {cfg.MODEL.VOCAB_CUT}")
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.INIT == "pretrained" and cfg.MODEL.TOKENIZER == "qwen2.5":
@@ -332,7 +332,7 @@ def _check(cfg, origin):
         )
 
 
-def _check_lora(model, origin):
+def _check_lora(model, amp, origin):
     known = _C.MODEL.LORA.TARGETS
     wrong = [name for name in model.LORA.TARGETS if name not in known]
     if wrong or not model.LORA.TARGETS:
@@ -342,6 +342,11 @@ def _check_lora(model, origin):
     if model.QUANTIZE != "none" and not model.LORA.RANK:
         raise ValueError(
             f"{origin}: MODEL.QUANTIZE {model.QUANTIZE} is for frozen weights: set MODEL.LORA.RANK, or QUANTIZE none"
+        )
+    if model.QUANTIZE != "none" and (amp.mode, amp.frozen_dtype) == ("fp16", "bfloat16"):
+        raise ValueError(
+            f"{origin}: MODEL.QUANTIZE {model.QUANTIZE} multiplies in AMP.frozen_dtype bfloat16, which AMP.mode fp16 "
+            "cannot mix: set AMP.mode bf16, or AMP.frozen_dtype float32"
         )
 
 

@@ -304,6 +304,7 @@ def test_weights_in_four_bits(base, encoder, tmp_path):
     [
         ({"MODEL__INIT": "random"}, r"MODEL\.LORA trains beside pretrained weights, MODEL\.INIT is 'random'"),
         ({"MODEL__LORA__RANK": 0, "MODEL__QUANTIZE": "nf4"}, r"MODEL\.QUANTIZE nf4 is for frozen weights"),
+        ({"MODEL__QUANTIZE": "nf4", "AMP__mode": "fp16", "AMP__frozen_dtype": "bfloat16"}, "fp16 cannot mix"),
         ({"MODEL__LORA__TARGETS": ["qkv"]}, r"MODEL\.LORA\.TARGETS are some of q_proj, .*got \['qkv'\]"),
         ({"MODEL__LORA__TARGETS": []}, "got none"),
         ({"MODEL__LORA__DROPOUT": 1.0}, r"MODEL\.LORA\.DROPOUT must be"),
