@@ -6,8 +6,10 @@ import shutil
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.nn.parallel import DistributedDataParallel
 
 from rv_train.checkpoint import load_model_folder, save_model_folder
 from rv_train.config import load_cfg
@@ -326,3 +328,66 @@ def test_the_pattern_is_for_whole_names(base):
         ("lm_head", False),
     ):
         assert bool(re.fullmatch(pattern, name)) == fits, name
+
+
+# ------------------------------------------------------------------------------------------------ DDP, torch.compile
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A process group of this process alone."""
+    path = tmp_path_factory.mktemp("group") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def gradients(model, batch):
+    model.zero_grad()
+    loss = model(batch)["loss"]
+    loss.backward()
+    bare = getattr(model, "module", model)
+    named = ((name, p.grad) for name, p in bare.named_parameters() if p.grad is not None)
+    return {"loss": loss.detach(), **{name: gradient.clone() for name, gradient in named}}
+
+
+def test_ranks_reduce_and_hold_gradients_of_the_adapter_only(base, encoder, alone):
+    """Every adapter takes part in every step, so DDP need not look for unused ones."""
+    model = train_adapter(tiny_model(tiny_cfg(**lora_opts(base)))).train()
+    ddp = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    found = gradients(ddp, training_batch(encoder))
+    assert len(found) == 1 + 2 * 7 * 2 and all(value.abs().max() > 0 for value in found.values())
+    buckets = [p.grad.untyped_storage() for p in ddp.parameters() if p.grad is not None]
+    assert sum({bucket.data_ptr(): bucket.nbytes() for bucket in buckets}.values()) == 4 * 2 * PER_LAYER
+
+
+def test_recomputed_layers_pass_no_gradient_through_what_is_frozen(base, encoder):
+    """With dropout the second time must drop what the first did; and the vision tower is not passed backward."""
+    results = []
+    for checkpointed in (False, True):
+        model = train_adapter(tiny_model(tiny_cfg(**lora_opts(base, MODEL__LORA__DROPOUT=0.2)))).train()
+        if checkpointed:
+            model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+            model.backbone.disable_input_require_grads()
+        embeds = model._embed(training_batch(encoder))[0]
+        assert not embeds.requires_grad
+        torch.manual_seed(4)
+        results.append(gradients(model, training_batch(encoder)))
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-6, atol=1e-6)
+
+
+def test_a_compiled_step_equals_the_eager_one(encoder, alone, tmp_path):
+    small = make_tiny_base(tmp_path, MODEL__TEXT__LAYERS=1, MODEL__VISION__LAYERS=1, MODEL__VISION__FULL_ATTENTION=[0])
+    opts = lora_opts(small, MODEL__LORA__DROPOUT=0.0, MODEL__LORA__TARGETS=["q_proj", "down_proj"])
+    model, batch = train_adapter(tiny_model(tiny_cfg(**opts))).train(), training_batch(encoder)
+    expected = gradients(model, batch)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model.compile()
+    found = gradients(DistributedDataParallel(model, gradient_as_bucket_view=True), batch)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # a decoder layer and a vision MLP
+    assert not torch._dynamo.utils.counters["graph_break"]
+    torch._dynamo.reset()
