@@ -84,10 +84,7 @@ def train(rank, cfg, job):
     # Model, optimizer, precision.
     bare = build_model(cfg, encoder.prompt, codec, job.resume / "model" if job.resume else None).to(device).train()
     if cfg.TRAIN.grad_checkpoint:
-        bare.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        # It asks for gradients of the pixels and words, for reentrant checkpoints of adapted models; not reentrant they
-        # need none, and nothing shall be computed back through what is frozen.
-        bare.backbone.disable_input_require_grads()
+        bare.recompute_activations()
     if cfg.TRAIN.compile:
         bare.compile()
     torch.manual_seed(cfg.EXP.SEED + rank.rank)  # weights were drawn alike; what is dropped out is every rank's own

@@ -69,6 +69,13 @@ class VLA0(nn.Module):
         loss = F.cross_entropy(logits.float(), batch["label_ids"])
         return {"loss": loss, "num_tokens": batch["label_ids"].numel()}
 
+    def recompute_activations(self):
+        """Gradient checkpointing: layers keep their inputs only and compute the rest again in the backward pass."""
+        self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        # The library asks for gradients of pixels and words then, for reentrant checkpoints of adapted models. Others
+        # need none, and with them the backward pass would go through what is frozen, the whole vision tower.
+        self.backbone.disable_input_require_grads()
+
     def compile(self):
         """Compile the training step, in place: call it before DDP wraps the model; names of weights stay as they are.
 

@@ -367,8 +367,7 @@ def test_recomputed_layers_pass_no_gradient_through_what_is_frozen(base, encoder
     for checkpointed in (False, True):
         model = train_adapter(tiny_model(tiny_cfg(**lora_opts(base, MODEL__LORA__DROPOUT=0.2)))).train()
         if checkpointed:
-            model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-            model.backbone.disable_input_require_grads()
+            model.recompute_activations()
         embeds = model._embed(training_batch(encoder))[0]
         assert not embeds.requires_grad
         torch.manual_seed(4)

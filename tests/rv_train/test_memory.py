@@ -79,7 +79,7 @@ def test_activations_are_those_that_autograd_keeps(attention):
         cfg = tiny_cfg(MODEL__ATTENTION=attention, **opts, **MIDDLE)
         model = tiny_model(cfg).train()
         if checkpointed:
-            model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+            model.recompute_activations()
         batch = training_batch(ObservationEncoder.from_cfg(cfg, model.prompt.tokenizer), count=4)
         parts = estimate(cfg, model, batch)
         softmax = 4 * batch["label_ids"].numel() * model.backbone.config.text_config.vocab_size
@@ -98,8 +98,7 @@ def adapted_model(**opts):
     model.backbone.to(getattr(torch, cfg.AMP.frozen_dtype))
     attach(model.backbone, cfg, {"path": "memory", "weights_sha256": ""})
     if cfg.TRAIN.grad_checkpoint:
-        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        model.backbone.disable_input_require_grads()
+        model.recompute_activations()
     return cfg, model.to("cpu").train()
 
 

@@ -29,7 +29,7 @@ def training_model(cfg):
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=noise).to(parameter.dtype) * 0.1)
     if cfg.TRAIN.grad_checkpoint:
-        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        model.recompute_activations()
     return model
 
 
