@@ -30,6 +30,15 @@ class AgentSettings:
         resolved.make_ensembler(horizon)
         return resolved
 
+    @classmethod
+    def from_dict(cls, values: dict) -> "AgentSettings":
+        """From what `asdict` made, sent by somebody. ValueError: other names or other types."""
+        wanted = asdict(cls())
+        wrong = [name for name in wanted if type(values.get(name)) is not type(wanted[name])]
+        if wrong or len(values) != len(wanted):
+            raise ValueError(f"settings of an agent are {', '.join(wanted)}, got {values}")
+        return cls(**values)
+
     def make_ensembler(self, horizon: int) -> TemporalEnsembler:
         return TemporalEnsembler(
             horizon,

@@ -1,5 +1,6 @@
 """Which episodes are run, which are done already, and what is written down about each."""
 
+import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -125,7 +126,6 @@ def evaluate(
     shard = options.shard_id, options.num_shards
     _write_plan(shard_file(options.log_dir, "planned", *shard), episodes, rollout.settings, provenance)
     results = ResultsFile(shard_file(options.log_dir, "results", *shard))
-    files = _EpisodeFiles(options, earlier)
     todo = [episode for key, episode in plans.items() if key not in done]
     if done:
         report(f"{len(done)} of {len(plans)} episodes are in {options.log_dir} already")
@@ -134,7 +134,7 @@ def evaluate(
     def keep(result):
         record = _plan(result.episode, rollout.settings, provenance) | _outcome(result)
         record |= {"shard_id": options.shard_id, "num_shards": options.num_shards}
-        record |= files.write(result, record, report)
+        record |= _write_files(options, result, record, report)
         results.append(record)
         done[record_key(record)] = record
         report(progress.line(result))
@@ -165,9 +165,11 @@ def _read_results(path: Path) -> list[dict]:
 
 def describe_run(policy, model_path, settings: dict) -> dict:
     """What else a result depends on, for every record. settings: more fields (num_envs, GL backend ...)."""
+    described = policy.describe()
+    del described["preset"]  # a record says what was done, not what the recipe wanted
     return {
         "model_path": str(model_path),
-        **policy.describe(),
+        **described,
         **settings,
         "versions": versions(SIMULATOR_PACKAGES),
     }
@@ -217,43 +219,34 @@ def _outcome(result: EpisodeResult) -> dict:
     }
 
 
-class _EpisodeFiles:
-    """The video and the data of each episode; never over those that a record refers to, under other settings for
-    instance."""
+def _write_files(options: EvalOptions, result: EpisodeResult, record: dict, report: Callable[[str], None]) -> dict:
+    """The episode's video and data: {"video": path, "data": path} relative to the log folder, None where there is none.
 
-    def __init__(self, options: EvalOptions, records: list[dict]):
-        self.options = options
-        self.taken = {record.get(kind) for record in records for kind in ("video", "data")}
+    The names hold a digest of what makes the record a measurement of its own: under other settings it has other files.
+    """
+    task, episode = result.episode.task, result.episode
+    outcome = "success" if result.success else "failure"
+    digest = hashlib.sha256(repr(record_key(record)).encode()).hexdigest()[:8]
+    stem = f"{task.suite}_{task.task_id}_{task.name}_init{episode.init_state:03d}_{outcome}_{digest}"
+    show = options.save_video == "all" or (options.save_video == "failures" and not result.success)
+    written = {"video": None, "data": None}
+    try:
+        if result.frames and show:
+            path = _in_folder(options.log_dir, "videos", f"{stem}.mp4")
+            result.frames.write(path, task.instruction, result.success, result.steps)
+            written["video"] = f"videos/{path.name}"
+        if result.trace:
+            path = _in_folder(options.log_dir, "episodes", f"{stem}.hdf5")
+            result.trace.write(path, record)
+            written["data"] = f"episodes/{path.name}"
+    except OSError as error:  # a full disk or a failing encoder must not cost the result
+        report(f"a file of the next episode could not be written: {error}")
+    return written
 
-    def write(self, result: EpisodeResult, record: dict, report: Callable[[str], None]) -> dict:
-        """Returns {"video": path, "data": path}, both relative to the log folder, None where there is none."""
-        written = {"video": None, "data": None}
-        show = self.options.save_video == "all" or (self.options.save_video == "failures" and not result.success)
-        try:
-            if result.frames and show:
-                path = self._free_path("videos", result, ".mp4")
-                instruction = result.episode.task.instruction
-                result.frames.write(self.options.log_dir / path, instruction, result.success, result.steps)
-                written["video"] = path
-            if result.trace:
-                path = self._free_path("episodes", result, ".hdf5")
-                result.trace.write(self.options.log_dir / path, record)
-                written["data"] = path
-        except OSError as error:  # a full disk or a failing encoder must not cost the result
-            report(f"a file of the next episode could not be written: {error}")
-        return written
 
-    def _free_path(self, folder: str, result: EpisodeResult, suffix: str) -> str:
-        task, episode = result.episode.task, result.episode
-        outcome = "success" if result.success else "failure"
-        stem = f"{folder}/{task.suite}_{task.task_id}_{task.name}_init{episode.init_state:03d}_{outcome}"
-        path, number = f"{stem}{suffix}", 1
-        while path in self.taken:
-            number += 1
-            path = f"{stem}_{number}{suffix}"
-        self.taken.add(path)
-        (self.options.log_dir / folder).mkdir(parents=True, exist_ok=True)
-        return path
+def _in_folder(log_dir: Path, folder: str, name: str) -> Path:
+    (log_dir / folder).mkdir(parents=True, exist_ok=True)
+    return log_dir / folder / name
 
 
 def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, provenance: dict):

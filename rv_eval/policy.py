@@ -13,27 +13,31 @@ import importlib.metadata
 import math
 import operator
 import platform
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from rv_eval.agent import AgentSettings
 from rv_train.checkpoint import load_model_folder
 from rv_train.data.features import ObservationEncoder
 from rv_train.models.vla0 import Prediction
 
 BUCKET = 64  # prompts are padded to a multiple of so many tokens; the prompts of a LIBERO suite mostly share one
 # Rows per call where nobody says. On a CPU every row costs, real or not: one of the shipped policy takes 0.09 s, four
-# take 0.2 s, and of four simulators on two cores rarely two wait at once. A GPU should take hardly longer for 16 rows
-# than for one: it reads all weights for each token either way (reasoned, not measured).
-DEFAULT_ROWS = {"cpu": 1, "cuda": 16}
+# take 0.2 s; with four simulators, calls of four are nearly full and cost half as much per answer
+# (benchmarks/README.md). A GPU should take hardly longer for 16 rows than for one: it reads all weights for each token
+# either way (reasoned, not measured).
+DEFAULT_ROWS = {"cpu": 4, "cuda": 16}
 
 
 class Policy:
     """A model with its preprocessing, and what it expects of an environment.
 
     horizon, action_dim: shape (H, A) of a chunk. views: the cameras it looks at. render, resolution: how the
-    pictures of its training data were made. folder: the model folder.
+    pictures of its training data were made. preset: how its recipe wants chunks executed (EVAL.*). folder: the model
+    folder.
 
     Of the model it knows `predict` and `compile_predict` only, of the encoder `encode` and `collate`.
     """
@@ -50,6 +54,12 @@ class Policy:
         self.views = tuple(cfg.DATA.VIEWS)
         self.render = data_info.get("render", "standard")
         self.resolution = int(data_info.get("resolution", 256))
+        self.preset = AgentSettings(
+            cfg.EVAL.ACTION_HORIZON,
+            cfg.EVAL.ENSEMBLE_PREDICTION,
+            cfg.EVAL.ENSEMBLE_VERSION,
+            cfg.EVAL.ENSEMBLE_WEIGHT,
+        )
         self.folder = Path(folder)
         self.batch_rows = batch_rows
         self.temperature = float(temperature)
@@ -143,7 +153,7 @@ class Policy:
                 yield length, places[start : start + self.batch_rows]
 
     def describe(self) -> dict:
-        """Everything an answer depends on, fit for JSON. The first call reads all weights to hash them."""
+        """All that an answer depends on, and the preset, as JSON. The first call reads all weights to hash them."""
         return {
             "model_folder": str(self.folder),
             **self._fingerprint,
@@ -152,6 +162,7 @@ class Policy:
             "views": list(self.views),
             "render": self.render,
             "resolution": self.resolution,
+            "preset": asdict(self.preset),
             "temperature": self.temperature,
             "batch_rows": self.batch_rows,
             "device": str(self.device),

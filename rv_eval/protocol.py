@@ -17,7 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rv_eval.agent import AgentSettings
+
 PROTOCOL = "vla0-policy/1"
+FAILED = "the policy failed"  # so begins a refusal that the observation is not to blame for
 KEY_VARIABLE = "VLA0_API_KEY"
 HEALTH_PATH = "/healthz"
 
@@ -38,6 +41,7 @@ METADATA = {
     "views": list,
     "render": str,
     "resolution": int,
+    "preset": dict,
     "temperature": float,
     "batch_rows": int,
     "device": str,
@@ -48,6 +52,10 @@ METADATA = {
 
 class PolicyLost(ConnectionError):
     """The policy server does not answer, and did not come back."""
+
+
+class PolicyFailed(RuntimeError):
+    """The policy behind the server raised what the observation is not to blame for: no memory, for instance."""
 
 
 class PolicyChanged(ValueError):
@@ -147,6 +155,7 @@ def read_metadata(message) -> dict:
         raise ValueError("its metadata holds views or policy_versions that are not strings")
     if message["horizon"] < 1 or message["action_dim"] < 1 or message["batch_rows"] < 1:
         raise ValueError("its metadata holds a horizon, action_dim or batch_rows below 1")
+    AgentSettings.from_dict(message["preset"])
     return message
 
 

@@ -11,11 +11,14 @@ from websockets.frames import CloseCode
 from websockets.sync.client import connect
 
 from rv_eval import wire
+from rv_eval.agent import AgentSettings
 from rv_eval.policy import Policy
 from rv_eval.protocol import (
+    FAILED,
     KEY_VARIABLE,
     METADATA,
     PolicyChanged,
+    PolicyFailed,
     PolicyLost,
     authorization,
     read_answer,
@@ -55,6 +58,7 @@ class RemotePolicy:
         self.views = tuple(self._metadata["views"])
         self.folder = url
         self.render, self.resolution = self._metadata["render"], self._metadata["resolution"]
+        self.preset = AgentSettings.from_dict(self._metadata["preset"])
         self.batch_rows = self._metadata["batch_rows"]
 
     check_environment = Policy.check_environment  # the same rule in the same words
@@ -68,7 +72,7 @@ class RemotePolicy:
         return self.predict_detailed(observations).chunk
 
     def predict_detailed(self, observations: list[dict]) -> Prediction:
-        """ValueError: the server refuses an observation. PolicyLost, PolicyChanged: see there."""
+        """ValueError: the server refuses an observation. PolicyLost, PolicyFailed, PolicyChanged: see there."""
         messages = [self._pack(observation) for observation in observations]
         answers = []
         for start in range(0, len(messages), self.batch_rows):
@@ -126,6 +130,8 @@ class RemotePolicy:
             connection.send(messages[place])
         for connection, place in asked:
             answer = connection.recv(self.timeout_s)
+            if isinstance(answer, str) and answer.startswith(FAILED):
+                raise PolicyFailed(f"the policy server {self.url}: {answer}")
             if isinstance(answer, str):
                 raise ValueError(f"the policy server refuses an observation: {answer}")
             answers[place] = read_answer(wire.unpack(answer), self.horizon, self.action_dim)

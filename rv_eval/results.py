@@ -58,29 +58,8 @@ class ResultsFile:
 
     def read(self) -> list[dict]:
         """All complete records. ValueError: a line that is not JSON, other than a torn last one."""
-        records, _ = self._scan()
-        return records
-
-    def append(self, record: dict):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(record, allow_nan=False) + "\n"
-        with open(self.path, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # another evaluation may write here too
-            try:
-                _, good_bytes = self._scan()
-                file.truncate(good_bytes)
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            finally:  # closing the file would not do where a process was forked meanwhile: it has the lock as well
-                fcntl.flock(file, fcntl.LOCK_UN)
-
-    def _scan(self) -> tuple[list[dict], int]:
-        """The records, and how many bytes of the file they take: what follows is a torn line."""
-        if not self.path.exists():
-            return [], 0
-        records, good_bytes = [], 0
-        lines = self.path.read_bytes().splitlines(keepends=True)
+        records = []
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 break  # the newline is written last, so without it the record is not complete
@@ -91,8 +70,35 @@ class ResultsFile:
             except ValueError as error:
                 raise ValueError(f"{self.path} line {number} is not a result: {error}") from error
             records.append(record)
-            good_bytes += len(line)
-        return records, good_bytes
+        return records
+
+    def append(self, record: dict):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(record, allow_nan=False) + "\n"
+        self.path.touch()
+        with open(self.path, "rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another evaluation may write here too
+            try:
+                file.truncate(_end_of_lines(file))
+                file.seek(0, os.SEEK_END)
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            finally:  # closing the file would not do where a process was forked meanwhile: it has the lock as well
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _end_of_lines(file) -> int:
+    """The position after the last newline: what follows is a torn line."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 65536)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 def wilson_interval(successes: int, total: int, z: float = 1.959964) -> tuple[float, float]:

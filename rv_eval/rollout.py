@@ -17,11 +17,12 @@ from rv_eval.trace import EpisodeTrace
 from rv_eval.video import EpisodeFrames
 
 MAX_INCIDENTS = 3  # crashes and hangs of one episode that are made good by repeating it
+MAX_PATIENCE_S = 1.0  # the call before may have taken minutes, to compile for instance
 START_TIMEOUT_S = 180.0  # a new environment's first reply may take so much longer
 
 
 class SimulatorGaveUp(RuntimeError):
-    """An episode could not be played: its simulator failed every time."""
+    """Some episodes could not be played: their simulators failed every time. The others are done."""
 
 
 class Rollout:
@@ -67,8 +68,9 @@ class Rollout:
         self._call_s = 0.0  # what the last call of the policy took
 
     def run(self, episodes: Iterable[Episode]) -> Iterator[EpisodeResult]:
-        """Results in the order in which episodes end. SimulatorGaveUp: an episode's environment failed again and
-        again. Closes every environment when it ends, however it ends."""
+        """Results in the order in which episodes end. SimulatorGaveUp, after all others: an episode's environment
+        failed again and again. Closes every environment when it ends, however it ends."""
+        self._given_up = []
         pending = deque(EpisodeResult(episode) for episode in episodes)
         slots = [_Slot() for _ in range(min(self.num_envs, len(pending)))]
         try:
@@ -82,6 +84,8 @@ class Rollout:
         finally:
             for slot in slots:
                 slot.close()
+        if self._given_up:
+            raise SimulatorGaveUp("; ".join(self._given_up))
 
     def _start_episode(self, slot, slots, pending):
         others = [other.env.task for other in slots if other is not slot and other.env]
@@ -129,7 +133,8 @@ class Rollout:
         others_play = any(slot.attempt and not slot.waits_for_policy for slot in slots)
         if len(waiting) >= self.policy.batch_rows or not others_play:
             return 0.0
-        return min(slot.attempt.arrived for slot in waiting) + self._call_s - time.monotonic()
+        patience_s = min(self._call_s, MAX_PATIENCE_S)
+        return min(slot.attempt.arrived for slot in waiting) + patience_s - time.monotonic()
 
     def _replace_hanging(self, busy, pending):
         for slot in busy:
@@ -161,10 +166,11 @@ class Rollout:
         result.incidents.append(str(error))
         episode = result.episode
         if len(result.incidents) > MAX_INCIDENTS:
-            raise SimulatorGaveUp(
+            self._given_up.append(
                 f"{episode.task.suite} task {episode.task.task_id} init state {episode.init_state}: "
                 f"the simulator failed {len(result.incidents)} times, last: {error}"
-            ) from error
+            )
+            return
         pending.appendleft(result)
 
 

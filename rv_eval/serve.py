@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from rv_eval import wire
-from rv_eval.protocol import HEALTH_PATH, PROTOCOL, authorization, message_limit, read_observation
+from rv_eval.protocol import FAILED, HEALTH_PATH, PROTOCOL, authorization, message_limit, read_observation
 
 NEWCOMERS = 64  # connections beyond max_clients whose handshake is not done yet
 MAX_UNREAD = 2**20  # bytes sent to a client that does not read them
@@ -243,8 +243,8 @@ class Batcher:
                 for request in requests:
                     await self._settle([request])
                 return
-            self._report(f"the policy failed: {type(error).__name__}: {error}")
-            reason = str(error) if isinstance(error, ValueError) else f"the policy failed: {type(error).__name__}"
+            self._report(f"{FAILED}: {type(error).__name__}: {error}")
+            reason = str(error) if isinstance(error, ValueError) else f"{FAILED}: {type(error).__name__}"
             answers = [PolicyError(reason)]
         for request, answer in zip(requests, answers, strict=True):
             if request.answer.done():

@@ -122,13 +122,15 @@ class Stats(Summary):
 class Run:
     """The episodes of one measurement, in the order of `order`. planned: how many episodes the plans name, None
     without any plan. missing: the values of EPISODE_KEYS of the planned episodes without a record. silent_shards:
-    "4 of 8" where the others left results."""
+    "4 of 8" where the others left results. other_plans: measurements with other settings that were planned here, too,
+    and have no result at all."""
 
     episodes: list[Line]
     repeats: list[Repeat]
     planned: int | None
     missing: list[tuple]
     silent_shards: list[str]
+    other_plans: int = 0
 
     @property
     def contradictions(self) -> list[Repeat]:
@@ -161,8 +163,11 @@ def gather(paths: Iterable, only: Iterable[str] = (), option: str = "--only") ->
     """
     lines = _select(_load(paths), [_parse_choice(text) for text in only])
     runs = group(lines, lambda line: line.measurement)
-    if len(runs) > 1:
+    played = {measurement: found for measurement, found in runs.items() if not all(_is_plan(one.file) for one in found)}
+    if len(played or runs) > 1:
         raise ValueError(_several_runs(runs, option))
+    other_plans = len(runs) - len(played) if played else 0
+    lines = next(iter((played or runs).values()))
     plans = [line for line in lines if _is_plan(line.file)]
     records = [line for line in lines if not _is_plan(line.file)]
     by_episode = group(records, lambda line: line.episode)
@@ -175,6 +180,7 @@ def gather(paths: Iterable, only: Iterable[str] = (), option: str = "--only") ->
         planned=len(planned) if plans else None,
         missing=sorted(planned - set(by_episode), key=order),
         silent_shards=_silent_shards(records),
+        other_plans=other_plans,
     )
 
 

@@ -70,6 +70,9 @@ def notices(run: Run) -> list[Notice]:
         found.append(
             Notice(f"{number} recorded more than once with the same outcome, counted once ({', '.join(files)})")
         )
+    if run.other_plans:
+        number = _count(run.other_plans, "measurement")
+        found.append(Notice(f"{number} with other settings planned here, too, and without any result"))
     if run.planned is None:
         found.append(Notice("no planned.jsonl beside the results: whether episodes are missing is not known"))
     return found

@@ -12,6 +12,7 @@ input; 130 interrupted.
 """
 
 import argparse
+import dataclasses
 import functools
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def parse_args(argv=None):
     add("--torch_compile", action=argparse.BooleanOptionalAction, help="compile the decoding step (default: no)")
     add("--policy_batch", type=int, metavar="B", help="observations per call, padded (default: the device's)")
     add("--generate_temperature", type=float, metavar="T", help="sample the text (default 0: greedy)")
+    add("--api_key_file", type=Path, help="key of a served policy (default: the environment's VLA0_API_KEY)")
 
     add = parser.add_argument_group("what is run").add_argument
     add("--task_suite", nargs="+", required=True, help="suites of the installed package; all: the four of the papers")
@@ -46,14 +48,14 @@ def parse_args(argv=None):
     add("--num_shards", type=int, default=1, help="... of so many; numbered from 0")
     add("--skip_evaluated", action="store_true", help="continue: leave out what the results in --log_dir hold")
 
-    add = parser.add_argument_group("how chunks are executed").add_argument
-    add("--action_horizon", type=int, default=0, help="actions executed per query; 0: all that are predicted")
-    add("--ensemble_prediction", type=int, default=1, metavar="M", help="average M overlapping chunks; 1: none")
-    add("--ensemble_version", type=int, default=1, choices=(1, 2), help="1: older chunks weigh the same; 2: they fade")
+    add = parser.add_argument_group("how chunks are executed (default: as the policy's recipe says)").add_argument
+    add("--action_horizon", type=int, metavar="N", help="actions executed per query; 0: all that are predicted")
+    add("--ensemble_prediction", type=int, metavar="M", help="average M overlapping chunks; 1: none")
+    add("--ensemble_version", type=int, choices=(1, 2), help="1: older chunks weigh the same; 2: they fade")
     add(
         "--ensemble_weight",
         type=float,
-        default=0.5,
+        metavar="W",
         help="version 1: of every older chunk (1: the plain mean); version 2: to the power of its age",
     )
     add("--allow_no_overlap", action="store_true", help="run though the executed horizon leaves nothing to average")
@@ -69,12 +71,14 @@ def parse_args(argv=None):
     add("--save_video", choices=("all", "failures", "none"), default="all")
     add("--video_every", type=int, default=4, help="steps between two frames of a video (20 steps are a second)")
     add("--save_all_data", action="store_true", help="all that was seen, answered and done, an HDF5 file per episode")
-    add("--api_key_file", type=Path, help="key of a served policy (default: the environment's VLA0_API_KEY)")
     args = parser.parse_args(argv)
     if args.task_id is not None and args.task_name is not None:
         raise ValueError("--task_id and --task_name: give one of them")
+    served = args.model_path.startswith(SERVED)
+    if args.api_key_file and not served:
+        raise ValueError(f"--api_key_file is for a served policy, not for {args.model_path}")
     given = [name for name in OF_THE_POLICY if getattr(args, name) is not None]
-    if args.model_path.startswith(SERVED) and given:
+    if served and given:
         raise ValueError(f"--{given[0]} is decided where the policy is served, not for {args.model_path}")
     return args
 
@@ -82,17 +86,10 @@ def parse_args(argv=None):
 @cli_errors
 def main(argv=None):
     args = parse_args(argv)
-    agent = AgentSettings(
-        n_action_steps=args.action_horizon,
-        ensemble_size=args.ensemble_prediction,
-        ensemble_version=args.ensemble_version,
-        ensemble_weight=args.ensemble_weight,
-        allow_no_overlap=args.allow_no_overlap,
-    )
     # Cheap checks first: the simulator and torch take seconds to import.
     from rv_eval.envs import libero
     from rv_eval.evaluate import EvalOptions, closing_report, describe_run, evaluate, plan_episodes, shard_episodes
-    from rv_eval.protocol import PolicyLost
+    from rv_eval.protocol import PolicyChanged, PolicyFailed, PolicyLost
     from rv_eval.rollout import SimulatorGaveUp
 
     tasks = select_tasks(args.task_suite, args.task_id, args.task_name)
@@ -103,7 +100,7 @@ def main(argv=None):
     policy.check_environment(libero.VIEWS, libero.ACTION_DIM, args.render or policy.render)
     options = EvalOptions(
         log_dir=args.log_dir or Path("eval_logs") / run_name(policy.describe()["model_folder"]),
-        agent=agent,
+        agent=agent_settings(args, policy.preset),
         num_envs=args.num_envs,
         shard_id=args.shard_id,
         num_shards=args.num_shards,
@@ -124,7 +121,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         report(f"interrupted: {kept}")
         raise SystemExit(130) from None
-    except (SimulatorGaveUp, PolicyLost) as error:
+    except (SimulatorGaveUp, PolicyLost, PolicyFailed, PolicyChanged) as error:
         print(f"error: {error}; {kept}", file=sys.stderr)
         raise SystemExit(1) from error
     report(closing_report(records, options))
@@ -170,6 +167,18 @@ def load_policy(args):
     if policy.device.type == "cpu":
         torch.set_num_threads(1)  # the simulators need the other cores
     return policy
+
+
+def agent_settings(args, preset: AgentSettings) -> AgentSettings:
+    """The preset with what the command line says instead."""
+    given = {
+        "n_action_steps": args.action_horizon,
+        "ensemble_size": args.ensemble_prediction,
+        "ensemble_version": args.ensemble_version,
+        "ensemble_weight": args.ensemble_weight,
+        "allow_no_overlap": args.allow_no_overlap,
+    }
+    return dataclasses.replace(preset, **{name: value for name, value in given.items() if value is not None})
 
 
 def run_name(model_path) -> str:

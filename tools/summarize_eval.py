@@ -30,13 +30,13 @@ def parse_args(argv=None):
     add("--compare", nargs="+", type=Path, metavar="DIR", help="a second run (B), compared episode by episode")
     add("--compare_only", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="--only for --compare")
     add("--out", type=Path, help="the report (default: report.html in the first DIR)")
-    add("--no-html", action="store_true", help="write no report")
+    add("--html", action=argparse.BooleanOptionalAction, default=True, help="write the report")
     add("--embed_videos", action="store_true", help="put the videos into the report: one file to send")
     add("--json", type=Path, metavar="PATH", help="write the numbers to this file too")
     args = parser.parse_args(argv)
     if args.compare_only and not args.compare:
         parser.error("--compare_only needs --compare")
-    if args.no_html and (args.out or args.embed_videos):
+    if not args.html and (args.out or args.embed_videos):
         parser.error("--no-html goes neither with --out nor with --embed_videos")
     return args
 
@@ -58,7 +58,7 @@ def main(argv=None):
     if args.json:
         write_whole(args.json, json.dumps(as_json(*runs, comparison=comparison), indent=1) + "\n")
         print(f"numbers: {args.json}")
-    if not args.no_html:
+    if args.html:
         first = args.dirs[0]
         path = args.out or (first if first.is_dir() else first.parent) / "report.html"
         size = write_report(path, *runs, comparison=comparison, embed_videos=args.embed_videos)

@@ -39,7 +39,8 @@ class FakePolicy:
         self.random_keys = []
 
     def describe(self):
-        return {"model_folder": "checkpoints/fake", "model_fingerprint": "abc", "render": "standard", "resolution": 8}
+        about = {"model_folder": "checkpoints/fake", "model_fingerprint": "abc", "preset": {}}
+        return about | {"render": "standard", "resolution": 8, "device": "cpu", "torch_compile": False}
 
     def predict_detailed(self, observations):
         self.batches.append(len(observations))

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import threading
 import time
+from dataclasses import asdict
 
 import numpy as np
 
+from rv_eval.agent import AgentSettings
 from rv_eval.serve import PolicyServer
 from rv_train.models.vla0 import Prediction
 
@@ -30,6 +32,7 @@ class PicturePolicy:
             "views": list(self.views),
             "render": self.render,
             "resolution": self.resolution,
+            "preset": asdict(AgentSettings()),
             "temperature": 0.0,
             "batch_rows": self.batch_rows,
             "device": "cpu",

@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -56,3 +58,11 @@ def test_bad_settings_and_use_are_refused():
     ChunkAgent(4, AgentSettings(ensemble_size=2, allow_no_overlap=True))
     with pytest.raises(RuntimeError, match="no action left"):
         ChunkAgent(4, AgentSettings()).next_action()
+
+
+def test_settings_travel_as_a_dict():
+    settings = AgentSettings(1, 10, 1, 1.0)
+    assert AgentSettings.from_dict(asdict(settings)) == settings
+    for wrong in ({}, asdict(settings) | {"n_action_steps": "1"}, asdict(settings) | {"more": 1}):
+        with pytest.raises(ValueError, match="settings of an agent are n_action_steps, "):
+            AgentSettings.from_dict(wrong)

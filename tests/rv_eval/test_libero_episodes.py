@@ -20,7 +20,7 @@ SEED = 7
 class Replay:
     """A policy that knows the actions beforehand, and keeps what it was shown."""
 
-    horizon, views = HORIZON, VIEWS
+    horizon, views, batch_rows = HORIZON, VIEWS, 1
 
     def __init__(self, actions):
         self.actions = np.concatenate([actions, np.tile(actions[-1], (HORIZON, 1))])

@@ -1,12 +1,14 @@
 import hashlib
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
 from rv_eval import policy as policy_module
+from rv_eval.agent import AgentSettings
 from rv_eval.policy import Policy, model_fingerprint
 from tests.tiny import ACTION_STATS, make_tiny_checkpoint
 
@@ -152,7 +154,7 @@ def test_the_checkpoint_says_how_to_look_and_to_answer(tmp_path, monkeypatch):
     batches, predict = [], policy.model.predict
     monkeypatch.setattr(policy.model, "predict", lambda batch, *rest: (batches.append(batch), predict(batch, *rest))[1])
     answer = policy.predict_detailed([one])
-    assert batches[0]["images"].shape == (1, 1, 112, 112, 3) and batches[0]["images"].min() == 255
+    assert batches[0]["images"].shape[1:] == (1, 112, 112, 3) and batches[0]["images"].min() == 255
     assert answer.chunk.shape == (1, 3, 7) and (answer.chunk >= 2).all() and (answer.chunk <= 4).all()
     numbers = " ".join(["0"] * 7 + ["25"] * 7 + ["50"] * 7)
     np.testing.assert_allclose(policy.model.codec.decode([numbers], 3)[0][0, :, 0], [2, 3, 4])
@@ -176,6 +178,7 @@ def test_description(run, monkeypatch):
         "views": ["agentview", "eye_in_hand"],
         "render": "fast",
         "resolution": 64,
+        "preset": asdict(AgentSettings()),
         "temperature": 0.5,
         "batch_rows": 3,
         "device": "cpu",

@@ -15,7 +15,7 @@ from rv_eval import wire
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Episode
 from rv_eval.policy import Policy
-from rv_eval.protocol import PolicyChanged, PolicyLost
+from rv_eval.protocol import PolicyChanged, PolicyFailed, PolicyLost
 from rv_eval.remote_policy import RemotePolicy
 from rv_eval.rollout import Rollout
 from rv_eval.serve import ServerLimits
@@ -98,7 +98,7 @@ def test_refused_observations_are_value_errors_and_do_not_mix_up_answers():
             with pytest.raises(ValueError, match="600 bytes, at most 512"):
                 remote.predict(batch)
             assert_same(remote.predict_detailed([good]), policy.predict_detailed([good]))
-        with pytest.raises(ValueError, match="the policy failed"):
+        with pytest.raises(PolicyFailed, match=f"the policy server {server.url}: the policy failed: RuntimeError"):
             remote.predict([good | {"instruction": "fail"}])
         huge = {"views": dict.fromkeys(VIEWS, np.zeros((1500, 1500, 3), np.uint8)), "instruction": "go"}
         with pytest.raises(ValueError, match="so large"):

@@ -8,7 +8,7 @@ import pytest
 
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Episode, WorkerFailure
-from rv_eval.rollout import MAX_INCIDENTS, Rollout
+from rv_eval.rollout import MAX_INCIDENTS, Rollout, SimulatorGaveUp
 from tests.rv_eval.fakes import VIEWS, FakeEnv, FakePolicy, FakeTask
 
 TASK = FakeTask()
@@ -138,10 +138,13 @@ def test_trouble_at_the_start_repeats_too():
 
 
 def test_gives_up_after_too_many_incidents():
-    factory = Factory(*[{2: "crash"}] * 10)
-    with pytest.raises(RuntimeError, match=r"fake task 0 init state 5: the simulator failed 4 times"):
-        list(Rollout(FakePolicy(), factory, AgentSettings()).run([episode(5)]))
-    assert len(factory.envs) == MAX_INCIDENTS + 1
+    """What can be played is played all the same."""
+    factory = Factory(*[{2: "crash"}] * (MAX_INCIDENTS + 1))
+    results = []
+    with pytest.raises(SimulatorGaveUp, match=r"^fake task 0 init state 5: the simulator failed 4 times, last: gone$"):
+        results.extend(Rollout(FakePolicy(), factory, AgentSettings()).run([episode(5), episode(6)]))
+    assert len(factory.envs) == MAX_INCIDENTS + 2
+    assert [result.episode.init_state for result in results] == [6]
 
 
 def test_crash_after_the_success_costs_only_the_environment():

@@ -142,6 +142,15 @@ def test_suites_stand_in_the_order_of_the_papers(tmp_path):
     assert len({line.measurement for line in run.episodes}) == 1, "a suite's own limit is no setting"
 
 
+def test_a_plan_that_was_given_up_is_noticed_and_does_not_stop_the_summary(tmp_path):
+    """Started with another horizon, interrupted before the first episode, started again."""
+    write(tmp_path / "planned.jsonl", [plan(n_action_steps=4), plan()])
+    write(tmp_path / "results.jsonl", [record()])
+    run = gather([tmp_path])
+    assert run.is_sound and run.planned == 1 and [line.values["n_action_steps"] for line in run.episodes] == [8]
+    assert "1 measurement with other settings planned here, too, and without any result" in warnings(run)
+
+
 # ---- several runs ----------------------------------------------------------------------------------------------
 
 
