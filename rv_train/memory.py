@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from rv_train.data.prompt import PATCH
 from rv_train.models.lora import is_quantized, is_seen, nf4_bytes, num_values
 
 PATCH_VALUES = 2 * 3 * PATCH * PATCH  # a patch as the vision tower reads it: two equal frames of three colours
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 MLP = ("gate_proj", "up_proj", "down_proj")  # the names of TARGETS that the vision tower has, too
 BLOCK, SMALL = 256, 4096  # bitsandbytes: values that share a scale; smaller tensors keep float32 states
@@ -43,7 +46,7 @@ def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
         parts["gradients of earlier passes"] = parts["gradients"]
     if train.ema:
         parts["moving average"] = 4 * sum(p.numel() for p in trained)
-    if amp != "off" and (copies := _copies(cfg, config, parameters)):
+    if amp != "off" and (copies := _copies(cfg, config, parameters, AMP_DTYPES[amp])):
         parts["16-bit copies of weights"] = copies
     if cfg.MODEL.QUANTIZE != "none":
         parts["a matrix unpacked"] = width * max(num_values(p) for name, p in parameters if is_quantized(name))
@@ -81,14 +84,15 @@ def _weights(cfg, parameters):
     return {**parts, "adapter": _bytes(p for _, p in parameters if p.requires_grad)}
 
 
-def _copies(cfg, config, parameters):
-    """Bytes of the 16-bit copies that autocast makes of wider weights.
+def _copies(cfg, config, parameters, dtype):
+    """Bytes of the copies that autocast makes of weights of another dtype than its own; quantized ones it leaves alone.
 
     It keeps those of trained ones until its context is left or the backward pass is through. Frozen ones are copied for
     each product anew, and the copy stays where a gradient will pass through it: with MODEL.LORA in the towers that have
     adapters; where layers are computed again in the backward pass, those of the head and of one layer at a time.
     """
-    wide = [(name, p) for name, p in parameters if p.element_size() == 4 and _is_factor(name, p, config)]
+    quantized = {name for name, _ in parameters if cfg.MODEL.QUANTIZE != "none" and is_quantized(name)}
+    wide = [(n, p) for n, p in parameters if p.dtype != dtype and _is_factor(n, p, config) and n not in quantized]
     frozen = [(name, p) for name, p in wide if not p.requires_grad and (cfg.MODEL.LORA.VISION or not is_seen(name))]
     number = sum(p.numel() for _, p in wide if p.requires_grad) + sum(p.numel() for _, p in frozen)
     if cfg.TRAIN.grad_checkpoint:

@@ -12,7 +12,7 @@ from rv_train.data.load import TrainingData, load_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.stats import read_stats
 from rv_train.models.lora import check_packages
-from rv_train.models.qwen import check_attention, check_compiler, check_weights
+from rv_train.models.qwen import base_path, check_attention, check_compiler, check_weights
 from rv_train.optim import check_optimizer
 from rv_train.plan import count_steps
 
@@ -95,9 +95,8 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
     TrainingSet(data.train, ObservationEncoder.from_cfg(cfg), codec, cfg.EXP.SEED)[next(iter(sampler))[0]]
     run = checkpoint.run_folder(cfg)
     folder = None
-    if not resume or cfg.MODEL.LORA.RANK:  # a checkpoint of LoRA holds the adapter only
-        check_weights(cfg)
     if not resume:
+        check_weights(cfg)
         if checkpoint.checkpoints(run):
             raise ValueError(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
         if run.exists():
@@ -111,6 +110,8 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
             impossible, changes = changed(cfg, data, world_size, folder)
             if impossible:
                 raise ValueError(f"--resume: {impossible[0]}; its checkpoints cannot continue so")
+            if cfg.MODEL.LORA.RANK:
+                base_path(cfg, folder / "model")
             if changes and not allow_changes:
                 raise ValueError(f"--resume: {changes[0]}; --allow_changes resumes nevertheless, as another run")
             for line in remarks + changes:
