@@ -47,8 +47,8 @@ def model_lines(cfg, parameters):
         where = "text and vision" if lora.VISION else "text"
         yield "", f"LoRA of rank {lora.RANK}, alpha {lora.ALPHA}, dropout {lora.DROPOUT:g}, on the {where} tower's"
         yield "", " ".join(lora.TARGETS)
-        kind = "" if cfg.MODEL.QUANTIZE == "none" else f", the text tower's matrices {cfg.MODEL.QUANTIZE}"
-        yield "", f"over frozen weights in {cfg.AMP.frozen_dtype}{kind}"
+        if cfg.MODEL.QUANTIZE != "none":
+            yield "", f"the text tower's frozen matrices are {cfg.MODEL.QUANTIZE}"
 
 
 def _counts(parameters):
@@ -101,7 +101,8 @@ def recipe_lines(cfg, world_size, amp):
     yield "optimizer", f"{train.optimizer}, betas {betas}, weight decay {train.weight_decay:g}, {clip}"
     yield "", f"moving average of the weights, decay {train.ema:g}" if train.ema else "no moving average"
     mixed = "no autocast" if amp == "off" else f"{amp} autocast"
-    yield "precision", f"{mixed}, {cfg.AMP.param_dtype} weights"
+    frozen = f"adapter, {cfg.AMP.frozen_dtype} frozen " if cfg.MODEL.LORA.RANK else ""
+    yield "precision", f"{mixed}, {cfg.AMP.param_dtype} {frozen}weights"
     checkpointing = "recomputed in the backward pass" if train.grad_checkpoint else "kept for the backward pass"
     compiled = "compiled" if train.compile else "not compiled"
     yield "", f"attention {cfg.MODEL.ATTENTION}, activations {checkpointing}, {compiled}"

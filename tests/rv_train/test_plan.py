@@ -75,12 +75,13 @@ def test_the_lora_recipe_is_for_a_card_of_24_gb(capsys, tmp_path, monkeypatch):
     assert "fits cards of 24, 48, 80, 141 GB" in whole and "344 MiB each" in whole and "of every 5 epochs" in whole
     assert "Predict robot actions for the next 10 timesteps (7 dimensions each).\n  Output 70 space-separated" in whole
     assert "Picture 2: <|vision_start|><|image_pad|> x 16" in whole
+    assert "bf16 autocast, float32 adapter, bfloat16 frozen weights" in whole
     assert "executes 1 of 10 predicted actions" in whole
     assert "averages 10 overlapping chunks, older ones weigh 1" in whole
 
     quantized = printed(capsys, recipe("vla0_lora.yaml", "MODEL.QUANTIZE", "nf4"), "0")
     assert re.search(r"frozen weights \(bfloat16\) +1\.83 GiB\n +frozen weights \(nf4\) +1\.33 GiB", quantized)
-    assert "3,814,490,112 parameters" in quantized and "the text tower's matrices nf4" in quantized
+    assert "3,814,490,112 parameters" in quantized and "the text tower's frozen matrices are nf4" in quantized
 
 
 def test_with_data_a_real_sample_and_the_steps(capsys, demos):
