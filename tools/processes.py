@@ -2,8 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import signal
+import sys
+import tempfile
 import time
+import uuid
 from pathlib import Path
 
 STRAGGLERS_S = 30.0  # for the processes of a run to be gone after one of them was killed
@@ -25,6 +29,33 @@ def kill(pids):
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def run_torture(variable, out, wanted, torture):
+    """Run `torture(folder, mark)`, which starts processes with the environment variable `variable` set to `mark` and
+    returns what it found wrong, a list of lines; none of its processes outlives it.
+
+    out: the folder, empty or new; None: a temporary one, removed where nothing is wrong. What is found (or raised as
+    RuntimeError) is printed under "NOT {wanted}", and the exit code is 1. ValueError: the folder is not empty.
+    """
+    if out and out.exists() and any(out.iterdir()):
+        raise ValueError(f"--out {out} is not empty")
+    folder = out.resolve() if out else Path(tempfile.mkdtemp(prefix=f"{variable.lower()}_"))
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = f"{uuid.uuid4()}"
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended below
+    try:
+        found = torture(folder, mark)
+    except RuntimeError as error:
+        found = [str(error)]
+    finally:
+        kill(processes(f"{variable}={mark}"))
+        signal.signal(signal.SIGTERM, before)
+    if found:
+        print("\n".join(found[:40]), f"NOT {wanted}: see {folder}", sep="\n", file=sys.stderr)
+        raise SystemExit(1)
+    if not out:
+        shutil.rmtree(folder)
 
 
 def wait_for_nobody(mark):

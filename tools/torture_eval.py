@@ -16,14 +16,10 @@ Ten minutes on two cores. Exit code: 0 equal, 1 not, or an evaluation failed or 
 import argparse
 import contextlib
 import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +28,7 @@ from libs.cli import cli_errors
 from rv_eval.results import ResultsFile
 from rv_eval.rollout import MAX_INCIDENTS
 from tools.compare_evals import compare_evals
-from tools.processes import kill, processes, wait_for_nobody
+from tools.processes import kill, processes, run_torture, wait_for_nobody
 
 ROOT = Path(__file__).resolve().parent.parent
 MOMENTS = ("start-up", "episodes", "result")
@@ -295,24 +291,7 @@ def main(argv=None):
     if args.kills < 1 or args.episodes < 1 or args.num_envs < 1:
         numbers = f"{args.kills}, {args.episodes} and {args.num_envs}"
         raise ValueError(f"--kills, --episodes and --num_envs must be at least 1, got {numbers}")
-    if args.out and args.out.exists() and any(args.out.iterdir()):
-        raise ValueError(f"--out {args.out} is not empty")
-    out = args.out.resolve() if args.out else Path(tempfile.mkdtemp(prefix="torture_eval_"))
-    out.mkdir(parents=True, exist_ok=True)
-    mark = f"{uuid.uuid4()}"
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended below
-    try:
-        found = torture(args, out, mark)
-    except RuntimeError as error:
-        found = [str(error)]
-    finally:
-        kill(processes(f"{MARK}={mark}"))
-        signal.signal(signal.SIGTERM, before)
-    if found:
-        print("\n".join(found[:40]), f"NOT equal: see {out}", sep="\n", file=sys.stderr)
-        raise SystemExit(1)
-    if not args.out:
-        shutil.rmtree(out)
+    run_torture(MARK, args.out, "equal", lambda out, mark: torture(args, out, mark))
 
 
 def torture(args, out, mark):

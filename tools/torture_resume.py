@@ -14,13 +14,9 @@ import argparse
 import contextlib
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +26,7 @@ from libs.cli import cli_errors
 from libs.demo_hdf5.synthetic import write_synthetic_demo_file
 from rv_train.checkpoint import checkpoints
 from tools.compare_runs import compare_runs, read_curves
-from tools.processes import kill, processes, wait_for_nobody
+from tools.processes import kill, processes, run_torture, wait_for_nobody
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = "configs/tiny.yaml"
@@ -214,23 +210,8 @@ def main(argv=None):
     steps = 5 * args.kills + 10 if args.steps is None else args.steps
     if args.kills < 1 or steps < 4:
         raise ValueError(f"--kills must be at least 1 and --steps at least 4, got {args.kills} and {steps}")
-    if args.out and args.out.exists() and any(args.out.iterdir()):
-        raise ValueError(f"--out {args.out} is not empty")
-    out = args.out.resolve() if args.out else Path(tempfile.mkdtemp(prefix="torture_resume_"))
-    mark = f"{uuid.uuid4()}"
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended below
-    try:
-        found = torture(out, mark, args.kills, steps, np.random.default_rng(args.seed))
-    except RuntimeError as error:
-        found = [str(error)]
-    finally:
-        kill(processes(f"{MARK}={mark}"))
-        signal.signal(signal.SIGTERM, before)
-    if found:
-        print("\n".join(found[:40]), f"NOT identical: see {out}", sep="\n", file=sys.stderr)
-        raise SystemExit(1)
-    if not args.out:
-        shutil.rmtree(out)
+    rng = np.random.default_rng(args.seed)
+    run_torture(MARK, args.out, "identical", lambda out, mark: torture(out, mark, args.kills, steps, rng))
 
 
 def torture(out, mark, kills, steps, rng):
