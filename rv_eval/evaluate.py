@@ -157,7 +157,7 @@ def _read_results(path: Path) -> list[dict]:
     records = ResultsFile(path).read()
     for number, record in enumerate(records, start=1):
         try:
-            hash((record_key(record), record.get("video"), record.get("data")))
+            hash(record_key(record))
         except (AttributeError, TypeError) as error:
             raise ValueError(f"{path} line {number} is not a result: {error}") from error
     return records

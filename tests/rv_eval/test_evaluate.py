@@ -102,7 +102,7 @@ def test_a_result_that_cannot_be_written_ends_the_evaluation(tmp_path, monkeypat
     assert [record["success"] for record in ResultsFile(tmp_path / "results.jsonl").read()] == [False, True]
 
 
-@pytest.mark.parametrize("record", [{"versions": None}, {"suite": ["fake"]}, {"video": {}}])
+@pytest.mark.parametrize("record", [{"versions": None}, {"suite": ["fake"]}, {"seed": {}}])
 def test_foreign_lines_are_refused_by_name(tmp_path, record):
     (tmp_path / "results.jsonl").write_text('{"suite": "old"}\n' + json.dumps(record) + "\n")
     with pytest.raises(ValueError, match=r"results\.jsonl line 2 is not a result"):
