@@ -28,6 +28,7 @@ def worker(rank, fails):
     time.sleep(600)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     try:
         launch(worker, [torch.device("cpu")] * 2, sys.argv[1] == "fails")
     except ValueError as error:
