@@ -5,7 +5,6 @@ import itertools
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.parallel import DistributedDataParallel
 
@@ -181,15 +180,6 @@ def test_training_in_bfloat16_parameters(encoder):
 
 
 # ------------------------------------------------------------------------------------------------ torch.compile
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """A process group of this process alone."""
-    path = tmp_path_factory.mktemp("group") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def test_compiled_training_step_equals_the_eager_one(encoder, alone, tmp_path):
