@@ -108,11 +108,11 @@ def evaluate(
         policy,
         make_env,
         options.agent,
-        options.num_envs,
-        options.video_every if options.save_video != "none" else 0,
-        options.save_all_data,
-        options.timeout_s,
-        options.recycle_after,
+        num_envs=options.num_envs,
+        video_every=options.video_every if options.save_video != "none" else 0,
+        keep_trace=options.save_all_data,
+        timeout_s=options.timeout_s,
+        recycle_after=options.recycle_after,
     )
     part = shard_episodes(episodes, options.shard_id, options.num_shards)
     plans = {record_key(_plan(episode, rollout.settings, provenance)): episode for episode in part}
@@ -232,21 +232,22 @@ def _write_files(options: EvalOptions, result: EpisodeResult, record: dict, repo
     written = {"video": None, "data": None}
     try:
         if result.frames and show:
-            path = _in_folder(options.log_dir, "videos", f"{stem}.mp4")
-            result.frames.write(path, task.instruction, result.success, result.steps)
-            written["video"] = f"videos/{path.name}"
+            path = f"videos/{stem}.mp4"
+            result.frames.write(_make_room(options.log_dir / path), task.instruction, result.success, result.steps)
+            written["video"] = path
         if result.trace:
-            path = _in_folder(options.log_dir, "episodes", f"{stem}.hdf5")
-            result.trace.write(path, record)
-            written["data"] = f"episodes/{path.name}"
+            path = f"episodes/{stem}.hdf5"
+            result.trace.write(_make_room(options.log_dir / path), record)
+            written["data"] = path
     except OSError as error:  # a full disk or a failing encoder must not cost the result
         report(f"a file of the next episode could not be written: {error}")
     return written
 
 
-def _in_folder(log_dir: Path, folder: str, name: str) -> Path:
-    (log_dir / folder).mkdir(parents=True, exist_ok=True)
-    return log_dir / folder / name
+def _make_room(path: Path) -> Path:
+    """The same path, in a folder that exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, provenance: dict):
