@@ -19,18 +19,20 @@ BETA_CUTOFF = 0.999
 def interpolate(noise, data, time, sigma_min: float = 0.0):
     """Where the path from `noise` to `data` is at `time`, and its velocity.
 
-    noise, data: (..., H, A). time: (...,), 0 is noise, 1 is data.
-    Returns (x_t, velocity), both (..., H, A) float32 whatever comes in: a target rounded to bfloat16 would be a bias
-    that no network can learn away. Cast x_t for a network of another dtype.
+    noise: (..., H, A). data: the same, or 1 instead of a leading size, where several draws of noise share a chunk.
+    time: (...,), of the noise; 0 is noise, 1 is data.
+    Returns (x_t, velocity), both of the noise's shape, float32 whatever comes in: a target rounded to bfloat16 would be
+    a bias that no network can learn away. Cast x_t for a network of another dtype.
     ValueError: shapes that do not fit, or sigma_min outside [0, 1).
     """
-    if noise.ndim < 2 or noise.shape != data.shape:
+    fits = data.ndim == noise.ndim >= 2 and data.shape[-2:] == noise.shape[-2:]
+    if not fits or any(size not in (1, draws) for size, draws in zip(data.shape, noise.shape, strict=True)):
         raise ValueError(
             f"noise and data must have one shape (..., H, A), got {tuple(noise.shape)} and {tuple(data.shape)}"
         )
-    if time.shape != data.shape[:-2]:
+    if time.shape != noise.shape[:-2]:
         raise ValueError(
-            f"time must have shape {tuple(data.shape[:-2])}, one for each (H, A) chunk, got {tuple(time.shape)}"
+            f"time must have shape {tuple(noise.shape[:-2])}, one for each (H, A) chunk, got {tuple(time.shape)}"
         )
     if not 0 <= sigma_min < 1:
         raise ValueError(f"sigma_min must be at least 0 and below 1, got {sigma_min}")

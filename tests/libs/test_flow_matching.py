@@ -85,6 +85,14 @@ def test_a_path_of_bfloat16_numbers_is_computed_in_float32():
     torch.testing.assert_close(x, 0.7 * noise.float() + 0.3 * data.float())
 
 
+def test_several_draws_share_a_chunk():
+    noise, data, time = gaussian(3, 5, 4, 2), gaussian(3, 1, 4, 2, seed=1), torch.rand(3, 5)
+    for found, expected in zip(
+        interpolate(noise, data, time), interpolate(noise, data.expand(3, 5, 4, 2), time), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
 # Sampling.
 
 
@@ -305,6 +313,9 @@ def test_a_cast_module_normalises_in_float32_and_saves_nothing():
     [
         (lambda: interpolate(gaussian(2, 4, 2), gaussian(2, 4, 3), torch.zeros(2)), "one shape"),
         (lambda: interpolate(gaussian(2), gaussian(2), torch.zeros(2)), "one shape"),
+        (lambda: interpolate(gaussian(2, 4, 2), gaussian(2, 1, 2), torch.zeros(2)), "one shape"),
+        (lambda: interpolate(gaussian(1, 4, 2), gaussian(2, 4, 2), torch.zeros(2)), "one shape"),
+        (lambda: interpolate(gaussian(2, 4, 2), gaussian(4, 2), torch.zeros(2)), "one shape"),
         (lambda: interpolate(gaussian(2, 4, 2), gaussian(2, 4, 2), torch.zeros(2, 1)), "time"),
         (lambda: interpolate(gaussian(2, 4, 2), gaussian(2, 4, 2), torch.zeros(2), sigma_min=1.0), "sigma_min"),
         (lambda: flow_matching_loss(gaussian(2, 4, 2), gaussian(4, 2)), "one shape"),
