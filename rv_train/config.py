@@ -31,7 +31,14 @@ _C.DATA.SOURCE = "hdf5"
 # manifest: manifests or folders that hold a manifest.jsonl
 _C.DATA.FILES = []
 _C.DATA.SKIP_BAD = False  # train without the lines of a manifest that cannot be used, instead of refusing it
-_C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras, in the order the model sees them
+# hdf5: where the files keep pictures, robot states, actions and instruction: a name (libero, robomimic, isaac_cosmos)
+# or the path of a JSON file, see libs/demo_hdf5/key_map.py. tools/inspect_demos.py says which one fits a file.
+_C.DATA.KEY_MAP = "libero"
+_C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras of the key map, in the order the model sees them
+# Parts of the robot's state that the model is given, names of the key map in the order of its input. Text policies take
+# none: VLA-0 sees pictures only.
+_C.DATA.PROPRIO = []
+_C.DATA.INSTRUCTION = ""  # the language goal of every demo, in place of what the files state; "": what they state
 # full:    every rank sees the whole set each epoch, shuffled on its own (upstream: 24 epochs on 8 GPUs are 192 passes)
 # sharded: the ranks share one pass over the set each epoch (the common DistributedSampler behaviour)
 # The two agree: 24 epochs of "full" on 8 GPUs and 192 epochs of "sharded" are the same number of passes and of steps.
@@ -201,6 +208,7 @@ _CHOICES = {
 _LIST_ITEMS = {
     "DATA.FILES": str,
     "DATA.VIEWS": str,
+    "DATA.PROPRIO": str,
     "TRAIN.betas": float,
     "MODEL.VISION.FULL_ATTENTION": int,
     "MODEL.LORA.TARGETS": str,
@@ -300,6 +308,7 @@ def _check(cfg, origin):
         raise ValueError(f"{origin}: EXP.ID names a folder: letters, digits, '_', '-' and '.', got {cfg.EXP.ID!r}")
     if not cfg.DATA.VIEWS:
         raise ValueError(f"{origin}: DATA.VIEWS needs at least one camera")
+    _check_proprio(cfg, origin)
     for key in ("VALID.loss_every", "VALID.gen_every"):
         if not 0 < get_leaf(cfg, key) < math.inf:
             raise ValueError(f"{origin}: {key} must be above 0 epochs, got {get_leaf(cfg, key)}")
@@ -330,6 +339,17 @@ def _check(cfg, origin):
         raise ValueError(
             f"{origin}: AMP.mode fp16 scales gradients and needs float32 parameters, got {cfg.AMP.param_dtype}"
         )
+
+
+def _check_proprio(cfg, origin):
+    parts = cfg.DATA.PROPRIO
+    twice = [part for part in parts if parts.count(part) > 1]
+    if twice:
+        raise ValueError(f"{origin}: DATA.PROPRIO names {twice[0]!r} twice")
+    if parts and cfg.MODEL.NAME == "vla0":
+        raise ValueError(f"{origin}: DATA.PROPRIO is {parts}, but MODEL.NAME vla0 is given none: set it to []")
+    if parts and cfg.DATA.SOURCE == "manifest":
+        raise ValueError(f"{origin}: DATA.PROPRIO is {parts}, but manifests hold none: set it to [], or read HDF5")
 
 
 def _check_lora(model, amp, origin):

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from libs.cli import cli_errors
 from libs.demo_hdf5 import DemoFile, verify_demo_file
-from libs.demo_hdf5.schema import VIEW_KEYS
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 LABEL_WIDTH = 13
@@ -83,8 +82,8 @@ def summary(demos: DemoFile) -> list[str]:
 def picture_rows(demos: DemoFile) -> dict[str, str]:
     """The views with their sizes, how pictures are stored, and what a frame (all views) takes on disk."""
     with h5py.File(demos.path, "r") as file:
-        groups = [file["data"][demo]["obs"] for demo in demos.demos]
-        pictures = {view: [group[VIEW_KEYS[view]] for group in groups] for view in demos.views}
+        groups = [file["data"][demo] for demo in demos.demos]
+        pictures = {view: [group[demos.key_map.views[view]] for group in groups] for view in demos.views}
         stored = sum(data.id.get_storage_size() for datasets in pictures.values() for data in datasets)
         plain = sum(data.nbytes for datasets in pictures.values() for data in datasets)
         sizes = {view: sorted({data.shape[1:3] for data in datasets}) for view, datasets in pictures.items()}

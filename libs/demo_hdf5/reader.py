@@ -1,4 +1,4 @@
-"""Reading demonstration files: this project's, LIBERO's own, and re-rendered ones."""
+"""Reading demonstration files: this project's, LIBERO's own, re-rendered ones, and what else a key map describes."""
 
 import json
 import os
@@ -7,7 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from libs.demo_hdf5.schema import ACTION_DIM, MAIN_VIEW, STANDARD_RENDER, VIEW_KEYS, demo_number
+from libs.demo_hdf5.key_map import LIBERO
+from libs.demo_hdf5.schema import STANDARD_RENDER, demo_number
 
 
 class DemoFile:
@@ -15,12 +16,14 @@ class DemoFile:
 
     It can be pickled and used under forked or spawned loader workers: every process has its own handle.
 
-    path: the file. Raises ValueError, naming file and demo, where it is missing, truncated, not HDF5, or a demo
-    lacks actions or pictures; and later, from every method that reads, where the file is no longer the one it was.
+    path: the file; key_map: its layout; instruction: the language goal in place of the file's, "" for the file's.
+    views: the cameras that it has, of those of the map. Raises ValueError, naming file and demo, where it is missing,
+    truncated, not HDF5, or a demo lacks actions or pictures; and later, from every method that reads, where the file is
+    no longer the one it was.
     """
 
-    def __init__(self, path):
-        self.path = Path(path)
+    def __init__(self, path, key_map=LIBERO, instruction=""):
+        self.path, self.key_map, self._given_instruction = Path(path), key_map, instruction
         self._file, self._pid = None, None
         if not self.path.is_file():
             raise ValueError(f"demo file {self.path} does not exist")
@@ -51,33 +54,34 @@ class DemoFile:
         if not names:
             raise ValueError(f"demo file {self.path} holds no demos (data/demo_0, data/demo_1, ...)")
         self.demos = sorted(names, key=demo_number)
-        first = data[self.demos[0]]
-        self.views = [view for view, key in VIEW_KEYS.items() if view == MAIN_VIEW or f"obs/{key}" in first]
+        first, views = data[self.demos[0]], self.key_map.views
+        self.views = [view for view, key in views.items() if view == self.key_map.main_view or key in first]
         self._sizes = {}  # demo -> (height, width) of the main view
         self._lengths = {name: self._checked_length(data, name) for name in self.demos}
         self._masks = {name: self._checked_mask(values) for name, values in file.get("mask", {}).items()}
 
     def _checked_length(self, data, demo):
         group, where = data[demo], f"demo file {self.path}, {demo}"
-        actions = group.get("actions")
+        key, dim = self.key_map.actions
+        actions = group.get(key)
         if not isinstance(actions, h5py.Dataset):
-            raise ValueError(f"{where}: no actions")
-        if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or len(actions) == 0 or actions.dtype.kind not in "fiu":
-            expected = f"expected numbers of shape (T, {ACTION_DIM})"
-            raise ValueError(f"{where}: actions have shape {actions.shape} and type {actions.dtype}, {expected}")
+            raise ValueError(f"{where}: no {key}")
+        if actions.ndim != 2 or len(actions) == 0 or not are_numbers(actions, len(actions), dim):
+            expected = f"expected numbers of shape (T, {dim})"
+            raise ValueError(f"{where}: {key} have shape {actions.shape} and type {actions.dtype}, {expected}")
         for view in self.views:
-            key = f"obs/{VIEW_KEYS[view]}"
+            key = self.key_map.views[view]
             pictures = group.get(key)
             if not isinstance(pictures, h5py.Dataset):
                 raise ValueError(f"{where}: no {key}; render the pictures first")
-            shape = pictures.shape
-            if len(shape) != 4 or shape[0] != len(actions) or shape[3] != 3 or pictures.dtype != np.uint8:
+            if not are_pictures(pictures, len(actions)):
                 expected = f"expected uint8 of shape ({len(actions)}, H, W, 3)"
-                raise ValueError(f"{where}: {key} has shape {shape} and type {pictures.dtype}, {expected}")
-            self._sizes.setdefault(demo, shape[1:3])
-        for key in ("states", "robot_states"):
-            if key in group and group[key].shape[:1] != actions.shape[:1]:
-                raise ValueError(f"{where}: {len(actions)} actions, but {key} has shape {group[key].shape}")
+                raise ValueError(f"{where}: {key} has shape {pictures.shape} and type {pictures.dtype}, {expected}")
+            self._sizes.setdefault(demo, pictures.shape[1:3])
+        for key in ("states", "robot_states"):  # groups in Isaac Lab's files
+            rows = group.get(key)
+            if isinstance(rows, h5py.Dataset) and rows.shape[:1] != actions.shape[:1]:
+                raise ValueError(f"{where}: {len(actions)} actions, but {key} has shape {rows.shape}")
         return len(actions)
 
     def _checked_mask(self, names):
@@ -88,12 +92,18 @@ class DemoFile:
 
     @property
     def instruction(self):
-        """The language goal; ValueError where the file names none."""
+        """The language goal: the given one, else the file's, else the map's; ValueError where there is none."""
+        attribute, json_key, fixed = self.key_map.instruction
+        if self._given_instruction:
+            return self._given_instruction
         try:
-            text = json.loads(self.attrs["problem_info"])["language_instruction"]
+            text = json.loads(self.attrs[attribute])[json_key] if json_key else self.attrs[attribute]
+            return "".join(text).strip('"')  # some of LIBERO's files hold a list of characters, some quote the text
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"demo file {self.path}: no language_instruction in data's problem_info") from error
-        return "".join(text).strip('"')  # some of LIBERO's files hold a list of characters, some quote the text
+            if fixed:
+                return fixed
+            place = f"{json_key or 'instruction'} in data's {attribute or 'attributes'}"
+            raise ValueError(f"demo file {self.path}: no {place}") from error
 
     @property
     def render(self):
@@ -112,8 +122,27 @@ class DemoFile:
         return self._masks.get(name)
 
     def actions(self, demo):
-        """(T, 7) float64"""
-        return self._read(demo, "actions")
+        """(T, A) as stored; LIBERO: (T, 7) float64"""
+        return self._read(demo, self.key_map.actions.key)
+
+    def proprio(self, demo, parts):
+        """Parts of the robot's state, one after another: (T, P) float32; P is 0 without parts.
+
+        ValueError, naming demo and key, where the map has no such part, or the demo lacks it or has it in another form.
+        """
+        self.key_map.check_parts(parts)
+        length = self.num_frames(demo)
+        rows = [np.zeros((length, 0), dtype=np.float32)]
+        for part in parts:
+            key, dim = self.key_map.proprio[part]
+            values, where = self._read(demo, key), f"demo file {self.path}, {demo}"
+            if not are_numbers(values, length, dim):
+                expected = f"expected numbers of shape ({length}, {dim})"
+                raise ValueError(f"{where}: {key} has shape {values.shape} and type {values.dtype}, {expected}")
+            if not np.isfinite(values).all():
+                raise ValueError(f"{where}: {key} holds a number that is not finite")
+            rows.append(values.astype(np.float32))
+        return np.concatenate(rows, axis=1)
 
     def states(self, demo):
         """(T, 1 + nq + nv) float64"""
@@ -127,7 +156,9 @@ class DemoFile:
         """(H, W, 3) uint8, upright. ValueError where the file is damaged there."""
         import cv2  # here: playing a checkpoint reads no demo file, and must not need what OpenCV links to
 
-        stored = self._read(demo, f"obs/{VIEW_KEYS[view]}", t)
+        stored = self._read(demo, self.key_map.views[view], t)
+        if not self.key_map.upside_down:
+            return stored
         return cv2.flip(stored, -1)  # both axes; numpy's [::-1, ::-1] with a copy takes 0.4 ms at 256 pixels, this 5 us
 
     def demo_attrs(self, demo):
@@ -153,7 +184,7 @@ class DemoFile:
     def _read(self, demo, key, part=()):
         try:
             values = self._handle["data"][demo][key][part]
-        except KeyError:
+        except (KeyError, TypeError):  # TypeError: a group
             self._check_version()
             raise ValueError(f"demo file {self.path}, {demo}: no {key}") from None
         except (OSError, RuntimeError) as error:
@@ -191,6 +222,17 @@ class DemoFile:
 
     def __getstate__(self):
         return {**self.__dict__, "_file": None, "_pid": None}
+
+
+def are_numbers(values, length, dim):
+    """Whether an array or HDF5 dataset holds numbers of shape (length, dim)."""
+    return values.shape == (length, dim) and values.dtype.kind in "fiu"
+
+
+def are_pictures(values, length):
+    """Whether it holds uint8 of shape (length, H, W, 3)."""
+    shape = values.shape
+    return len(shape) == 4 and shape[0] == length and shape[3] == 3 and values.dtype == np.uint8
 
 
 def _plain(value):

@@ -9,18 +9,15 @@
     data/demo_0/rewards, dones  uint8 (T,), the last one is 1
     data/demo_0/obs/...       pictures uint8 (T, H, W, 3), upside down; proprioception float64
 
-Two attributes of `data` are this project's own: `render` (how the pictures were rendered) and `resolution`.
+The keys of pictures, robot states and actions stand in the key map `libero`, for readers and the writer alike. Two
+attributes of `data` are this project's own: `render` (how the pictures were rendered) and `resolution`.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-ACTION_DIM = 7
-VIEW_KEYS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}  # view -> dataset under obs/
-MAIN_VIEW = "agentview"  # every demo must have it
-PROPRIO_DIMS = {"ee_states": 6, "ee_pos": 3, "ee_ori": 3, "gripper_states": 2, "joint_states": 7}
-IMAGE_CONVENTION = "opengl"  # pictures are stored as OpenGL renders them; upright is [::-1, ::-1]
+IMAGE_CONVENTIONS = {True: "opengl", False: "opencv"}  # KeyMap.upside_down -> macros_image_convention
 STANDARD_RENDER = "standard"
 
 # One frame per chunk, because training reads single frames at random; gzip, because every HDF5 library has it. Measured

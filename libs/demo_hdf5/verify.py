@@ -5,57 +5,63 @@ import json
 import h5py
 import numpy as np
 
+from libs.demo_hdf5.key_map import LIBERO, KeyMap
 from libs.demo_hdf5.reader import DemoFile
-from libs.demo_hdf5.schema import ACTION_DIM, IMAGE_CONVENTION, PROPRIO_DIMS, VIEW_KEYS
+from libs.demo_hdf5.schema import IMAGE_CONVENTIONS
 
-ROBOT_STATE_DIM = 9
 TEXT_ATTRS = ("env_name", "bddl_file_name", "bddl_file_content")
 
 
-def verify_demo_file(path) -> list[str]:
+def verify_demo_file(path, key_map=LIBERO) -> list[str]:
     """Every problem of a demonstration file, one line each that begins with the demo; empty if there is none.
+
+    Of every layout: what the map names is there, finite and of the right shape, pictures can be read and show
+    something, lists and counts agree, no demo is there twice. LIBERO's own also has attributes, types and a range of
+    the actions that its other readers rely on.
 
     Reads every picture: about a thousand per second. Raises ValueError where the file cannot be used at all
     (see DemoFile).
     """
-    demos = DemoFile(path)
+    demos, strict = DemoFile(path, key_map), key_map == LIBERO
     exact_gripper = "render" in demos.attrs and "regeneration" not in demos.attrs  # the experts'
     first_with = {}  # the bytes of the actions -> demo
     with h5py.File(path, "r") as file:
-        problems = _file_problems(demos, list(file.get("mask", {})))
+        problems = _file_problems(demos, list(file.get("mask", {})), strict)
         for demo in demos.demos:
             group, length = file["data"][demo], demos.num_frames(demo)
-            found, arrays = _read_arrays(group, length)
+            found, arrays = _read_arrays(group, _expected_arrays(key_map, length, strict))
             found += _number_problems(arrays)
-            found += _action_problems(arrays["actions"], exact_gripper)
-            found += _demo_attr_problems(group, length)
-            for view in VIEW_KEYS:
-                found += _picture_problems(group, view, demos.attrs.get("resolution"))
-            twin = first_with.setdefault(group["actions"][()].tobytes(), demo)
+            if strict:
+                found += _action_problems(arrays["actions"], exact_gripper)
+            found += _demo_attr_problems(group, length, strict)
+            for key in key_map.views.values():
+                found += _picture_problems(group, key, demos.attrs.get("resolution"))
+            twin = first_with.setdefault(group[key_map.actions.key][()].tobytes(), demo)
             if twin != demo:
                 found.append(f"the same actions as {twin}")
             problems += [f"{demo}: {problem}" for problem in found]
     return problems
 
 
-def _file_problems(demos: DemoFile, masks: list[str]) -> list[str]:
-    """Attributes of `data`, numbers of demos and frames, lists of demos."""
+def _file_problems(demos: DemoFile, masks: list[str], strict: bool) -> list[str]:
+    """Attributes of `data`, numbers of demos and frames, lists of demos; strict: no attribute may be missing."""
     attrs, found = demos.attrs, []
-    for name in TEXT_ATTRS:
-        if not isinstance(attrs.get(name), str) or not attrs[name]:
-            found.append(f"attribute {name} is missing")
-    found += _json_problems(attrs, "env_args", "env_name")
-    found += _json_problems(attrs, "problem_info", "language_instruction")
+    if strict:
+        for name in TEXT_ATTRS:
+            if not isinstance(attrs.get(name), str) or not attrs[name]:
+                found.append(f"attribute {name} is missing")
+        found += _json_problems(attrs, "env_args", "env_name")
+        found += _json_problems(attrs, "problem_info", "language_instruction")
     frames = sum(demos.num_frames(demo) for demo in demos.demos)
-    found += _count_problems(attrs, "num_demos", len(demos.demos), "demos")
-    found += _count_problems(attrs, "total", frames, "frames")
+    found += _count_problems(attrs, "num_demos", len(demos.demos), "demos", strict)
+    found += _count_problems(attrs, "total", frames, "frames", strict)
+    expected = IMAGE_CONVENTIONS[demos.key_map.upside_down]
     convention = attrs.get("macros_image_convention")
-    if convention is None:
+    if convention is None and strict:
         found.append("attribute macros_image_convention is missing")
-    elif convention != IMAGE_CONVENTION:
+    elif convention not in (None, expected):
         found.append(
-            f"macros_image_convention is {convention!r}, not {IMAGE_CONVENTION!r}: the pictures would be "
-            "read upside down"
+            f"macros_image_convention is {convention!r}, not {expected!r}: the pictures would be read upside down"
         )
     found = [f"data: {problem}" for problem in found]
     for name in masks:
@@ -75,30 +81,34 @@ def _json_problems(attrs: dict, name: str, key: str) -> list[str]:
     return [] if isinstance(value, dict) and value.get(key) else [f"attribute {name} has no {key}"]
 
 
-def _count_problems(attrs: dict, name: str, count: int, what: str) -> list[str]:
+def _count_problems(attrs: dict, name: str, count: int, what: str, strict: bool) -> list[str]:
     if name not in attrs:
-        return [f"attribute {name} is missing"]
+        return [f"attribute {name} is missing"] if strict else []
     return [] if attrs[name] == count else [f"{name} is {attrs[name]}, but there are {count} {what}"]
 
 
-def _read_arrays(group: h5py.Group, length: int) -> tuple[list[str], dict]:
-    """Everything but the pictures: (problems of names, types and shapes; the arrays of the right shape)."""
-    expected = {
-        "actions": ("float64", (length, ACTION_DIM)),
-        "states": ("float64", (length, "any")),
-        "robot_states": ("float64", (length, ROBOT_STATE_DIM)),
-        "rewards": ("uint8", (length,)),
-        "dones": ("uint8", (length,)),
-        **{f"obs/{name}": ("float64", (length, size)) for name, size in PROPRIO_DIMS.items()},
-    }
+def _expected_arrays(key_map: KeyMap, length: int, strict: bool) -> dict:
+    """{key: (dtype or "numbers", shape)} of everything but the pictures."""
+    numbers = "float64" if strict else "numbers"
+    expected = {key: (numbers, (length, dim)) for key, dim in (key_map.actions, *key_map.proprio.values())}
+    if strict:
+        expected["states"] = ("float64", (length, "any"))
+        expected |= {name: ("uint8", (length,)) for name in ("rewards", "dones")}
+    return expected
+
+
+def _read_arrays(group: h5py.Group, expected: dict) -> tuple[list[str], dict]:
+    """(problems of names, types and shapes; the arrays of the right shape)."""
     found, arrays = [], {}
     for name, (dtype, shape) in expected.items():
-        if name not in group:
+        data = group.get(name)
+        if not isinstance(data, h5py.Dataset):
             found.append(f"{name} is missing")
             continue
-        data = group[name]
-        if data.dtype != dtype:
+        if data.dtype.kind not in "fiu" if dtype == "numbers" else data.dtype != dtype:
             found.append(f"{name} is {data.dtype}, expected {dtype}")
+            if data.dtype.kind not in "fiu":
+                continue
         if len(data.shape) == len(shape) and all(
             want in ("any", have) for have, want in zip(data.shape, shape, strict=True)
         ):
@@ -137,8 +147,10 @@ def _action_problems(actions: np.ndarray, exact_gripper: bool) -> list[str]:
     return found
 
 
-def _demo_attr_problems(group: h5py.Group, length: int) -> list[str]:
-    found = _count_problems(group.attrs, "num_samples", length, "frames")
+def _demo_attr_problems(group: h5py.Group, length: int, strict: bool) -> list[str]:
+    found = _count_problems(group.attrs, "num_samples", length, "frames", strict)
+    if not strict:
+        return found
     if not group.attrs.get("model_file"):
         found.append("attribute model_file is missing")
     if "init_state" not in group.attrs:
@@ -149,9 +161,8 @@ def _demo_attr_problems(group: h5py.Group, length: int) -> list[str]:
     return found
 
 
-def _picture_problems(group: h5py.Group, view: str, resolution: int | None) -> list[str]:
+def _picture_problems(group: h5py.Group, name: str, resolution: int | None) -> list[str]:
     """Size, frames that cannot be read, and frames of a single colour."""
-    name = f"obs/{VIEW_KEYS[view]}"
     if name not in group:
         return [f"{name} is missing"]
     frames, found = group[name], []

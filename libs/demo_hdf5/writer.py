@@ -6,7 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from libs.demo_hdf5.schema import IMAGE_CONVENTION, PROPRIO_DIMS, STORAGE, VIEW_KEYS, Demo, demo_number
+from libs.demo_hdf5.key_map import LIBERO
+from libs.demo_hdf5.schema import IMAGE_CONVENTIONS, STORAGE, Demo, demo_number
 
 
 class DemoWriter:
@@ -26,7 +27,7 @@ class DemoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = h5py.File(self._beside, "w")
         data = self._file.create_group("data")
-        data.attrs["macros_image_convention"] = IMAGE_CONVENTION
+        data.attrs["macros_image_convention"] = IMAGE_CONVENTIONS[LIBERO.upside_down]
         data.attrs.update(self._attrs)
         return self
 
@@ -45,13 +46,12 @@ class DemoWriter:
         group["robot_states"] = np.asarray(demo.robot_states, dtype=np.float64)
         group["rewards"] = np.asarray(demo.rewards, dtype=np.uint8)
         group["dones"] = np.asarray(demo.dones, dtype=np.uint8)
-        obs = group.create_group("obs")
         for name, values in demo.obs.items():
-            if name in VIEW_KEYS:
+            if name in LIBERO.views:
                 stored = np.asarray(values, dtype=np.uint8)[:, ::-1, ::-1]
-                obs.create_dataset(VIEW_KEYS[name], data=stored, chunks=(1, *stored.shape[1:]), **STORAGE)
-            elif name in PROPRIO_DIMS:
-                obs[name] = np.asarray(values, dtype=np.float64)
+                group.create_dataset(LIBERO.views[name], data=stored, chunks=(1, *stored.shape[1:]), **STORAGE)
+            elif name in LIBERO.proprio:
+                group[LIBERO.proprio[name].key] = np.asarray(values, dtype=np.float64)
             else:
                 raise ValueError(f"{self.path}: unknown observation {name!r}")
         self._count += 1

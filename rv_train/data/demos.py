@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from libs.demo_hdf5 import DemoFile, demo_files
-from libs.demo_hdf5.schema import IMAGE_CONVENTION, MAIN_VIEW
+from libs.demo_hdf5 import LIBERO, DemoFile, demo_files
+from libs.demo_hdf5.schema import IMAGE_CONVENTIONS
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Sample:
     """One supervised example, before any augmentation.
 
     views: one (H, W, 3) uint8 upright frame per camera; instruction: the language goal;
-    actions: (horizon, A) float32, environment units; proprio: (P,) float32, empty where the data has none;
-    file, demo, frame: where it came from; action_text: the actions as integers, where the data holds them so (a
-    manifest): an X in them is a digit that nobody knows, and its action NaN.
+    actions: (horizon, A) float32, environment units; proprio: (P,) float32, the chosen parts of the robot's state one
+    after another, empty where none are chosen; file, demo, frame: where it came from; action_text: the actions as
+    integers, where the data holds them so (a manifest): an X in them is a digit that nobody knows, and its action NaN.
     """
 
     views: list
@@ -33,7 +33,7 @@ class Sample:
 
 
 class DemoRows(NamedTuple):
-    """One demo. file: its DemoFile; name: "demo_3"; actions (T, A) float32; proprio (T, P) float32."""
+    """One demo. file: its DemoFile; name: "demo_3"; actions (T, A) float32; proprio (T, P) float32, P may be 0."""
 
     file: DemoFile
     instruction: str
@@ -45,20 +45,24 @@ class DemoRows(NamedTuple):
 class DemoDataset:
     """Every frame of every demo, in file and demo order.
 
-    Actions and robot states are small and read at once; frames are read one by one when asked for. It can be pickled:
-    a process that gets it reads no file before its first frame.
+    Held in memory: the actions and the chosen parts of the robot's state, as float32, demo by demo; every sample needs
+    them, and they take 4 (A + P) bytes per frame, 136 MB for a million frames of 7 actions and 27 states. Pictures are
+    read one by one when asked for. It can be pickled: a process that gets it reads no file before its first frame.
 
     Args:
         paths: demo files.
         views: cameras to read.
         horizon: actions per chunk; a chunk that runs over the demo's end repeats its last action.
+        key_map: the layout of the files, a KeyMap.
+        proprio: parts of the robot's state to read, names of the map; a sample has them one after another.
+        instruction: the language goal of every file; "": what the files state.
     Raises:
         ValueError: a file that cannot be used, naming file and demo; files rendered with different settings.
     """
 
-    def __init__(self, paths, views, horizon):
-        self.views, self.horizon = list(views), horizon
-        files = [DemoFile(path) for path in paths]
+    def __init__(self, paths, views, horizon, key_map=LIBERO, proprio=(), instruction=""):
+        self.views, self.horizon, self.key_map, self.parts = list(views), horizon, key_map, list(proprio)
+        files = [DemoFile(path, key_map, instruction) for path in paths]
         for file in files:
             self._check(file)
         settings = {(file.render, file.picture_size(demo)[0]): file.path for file in files for demo in file.demos}
@@ -66,14 +70,15 @@ class DemoDataset:
             found = "; ".join(f"{render} at {side} pixels: {path}" for (render, side), path in settings.items())
             raise ValueError(f"demos were rendered with different settings, do not mix them: {found}")
         ((self.render, self.resolution),) = settings  # resolution: side of the stored frames, pixels
-        self._set_demos([rows for file in files for rows in _read_rows(file)])
+        self._set_demos([rows for file in files for rows in _read_rows(file, self.parts)])
 
     def _check(self, file):
-        convention = file.attrs.get("macros_image_convention", IMAGE_CONVENTION)
-        if convention != IMAGE_CONVENTION:
+        expected = IMAGE_CONVENTIONS[self.key_map.upside_down]
+        convention = file.attrs.get("macros_image_convention", expected)
+        if convention != expected:
             raise ValueError(
-                f"{file.path}: pictures stored as {convention!r}, expected {IMAGE_CONVENTION!r}: they would stand "
-                "on their heads"
+                f"{file.path}: pictures stored as {convention!r}, expected {expected!r}: they would stand on "
+                "their heads"
             )
         missing = [view for view in self.views if view not in file.views]
         if missing:
@@ -126,7 +131,7 @@ class DemoDataset:
 
     def first_pictures(self):
         """The main view's first frame of every demo, one after another: (H, W, 3) uint8."""
-        return (rows.file.frame(rows.name, 0, MAIN_VIEW) for rows in self.demos)
+        return (rows.file.frame(rows.name, 0, self.key_map.main_view) for rows in self.demos)
 
     def split(self, val_share, seed):
         """Hold whole demos of every file out for validation; nothing is read again.
@@ -160,14 +165,17 @@ class DemoDataset:
         return part
 
 
-def _read_rows(file):
+def _read_rows(file, parts):
     """DemoRows of every demo of a file."""
-    instruction = file.instruction
+    try:
+        instruction = file.instruction
+    except ValueError as error:
+        raise ValueError(f"{error}; say what is to be done: DATA.INSTRUCTION (--instruction)") from error
     for name in file.demos:
         actions = np.asarray(file.actions(name), dtype=np.float32)
         if not np.isfinite(actions).all():
             raise ValueError(f"{file.path}, {name}: an action is not a finite number")
-        yield DemoRows(file, instruction, name, actions, np.asarray(file.robot_states(name), dtype=np.float32))
+        yield DemoRows(file, instruction, name, actions, file.proprio(name, parts))
 
 
 def split_by_masks(file, names):

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from libs.action_text import ActionTextCodec
+from libs.demo_hdf5 import KeyMap
 from rv_train.data.demos import DemoDataset, find_demo_files
 from rv_train.data.manifest import ManifestDataset, find_manifests
-from rv_train.data.stats import FILE_NAME, NPZ_NAME, compute_action_stats, data_fingerprint, read_stats
+from rv_train.data.stats import FILE_NAME, NPZ_NAME, compute_action_stats, constant_dims, data_fingerprint, read_stats
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,12 @@ class TrainingData:
     """What a run trains on; can be pickled.
 
     train, valid: demos to train on and held-out ones (None where DATA.VAL_SHARE is 0).
-    action_stats: of every demo of DATA.FILES, held out or not, or read from DATA.STATS; a manifest's own.
+    action_stats: of every demo of DATA.FILES, held out or not, or read from DATA.STATS; a manifest's own. With
+        "proprio" where DATA.PROPRIO chooses parts.
     info: what checkpoints and run.json say of the data: render, resolution, fingerprint (of the data, whichever
         statistics are used), files, num_demos and num_frames (of all files), num_valid_demos, num_clipped (action
-        values outside the range), stats (path, "" where they were computed). Of a manifest also num_bad_lines (left
-        out) and num_hidden (samples with hidden digits).
+        values outside the range), stats (path, "" where they were computed). Of demonstration files also key_map (its
+        name), of a manifest num_bad_lines (left out) and num_hidden (samples with hidden digits).
     remarks: lines that somebody who starts a run should see.
     """
 
@@ -35,25 +37,42 @@ def load_data(cfg):
 
     Raises:
         ValueError: no data, or data that cannot be used, naming file and demo, or file and line; statistics that are
-            missing, broken, of another number of dimensions or not those of a manifest; DATA.VAL_SHARE above 0 where no
-            demo can be held out.
+            missing, broken, of other dimensions or proprio parts, or not those of a manifest; DATA.VAL_SHARE above 0
+            where no demo can be held out.
     """
     return _load_manifests(cfg) if cfg.DATA.SOURCE == "manifest" else _load_demos(cfg)
 
 
+def key_map_of(cfg):
+    """The KeyMap of DATA.KEY_MAP; ValueError where it does not exist or has other views, parts or actions than cfg."""
+    try:
+        key_map = KeyMap.find(cfg.DATA.KEY_MAP)
+        key_map.check_views(cfg.DATA.VIEWS)
+        key_map.check_parts(cfg.DATA.PROPRIO)
+    except ValueError as error:
+        raise ValueError(f"DATA.KEY_MAP, VIEWS and PROPRIO: {error}") from None
+    if key_map.actions.dim != cfg.ACTION.DIM:
+        raise ValueError(
+            f"ACTION.DIM is {cfg.ACTION.DIM}, actions of key map {key_map.name} have {key_map.actions.dim} dimensions"
+        )
+    return key_map
+
+
 def _load_demos(cfg):
-    dataset = DemoDataset(find_demo_files(cfg.DATA.FILES), cfg.DATA.VIEWS, cfg.ACTION.HORIZON)
-    action_dim = dataset.demos[0].actions.shape[1]
-    if action_dim != cfg.ACTION.DIM:
-        raise ValueError(f"ACTION.DIM is {cfg.ACTION.DIM}, {dataset.files[0].path} has {action_dim} dimensions")
+    paths, key_map = find_demo_files(cfg.DATA.FILES), key_map_of(cfg)
+    dataset = DemoDataset(paths, cfg.DATA.VIEWS, cfg.ACTION.HORIZON, key_map, cfg.DATA.PROPRIO, cfg.DATA.INSTRUCTION)
     if cfg.DATA.STATS:
-        stats, fingerprint = _read_given(cfg.DATA.STATS, cfg.ACTION.DIM), data_fingerprint(dataset)
+        stats, fingerprint = _read_given(cfg.DATA.STATS, cfg.ACTION.DIM, dataset.parts), data_fingerprint(dataset)
     else:
         stats = compute_action_stats(dataset)
         fingerprint = stats["fingerprint"]
     codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
-    more = {"num_clipped": codec.count_clipped(dataset.all_actions()), "stats": cfg.DATA.STATS}
-    return _split(cfg, dataset, stats, fingerprint, more)
+    more = {
+        "num_clipped": codec.count_clipped(dataset.all_actions()),
+        "stats": cfg.DATA.STATS,
+        "key_map": key_map.name,
+    }
+    return _split(cfg, dataset, stats, fingerprint, more, constant_dims(stats))
 
 
 def _load_manifests(cfg):
@@ -134,11 +153,18 @@ def _manifest_stats(paths, cfg):
     return stats, str(origin)
 
 
-def _read_given(path, action_dim):
+def _read_given(path, action_dim, parts=()):
+    """Statistics with the proprio of these parts, and of no others."""
     try:
         stats = read_stats(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"DATA.STATS: {error}") from None
     if len(stats["min"]) != action_dim:
         raise ValueError(f"DATA.STATS: {path} has {len(stats['min'])} action dimensions, ACTION.DIM is {action_dim}")
-    return stats
+    found = list(stats["proprio"]["parts"]) if "proprio" in stats else []
+    if parts and found != list(parts):
+        raise ValueError(
+            f"DATA.STATS: {path} has proprio {', '.join(found) or 'of no part'}, DATA.PROPRIO is {', '.join(parts)}: "
+            "write it with tools/compute_stats.py --proprio"
+        )
+    return stats if parts else {key: value for key, value in stats.items() if key != "proprio"}

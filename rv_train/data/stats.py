@@ -1,4 +1,7 @@
-"""Statistics of the actions: the range that integers are spread over, and what the data is known by."""
+"""Statistics of the actions and of the chosen parts of the robot's state, and what the data is known by.
+
+The range of the actions is what integers are spread over; what is generated as numbers is normalised by them.
+"""
 
 import hashlib
 import io
@@ -11,44 +14,108 @@ from pathlib import Path
 
 import numpy as np
 
+from libs.demo_hdf5 import LIBERO
+
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
 NPZ_KEYS = {"min": "action_mins", "max": "action_maxs"}  # what others call them; further keys have our names
 
 
+class Moments:
+    """Count, mean, spread and range of rows of numbers, demo by demo, in float64.
+
+    Two parts of n and m rows, whose means differ by d, have together the sum of squared deviations
+    M = M_n + M_m + d^2 n m / (n + m): Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+    computing sample variances", 1979. A dimension that never changes has a spread of exactly 0.
+    """
+
+    def __init__(self):
+        self.count = 0
+
+    def add(self, rows):
+        """rows: (T, D), T > 0."""
+        rows = np.asarray(rows, dtype=np.float64)
+        count, mean = len(rows), rows.mean(axis=0)
+        squares = ((rows - mean) ** 2).sum(axis=0)
+        if self.count == 0:
+            self.count, self.mean, self._squares = count, mean, squares
+            self.low, self.high = rows.min(axis=0), rows.max(axis=0)
+            return
+        total, apart = self.count + count, mean - self.mean
+        self._squares = self._squares + squares + apart**2 * (self.count * count / total)
+        self.mean = self.mean + apart * (count / total)
+        self.low, self.high = np.minimum(self.low, rows.min(axis=0)), np.maximum(self.high, rows.max(axis=0))
+        self.count = total
+
+    def as_lists(self):
+        """{"min", "max", "mean", "std": lists of D floats}; std is the population's."""
+        found = {"min": self.low, "max": self.high, "mean": self.mean, "std": np.sqrt(self._squares / self.count)}
+        return {name: values.tolist() for name, values in found.items()}
+
+
 def compute_action_stats(dataset):
-    """Per-dimension statistics of every action of a `DemoDataset`.
+    """Per-dimension statistics of every action, and of the chosen proprio parts, of a `DemoDataset`.
+
+    Computed demo by demo from what the dataset holds anyway, its float32 actions and parts; the quantiles need the
+    column of one dimension at a time.
 
     Returns:
         {"min", "max", "mean", "std", "q01", "q99": lists of A floats, "count": frames, "num_demos": demos,
-        "fingerprint": see `data_fingerprint`}.
+        "fingerprint": see `data_fingerprint`}; with chosen parts also "proprio": {"parts": {part: dim} in their order,
+        "min", "max", "mean", "std": lists of P floats}.
     """
-    actions = dataset.all_actions()  # (N, A) float32
-    wide = actions.astype(np.float64)
-    low, high = np.quantile(wide, [0.01, 0.99], axis=0)
-    return {
-        "min": wide.min(axis=0).tolist(),
-        "max": wide.max(axis=0).tolist(),
-        "mean": wide.mean(axis=0).tolist(),
-        "std": wide.std(axis=0).tolist(),
-        "q01": low.tolist(),
-        "q99": high.tolist(),
-        "count": len(actions),
+    actions, proprio = Moments(), Moments()
+    for rows in dataset.demos:
+        actions.add(rows.actions)
+        proprio.add(rows.proprio)
+    columns = (
+        np.concatenate([rows.actions[:, dim] for rows in dataset.demos]).astype(np.float64)
+        for dim in range(len(actions.mean))
+    )
+    quantiles = [np.quantile(column, [0.01, 0.99]).tolist() for column in columns]
+    stats = {
+        **actions.as_lists(),
+        "q01": [low for low, _ in quantiles],
+        "q99": [high for _, high in quantiles],
+        "count": actions.count,
         "num_demos": dataset.num_demos,
         "fingerprint": data_fingerprint(dataset),
     }
+    if dataset.parts:
+        parts = {part: dataset.key_map.proprio[part].dim for part in dataset.parts}
+        stats["proprio"] = {"parts": parts, **proprio.as_lists()}
+    return stats
+
+
+def constant_dims(stats):
+    """What never changes in the data of these statistics, a line each: nothing can be learned there, or from it."""
+    found = [(f"dimension {dim} of the actions", low, high) for dim, (low, high) in enumerate(_ranges(stats))]
+    if "proprio" in stats:
+        names = [f"{part} {n}" for part, dim in stats["proprio"]["parts"].items() for n in range(dim)]
+        found += [(f"proprio {name}", *span) for name, span in zip(names, _ranges(stats["proprio"]), strict=True)]
+    return [f"{what} never changes: it is {low:g} in every frame" for what, low, high in found if low == high]
+
+
+def _ranges(stats):
+    return zip(stats["min"], stats["max"], strict=True)
 
 
 def data_fingerprint(dataset):
     """What a run's data is known by: sha256 in hexadecimal of a `DemoDataset`.
 
     It covers how the pictures were made, views, instructions, and of every demo its length, its actions and its first
-    picture (main view): one frame per demo tells renderings apart without reading gigabytes. Where the files lie and
-    how they are packed does not matter.
+    picture (main view): one frame per demo tells renderings apart without reading gigabytes. Of data in another layout
+    than LIBERO's also what of the key map it was read by, and of chosen proprio parts every value. Where the files and
+    the map lie and how the files are packed does not matter.
     """
     about = [dataset.instructions, dataset.views, dataset.render, dataset.resolution]
+    if dataset.parts or dataset.key_map != LIBERO:
+        about.append(dataset.key_map.layout(dataset.views, dataset.parts))
     lengths = [len(rows.actions) for rows in dataset.demos]
     digest = hashlib.sha256(json.dumps([*about, lengths]).encode())
-    digest.update(dataset.all_actions().tobytes())
+    for rows in dataset.demos:
+        digest.update(rows.actions.tobytes())
+    for rows in dataset.demos:
+        digest.update(rows.proprio.tobytes())
     for picture in dataset.first_pictures():
         digest.update(picture.tobytes())
     return digest.hexdigest()
@@ -69,8 +136,14 @@ def stats_as_bytes(stats, suffix):
     """The content of a file of that suffix, ".npz" or any other for JSON."""
     if suffix != ".npz":
         return (json.dumps(stats, indent=1) + "\n").encode()
+    arrays = {NPZ_KEYS.get(key, key): np.array(value) for key, value in stats.items() if key != "proprio"}
+    for key, value in stats.get("proprio", {}).items():
+        if key == "parts":
+            arrays |= {"proprio_parts": np.array(list(value)), "proprio_dims": np.array(list(value.values()))}
+        else:
+            arrays[f"proprio_{key}"] = np.array(value)
     buffer = io.BytesIO()
-    np.savez(buffer, **{NPZ_KEYS.get(key, key): np.array(value) for key, value in stats.items()})
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
@@ -78,7 +151,8 @@ def read_stats(path):
     """The statistics in a JSON or .npz file, or in action_stats.json or .npz of a folder (a checkpoint's `model/`).
 
     Raises:
-        ValueError: missing or broken, or no range: min and max must be finite, as many, and min at most max.
+        ValueError: missing or broken, or no range: min and max must be finite, as many, and min at most max; or
+            "proprio" is not what `compute_action_stats` gives.
     """
     path = _file_in(path)
     if path.name == FILE_NAME and not path.exists() and path.with_name(NPZ_NAME).exists():
@@ -95,7 +169,7 @@ def read_stats(path):
     for key in ("min", "max"):
         if not isinstance(stats, dict) or not isinstance(stats.get(key), list):
             raise ValueError(f"{path}: no list {NPZ_KEYS[key] if path.suffix == '.npz' else key!r}")
-        bad = [value for value in stats[key] if type(value) not in (int, float) or not math.isfinite(value)]
+        bad = [value for value in stats[key] if not _is_finite(value)]
         if bad or not stats[key]:
             raise ValueError(f"{path}: {key!r} must hold finite numbers, got {bad[0] if bad else 'none'}")
     if len(stats["min"]) != len(stats["max"]):
@@ -103,14 +177,36 @@ def read_stats(path):
     for dim, (low, high) in enumerate(zip(stats["min"], stats["max"], strict=True)):
         if low > high:
             raise ValueError(f"{path}: dimension {dim} has min {low} above max {high}")
+    if "proprio" in stats:
+        _check_proprio(path, stats["proprio"])
     return stats
+
+
+def _check_proprio(path, proprio):
+    parts = proprio.get("parts") if isinstance(proprio, dict) else None
+    if not isinstance(parts, dict) or not parts or any(type(dim) is not int or dim < 1 for dim in parts.values()):
+        raise ValueError(f"{path}: 'proprio' has no 'parts' with the size of each, got {parts!r}")
+    count = sum(parts.values())
+    for key in ("min", "max", "mean", "std"):
+        values = proprio.get(key)
+        if not isinstance(values, list) or len(values) != count or not all(map(_is_finite, values)):
+            raise ValueError(f"{path}: proprio {key!r} must hold {count} finite numbers, got {values!r}")
+
+
+def _is_finite(value):
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _read_npz(path):
     names = {theirs: ours for ours, theirs in NPZ_KEYS.items()}
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {names.get(key, key): arrays[key].tolist() for key in arrays.files}
+            stats = {names.get(key, key): arrays[key].tolist() for key in arrays.files}
+        of_proprio = {key.removeprefix("proprio_"): stats.pop(key) for key in list(stats) if key.startswith("proprio_")}
+        if of_proprio:
+            parts = dict(zip(of_proprio.pop("parts", []), of_proprio.pop("dims", []), strict=True))
+            stats["proprio"] = {"parts": parts, **of_proprio}
+        return stats
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: one array, no zip
         raise ValueError(f"{path} is not a readable .npz file: {error}") from None
 

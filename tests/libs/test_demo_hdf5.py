@@ -13,7 +13,6 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from libs.demo_hdf5 import Demo, DemoFile, DemoWriter, demo_files
-from libs.demo_hdf5.schema import VIEW_KEYS
 from libs.demo_hdf5.writer import merge_files
 from tests.demo_files import ATTRS, synthetic_demo, write_synthetic_demo_file
 from tests.tiny import ROOT
@@ -75,7 +74,7 @@ def test_layout_is_liberos(path):
         assert list(group["dones"]) == list(group["rewards"]) == [0] * (T - 1) + [1]
         obs = {name: (values.dtype.str[1:], values.shape[1:]) for name, values in group["obs"].items()}
         assert obs == {
-            **{name: ("u1", (SIDE, SIDE, 3)) for name in VIEW_KEYS.values()},
+            **{name: ("u1", (SIDE, SIDE, 3)) for name in ("agentview_rgb", "eye_in_hand_rgb")},
             "ee_states": ("f8", (6,)),
             "ee_pos": ("f8", (3,)),
             "ee_ori": ("f8", (3,)),
