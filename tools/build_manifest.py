@@ -7,6 +7,7 @@
     action_stats.json    the range that the integers stand for, and action_stats.npz
     manifest_info.json   how all this was made
 
+Files of another layout than LIBERO's are read by a key map: --key_map isaac_cosmos.
 Training reads it with DATA.SOURCE manifest DATA.FILES data/manifest, and learns from PNG what it learns from the HDF5
 files. The same command continues after an interruption or a kill; the bytes in the end depend neither on that nor on
 the number of processes. Exit code: 0, 2 where a file cannot be used, 130 after Ctrl-C.
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
-from libs.demo_hdf5 import demo_files
+from libs.demo_hdf5 import KeyMap, demo_files
 from libs.manifest.build import Build, Settings, check_same, clear_parts, make_tasks
 from libs.manifest.lines import INFO, MANIFEST
 from rv_train.data.demos import DemoDataset, split_by_masks
@@ -37,7 +38,13 @@ def parse_args(argv=None):
     )
     parser.add_argument("files", nargs="+", metavar="FILE_OR_FOLDER", help="HDF5 files, or folders of them")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--views", default="agentview,eye_in_hand", help="cameras, DATA.VIEWS (default: %(default)s)")
+    parser.add_argument("--key_map", default="libero", help="layout of the files, DATA.KEY_MAP (default: libero)")
+    parser.add_argument(
+        "--views", help="cameras, DATA.VIEWS (default: all of the key map, for libero agentview,eye_in_hand)"
+    )
+    parser.add_argument(
+        "--instruction", default="", help="of every demo, DATA.INSTRUCTION (default: what the files state)"
+    )
     parser.add_argument("--horizon", type=int, default=8, help="actions per sample, ACTION.HORIZON (default: 8)")
     parser.add_argument("--num_bins", type=int, default=1000, help="largest integer, ACTION.NUM_BINS (default: 1000)")
     parser.add_argument("--stats", metavar="FILE", help="range of the actions (default: of these demonstrations)")
@@ -54,7 +61,9 @@ def main(argv=None):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
     paths = list(dict.fromkeys(path for entry in args.files for path in demo_files(entry)))
-    dataset = DemoDataset(paths, list(dict.fromkeys(args.views.split(","))), args.horizon)
+    key_map = KeyMap.find(args.key_map)
+    views = list(dict.fromkeys(args.views.split(","))) if args.views else list(key_map.views)
+    dataset = DemoDataset(paths, views, args.horizon, key_map, instruction=args.instruction)
     stats = compute_action_stats(dataset)
     fingerprint = stats["fingerprint"]
     if args.stats:

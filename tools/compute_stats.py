@@ -1,21 +1,25 @@
 """Statistics of the actions of demonstration files: the range that training writes as integers, in a file of its own.
 
     python tools/compute_stats.py FILE_OR_FOLDER... [--out action_stats.json] [--force]
+    python tools/compute_stats.py FILE_OR_FOLDER... --key_map isaac_cosmos --proprio joint_pos,gripper_pos
 
 Training computes the same by itself. A file is for a range that several runs share, or that must not move when the data
 does: DATA.STATS action_stats.json. A name that ends in .npz gives numpy's format (action_mins, action_maxs, ...), which
-DATA.STATS reads, too. Exit code: 0, 2 where a file cannot be used.
+DATA.STATS reads, too. With --proprio it holds mean, deviation and range of these parts of the robot's state as well,
+for a policy that is given them. Exit code: 0, 2 where a file cannot be used.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from libs.cli import cli_errors
-from libs.demo_hdf5 import demo_files
+from libs.demo_hdf5 import KeyMap, demo_files
 from rv_train.data.demos import DemoDataset
-from rv_train.data.stats import compute_action_stats, write_stats
+from rv_train.data.stats import compute_action_stats, constant_dims, write_stats
 
 COLUMNS = ("min", "q01", "mean", "std", "q99", "max")
+PROPRIO_COLUMNS = ("min", "mean", "std", "max")
 
 
 def parse_args(argv=None):
@@ -26,10 +30,14 @@ def parse_args(argv=None):
     parser.add_argument(
         "--out", type=Path, default=Path("action_stats.json"), help=".json, or .npz (default: %(default)s)"
     )
+    parser.add_argument("--key_map", default="libero", help="layout of the files, DATA.KEY_MAP (default: libero)")
     parser.add_argument(
         "--views",
-        default="agentview,eye_in_hand",
-        help="cameras that training will use, DATA.VIEWS; they belong to the fingerprint (default: %(default)s)",
+        help="cameras that training will use, DATA.VIEWS; they belong to the fingerprint (default: all of the key map)",
+    )
+    parser.add_argument("--proprio", default="", metavar="PART,PART", help="parts of the robot's state, DATA.PROPRIO")
+    parser.add_argument(
+        "--instruction", default="", help="of every demo, DATA.INSTRUCTION; it belongs to the fingerprint, too"
     )
     parser.add_argument("--force", action="store_true", help="overwrite --out")
     return parser.parse_args(argv)
@@ -43,19 +51,35 @@ def main(argv=None):
     if args.out.exists() and not args.force:
         raise ValueError(f"{args.out} exists: give another --out, or --force to overwrite it")
     paths = list(dict.fromkeys(path for entry in args.files for path in demo_files(entry)))
-    stats = compute_action_stats(DemoDataset(paths, args.views.split(","), horizon=1))
+    key_map = KeyMap.find(args.key_map)
+    views = args.views.split(",") if args.views else key_map.views
+    parts = args.proprio.split(",") if args.proprio else ()
+    stats = compute_action_stats(DemoDataset(paths, views, 1, key_map, parts, args.instruction))
     print("\n".join(table(stats)))
+    for line in constant_dims(stats):
+        print(f"warning: {line}", file=sys.stderr)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_stats(stats, args.out)
     print(args.out)
 
 
 def table(stats):
-    """The lines that describe statistics: a row per action dimension, then what they were computed from."""
-    lines = ["dim" + "".join(f"{name:>11}" for name in COLUMNS)]
-    for dim, values in enumerate(zip(*(stats[name] for name in COLUMNS), strict=True)):
-        lines.append(f"{dim:>3}" + "".join(f"{value:>11.5f}" for value in values))
+    """The lines that describe statistics: a row per dimension of the actions and then of the proprio parts, then what
+    they were computed from."""
+    lines = rows_of("dim", range(len(stats["min"])), COLUMNS, stats)
+    if "proprio" in stats:
+        names = [f"{part} {n}" for part, dim in stats["proprio"]["parts"].items() for n in range(dim)]
+        lines += rows_of("proprio", names, PROPRIO_COLUMNS, stats["proprio"])
     lines.append(f"{stats['count']:,} actions of {stats['num_demos']:,} demos, data fingerprint {stats['fingerprint']}")
+    return lines
+
+
+def rows_of(title, names, columns, stats):
+    """A line of titles, and one of numbers per name, in the columns' order."""
+    width = max(len(str(name)) for name in (title, *names))
+    lines = [f"{title:<{width}}" + "".join(f"{column:>11}" for column in columns)]
+    for name, *values in zip(names, *(stats[column] for column in columns), strict=True):
+        lines.append(f"{name!s:>{width}}" + "".join(f"{value:>11.5f}" for value in values))
     return lines
 
 

@@ -11,7 +11,6 @@ number of processes.
 
 import concurrent.futures
 import fcntl
-import functools
 import hashlib
 import json
 import multiprocessing
@@ -54,10 +53,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class DemoTask:
-    """One demo. path: its file; folder: what the file is called in the manifest; demo: "demo_3"; frames: how many;
-    split: "train", "valid", "neither" by the file's own lists, None where it has none."""
+    """One demo. file: its DemoFile, which travels without its handle; folder: what the file is called in the manifest;
+    demo: "demo_3"; frames: how many; split: "train", "valid", "neither" by the file's own lists, None where it has
+    none."""
 
-    path: str
+    file: DemoFile
     folder: str
     demo: str
     frames: int
@@ -166,8 +166,7 @@ class Build:
 
 def build_demo(out, settings, task):
     """Pictures, checksums and lines of one demo."""
-    file = _opened(task.path)
-    part = out / PARTS / task.folder
+    file, part = task.file, out / PARTS / task.folder
     beside, final = part / f"{task.demo}.frames", out / "frames" / task.folder / task.demo
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -213,7 +212,7 @@ def make_tasks(files, split_of):
         names.add(folder)
         splits = split_of(file)
         for demo in file.demos:
-            yield DemoTask(str(file.path), folder, demo, file.num_frames(demo), splits.get(demo))
+            yield DemoTask(file, folder, demo, file.num_frames(demo), splits.get(demo))
 
 
 def check_same(settings, found, where):
@@ -238,11 +237,6 @@ def _write(path, content):
 
 def _sums(sums):
     return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
-
-
-@functools.lru_cache(maxsize=2)
-def _opened(path):
-    return DemoFile(path)
 
 
 def _begin_worker():
