@@ -7,6 +7,7 @@ result depends neither on interruptions nor on the number of workers.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from libs.cli import cli_errors
@@ -15,6 +16,8 @@ from libs.libero_sim import RENDER_SETTINGS
 from libs.libero_sim.collection import Settings, TaskJob
 from libs.libero_sim.experts import expert_tasks
 from libs.libero_sim.pool import run_with_bar
+
+COUNTS = {"num_demos": (1, math.inf), "workers": (1, math.inf), "resolution": (1, math.inf), "seed": (0, math.inf)}
 
 
 def parse_args(argv=None):
@@ -58,19 +61,16 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def make_jobs(args):
-    """One TaskJob per task; ValueError for anything that cannot be collected as asked."""
-    for name, low, high in (
-        ("num_demos", 1, float("inf")),
-        ("workers", 1, float("inf")),
-        ("resolution", 1, float("inf")),
-        ("seed", 0, float("inf")),
-        ("start_noise", 0, 0.3),
-        ("start_near", 0, 1),
-        ("start_late", 0, 1),
-    ):
+def check_ranges(args, **ranges):
+    """ValueError for an argument outside (lowest, highest)."""
+    for name, (low, high) in ranges.items():
         if not low <= getattr(args, name) <= high:
             raise ValueError(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
+
+
+def make_jobs(args):
+    """One TaskJob per task; ValueError for anything that cannot be collected as asked."""
+    check_ranges(args, **COUNTS, start_noise=(0, 0.3), start_near=(0, 1), start_late=(0, 1))
     jobs = []
     for task in expert_tasks(args.task_suite, args.task_ids):
         settings = Settings(

@@ -11,7 +11,7 @@ from libs.demo_hdf5 import DemoFile, merge_files
 from libs.libero_sim.env import LiberoEnv
 from libs.libero_sim.pool import Job
 from libs.libero_sim.recording import StartVariation, file_attrs, observe_states, record_expert, write_demo
-from libs.libero_sim.suites import LiberoTask, get_task
+from libs.libero_sim.suites import get_task
 
 ATTEMPTS_PER_DEMO = 5  # an expert that succeeds more rarely is broken
 ATTEMPT_TIMEOUT_S = 600.0
@@ -65,16 +65,16 @@ class DemoWorker:
         self.env.close()
 
 
-class TaskJob(Job):
-    """The attempts of one task. The demo file holds the first `num_demos` successes by attempt number.
+class ExpertJob(Job):
+    """The attempts of one expert. The demo file holds the first `num_demos` successes by attempt number.
 
-    A finished attempt is a part NUMBER.hdf5 or, for a failure, NUMBER.failed; its result is its success.
+    A finished attempt is a part NUMBER.hdf5 or, for a failure, NUMBER.failed; its result is its success. A file says
+    in its attribute "collection" with which settings it was made.
     """
 
-    WORKER = "libs.libero_sim.collection:DemoWorker"
     PIECE = "attempt"
 
-    def __init__(self, task: LiberoTask, settings: Settings, num_demos: int, out: Path):
+    def __init__(self, task, settings, num_demos: int, out: Path):
         self.task = task
         super().__init__(out / f"{task.name}_demo.hdf5", settings, num_demos)
 
@@ -86,8 +86,12 @@ class TaskJob(Job):
     def num_failed(self) -> int:
         return sum(not success for success in self.finished.values())
 
+    def open_file(self) -> DemoFile:
+        """The complete file."""
+        return DemoFile(self.path)
+
     def read_file(self) -> None:
-        demos = DemoFile(self.path)
+        demos = self.open_file()
         self.check_same(json.loads(demos.attrs.get("collection", "{}")), self.path)
         if len(demos.demos) != self.num_demos:
             raise ValueError(
@@ -127,3 +131,9 @@ class TaskJob(Job):
         successes = [number for number, success in sorted(self.finished.items()) if success]
         merge_files(self.path, [self.part(number) for number in successes[: self.num_demos]])
         return True
+
+
+class TaskJob(ExpertJob):
+    """The attempts of a LIBERO task's expert."""
+
+    WORKER = "libs.libero_sim.collection:DemoWorker"

@@ -1,22 +1,29 @@
 """One LIBERO task as an environment: seeded, upright, and rendering only the pictures that are asked for."""
 
-import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from libs.libero_sim.base import (
+    ACTION_DIM,
+    SETTLE_ACTION,
+    RobosuiteEnv,
+    check_views,
+    checked_action,
+    numpy_seed,
+    retry_placement,
+)
 from libs.libero_sim.gl import import_libero_envs
 from libs.libero_sim.rendering import apply_render_setting, get_render_setting
 from libs.libero_sim.suites import LiberoTask
 
 VIEWS = ("agentview", "eye_in_hand")
 CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}  # view -> camera name in the model
-SETTLE_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-ACTION_DIM = 7
-MAX_PLACEMENT_TRIES = 1000  # random placements that overlap are drawn again
+
+__all__ = ["ACTION_DIM", "SETTLE_ACTION", "VIEWS", "LiberoEnv"]
 
 
-class LiberoEnv:
+class LiberoEnv(RobosuiteEnv):
     """A LIBERO task in the simulator. Making one takes 6-16 s and about 1.5 GB; a process should hold one.
 
     task: from `get_task`. resolution: pixels on each side of the square pictures. render: a key of
@@ -29,14 +36,10 @@ class LiberoEnv:
 
     def __init__(self, task: LiberoTask, resolution: int = 256, render: str = "standard"):
         setting = get_render_setting(render)
-        if resolution <= 0:
-            raise ValueError(f"resolution must be positive, not {resolution}")
-        self.task = task
-        self.resolution = resolution
-        self.render_setting = render
+        super().__init__(task, resolution, render)
         envs = import_libero_envs()
-        with _numpy_seed(0):  # placements are drawn once already while the model is built
-            self._env = _retry_placement(
+        with numpy_seed(0):  # placements are drawn once already while the model is built
+            self._env = retry_placement(
                 lambda: envs.OffScreenRenderEnv(
                     bddl_file_name=task.bddl_file,
                     camera_heights=resolution,
@@ -56,8 +59,8 @@ class LiberoEnv:
         Raises RuntimeError if no placement without overlaps is found.
         """
         self._enable(VIEWS)  # with its cameras off, a reset would shift the moment pictures are taken
-        with _numpy_seed(seed):
-            raw = _retry_placement(self.robosuite_env.reset)
+        with numpy_seed(seed):
+            raw = retry_placement(self.robosuite_env.reset)
         self._gripper.current_action = np.zeros(self._gripper.dof)  # a soft reset forgets this one
         if init_state is not None:
             raw = self._env.set_init_state(self._checked_state(init_state))
@@ -77,9 +80,7 @@ class LiberoEnv:
         views: the pictures to render after this step; only those stand in the observation. Returns
         (observation, success). ValueError for a wrong shape, a number that is not finite or an unknown view.
         """
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
-            raise ValueError(f"an action is {ACTION_DIM} finite numbers, not {action.tolist()}")
+        action = checked_action(action)
         self._enable(views)
         raw, _, done, _ = self.robosuite_env.step(action)
         return self._observation(raw, views), bool(done)
@@ -88,29 +89,9 @@ class LiberoEnv:
         """Whether the task's goal holds in the present state."""
         return bool(self.robosuite_env._check_success())
 
-    def sim_state(self) -> np.ndarray:
-        """Time, joint positions and velocities: (1 + nq + nv,) float64, as in `states` of a demo file."""
-        return self.robosuite_env.sim.get_state().flatten()
-
     def set_sim_state(self, state: np.ndarray, gripper_action: float = -1.0) -> None:
-        """Put the simulator in `state` (1 + nq + nv,) and restart what a state does not hold.
-
-        The controllers take the present pose as their goal, the solver forgets its last solution, and the
-        gripper's slow command stands where `gripper_action` (-1 open, +1 closed) has been held for long. So
-        the same state and the same actions give the same next states, however the simulator came there.
-        Fixture poses are not in a state: reset(seed) with the seed of the recording first. ValueError if the
-        size does not fit.
-        """
-        sim = self.robosuite_env.sim
-        sim.set_state_from_flattened(self._checked_state(state))
-        sim.data.ctrl[:] = 0.0
-        sim.data.qacc_warmstart[:] = 0.0
-        sim.forward()
-        self._gripper.current_action = np.array([-1.0, 1.0]) * np.sign(gripper_action)
-        controller = self.robosuite_env.robots[0].controller
-        controller.update(force=True)
-        controller.reset_goal()
-        controller.new_update = True
+        """As RobosuiteEnv's. Fixture poses are not in a state: reset(seed) with the seed of the recording first."""
+        super().set_sim_state(state, gripper_action)
         self.robosuite_env._check_success()  # objects remember things outside the state (a stove's flame)
         self.robosuite_env._post_process()
 
@@ -120,7 +101,7 @@ class LiberoEnv:
         During an episode ask `step` for pictures instead: LIBERO takes its own a few milliseconds before the
         end of a step.
         """
-        _check_views(views)
+        check_views(views, VIEWS)
         sim, size = self.robosuite_env.sim, self.resolution
         return {view: _upright(sim.render(camera_name=CAMERAS[view], width=size, height=size)) for view in views}
 
@@ -145,24 +126,16 @@ class LiberoEnv:
         seen = (self._raw[f"robot0_{name}"] for name in ("gripper_qpos", "joint_pos", "eef_pos", "eef_quat"))
         return _named_proprio(*seen)
 
-    def model_xml(self) -> str:
-        """The MuJoCo model, with the fixtures where they stand now."""
-        return self.robosuite_env.sim.model.get_xml()
-
     def close(self) -> None:
         """Free the renderer; the env cannot be used afterwards. Closing twice does nothing."""
         if self._env is not None:
             self._env.close()
             self._env = self.robosuite_env = None
 
-    @property
-    def _gripper(self):
-        return self.robosuite_env.robots[0].gripper
-
     def _enable(self, views: Sequence[str]) -> None:
         """Switch cameras on or off for the next step, without Observable.set_enabled, which would restart the
         sampling phase and so take pictures at another moment."""
-        _check_views(views)
+        check_views(views, VIEWS)
         for view, camera in CAMERAS.items():
             self.robosuite_env._observables[f"{camera}_image"]._enabled = view in views
 
@@ -174,14 +147,6 @@ class LiberoEnv:
             "instruction": self.task.instruction,
             "proprio": np.concatenate(proprio).astype(np.float32),
         }
-
-    def _checked_state(self, state: np.ndarray) -> np.ndarray:
-        state = np.asarray(state, dtype=np.float64)
-        model = self.robosuite_env.sim.model
-        size = 1 + model.nq + model.nv
-        if state.shape != (size,):
-            raise ValueError(f"a state of {self.task.name} has shape ({size},), not {state.shape}")
-        return state
 
 
 def _named_proprio(gripper, joints, position, quaternion) -> dict[str, np.ndarray]:
@@ -201,30 +166,3 @@ def _named_proprio(gripper, joints, position, quaternion) -> dict[str, np.ndarra
 
 def _upright(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture[::-1, ::-1])
-
-
-def _check_views(views: Sequence[str]) -> None:
-    unknown = [view for view in views if view not in CAMERAS]
-    if isinstance(views, str) or unknown:
-        raise ValueError(f"unknown views {views!r}: known are {', '.join(VIEWS)}")
-
-
-@contextlib.contextmanager
-def _numpy_seed(seed: int):
-    """Seed numpy's global generator, which LIBERO draws from, and put it back afterwards."""
-    before = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
-
-
-def _retry_placement(make):
-    """LIBERO's own reset swallows every error and tries forever; only a failed placement deserves that."""
-    from robosuite.utils.errors import RandomizationError
-
-    for _ in range(MAX_PLACEMENT_TRIES):
-        with contextlib.suppress(RandomizationError):
-            return make()
-    raise RuntimeError(f"no placement of the objects without overlaps in {MAX_PLACEMENT_TRIES} tries")

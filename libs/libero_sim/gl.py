@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib
 import importlib.metadata
 import logging
 import os
@@ -78,7 +79,12 @@ def egl_works() -> bool:
 
 
 def import_libero_envs():
-    """Import LIBERO's environments headless and silent; returns the module `libero.libero.envs`.
+    """Import LIBERO's environments, the module `libero.libero.envs`; see `import_simulator`."""
+    return import_simulator("libero.libero.envs")
+
+
+def import_simulator(name: str):
+    """Import a module that imports robosuite, headless and silent; returns the module.
 
     Raises SimulatorMissing where OpenGL or the simulator packages are missing.
     """
@@ -89,13 +95,13 @@ def import_libero_envs():
     try:
         with contextlib.redirect_stdout(None), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import libero.libero.envs as envs
+            module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise SimulatorMissing(f"the simulator is not installed ({error}): pip install -e '.[sim]'") from error
     finally:
         quiet.setLevel(level)
     _choose_egl_device()
-    return envs
+    return module
 
 
 def _choose_egl_device():

@@ -1,13 +1,14 @@
 """One demonstration: a random reset, a varied start, the expert's actions, pictures of the states passed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from libs.demo_hdf5 import Demo, DemoWriter
+from libs.libero_sim.base import RobosuiteEnv
 from libs.libero_sim.env import ACTION_DIM, VIEWS, LiberoEnv
 from libs.libero_sim.experts import expert_actions
 from libs.libero_sim.experts.geometry import middle
@@ -20,7 +21,7 @@ _START_YAW = 0.25  # radians: largest turn of a varied start
 _CLEARANCE = 0.03  # metres kept between the fingertips and everything below them
 _NEAR_SIDEWAYS, _NEAR_ABOVE = 0.03, 0.10  # metres around and above the object for starts near it
 _MOVE_STEPS = 80
-_LATE_STEPS = (5, 75)  # steps that a late start lets pass; a run has about 80
+_LATE_STEPS = (5, 75)  # steps that a late start lets pass; a run has about 80 (LIBERO) or 65 (stacking)
 _PUSH_CHANCE, _PUSH, _PUSH_STEPS = 0.15, 0.8, (3, 10)  # per step; largest action; steps
 
 
@@ -64,7 +65,7 @@ def record_expert(
     env.settle(num_settle_steps, views=())
     start_gripper = OPEN
     if rng.random() < start.late:
-        start_gripper = _start_late(env, rng)
+        start_gripper = start_late(env, expert_actions(env, rng), rng)
         if start_gripper is None:  # the pushed run succeeded too early
             env.reset(seed)
             env.settle(num_settle_steps, views=())
@@ -148,13 +149,13 @@ def _vary_start(env: LiberoEnv, rng: np.random.Generator, start: StartVariation)
         env.step(steer(scene.position, scene.yaw, funnel.target(scene.position), yaw, OPEN))
 
 
-def _start_late(env: LiberoEnv, rng: np.random.Generator) -> float | None:
-    """Let the expert run for a random while, pushed off its way in bursts.
+def start_late(env: RobosuiteEnv, actions: Iterable[np.ndarray], rng: np.random.Generator) -> float | None:
+    """Let the expert's `actions` run for a random while, pushed off their way in bursts.
 
     Returns the gripper's last command, None if the task was solved.
     """
     push, steps_left, finger = np.zeros(ACTION_DIM), 0, OPEN
-    for _, action in zip(range(rng.integers(*_LATE_STEPS)), expert_actions(env, rng), strict=False):
+    for _, action in zip(range(rng.integers(*_LATE_STEPS)), actions, strict=False):
         if steps_left == 0 and rng.random() < _PUSH_CHANCE:
             push[:3] = rng.uniform(-_PUSH, _PUSH, size=3)
             push[5] = rng.uniform(-_PUSH, _PUSH) / 2

@@ -132,12 +132,13 @@ class RemoteObject:
 
 
 class SimProcess(RemoteObject):
-    """The calls of a LiberoEnv, run in a child process: see RemoteObject for time-outs and errors.
+    """The calls of a LiberoEnv, or of another RobosuiteEnv, run in a child process: see RemoteObject for time-outs
+    and errors.
 
     `process.step(action, views)` waits for the answer; `send("step", action, views)` and `recv()` do not.
     """
 
-    FACTORY = "libs.libero_sim.env:LiberoEnv"  # a subclass may name a class derived from it
+    FACTORY = "libs.libero_sim.env:LiberoEnv"  # a subclass may name another RobosuiteEnv
     METHODS = frozenset(
         ("reset", "settle", "step", "check_success", "sim_state", "set_sim_state", "render", "proprio_dict")
     ) | {"model_xml"}
@@ -156,7 +157,7 @@ class SimProcess(RemoteObject):
     def __getattr__(self, name: str):
         if name in SimProcess.METHODS:
             return functools.partial(self.call, name)
-        raise AttributeError(f"a SimProcess has no {name!r}")
+        raise AttributeError(f"a {type(self).__name__} has no {name!r}")
 
 
 def serve(fd: int) -> None:

@@ -1,0 +1,95 @@
+"""One stacking demonstration: a random reset, perhaps a late start, the expert's actions, pictures of the states."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from libs.demo_hdf5 import DemoWriter
+from libs.demo_hdf5.schema import IMAGE_CONVENTIONS, STORAGE
+from libs.libero_sim.experts.motion import OPEN
+from libs.libero_sim.recording import Recording, start_late
+from libs.stack_sim.env import CONTROL_FREQ, VIEWS, StackEnv
+from libs.stack_sim.expert import stack_actions
+
+NUM_SETTLE_STEPS = 10
+
+
+def record_expert(env: StackEnv, seed: int, rng: np.random.Generator, late: float = 0.0) -> Recording | None:
+    """Let the expert stack after reset(seed); None if the cube does not rest there at the end, or it takes too long.
+
+    late: how probable a start in the middle of a run that was pushed off its way is. The recording starts from a
+    state set with `set_sim_state`, so that setting its first state and repeating its actions repeats it to the bit.
+    It goes on beyond the moment of success until the hand has gone up. Renders nothing.
+    """
+    env.reset(seed, ())
+    env.settle(NUM_SETTLE_STEPS, ())
+    start_gripper = OPEN
+    if rng.random() < late:
+        start_gripper = start_late(env, stack_actions(env), rng)
+        if start_gripper is None:  # the pushed run succeeded too early
+            env.reset(seed, ())
+            env.settle(NUM_SETTLE_STEPS, ())
+            start_gripper = OPEN
+    env.set_sim_state(env.sim_state(), start_gripper)
+    actions, states = [], []
+    success = False
+    for action in stack_actions(env):
+        if len(actions) == env.task.max_steps:
+            return None
+        action = np.clip(action, -1.0, 1.0)
+        actions.append(action)
+        states.append(env.sim_state())
+        _, success = env.step(action)
+    return Recording(np.stack(actions), np.stack(states), start_gripper) if success else None
+
+
+def observe_states(env: StackEnv, states: np.ndarray) -> dict[str, np.ndarray]:
+    """What stands under obs/ of a demo file for each of `states` (T, D): see `StackDemoWriter`."""
+    frames = []
+    for state in states:
+        env.set_sim_state(state)
+        cubes = {"cube_positions": env.cube_positions(), "cube_orientations": env.cube_orientations()}
+        frames.append(env.proprio_dict() | cubes | env.render(VIEWS))
+    return {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
+
+
+def file_attrs(env: StackEnv) -> dict:
+    """Attributes of `data` in a file of demos that were recorded in `env`."""
+    kwargs = {"robots": ["Panda"], "controller": "OSC_POSE", "control_freq": CONTROL_FREQ}
+    kwargs |= {"camera_heights": env.resolution, "camera_widths": env.resolution}
+    env_args = {"type": 1, "env_name": "Stack", "env_kwargs": kwargs}  # 1: robosuite, in robomimic's numbering
+    return {
+        "env_args": json.dumps(env_args),
+        "problem_info": json.dumps({"language_instruction": env.task.instruction}),
+        "macros_image_convention": IMAGE_CONVENTIONS[False],  # upright
+        "render": env.render_setting,
+        "resolution": env.resolution,
+    }
+
+
+class StackDemoWriter(DemoWriter):
+    """Writes a file in the layout of Isaac Lab's and NVIDIA Cosmos' cube stacking.
+
+    data/demo_i/actions (T, 7) and states (T, 1 + nq + nv) float64; data/demo_i/obs/: joint_pos, joint_vel, eef_pos,
+    eef_quat and gripper_pos as in `StackEnv.proprio_dict`, cube_positions (T, 6), cube_orientations (T, 8), all
+    float64; table_cam and wrist_cam uint8 (T, R, R, 3), upright. Everything is from before its action.
+    """
+
+    def add(self, actions: np.ndarray, states: np.ndarray, obs: dict[str, np.ndarray], attrs: dict) -> None:
+        """Append a demo."""
+        group = self._file["data"].create_group(f"demo_{self._count}")
+        group.attrs["num_samples"] = len(actions)
+        group.attrs.update(attrs)
+        group["actions"], group["states"] = actions, states
+        for name, values in obs.items():
+            packed = {"chunks": (1, *values.shape[1:]), **STORAGE} if name in VIEWS else {}
+            group.create_dataset(f"obs/{name}", data=values, **packed)
+        self._count += 1
+        self._total += len(actions)
+
+
+def write_demo(path: str | Path, data_attrs: dict, recording: Recording, obs: dict, attrs: dict) -> None:
+    """Write a demo file of one demo."""
+    with StackDemoWriter(path, data_attrs) as writer:
+        writer.add(recording.actions, recording.states, obs, attrs)
