@@ -1,11 +1,14 @@
 """Say what is in demonstration files, check them, and play them as a video.
 
-    python tools/inspect_demos.py FILE... [--verify] [--video OUT.mp4] [--demos N]
+    python tools/inspect_demos.py FILE... [--key_map NAME_OR_PATH] [--verify] [--video OUT.mp4] [--demos N]
 
-Exit code: 0, 1 where --verify finds a problem, 2 where a file cannot be read.
+Where a file keeps what, a key map says (DATA.KEY_MAP): of those that come with this project the one that fits is found,
+and every key of it that demos lack or have in another form is reported. Exit code: 0, 1 where --verify finds a problem
+or a file has no actions or pictures to train on, 2 where it cannot be read or no map fits.
 """
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
@@ -14,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from libs.cli import cli_errors
-from libs.demo_hdf5 import DemoFile, verify_demo_file
+from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, verify_demo_file
+from libs.demo_hdf5.layout import find_key_map, key_problems
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 LABEL_WIDTH = 13
@@ -25,6 +29,9 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--key_map", metavar="NAME_OR_PATH", help="layout of the files (default: the one that fits each)"
+    )
     parser.add_argument(
         "--verify", action="store_true", help="check every value and picture, and replay in the simulator"
     )
@@ -45,38 +52,90 @@ def main(argv=None):
         raise ValueError(f"--demos must be at least 1, not {args.demos}")
     if args.video is not None and args.video.suffix != ".mp4":
         raise ValueError(f"--video {args.video} must end in .mp4")
-    opened = [DemoFile(path) for path in args.files]
-    problems = 0
-    for demos in opened:
-        print("\n".join(summary(demos)), flush=True)
-        if args.verify:
-            problems += verify(demos, args.demos or 1)
+    given = KeyMap.find(args.key_map) if args.key_map else None
+    key_maps = {path: given or find_key_map(path) for path in args.files}
+    opened, problems = [], 0
+    for path, key_map in key_maps.items():
+        print("\n".join([str(path), *key_lines(path, key_map, "given" if given else "fits")]))
+        try:
+            demos = DemoFile(path, key_map)
+        except ValueError as error:
+            print(row("unusable", error), flush=True)
+            problems += 1
+        else:
+            opened.append(demos)
+            print("\n".join(summary(demos)), flush=True)
+            if args.verify:
+                problems += verify(demos, args.demos or 1)
         print()
-    if args.video is not None:
+    if args.video is not None and opened:
         frames = write_video(args.video, opened, args.demos)
         print(f"{args.video}  {frames} frames")
     if problems:
         raise SystemExit(1)
 
 
+def row(name, value) -> str:
+    return f"  {name:{LABEL_WIDTH}}{value}"
+
+
+def key_lines(path: Path, key_map: KeyMap, why: str) -> list[str]:
+    """The key map of a file and what demos do not have as it says."""
+    problems = key_problems(path, key_map)
+    lines = [row("key map", f"{key_map.name} ({why}): {key_map.about}")]
+    return [*lines, *(row("keys" if n == 0 else "", line) for n, line in enumerate(problems))]
+
+
 def summary(demos: DemoFile) -> list[str]:
-    """The lines that describe a file."""
+    """The lines that describe a file, but for its name and its key map."""
     lengths = [demos.num_frames(demo) for demo in demos.demos]
     rows = {
         "task": demos.attrs.get("bddl_file_name", "not stated"),
-        "instruction": instruction_of(demos) or "not stated",
+        "instruction": instruction_row(demos),
         "demos": len(lengths),
         "frames": f"{sum(lengths)}  (per demo: {min(lengths)} to {max(lengths)}, mean {np.mean(lengths):.1f})",
         **picture_rows(demos),
         "render": demos.render if "render" in demos.attrs else f"{demos.render} (not stated)",
     }
-    lines = [str(demos.path), *(f"  {name:{LABEL_WIDTH}}{value}" for name, value in rows.items())]
     actions = np.concatenate([demos.actions(demo) for demo in demos.demos])
-    lines.append(f"  {'actions':{LABEL_WIDTH}}" + "".join(f"{name:>9}" for name in ACTION_NAMES))
+    names = ACTION_NAMES if actions.shape[1] == len(ACTION_NAMES) else range(actions.shape[1])
+    lines = [row(name, value) for name, value in rows.items()]
+    proprio = read_proprio(demos)
+    lines += proprio_lines(proprio)
+    fixed = [constant(part, values, range(values.shape[1])) for part, values in proprio.items()]
+    fixed.append(constant("actions", actions, names))
+    if any(fixed):
+        lines.append(row("never change", "; ".join(filter(None, fixed))))
+    lines.append(f"  {'actions':{LABEL_WIDTH}}" + "".join(f"{name:>9}" for name in names))
     for name in ("min", "mean", "max"):
         values = getattr(actions, name)(axis=0)
         lines.append(f"  {name:>{LABEL_WIDTH - 2}}  " + "".join(f"{value:9.3f}" for value in values))
     return lines
+
+
+def read_proprio(demos: DemoFile) -> dict[str, np.ndarray]:
+    """{part: (frames, n)} of the parts that every demo has as its key map says."""
+    found = {}
+    for part in demos.key_map.proprio:
+        with contextlib.suppress(ValueError):  # reported with the keys, or by --verify
+            found[part] = np.concatenate([demos.proprio(demo, [part]) for demo in demos.demos])
+    return found
+
+
+def proprio_lines(proprio: dict[str, np.ndarray]) -> list[str]:
+    """Range of every number of the parts."""
+    lines, width = [], max(map(len, proprio), default=0)
+    for part, values in proprio.items():
+        for name, label in (("min", part), ("max", "")):
+            numbers = "".join(f"{value:9.3f}" for value in getattr(values, name)(axis=0))
+            lines.append(row("" if lines else "proprio", f"{label:{width}}  {name}{numbers}"))
+    return lines
+
+
+def constant(what: str, values: np.ndarray, names) -> str:
+    """ "actions roll, pitch": the columns that never change, without names where all do not; "" if there is none."""
+    fixed = [str(name) for name, one in zip(names, values.min(axis=0) == values.max(axis=0), strict=True) if one]
+    return what if len(fixed) == values.shape[1] else f"{what} {', '.join(fixed)}" if fixed else ""
 
 
 def picture_rows(demos: DemoFile) -> dict[str, str]:
@@ -102,8 +161,15 @@ def picture_rows(demos: DemoFile) -> dict[str, str]:
     }
 
 
+def instruction_row(demos: DemoFile) -> str:
+    text = instruction_of(demos)
+    if not text:
+        return "not stated: set DATA.INSTRUCTION"
+    return f"{text} (the key map's)" if text == demos.key_map.instruction.text else text
+
+
 def instruction_of(demos: DemoFile) -> str:
-    """The language goal, "" where the file states none."""
+    """The language goal, "" where neither file nor key map states one."""
     try:
         return demos.instruction
     except ValueError:
@@ -112,7 +178,7 @@ def instruction_of(demos: DemoFile) -> str:
 
 def verify(demos: DemoFile, num_replayed: int) -> int:
     """Print what is wrong with a file and how its first demos replay; the number of problems."""
-    problems = grouped(verify_demo_file(demos.path))
+    problems = grouped(verify_demo_file(demos.path, demos.key_map))
     names = demos.demos[:num_replayed]
     problems += replay(demos, names)
     print(f"  {'verified':{LABEL_WIDTH}}" + (f"{len(problems)} problems" if problems else "no problems"))
@@ -127,6 +193,9 @@ def replay(demos: DemoFile, names: list[str]) -> list[str]:
     from libs.libero_sim.replay import recorded_task, replay_demos
 
     label, problems = f"  {'replay':{LABEL_WIDTH}}", []
+    if demos.key_map != LIBERO:
+        print(f"{label}not replayed: not LIBERO's simulator")
+        return []
     try:
         demos.states(names[0]), demos.robot_states(names[0])
         task = recorded_task(demos)

@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 
 from libs.demo_hdf5.key_map import LIBERO
-from libs.demo_hdf5.schema import STANDARD_RENDER, demo_number
+from libs.demo_hdf5.layout import are_numbers, are_pictures, demo_names, readable
+from libs.demo_hdf5.schema import STANDARD_RENDER
 
 
 class DemoFile:
@@ -25,35 +26,19 @@ class DemoFile:
     def __init__(self, path, key_map=LIBERO, instruction=""):
         self.path, self.key_map, self._given_instruction = Path(path), key_map, instruction
         self._file, self._pid = None, None
-        if not self.path.is_file():
-            raise ValueError(f"demo file {self.path} does not exist")
-        self._version = self._version_now()
-        try:
-            self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
-            self._read_outline(self._file)
-        except OSError as error:
-            self.close()
-            raise ValueError(
-                f"demo file {self.path} cannot be opened ({error}): truncated or not HDF5; get it again"
-            ) from None
-        except ValueError:
-            self.close()
-            raise
+        with readable(self.path):
+            self._version = self._version_now()
+            try:
+                self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
+                self._read_outline(self._file)
+            except (OSError, ValueError):
+                self.close()
+                raise
         self._check_version()
 
     def _read_outline(self, file):
-        if not isinstance(file.get("data"), h5py.Group):
-            raise ValueError(f"demo file {self.path} has no group 'data': not a LIBERO demonstration file")
-        data = file["data"]
+        self.demos, data = demo_names(file), file["data"]
         self.attrs = {key: _plain(value) for key, value in data.attrs.items()}
-        names = [
-            name
-            for name in data
-            if name.startswith("demo_") and name[5:].isdigit() and isinstance(data[name], h5py.Group)
-        ]
-        if not names:
-            raise ValueError(f"demo file {self.path} holds no demos (data/demo_0, data/demo_1, ...)")
-        self.demos = sorted(names, key=demo_number)
         first, views = data[self.demos[0]], self.key_map.views
         self.views = [view for view, key in views.items() if view == self.key_map.main_view or key in first]
         self._sizes = {}  # demo -> (height, width) of the main view
@@ -222,17 +207,6 @@ class DemoFile:
 
     def __getstate__(self):
         return {**self.__dict__, "_file": None, "_pid": None}
-
-
-def are_numbers(values, length, dim):
-    """Whether an array or HDF5 dataset holds numbers of shape (length, dim)."""
-    return values.shape == (length, dim) and values.dtype.kind in "fiu"
-
-
-def are_pictures(values, length):
-    """Whether it holds uint8 of shape (length, H, W, 3)."""
-    shape = values.shape
-    return len(shape) == 4 and shape[0] == length and shape[3] == 3 and values.dtype == np.uint8
 
 
 def _plain(value):
