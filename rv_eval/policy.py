@@ -21,8 +21,7 @@ import torch
 
 from rv_eval.agent import AgentSettings
 from rv_train.checkpoint import load_model_folder
-from rv_train.data.features import ObservationEncoder
-from rv_train.models.vla0 import Prediction
+from rv_train.models.prediction import Prediction
 
 BUCKET = 64  # prompts are padded to a multiple of so many tokens; the prompts of a LIBERO suite mostly share one
 # Rows per call where nobody says. On a CPU every row costs, real or not: one of the shipped policy takes 0.09 s, four
@@ -35,16 +34,18 @@ DEFAULT_ROWS = {"cpu": 4, "cuda": 16}
 class Policy:
     """A model with its preprocessing, and what it expects of an environment.
 
-    horizon, action_dim: shape (H, A) of a chunk. views: the cameras it looks at. render, resolution: how the
-    pictures of its training data were made. preset: how its recipe wants chunks executed (EVAL.*). folder: the model
-    folder.
+    horizon, action_dim: shape (H, A) of a chunk. views: the cameras it looks at. proprio: {part of the robot's state
+    that it is given: numbers in it}. render, resolution: how the pictures of its training data were made. preset: how
+    its recipe wants chunks executed (EVAL.*). folder: the model folder.
 
     Of the model it knows `predict` and `compile_predict` only, of the encoder `encode` and `collate`.
     """
 
-    def __init__(self, model, encoder, cfg, data_info: dict, folder, batch_rows: int = 1, temperature: float = 0.0):
+    def __init__(self, model, encoder, cfg, data_info: dict, folder, batch_rows: int = 1, temperature=None):
         if batch_rows < 1:
             raise ValueError(f"a policy answers at least 1 observation per call, not {batch_rows}")
+        if temperature is None:
+            temperature = model.TEMPERATURE
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"a temperature is 0 (the likeliest answer) or a positive number, not {temperature}")
         self.model = model
@@ -52,6 +53,7 @@ class Policy:
         self.horizon = cfg.ACTION.HORIZON
         self.action_dim = cfg.ACTION.DIM
         self.views = tuple(cfg.DATA.VIEWS)
+        self.proprio = dict(encoder.proprio)
         self.render = data_info.get("render", "standard")
         self.resolution = int(data_info.get("resolution", 256))
         self.preset = AgentSettings(
@@ -72,20 +74,20 @@ class Policy:
         device=None,
         torch_compile: bool = False,
         batch_rows: int | None = None,
-        temperature: float = 0.0,
+        temperature: float | None = None,
     ) -> "Policy":
         """The policy of a run folder (its last checkpoint), a step folder or a model folder.
 
         device: "cpu", "cuda:1" ...; None: a GPU where there is one. torch_compile: compile the decoding step, once per
         padded length: seconds for a tiny model on a CPU, minutes for a large one. batch_rows: rows per call of the
-        model, see DEFAULT_ROWS. temperature: 0 answers with the likeliest tokens; above, answers are drawn, see
-        `predict`.
+        model, see DEFAULT_ROWS. temperature: of a text, 0 answers with the likeliest tokens, above they are drawn; of a
+        chunk that comes out of noise, what the noise is multiplied by. None: 0 and 1. See `predict`.
         ValueError: nothing to load there, a file is missing or broken, there is no such device, or a number makes
         no sense. Runs no code from the folder.
         """
         device = _device(device)
         model, cfg, extras = load_model_folder(path, device)
-        encoder = ObservationEncoder.from_cfg(cfg, model.prompt.tokenizer)
+        encoder = extras["encoder"]
         rows = DEFAULT_ROWS.get(device.type, 1) if batch_rows is None else batch_rows
         policy = cls(model, encoder, cfg, extras["data_info"], extras["folder"], rows, temperature)
         if torch_compile:
@@ -104,7 +106,8 @@ class Policy:
     def predict(self, observations: list[dict]) -> np.ndarray:
         """B observations -> (B, H, A) float32, environment units; mid-range where a text cannot be read.
 
-        An observation is {"views": {name: (R, R, 3) uint8 upright}, "instruction": str}; it may hold more. R need not
+        An observation is {"views": {name: (R, R, 3) uint8 upright}, "instruction": str} and, where the policy has a
+        `proprio`, "proprio": {part: its numbers}, or all of them in one array; it may hold more. R need not
         be `resolution`: the crop is a share of the picture and what is left is resized to the model's size, but the
         model has seen pictures of its own resolution only.
         Where the temperature is not 0, "random_key", a sequence of integers >= 0, decides what is drawn: the same key
@@ -123,7 +126,7 @@ class Policy:
             batch = self.encoder.collate([features[place] for place in rows], length)
             batch["real"] = torch.arange(self.batch_rows) < len(places)
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-            generators = [_generator(observations[place]) for place in rows] if self.temperature else None
+            generators = [_generator(observations[place]) for place in rows]
             prediction = self.model.predict(batch, self.temperature, generators)
             for row, place in enumerate(places):
                 answers[place] = prediction, row
@@ -160,6 +163,7 @@ class Policy:
             "horizon": self.horizon,
             "action_dim": self.action_dim,
             "views": list(self.views),
+            "proprio": self.proprio,
             "render": self.render,
             "resolution": self.resolution,
             "preset": asdict(self.preset),
@@ -177,8 +181,12 @@ class Policy:
     def _fingerprint(self):
         return model_fingerprint(self.folder)
 
-    def check_environment(self, views, action_dim: int, render: str):
-        """ValueError where an environment does not show or take what the model was trained with."""
+    def check_environment(self, views, action_dim: int, render: str, proprio: dict[str, int] | None = None):
+        """ValueError where an environment does not show, tell or take what the model was trained with.
+
+        proprio: {part of the robot's state that it tells: numbers in it}; None: it tells nothing.
+        """
+        proprio = proprio or {}
         missing = [view for view in self.views if view not in views]
         if missing:
             raise ValueError(
@@ -189,6 +197,12 @@ class Policy:
             raise ValueError(
                 f"the model in {self.folder} writes actions of {self.action_dim} numbers, "
                 f"the environment takes {action_dim}"
+            )
+        other = [name for name, size in self.proprio.items() if proprio.get(name) != size]
+        if other:
+            raise ValueError(
+                f"the model in {self.folder} is given {self.proprio[other[0]]} numbers of {other[0]}, the environment "
+                f"tells {', '.join(f'{size} of {name}' for name, size in proprio.items()) or 'nothing'}"
             )
         if render != self.render:
             raise ValueError(

@@ -26,7 +26,7 @@ HEALTH_PATH = "/healthz"
 
 MIN_SIDE, MAX_SIDE = 8, 768  # of a picture, pixels
 MAX_INSTRUCTION = 512  # bytes of UTF-8: no more tokens than that
-MAX_PROPRIO = 64  # numbers
+MAX_PROPRIO = 256  # numbers of the robot's state
 MAX_RANDOM_KEY = 16
 
 MAX_MORE = 2**19  # bytes of an observation that are not the pictures
@@ -39,6 +39,7 @@ METADATA = {
     "horizon": int,
     "action_dim": int,
     "views": list,
+    "proprio": dict,
     "render": str,
     "resolution": int,
     "preset": dict,
@@ -67,17 +68,20 @@ def message_limit(views) -> int:
     return len(views) * 3 * MAX_SIDE**2 + MAX_MORE
 
 
-def read_observation(message, views) -> dict:
+def read_observation(message, views, proprio) -> dict:
     """An observation as `Policy.predict_detailed` takes it, of one of two forms:
 
-    {"views": {name: (R, R, 3) uint8 upright}, "instruction": str} and maybe "proprio": (P,) floats, "random_key": list
-    of ints, the seed of the sampling noise;
+    {"views": {name: (R, R, 3) uint8 upright}, "instruction": str} and maybe "random_key": list of ints, the seed of the
+    sampling noise; where the policy is given the robot's state also "proprio": {part: floats} or (P,) floats, the parts
+    one after another;
     {"observation/image": (R, R, 3) uint8 upright, "observation/wrist_image": the same, "prompt": str}, what openpi's
-    LIBERO client sends; image is agentview, wrist_image eye_in_hand.
+    LIBERO client sends; image is agentview, wrist_image eye_in_hand, "observation/state" the (P,) floats.
 
-    Other entries (openpi's "observation/state" is one), and pictures of other cameras, are ignored: clients send what
-    their other policies need.
-    ValueError: a view of `views` is missing, or something is not as above or beyond a limit.
+    Other entries, pictures of other cameras, and a robot's state that the policy is not given, are ignored: clients
+    send what their other policies need.
+
+    views: cameras that the policy looks at. proprio: {part of the robot's state that it is given: numbers in it}.
+    ValueError: a view or a part is missing, or something is not as above or beyond a limit.
     """
     if not isinstance(message, dict):
         raise ValueError(f"an observation is a map, this is a {type(message).__name__}")
@@ -85,10 +89,10 @@ def read_observation(message, views) -> dict:
         pictures, instruction = message["views"], message.get("instruction")
         if not isinstance(pictures, dict):
             raise ValueError("views: a map of camera names to pictures")
-        more = {"proprio": _proprio(message["proprio"])} if "proprio" in message else {}
+        state = message.get("proprio")
     elif any(name in message for name in OPENPI_VIEWS):
         pictures = {view: message[name] for name, view in OPENPI_VIEWS.items() if name in message}
-        instruction, more = message.get("prompt"), {}
+        instruction, state = message.get("prompt"), message.get("observation/state")
     else:
         raise ValueError(f'an observation has "views" or "observation/image", this has {_names(message)}')
     missing = [view for view in views if view not in pictures]
@@ -97,6 +101,7 @@ def read_observation(message, views) -> dict:
     for view in views:
         _check_picture(pictures[view], view)
     _check_instruction(instruction)
+    more = {"proprio": _proprio(state, proprio)} if proprio else {}
     if "random_key" in message:
         more["random_key"] = _random_key(message["random_key"])
     return {"views": {view: pictures[view] for view in views}, "instruction": instruction, **more}
@@ -124,10 +129,21 @@ def _check_instruction(text):
         raise ValueError('the instruction holds "<|", with which the marks of the model begin')
 
 
-def _proprio(values):
-    fits = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1
-    if not fits or len(values) > MAX_PROPRIO or not np.isfinite(values).all():
-        raise ValueError(f"proprio: an array of at most {MAX_PROPRIO} finite floats")
+def _proprio(given, parts):
+    """The parts of the robot's state, in their order, one after another."""
+    wanted = ", ".join(f"{name} ({size})" for name, size in parts.items())
+    if isinstance(given, dict):
+        missing = [name for name in parts if name not in given]
+        if missing:
+            raise ValueError(f"the observation's proprio has no {missing[0]}; the policy is given {wanted}")
+        return np.concatenate([_floats(given[name], size, name) for name, size in parts.items()])
+    return _floats(given, sum(parts.values()), f"{wanted}, one after another")
+
+
+def _floats(values, size, name):
+    fits = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.shape == (size,)
+    if not fits or not np.isfinite(values).all():
+        raise ValueError(f"proprio is an array of {size} finite floats: {name}")
     return values
 
 
@@ -153,6 +169,9 @@ def read_metadata(message) -> dict:
         raise ValueError(f"its metadata lacks {', '.join(wrong)}")
     if not all(isinstance(text, str) for text in [*message["views"], *message["policy_versions"].values()]):
         raise ValueError("its metadata holds views or policy_versions that are not strings")
+    sizes = message["proprio"].values()
+    if not all(type(size) is int and size > 0 for size in sizes) or sum(sizes) > MAX_PROPRIO:
+        raise ValueError(f"its metadata holds a proprio that is not {{part: numbers in it}}, {MAX_PROPRIO} at most")
     if message["horizon"] < 1 or message["action_dim"] < 1 or message["batch_rows"] < 1:
         raise ValueError("its metadata holds a horizon, action_dim or batch_rows below 1")
     AgentSettings.from_dict(message["preset"])

@@ -24,7 +24,7 @@ from rv_eval.protocol import (
     read_answer,
     read_metadata,
 )
-from rv_train.models.vla0 import Prediction
+from rv_train.models.prediction import Prediction
 
 PAUSE_S = 0.5  # between two attempts to reach the server
 OPEN_TIMEOUT_S = 10.0
@@ -58,6 +58,7 @@ class RemotePolicy:
         self.views = tuple(self._metadata["views"])
         self.folder = url
         self.render, self.resolution = self._metadata["render"], self._metadata["resolution"]
+        self.proprio = self._metadata["proprio"]
         self.preset = AgentSettings.from_dict(self._metadata["preset"])
         self.batch_rows = self._metadata["batch_rows"]
 
@@ -93,11 +94,17 @@ class RemotePolicy:
     def _pack(self, observation):
         views = {view: picture for view, picture in observation["views"].items() if view in self.views}
         message = {"views": views, "instruction": observation["instruction"]}
-        if "proprio" in observation:
-            message["proprio"] = observation["proprio"]
+        if self.proprio:
+            message["proprio"] = self._state(observation.get("proprio"))
         if "random_key" in observation:
             message["random_key"] = [int(number) for number in observation["random_key"]]
         return wire.pack(message)
+
+    def _state(self, given):
+        """What the policy is given of the robot's state; what is missing or wrong the server says."""
+        if isinstance(given, dict):
+            return {name: np.asarray(given[name], np.float64) for name in self.proprio if name in given}
+        return given
 
     def _ask(self, messages):
         """All sent, then all awaited; again where the server was lost, until it is gone for too long."""

@@ -63,7 +63,7 @@ class PolicyServer:
     def __init__(self, policy, limits: ServerLimits | None = None, api_key: str | None = None, report=None):
         self.limits = limits or ServerLimits()
         self.clients = self.requests = self.errors = 0
-        self._views = tuple(policy.views)
+        self._views, self._proprio = tuple(policy.views), policy.proprio
         self._max_bytes = message_limit(self._views)
         self._metadata = wire.pack({"protocol": PROTOCOL, **policy.describe()})
         self._wanted = authorization(api_key).encode() if api_key else None
@@ -159,7 +159,7 @@ class PolicyServer:
         if isinstance(message, str):
             return "a text message: observations are binary msgpack"
         try:
-            observation = read_observation(wire.unpack(message, self._max_bytes), self._views)
+            observation = read_observation(wire.unpack(message, self._max_bytes), self._views, self._proprio)
         except ValueError as error:
             return str(error)[:MAX_REASON]
         del message  # as long as the observation waits, it is in memory once

@@ -14,7 +14,7 @@ class EpisodeTrace:
     views/<name> (Q, R, R, 3) uint8 the pictures that the policy was given
     chunks (Q, H, A) float32        what it answered, before ensembling; texts, valid, repaired (Q,)
     actions (T, A) float64          what was executed, after ensembling and snapping the gripper
-    proprio (T + 1, P) float32      the robot before every action and at the end; absent where an environment has none
+    proprio/<part> (T + 1, n)       the robot before every action and at the end; absent where an environment has none
     and the episode's record of results.jsonl as JSON in the attribute `record`.
     """
 
@@ -53,8 +53,8 @@ class EpisodeTrace:
                 file["texts"] = list(texts)
                 file["valid"], file["repaired"] = np.array(valid), np.array(repaired)
                 file["actions"] = np.stack(self._actions[: record["steps"]])  # a success ends a chunk early
-                if self._proprio:
-                    file["proprio"] = np.stack(self._proprio)
+                for part_name in self._proprio[0] if self._proprio else ():
+                    file[f"proprio/{part_name}"] = np.stack([state[part_name] for state in self._proprio])
                 for name in views[0]:
                     pictures = np.stack([pictures[name] for pictures in views])
                     chunk = (1, *pictures.shape[1:])

@@ -2,7 +2,8 @@
 
     <EXP.DIR>/<EXP.ID>/step_00001234/
         model/       an ordinary Hugging Face folder, or with MODEL.LORA an adapter and base.json, which weights it
-                     belongs to; plus action_stats.json, data_info.json and vla_config.yaml
+                     belongs to (a copy of them in base/ with TRAIN.save_base); of a flow-matching policy also, or
+                     only, expert.safetensors; plus action_stats.json, data_info.json and vla_config.yaml
         trainer.pt   optimizer, gradient scaler, moving average, step, generators of every rank
         complete     written last: every file with its size and SHA-256
     <EXP.DIR>/<EXP.ID>/last -> step_00001234
@@ -29,15 +30,13 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from libs.action_text import ActionTextCodec
 from libs.config_tree import to_dict
 from rv_train.config import cfg_from_dict
-from rv_train.data.prompt import PromptEncoder
 from rv_train.data.stats import read_stats, write_stats
 from rv_train.data.tokenizer import load_tokenizer
-from rv_train.models import build_model
-from rv_train.models.lora import is_adapter_folder
-from rv_train.models.qwen import image_processor_settings, is_model_folder, save_weights
+from rv_train.models import build_encoder, build_model
+from rv_train.models.lora import BASE, is_adapter_folder
+from rv_train.models.weights import EXPERT, copy_base, image_processor_settings, is_model_folder
 
 CONFIG, DATA_INFO, COMPLETE, LOCK = "vla_config.yaml", "data_info.json", "complete", "lock"
 LOCK_WAIT_S = 30.0
@@ -50,11 +49,14 @@ def run_folder(cfg):
 def save_model_folder(folder, model, cfg, action_stats, data_info):
     """Everything evaluation needs, in one folder that `transformers` can load without this repository.
 
-    Of a model with MODEL.LORA it is the adapter, which peft can load; the weights below it stay where they are.
+    Of a model with MODEL.LORA it is the adapter, which peft can load; the weights below it stay where they are. An
+    action expert has a file of its own, which only this repository knows.
     """
     folder = Path(folder)
     folder.mkdir(parents=True)
-    save_weights(model.backbone, folder)
+    model.save(folder)
+    if cfg.TRAIN.save_base:
+        copy_base(model.backbone, folder)
     model.prompt.tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(image_processor_settings(cfg), indent=1) + "\n")
     (folder / CONFIG).write_text(yaml.safe_dump(to_dict(cfg), sort_keys=False))
@@ -68,7 +70,8 @@ def load_model_folder(path, device="cpu", opts=()):
     Args:
         opts: config pairs KEY VALUE that are set over the stored ones.
     Returns:
-        (model, cfg, {"action_stats": dict, "data_info": dict, "folder": Path of the model folder}).
+        (model, cfg, {"encoder": what makes its batches, "action_stats": dict, "data_info": dict, "folder": Path of the
+        model folder}).
     Raises:
         ValueError: nothing to load there, or a file of the folder is missing or broken.
     """
@@ -76,19 +79,19 @@ def load_model_folder(path, device="cpu", opts=()):
     cfg = read_model_cfg(folder, opts)
     stats = read_stats(folder)
     data_info = _read_json(folder / DATA_INFO)
-    prompt = PromptEncoder.from_cfg(cfg, load_tokenizer(folder))
-    codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
-    if codec.action_dim != cfg.ACTION.DIM:
-        raise ValueError(f"{folder}: statistics of {codec.action_dim} action dimensions, config of {cfg.ACTION.DIM}")
-    model = build_model(cfg, prompt, codec, weights=folder).to(device).eval()
-    return model, cfg, {"action_stats": stats, "data_info": data_info, "folder": folder}
+    if len(stats["min"]) != cfg.ACTION.DIM:
+        raise ValueError(f"{folder}: statistics of {len(stats['min'])} action dimensions, config of {cfg.ACTION.DIM}")
+    encoder = build_encoder(cfg, stats, load_tokenizer(folder))
+    model = build_model(cfg, encoder, weights=folder).to(device).eval()
+    return model, cfg, {"encoder": encoder, "action_stats": stats, "data_info": data_info, "folder": folder}
 
 
 def find_model_folder(path):
     """Where the weights lie below a run, step or model folder; ValueError if nowhere."""
     path = Path(path)
     for folder in (path, path / "model", path / "last" / "model"):
-        if is_model_folder(folder) or is_adapter_folder(folder):
+        has_expert = (folder / EXPERT).is_file() and (folder / BASE).is_file()
+        if is_model_folder(folder) or is_adapter_folder(folder) or has_expert:
             return folder.resolve()
     reason = "holds no model (no config.json with *.safetensors) and no adapter" if path.exists() else "does not exist"
     raise ValueError(f"model path {path} {reason}")

@@ -96,7 +96,9 @@ _C.PROMPT.VISION_ID = True  # write "Picture 1: " before each picture, as Qwen's
 
 # ------------------------------------------------------------------------------------------------ model
 _C.MODEL = CfgNode()
-_C.MODEL.NAME = "vla0"  # which file under rv_train/models
+# vla0:        actions are written as text
+# flow_expert: a small transformer behind the same backbone generates them from noise (FLOW)
+_C.MODEL.NAME = "vla0"
 _C.MODEL.INIT = "pretrained"  # pretrained: the weights at MODEL.PATH; random: sizes below, trained from scratch
 _C.MODEL.PATH = "Qwen/Qwen2.5-VL-3B-Instruct"  # local folder or hub name of the weights (INIT: pretrained)
 _C.MODEL.ATTENTION = "sdpa"  # sdpa | eager | flash_attention_2 (needs the flash-attn package and a GPU)
@@ -105,8 +107,11 @@ _C.MODEL.TOKENIZER = "qwen2.5"
 # Keep only the first N entries of the vocabulary (BPE ranks), 0 keeps all. The first N ranks of a BPE vocabulary are
 # a BPE vocabulary themselves with the same ids; a tiny model does not need 151,936 embeddings. At least 256.
 _C.MODEL.VOCAB_CUT = 0
+# The weights at MODEL.PATH stay as they are (AMP.frozen_dtype), and checkpoints do not hold them. For flow_expert,
+# which has others to train; MODEL.LORA does the same by itself.
+_C.MODEL.FREEZE = False
 # nf4: the frozen weights of the text tower's linear layers in 4 bits (bitsandbytes; QLoRA, arXiv:2305.14314), 0.52 byte
-# each, multiplied in AMP.frozen_dtype. Needs MODEL.LORA. Saves memory and costs time and some accuracy.
+# each, multiplied in AMP.frozen_dtype. Needs MODEL.LORA or MODEL.FREEZE. Saves memory and costs time and some accuracy.
 _C.MODEL.QUANTIZE = "none"
 # LoRA: the weights at MODEL.PATH stay as they are (AMP.frozen_dtype), small matrices beside the linear layers are
 # trained, and checkpoints hold only these. tools/merge_lora.py makes an ordinary model of both. Needs the package peft.
@@ -124,12 +129,34 @@ _C.MODEL.TEXT.HEADS = 16
 _C.MODEL.TEXT.KV_HEADS = 2
 _C.MODEL.TEXT.MLP = 11008
 _C.MODEL.TEXT.ROPE_THETA = 1.0e6
+_C.MODEL.TEXT.VOCAB = 151936  # rows of the embedding, where MODEL.VOCAB_CUT is 0
+_C.MODEL.TEXT.TIED = True  # the head is the embedding (the 7B model has one of its own)
 _C.MODEL.VISION = CfgNode()
 _C.MODEL.VISION.HIDDEN = 1280
 _C.MODEL.VISION.LAYERS = 32
 _C.MODEL.VISION.HEADS = 16
 _C.MODEL.VISION.MLP = 3420
 _C.MODEL.VISION.FULL_ATTENTION = [7, 15, 23, 31]  # layers that attend over the whole picture, the others in windows
+
+# ------------------------------------------------------------------------------------------------ flow matching
+_C.FLOW = CfgNode()  # the action expert of MODEL.NAME flow_expert
+# last: the hidden state behind the prompt | all: every token of the prompt, pictures and words
+_C.FLOW.CONDITION = "all"
+_C.FLOW.PROJECTOR = 1344  # width between the two layers that bring the condition to HIDDEN
+_C.FLOW.HIDDEN = 512  # width of the expert
+_C.FLOW.LAYERS = (
+    6  # of the expert, whose ACTION.HORIZON queries look at condition and robot state; once per observation
+)
+_C.FLOW.HEADS = 8  # of attention, in expert and head
+_C.FLOW.MLP = 2048  # width inside a layer
+_C.FLOW.HEAD_LAYERS = 2  # of the velocity head, which runs at every step of the solver and sees the whole chunk
+# What actions are brought to: min_max of the data to -1..1 | mean_std to mean 0 and deviation 1. Robot state: mean_std.
+_C.FLOW.NORMALIZE = "min_max"
+# Draws of noise and time per sample and pass: the backbone's work is shared by all of them
+_C.FLOW.DRAWS = 4
+_C.FLOW.TIMES = "uniform"  # how times are drawn: uniform | beta (more of the noisy ones, as in pi0)
+_C.FLOW.SOLVER = "euler"  # euler | heun (two looks per step)
+_C.FLOW.STEPS = 100  # of the solver, from noise to actions
 
 # ------------------------------------------------------------------------------------------------ training
 _C.TRAIN = CfgNode()
@@ -165,6 +192,9 @@ _C.TRAIN.save_every = 1000  # optimizer steps between checkpoints (the last step
 _C.TRAIN.save_every_epochs = 0
 _C.TRAIN.keep_last = 3  # older checkpoints are removed, except the best by val/loss and ...
 _C.TRAIN.keep_every = 0  # ... those of every so many steps; 0: none
+# With MODEL.LORA or MODEL.FREEZE: put the frozen weights into every checkpoint, too, so that it needs no MODEL.PATH.
+# The checkpoints of a run share their space on disk.
+_C.TRAIN.save_base = False
 
 # ------------------------------------------------------------------------------------------------ validation
 _C.VALID = CfgNode()  # on the demos that DATA.VAL_SHARE holds out
@@ -195,10 +225,14 @@ _CHOICES = {
     "DATA.SAMPLER": ("full", "sharded"),
     "DATA.PREPROCESS": ("fast", "reference"),
     "ACTION.MASK_STYLE": ("dropped", "learned"),
-    "MODEL.NAME": ("vla0",),
+    "MODEL.NAME": ("vla0", "flow_expert"),
     "MODEL.INIT": ("pretrained", "random"),
     "MODEL.ATTENTION": ("sdpa", "eager", "flash_attention_2"),
     "MODEL.QUANTIZE": ("none", "nf4"),
+    "FLOW.CONDITION": ("last", "all"),
+    "FLOW.NORMALIZE": ("min_max", "mean_std"),
+    "FLOW.TIMES": ("uniform", "beta"),
+    "FLOW.SOLVER": ("euler", "heun"),
     "TRAIN.schedule": ("none", "cosine"),
     "TRAIN.optimizer": ("adamw", "adam", "adamw_8bit"),
     "AMP.mode": ("off", "bf16", "fp16", "auto"),
@@ -231,8 +265,11 @@ _RANGES = {
     "MODEL.LORA.RANK": (0, math.inf),
     "MODEL.LORA.ALPHA": (1, math.inf),
     "MODEL.LORA.DROPOUT": (0, 0.9),
-    **{f"MODEL.TEXT.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "KV_HEADS", "MLP")},
+    **{f"MODEL.TEXT.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "KV_HEADS", "MLP", "VOCAB")},
     **{f"MODEL.VISION.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "MLP")},
+    **{f"FLOW.{name}": (1, math.inf) for name in ("PROJECTOR", "HIDDEN", "LAYERS", "HEADS", "MLP", "HEAD_LAYERS")},
+    "FLOW.DRAWS": (1, math.inf),
+    "FLOW.STEPS": (1, math.inf),
     "TRAIN.batch_size": (1, math.inf),
     "TRAIN.grad_accum": (1, math.inf),
     "TRAIN.epochs": (1, math.inf),
@@ -330,7 +367,8 @@ def _check(cfg, origin):
             f"{cfg.ACTION.HORIZON} actions that are predicted at once"
         )
     _check_sizes(cfg.MODEL.TEXT, cfg.MODEL.VISION, origin)
-    _check_lora(cfg.MODEL, cfg.AMP, origin)
+    _check_frozen(cfg.MODEL, cfg.TRAIN, cfg.AMP, origin)
+    _check_flow(cfg, origin)
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.VOCAB_CUT < 256:
         raise ValueError(f"{origin}: MODEL.VOCAB_CUT must be 0 or at least 256 (the bytes), got {cfg.MODEL.VOCAB_CUT}")
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.INIT == "pretrained" and cfg.MODEL.TOKENIZER == "qwen2.5":
@@ -352,16 +390,38 @@ def _check_proprio(cfg, origin):
         raise ValueError(f"{origin}: DATA.PROPRIO is {parts}, but manifests hold none: set it to [], or read HDF5")
 
 
-def _check_lora(model, amp, origin):
+def _check_flow(cfg, origin):
+    if cfg.MODEL.NAME != "flow_expert":
+        return
+    if cfg.DATA.SOURCE == "manifest":
+        raise ValueError(
+            f"{origin}: a manifest holds actions as integers; MODEL.NAME flow_expert trains on DATA.SOURCE hdf5"
+        )
+    flow = cfg.FLOW
+    if flow.HIDDEN % (2 * flow.HEADS):
+        raise ValueError(
+            f"{origin}: FLOW.HIDDEN must be a multiple of 2 x HEADS, got {flow.HIDDEN} and {flow.HEADS} heads"
+        )
+
+
+def _check_frozen(model, train, amp, origin):
     known = _C.MODEL.LORA.TARGETS
     wrong = [name for name in model.LORA.TARGETS if name not in known]
     if wrong or not model.LORA.TARGETS:
         raise ValueError(f"{origin}: MODEL.LORA.TARGETS are some of {', '.join(known)}; got {wrong or 'none'}")
     if model.LORA.RANK and model.INIT != "pretrained":
         raise ValueError(f"{origin}: MODEL.LORA trains beside pretrained weights, MODEL.INIT is {model.INIT!r}")
-    if model.QUANTIZE != "none" and not model.LORA.RANK:
+    if model.FREEZE and model.INIT != "pretrained":
+        raise ValueError(f"{origin}: MODEL.FREEZE keeps pretrained weights as they are, MODEL.INIT is {model.INIT!r}")
+    if model.FREEZE and model.NAME == "vla0":
+        raise ValueError(f"{origin}: MODEL.FREEZE leaves MODEL.NAME vla0 nothing to train: set MODEL.LORA.RANK instead")
+    frozen = model.FREEZE or model.LORA.RANK
+    if train.save_base and not frozen:
+        raise ValueError(f"{origin}: TRAIN.save_base is for frozen weights, MODEL.FREEZE and MODEL.LORA.RANK are off")
+    if model.QUANTIZE != "none" and not frozen:
         raise ValueError(
-            f"{origin}: MODEL.QUANTIZE {model.QUANTIZE} is for frozen weights: set MODEL.LORA.RANK, or QUANTIZE none"
+            f"{origin}: MODEL.QUANTIZE {model.QUANTIZE} is for frozen weights: set MODEL.LORA.RANK or MODEL.FREEZE, or "
+            "QUANTIZE none"
         )
     if model.QUANTIZE != "none" and (amp.mode, amp.frozen_dtype) == ("fp16", "bfloat16"):
         raise ValueError(

@@ -13,7 +13,7 @@ def describe(cfg, model, data, batches_per_epoch, total_steps, rank):
     """What is about to happen, for the console and TensorBoard.
 
     Args:
-        model: the bare VLA0.
+        model: the bare model.
         data: a TrainingData.
         batches_per_epoch: of one rank.
         total_steps: optimizer steps of the run.
@@ -30,6 +30,9 @@ def describe(cfg, model, data, batches_per_epoch, total_steps, rank):
     return table(lines)
 
 
+PARTS = ("vision", "text", "projector", "expert", "head")
+
+
 def table(lines):
     return "\n".join(f"{name:<12}{text}" for name, text in lines)
 
@@ -40,8 +43,8 @@ def model_lines(cfg, parameters):
     yield "model", f"{cfg.MODEL.NAME}, {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained"
     if trained == total:
         return
-    for tower, (number, learned) in _counts(parameters).items():
-        yield "", f"{tower:<7}{learned:>13,} trained, {number - learned:>13,} frozen"
+    for part, (number, learned) in _counts(parameters).items():
+        yield "", f"{part:<10}{learned:>13,} trained, {number - learned:>13,} frozen"
     lora = cfg.MODEL.LORA
     if lora.RANK:
         where = "text and vision" if lora.VISION else "text"
@@ -52,12 +55,19 @@ def model_lines(cfg, parameters):
 
 
 def _counts(parameters):
-    """{tower: (parameters, trained ones)}"""
+    """{part of the model: (parameters, trained ones)}, adapters with the tower they are in"""
     counts = {}
-    for tower, seen in (("text", False), ("vision", True)):
-        mine = [p for name, p in parameters if is_seen(name) == seen]
-        counts[tower] = (sum(map(num_values, mine)), sum(num_values(p) for p in mine if p.requires_grad))
-    return counts
+    for name, parameter in parameters:
+        number, learned = counts.get(_part(name), (0, 0))
+        values = num_values(parameter)
+        counts[_part(name)] = number + values, learned + values * parameter.requires_grad
+    return {part: counts[part] for part in PARTS if part in counts}
+
+
+def _part(name):
+    if "action_expert." in name:
+        return name.split("action_expert.")[1].split(".")[0]
+    return "vision" if is_seen(name) else "text"
 
 
 def data_lines(cfg, data):

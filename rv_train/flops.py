@@ -7,8 +7,6 @@ adds does not count: recomputing activations (gradient checkpointing), padding, 
 
 import torch
 
-from rv_train.models.lora import adapter_sizes
-
 MULTIPLY_ADD = 2  # floating-point operations per weight and vector element of a matrix product
 # Forward, gradient of the input, gradient of the weights: the backward pass is twice the forward pass.
 PASSES = 3
@@ -78,25 +76,29 @@ class TrainingFlops:
     Everything times 3 for the backward pass, the patch embedding times 2: no gradient goes on into the pixels.
     `n` is the real length of each sample, without padding.
 
-    With LoRA frozen weights count twice instead of three times, they get no gradient; the adapters' weights count like
-    any other; a tower without adapters is only passed forward. (The first layer's queries, keys and values pass no
-    gradient on, which is not deducted.)
+    A frozen model is only passed forward. With LoRA frozen weights count twice instead of three times, they get no
+    gradient; the adapters' weights count like any other; a tower without adapters is only passed forward. (The first
+    layer's queries, keys and values pass no gradient on, which is not deducted.)
 
     Args:
         config: Qwen2_5_VLConfig.
         picture: (rows, columns) of image tokens per picture.
         num_pictures: pictures per sample.
-        adapters: (text, vision) weights of LoRA's adapters; None: every parameter is trained.
+        adapters: (text, vision) weights of LoRA's adapters; None: there are none.
+        frozen: nothing is trained, the model is only passed forward.
     """
 
-    def __init__(self, config, picture, num_pictures, adapters=None):
+    def __init__(self, config, picture, num_pictures, adapters=None, frozen=False):
         text, through = config.text_config, PASSES if adapters is None else PASSES - 1
         in_text, in_vision = adapters or (0, None)
+        attended = PASSES
+        if frozen:
+            through, in_vision, attended = 1, 0, 1
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         heads, kv_heads = text.num_attention_heads * head_dim, text.num_key_value_heads * head_dim
         weights = text.hidden_size * (2 * heads + 2 * kv_heads + 3 * text.intermediate_size)
         self.per_token = MULTIPLY_ADD * (through * text.num_hidden_layers * weights + PASSES * in_text)
-        self.per_pair = PASSES * MULTIPLY_ADD * text.num_hidden_layers * 2 * heads
+        self.per_pair = attended * MULTIPLY_ADD * text.num_hidden_layers * 2 * heads
         self.per_learned_token = through * MULTIPLY_ADD * text.hidden_size * text.vocab_size
         self.per_sample = num_pictures * picture_flops(config.vision_config, *picture, in_vision)
 
@@ -119,10 +121,63 @@ class TrainingFlops:
         )
 
 
-def flops_of(model):
-    """The `TrainingFlops` of a VLA0."""
-    adapters = adapter_sizes(list(model.named_parameters()))
-    return TrainingFlops(model.backbone.config, model.picture, model.prompt.num_pictures, adapters)
+class FlowFlops:
+    """Operations of one forward and backward pass of a backbone and an action expert over a batch.
+
+    A token costs 2 operations per weight of a layer it passes; attention scores, between at most a few hundred tokens,
+    are left out. The projector sees M tokens per sample (1, or the prompt), which every layer of the expert looks at;
+    the expert H queries; the head H actions per draw of noise. Everything times 3 for the backward pass.
+
+    Args:
+        backbone: a TrainingFlops.
+        weights: {"projector", "looked_at", "queries", "head": weights that a token of this kind meets}.
+        horizon: H.
+        condition: "last" or "all" tokens of the prompt.
+    """
+
+    def __init__(self, backbone, weights, horizon, condition):
+        self.backbone, self.weights, self.horizon, self.condition = backbone, weights, horizon, condition
+
+    @classmethod
+    def of(cls, backbone, expert, condition):
+        """expert: a `rv_train.models.flow_expert.ActionExpert`."""
+        width = expert.head.velocity.in_features
+        layers, head = expert.expert.layers, expert.head
+        looked_at = len(layers) * 2 * width * width  # keys and values of the cross-attention
+        weights = {
+            "projector": _matrices(expert.projector),
+            "looked_at": looked_at,
+            "queries": _matrices(layers) - looked_at,
+            "head": _matrices(head.actions) + _matrices(head.layers) + _matrices(head.velocity),
+        }
+        return cls(backbone, weights, len(expert.expert.queries), condition)
+
+    def __call__(self, batch):
+        """Operations of a training batch (see `rv_train.data.flow_features`), read from its tensors on the CPU."""
+        return self.count(batch["lengths"].tolist(), batch["time"].numel())
+
+    def count(self, lengths, draws):
+        """The same from numbers.
+
+        Args:
+            lengths: tokens of each sample's prompt.
+            draws: of noise, of all samples together.
+        """
+        seen = sum(lengths) if self.condition == "all" else len(lengths)
+        weights = self.weights
+        tokens = {
+            "projector": seen,
+            "looked_at": seen,
+            "queries": self.horizon * len(lengths),
+            "head": self.horizon * draws,
+        }
+        expert = sum(weights[name] * tokens[name] for name in weights)
+        return self.backbone.count(lengths, 0) + float(PASSES * MULTIPLY_ADD * expert)
+
+
+def _matrices(module):
+    """Weights that enter matrix products."""
+    return sum(p.numel() for p in module.parameters() if p.dim() > 1)
 
 
 def picture_flops(vision, rows, columns, adapters=None):

@@ -9,6 +9,7 @@ from rv_train.models.lora import is_quantized, is_seen, nf4_bytes, num_values
 
 PATCH_VALUES = 2 * 3 * PATCH * PATCH  # a patch as the vision tower reads it: two equal frames of three colours
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+EXPERT = "action_expert."  # how the names of its parameters begin
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 MLP = ("gate_proj", "up_proj", "down_proj")  # the names of TARGETS that the vision tower has, too
 BLOCK, SMALL = 256, 4096  # bitsandbytes: values that share a scale; smaller tensors keep float32 states
@@ -34,7 +35,7 @@ def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
     """
     train, batch = cfg.TRAIN, cfg.TRAIN.batch_size
     trained = [p for _, p in parameters if p.requires_grad]
-    width = parameters[0][1].element_size()
+    width = parameters[0][1].element_size()  # of the backbone
     compute = width if amp == "off" else 2  # bytes of a number in a matrix product
     # DDP's buckets are allocated once and hold the gradients for the whole run.
     parts = {
@@ -52,16 +53,21 @@ def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
         parts["a matrix unpacked"] = width * max(num_values(p) for name, p in parameters if is_quantized(name))
     text, vision = layers(cfg, config, width, compute, amp, tokens, patches)
     kept = text.ends * tokens + vision.ends * patches
-    if train.grad_checkpoint:
+    if cfg.MODEL.FREEZE and not cfg.MODEL.LORA.RANK:  # nothing is kept, but a layer has to have room
+        parts["activations of one layer"] = batch * max(text.inside * tokens, vision.inside * patches)
+    elif train.grad_checkpoint:
         kept += text.number * text.input * tokens + vision.number * vision.input * patches
         parts["activations between layers"] = batch * kept
         parts["activations of one layer"] = batch * max(text.inside * tokens, vision.inside * patches)
     else:
         kept += text.number * text.inside * tokens + vision.number * vision.inside * patches
         parts["activations"] = batch * kept
-    # float32 logits, their softmax, and the product's own 16-bit result before them
-    values = batch * learned * config.text_config.vocab_size
-    parts["logits and loss"] = values * (8 + (compute if compute < 4 else 0))
+    if learned:  # float32 logits, their softmax, and the product's own 16-bit result before them
+        values = batch * learned * config.text_config.vocab_size
+        parts["logits and loss"] = values * (8 + (compute if compute < 4 else 0))
+    else:
+        seen = tokens if cfg.FLOW.CONDITION == "all" else 1
+        parts["activations of the expert"] = batch * expert_activations(cfg, config, seen, width, compute)
     # Tied embeddings get one gradient from the head and one from the input; both wait outside the buckets.
     parts["largest gradient on its way"] = 2 * max(_bytes([p]) for p in trained)
     parts["batch"] = batch * (patches * (3 * PATCH * PATCH + PATCH_VALUES * (4 + width)) + tokens * 64)
@@ -73,15 +79,39 @@ def _bytes(parameters):
 
 
 def _weights(cfg, parameters):
-    """What is trained and, with MODEL.LORA, the frozen rest in the form that it is held in."""
-    if not cfg.MODEL.LORA.RANK:
-        return {"weights": _bytes(p for _, p in parameters)}
+    """What is trained and, with MODEL.LORA or MODEL.FREEZE, the frozen rest in the form that it is held in."""
+    expert = {"action expert": _bytes(p for name, p in parameters if EXPERT in name)}
+    parameters = [(name, p) for name, p in parameters if EXPERT not in name]
+    more = expert if expert["action expert"] else {}
+    if not cfg.MODEL.LORA.RANK and not cfg.MODEL.FREEZE:
+        return {"weights": _bytes(p for _, p in parameters), **more}
     packed = {name for name, _ in parameters if cfg.MODEL.QUANTIZE != "none" and is_quantized(name)}
     frozen = {name: p for name, p in parameters if not p.requires_grad}
     parts = {f"frozen weights ({cfg.AMP.frozen_dtype})": _bytes(p for name, p in frozen.items() if name not in packed)}
     if packed:
         parts[f"frozen weights ({cfg.MODEL.QUANTIZE})"] = sum(nf4_bytes(num_values(frozen[name])) for name in packed)
-    return {**parts, "adapter": _bytes(p for _, p in parameters if p.requires_grad)}
+    if cfg.MODEL.LORA.RANK:
+        parts["adapter"] = _bytes(p for _, p in parameters if p.requires_grad)
+    return {**parts, **more}
+
+
+def expert_activations(cfg, config, seen, width, compute):
+    """Bytes per sample that the action expert keeps for the backward pass.
+
+    Per token and layer, of width D, with c bytes in products: two or three norms (8 D), queries, keys, values, result
+    and what goes into the products (9 c D; with cross-attention 7 c D more), and twice the MLP's width.
+
+    Args:
+        seen: tokens of the condition.
+        width, compute: bytes of a number between products and in them.
+    """
+    flow, horizon = cfg.FLOW, cfg.ACTION.HORIZON
+    dim, mlp = flow.HIDDEN, 2 * compute * flow.MLP
+    looked_at = (seen + 1) * flow.LAYERS * 2 * compute * dim
+    projector = seen * ((width + 4) * config.text_config.hidden_size + 2 * compute * flow.PROJECTOR + compute * dim)
+    queries = horizon * flow.LAYERS * (12 * dim + 16 * compute * dim + mlp)
+    head = horizon * flow.DRAWS * flow.HEAD_LAYERS * (8 * dim + 9 * compute * dim + mlp)
+    return projector + looked_at + queries + head
 
 
 def _copies(cfg, config, parameters, dtype):

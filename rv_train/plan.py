@@ -7,19 +7,20 @@ import textwrap
 
 import torch
 
-from libs.action_text import ActionTextCodec
 from rv_train.checkpoint import run_folder
 from rv_train.data.features import ObservationEncoder, TrainingSet
-from rv_train.data.images import ImageTransform
 from rv_train.data.load import load_data
-from rv_train.data.prompt import IGNORE, MERGE, PATCH, PromptEncoder, image_grid
+from rv_train.data.prompt import IGNORE, MERGE, PATCH, image_grid
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.describe import data_lines, eval_lines, model_lines, plural, recipe_lines, step_lines, table
 from rv_train.distributed import parse_devices, under_torchrun
-from rv_train.flops import TrainingFlops
+from rv_train.flops import FlowFlops, TrainingFlops
 from rv_train.memory import memory_estimate
+from rv_train.models import build_encoder
+from rv_train.models.flow_expert import ActionExpert
 from rv_train.models.lora import adapter_parameters, adapter_sizes, check_packages
-from rv_train.models.qwen import DTYPES, check_attention, check_compiler, find_weights, missing_files, random_config
+from rv_train.models.qwen import DTYPES, check_attention, check_compiler
+from rv_train.models.weights import find_weights, missing_files, random_config
 from rv_train.optim import base_lr, check_optimizer, resolve_amp
 
 GIB = 2**30
@@ -51,11 +52,16 @@ def dry_run(cfg, devices=None, nproc=None):
     missing = []
     world_size, device = _ranks(devices, nproc, missing)
     amp = _amp(cfg, device)
-    encoder = PromptEncoder.from_cfg(cfg)
-    config, sizes = _backbone_config(cfg, encoder.tokenizer, missing)
     data = _data(cfg, missing)
-    _check_packages(cfg, encoder.tokenizer, device, amp, missing)
-    parameters = _parameters(cfg, config)
+    fast = cfg.clone()  # DATA.PREPROCESS reference gives the same ids, where its packages are at hand
+    fast.defrost()
+    fast.DATA.PREPROCESS = "fast"
+    encoder = build_encoder(fast, data.action_stats if data else None)
+    prompt = encoder.prompt
+    config, sizes = _backbone_config(cfg, prompt.tokenizer, missing)
+    _check_packages(cfg, prompt.tokenizer, device, amp, missing)
+    expert = _expert(cfg, config, encoder)
+    parameters = _parameters(cfg, config, expert)
 
     lines = [*model_lines(cfg, parameters), ("", f"sizes from {sizes}")]
     if data:
@@ -71,11 +77,11 @@ def dry_run(cfg, devices=None, nproc=None):
         lines.append(("", f"with --devices 0,1,2,3,4,5,6,7: {batch} samples per step, lr {base_lr(cfg.TRAIN, 8):.2e}"))
 
     instructions = set(data.train.instructions) if data else {STAND_IN}
-    counts = _count_tokens(cfg, encoder, max(instructions, key=lambda text: len(encoder.encode(text)["input_ids"])))
+    counts = _count_tokens(cfg, prompt, max(instructions, key=lambda text: len(prompt.encode(text)["input_ids"])))
     parts = memory_estimate(
         cfg, config, parameters, counts["total"], counts["actions"], counts["pictures"] * MERGE * MERGE, amp
     )
-    lines += [*_compute_lines(cfg, config, counts, parameters), *_disk_lines(cfg, parts, missing)]
+    lines += [*_compute_lines(cfg, config, counts, parameters, expert), *_disk_lines(cfg, parts, missing)]
     blocks = [
         f"plan of {cfg.EXP.ID}: nothing is started or written",
         table(lines),
@@ -151,17 +157,30 @@ def _data(cfg, missing):
         return None
 
 
-def _parameters(cfg, config):
-    """[(name, parameter)] of the library's model on the meta device, where numbers have a shape and no bytes."""
+def _expert(cfg, config, encoder):
+    """The ActionExpert on the meta device, where numbers have a shape and no bytes; None for text."""
+    if cfg.MODEL.NAME == "vla0":
+        return None
+    with torch.device("meta"):
+        expert = ActionExpert.from_cfg(cfg, config.text_config.hidden_size, sum(encoder.proprio.values()))
+    return expert.to(DTYPES[cfg.AMP.param_dtype])
+
+
+def _parameters(cfg, config, expert):
+    """[(name, parameter)] of the library's model on the meta device, and of the action expert."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    dtype = DTYPES[cfg.AMP.frozen_dtype if cfg.MODEL.LORA.RANK else cfg.AMP.param_dtype]
+    frozen = cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE
+    dtype = DTYPES[cfg.AMP.frozen_dtype if frozen else cfg.AMP.param_dtype]
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype)
-    if not cfg.MODEL.LORA.RANK:
-        return list(model.named_parameters())
-    model.requires_grad_(False)
-    return [*model.named_parameters(), *adapter_parameters(model, cfg)]
+    if frozen:
+        model.requires_grad_(False)
+    elif expert and not config.tie_word_embeddings:
+        model.lm_head.requires_grad_(False)
+    adapter = adapter_parameters(model, cfg) if cfg.MODEL.LORA.RANK else []
+    more = [(f"action_expert.{name}", p) for name, p in expert.named_parameters()] if expert else []
+    return [*model.named_parameters(), *adapter, *more]
 
 
 # ------------------------------------------------------------------------------------------------ what is said
@@ -170,6 +189,8 @@ def _parameters(cfg, config):
 def _count_tokens(cfg, encoder, instruction):
     """Tokens of one sample by part; every number is written with the digits of the middle bin."""
     answer = " ".join([str(cfg.ACTION.NUM_BINS // 2)] * (cfg.ACTION.HORIZON * cfg.ACTION.DIM))
+    if cfg.MODEL.NAME != "vla0":
+        answer = None
     encoded = encoder.encode(instruction, answer)
     total = len(encoded["input_ids"])
     system = f"<|im_start|>system\n{encoder.system}<|im_end|>\n" if encoder.system else ""
@@ -190,6 +211,8 @@ def _token_table(cfg, counts, data):
         "instruction": "the longest one, and the turns around it" if data else "a stand-in, and the turns around it",
         "actions": f"{cfg.ACTION.HORIZON} x {cfg.ACTION.DIM} numbers of {digits} digits and the end: what is learned",
     }
+    if not counts["actions"]:
+        notes["actions"] = f"{cfg.ACTION.HORIZON} x {cfg.ACTION.DIM} numbers come out of the action expert"
     lines = [f"  {name:<34}{count:>8,}   {notes.get(name, '')}".rstrip() for name, count in counts.items()]
     return "\n".join(["tokens of one sample", *lines])
 
@@ -207,16 +230,20 @@ def _memory_table(parts, per):
     return "\n".join([f"memory per {per}, an estimate: fits {verdict}", *lines])
 
 
-def _compute_lines(cfg, config, counts, parameters):
-    flops = TrainingFlops(config, image_grid(cfg), _number_of_pictures(cfg), adapter_sizes(parameters))
+def _compute_lines(cfg, config, counts, parameters, expert):
+    frozen = cfg.MODEL.FREEZE and not cfg.MODEL.LORA.RANK
+    flops = TrainingFlops(config, image_grid(cfg), _number_of_pictures(cfg), adapter_sizes(parameters), frozen)
+    learned = counts["actions"]
+    if expert:
+        flops, learned = FlowFlops.of(flops, expert, cfg.FLOW.CONDITION), cfg.FLOW.DRAWS
     batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum
-    work = flops.count([counts["total"]] * batch, counts["actions"] * batch)
+    work = flops.count([counts["total"]] * batch, learned * batch)
     yield "compute", f"{work / 1e12:.3g} TFLOP per rank and step"
 
 
 def _disk_lines(cfg, parts, missing):
     """A checkpoint holds what is trained and the optimizer; with a moving average that, and the weights behind it."""
-    trained = parts["adapter" if cfg.MODEL.LORA.RANK else "weights"]
+    trained = sum(size for name, size in parts.items() if name in ("weights", "adapter", "action expert"))
     one = trained + sum(size for name, size in parts.items() if name.startswith(("optimizer", "moving")))
     one += trained if cfg.TRAIN.ema else 0
     most = cfg.TRAIN.keep_last + 1 + (cfg.DATA.VAL_SHARE > 0)  # with the one being written, and the best
@@ -232,20 +259,18 @@ def _disk_lines(cfg, parts, missing):
 
 def _sample(cfg, encoder, data):
     """One tokenized sample: the first that rank 0 trains on, or the open prompt of a stand-in."""
+    tokenizer = encoder.prompt.tokenizer
     if not data:
-        text = encoder.tokenizer.decode(encoder.encode(STAND_IN)["input_ids"])
+        text = tokenizer.decode(encoder.prompt.encode(STAND_IN)["input_ids"])
         return "the prompt, with a stand-in for the instruction\n" + abbreviated(text)
-    codec = ActionTextCodec(data.action_stats["min"], data.action_stats["max"], cfg.ACTION.NUM_BINS)
     sampler = ResumableBatchSampler(
         len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=1
     )
     key = next(iter(sampler))[0]
-    # DATA.PREPROCESS reference gives the same ids, where its packages are at hand.
-    fast = ObservationEncoder(cfg.DATA.VIEWS, ImageTransform.from_cfg(cfg), encoder)
-    features = TrainingSet(data.train, fast, codec, cfg.EXP.SEED)[key]
-    ids, labels = features["input_ids"], features["labels"]
-    head = f"one sample ({data.train.where(key[2])}): {len(ids)} ids, {int((labels != IGNORE).sum())} of them learned"
-    return f"{head}\n{abbreviated(encoder.tokenizer.decode(ids))}"
+    features = TrainingSet(data.train, encoder, cfg.EXP.SEED)[key]
+    ids = features["input_ids"]
+    head = f"one sample ({data.train.where(key[2])}): {len(ids)} ids; {encoder.target(features)}"
+    return f"{head}\n{abbreviated(tokenizer.decode(ids))}"
 
 
 def abbreviated(text):

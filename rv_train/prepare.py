@@ -4,15 +4,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from libs.action_text import ActionTextCodec
 from libs.config_tree import differences
 from rv_train import checkpoint
-from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.features import TrainingSet
 from rv_train.data.load import TrainingData, load_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.stats import read_stats
+from rv_train.models import build_encoder
 from rv_train.models.lora import check_packages
-from rv_train.models.qwen import base_path, check_attention, check_compiler, check_weights
+from rv_train.models.qwen import check_attention, check_compiler
+from rv_train.models.weights import base_path, check_weights
 from rv_train.optim import check_optimizer
 from rv_train.plan import count_steps
 
@@ -34,6 +35,9 @@ FREE_ON_RESUME = (
     "TRAIN.save_every_epochs",
     "TRAIN.keep_last",
     "TRAIN.keep_every",
+    "TRAIN.save_base",
+    "FLOW.SOLVER",
+    "FLOW.STEPS",
     "VALID.loss_every",
     "VALID.loss_batches",
     "VALID.gen_every",
@@ -51,6 +55,15 @@ FIXED_ON_RESUME = (
     "MODEL.VOCAB_CUT",
     "MODEL.TEXT.",
     "MODEL.VISION.",
+    "MODEL.FREEZE",
+    "FLOW.CONDITION",
+    "FLOW.PROJECTOR",
+    "FLOW.HIDDEN",
+    "FLOW.LAYERS",
+    "FLOW.HEADS",
+    "FLOW.MLP",
+    "FLOW.HEAD_LAYERS",
+    "DATA.PROPRIO",
     "MODEL.LORA.RANK",
     "MODEL.LORA.TARGETS",
     "MODEL.LORA.VISION",
@@ -86,13 +99,11 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
     data = load_data(cfg)
     for line in data.remarks:
         print(f"warning: {line}", file=sys.stderr)
-    stats = data.action_stats
-    codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
     sampler = ResumableBatchSampler(
         len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, 0, world_size, start_batch=0
     )
     count_steps(cfg, sampler.batches_per_epoch)
-    TrainingSet(data.train, ObservationEncoder.from_cfg(cfg), codec, cfg.EXP.SEED)[next(iter(sampler))[0]]
+    TrainingSet(data.train, build_encoder(cfg, data.action_stats), cfg.EXP.SEED)[next(iter(sampler))[0]]
     run = checkpoint.run_folder(cfg)
     folder = None
     if not resume:
@@ -110,7 +121,7 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
             impossible, changes = changed(cfg, data, world_size, folder)
             if impossible:
                 raise ValueError(f"--resume: {impossible[0]}; its checkpoints cannot continue so")
-            if cfg.MODEL.LORA.RANK:
+            if cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE:
                 base_path(cfg, folder / "model")
             if changes and not allow_changes:
                 raise ValueError(f"--resume: {changes[0]}; --allow_changes resumes nevertheless, as another run")

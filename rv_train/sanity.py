@@ -4,15 +4,14 @@ import math
 
 import torch
 
-from libs.action_text import ActionTextCodec
-from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.features import TrainingSet
 from rv_train.data.load import load_data
-from rv_train.data.prompt import IGNORE
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.describe import data_lines, table
-from rv_train.models import build_model
+from rv_train.models import build_encoder, build_model
 from rv_train.models.lora import check_packages
-from rv_train.models.qwen import check_attention, check_weights
+from rv_train.models.qwen import check_attention
+from rv_train.models.weights import check_weights
 from rv_train.optim import Precision
 from rv_train.plan import abbreviated
 
@@ -35,36 +34,36 @@ def sanity_forward(cfg, device):
     data = load_data(cfg)
     print(table([*data_lines(cfg, data), *(("warning", remark) for remark in data.remarks)]))
     torch.manual_seed(cfg.EXP.SEED)
-    encoder = ObservationEncoder.from_cfg(cfg)
-    codec = ActionTextCodec(data.action_stats["min"], data.action_stats["max"], cfg.ACTION.NUM_BINS)
+    encoder = build_encoder(cfg, data.action_stats)
     sampler = ResumableBatchSampler(len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, 0, 1)
-    samples = TrainingSet(data.train, encoder, codec, cfg.EXP.SEED)
+    samples = TrainingSet(data.train, encoder, cfg.EXP.SEED)
     features = [samples[key] for key in next(iter(sampler))]
     batch = encoder.collate(features)
 
     print("\nbatch")
     for name, tensor in batch.items():
         print(f"  {name:<14}{' x '.join(map(str, tensor.shape)):<24}{str(tensor.dtype).removeprefix('torch.')}")
-    print_sample(features[0], encoder.prompt, data.train)  # its first sample
+    print_sample(features[0], encoder, data.train)  # its first sample
 
-    model = build_model(cfg, encoder.prompt, codec).to(device).train()
+    model = build_model(cfg, encoder).to(device).train()
     torch.manual_seed(cfg.EXP.SEED)
     with torch.no_grad(), Precision(cfg.AMP.mode, device).autocast():
-        result = model({name: tensor.to(device) for name, tensor in batch.items()})
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        result = model(batch)
     loss = result["loss"].item()
-    guess = math.log(model.backbone.config.text_config.vocab_size)
-    print(f"\nloss {loss:.4f} over {result['num_tokens']} learned tokens ({guess:.2f}: guessing among all tokens)")
+    guess, meaning = model.chance(batch)
+    print(f"\nloss {loss:.4f}, a mean over {result['count']} ({guess:.2f}: {meaning})")
     if not math.isfinite(loss):
         print("the loss is not a finite number")
     return 0 if math.isfinite(loss) else 1
 
 
-def print_sample(features, prompt, dataset):
+def print_sample(features, encoder, dataset):
     """A sample of `dataset` in words: what the model reads, and what it shall answer, digits masked as in training."""
-    ids, index = features["input_ids"], features["index"]
-    start = len(prompt.encode(dataset[index].instruction)["input_ids"])
-    learned = int((features["labels"] != IGNORE).sum())
+    ids, index, tokenizer = features["input_ids"], features["index"], encoder.prompt.tokenizer
+    start = len(encoder.prompt.encode(dataset[index].instruction)["input_ids"])
     print(f"\nprompt of {dataset.where(index)}: {start} tokens")
-    print(abbreviated(prompt.tokenizer.decode(ids[:start])))
-    print(f"\naction text: {len(ids) - start} tokens, {learned} of them learned")
-    print(abbreviated(prompt.tokenizer.decode(ids[start:])))
+    print(abbreviated(tokenizer.decode(ids[:start])))
+    print(f"\n{encoder.target(features)}")
+    if len(ids) > start:
+        print(abbreviated(tokenizer.decode(ids[start:])))

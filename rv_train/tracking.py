@@ -178,7 +178,7 @@ class Meter:
     run are this rank's times their number.
 
     Args:
-        flops: batch → operations of its forward and backward pass (`rv_train.flops.flops_of`).
+        flops: batch → operations of its forward and backward pass (`model.flops()`).
         rank: a distributed.Rank.
         peak_tflops: of one device at the precision in use; 0 looks the GPU's name up (dense bf16).
     """

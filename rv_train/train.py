@@ -20,18 +20,16 @@ import yaml
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
 from libs.config_tree import to_dict
 from rv_train import checkpoint
 from rv_train.bad_steps import BadSteps
 from rv_train.config import load_cfg
-from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.features import TrainingSet
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.describe import describe
 from rv_train.distributed import agree, gather_objects, ignore_signals, launch, leader, parse_devices, under_torchrun
-from rv_train.flops import flops_of
-from rv_train.models import build_model
+from rv_train.models import build_encoder, build_model
 from rv_train.optim import Ema, Precision, base_lr, build_optimizer, lr_at
 from rv_train.plan import count_steps, dry_run
 from rv_train.prepare import prepare_run
@@ -57,8 +55,7 @@ def train(rank, cfg, job):
     start_step = saved["step"] if saved else 0
 
     # Demonstrations → batches. Which samples make batch number n is a pure function of n.
-    encoder = ObservationEncoder.from_cfg(cfg)
-    codec = ActionTextCodec(data.action_stats["min"], data.action_stats["max"], cfg.ACTION.NUM_BINS)
+    encoder = build_encoder(cfg, data.action_stats)
     sampler = ResumableBatchSampler(
         num_samples=len(data.train),
         batch_size=cfg.TRAIN.batch_size,
@@ -69,7 +66,7 @@ def train(rank, cfg, job):
         start_batch=start_step * cfg.TRAIN.grad_accum,
     )
     loader = DataLoader(
-        TrainingSet(data.train, encoder, codec, cfg.EXP.SEED),
+        TrainingSet(data.train, encoder, cfg.EXP.SEED),
         batch_sampler=sampler,
         num_workers=cfg.DATA.NUM_WORKERS,
         collate_fn=encoder.collate,
@@ -79,10 +76,10 @@ def train(rank, cfg, job):
     )
     steps_per_epoch = sampler.batches_per_epoch / cfg.TRAIN.grad_accum
     total_steps = count_steps(cfg, sampler.batches_per_epoch)
-    validation = Validation(cfg, data.valid, encoder, codec, rank) if data.valid else None
+    validation = Validation(cfg, data.valid, encoder, data.action_stats, rank) if data.valid else None
 
     # Model, optimizer, precision.
-    bare = build_model(cfg, encoder.prompt, codec, job.resume / "model" if job.resume else None).to(device).train()
+    bare = build_model(cfg, encoder, job.resume / "model" if job.resume else None).to(device).train()
     if cfg.TRAIN.grad_checkpoint:
         bare.recompute_activations()
     if cfg.TRAIN.compile:
@@ -160,7 +157,7 @@ def train(rank, cfg, job):
 
     peak_lr = base_lr(cfg.TRAIN, rank.world_size)
     schedule = (cfg.TRAIN.schedule, cfg.TRAIN.warmup, cfg.TRAIN.lr_end)
-    batches, meter = iter(loader), Meter(flops_of(bare), rank, cfg.TRAIN.peak_tflops)
+    batches, meter = iter(loader), Meter(bare.flops(), rank, cfg.TRAIN.peak_tflops)
     loss_sum, good, stop = 0.0, 0, False  # the losses of the steps since the last report, and how many there were
 
     with tracker or contextlib.nullcontext():

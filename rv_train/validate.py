@@ -24,33 +24,34 @@ class Validation:
     Args:
         cfg: the config tree (VALID, TRAIN.batch_size, DATA.NUM_WORKERS).
         dataset: the held-out DemoDataset or ManifestDataset.
-        encoder: an ObservationEncoder.
-        codec: an ActionTextCodec.
+        encoder: from `rv_train.models.build_encoder`.
+        stats: of the actions, see `rv_train.data.stats`.
         rank: a distributed.Rank. A process group must exist.
     """
 
-    def __init__(self, cfg, dataset, encoder, codec, rank):
-        self.dataset, self.encoder, self.codec, self.rank = dataset, encoder, codec, rank
+    def __init__(self, cfg, dataset, encoder, stats, rank):
+        self.dataset, self.encoder, self.rank, self.seed = dataset, encoder, rank, cfg.EXP.SEED
+        self.low, self.high = np.array(stats["min"]), np.array(stats["max"])
         self.batch_size, self.num_workers = cfg.TRAIN.batch_size, cfg.DATA.NUM_WORKERS
-        self.features = TrainingSet(dataset, encoder, codec, cfg.EXP.SEED, augment=False)
+        self.features = TrainingSet(dataset, encoder, cfg.EXP.SEED, augment=False)
         whole, share = len(dataset), slice(rank.rank, None, rank.world_size)
         self.loss_samples = spread(whole, cfg.VALID.loss_batches * self.batch_size or whole)[share]
         self.gen_samples = spread(whole, cfg.VALID.gen_samples)[share]
 
     def loss(self, model, precision):
-        """Mean cross-entropy per learned token, over the samples of all ranks.
+        """The training loss (of text: cross-entropy per learned token), over the samples of all ranks.
 
         Args:
-            model: the bare VLA0; its training flag is left as found.
+            model: the bare model; its training flag is left as found.
             precision: a Precision, for its autocast.
         """
-        total = torch.zeros(2, dtype=torch.float64, device=self.rank.device)  # summed loss, learned tokens
+        total = torch.zeros(2, dtype=torch.float64, device=self.rank.device)  # summed loss, what it is a mean over
         with _evaluating(model):
             for batch in self._loss_batches():
                 with precision.autocast():
                     result = model(self._to_device(batch))
-                tokens = result["num_tokens"]
-                total += torch.stack([result["loss"].double() * tokens, total.new_tensor(tokens)])
+                count = result["count"]
+                total += torch.stack([result["loss"].double() * count, total.new_tensor(count)])
         dist.all_reduce(total)
         return (total[0] / total[1]).item()
 
@@ -62,19 +63,20 @@ class Validation:
         in a manifest) are left out, and counted.
 
         Args:
-            model: the bare VLA0; its training flag is left as found.
+            model: the bare model; its training flag is left as found.
         Returns:
             ({"val/mse", "val/mae", "val/parse_rate", "val/dim{i}_mae": over the samples of all ranks, and, where there
             are any, "val/hidden_targets": share of the numbers that are not known},
             a matplotlib Figure of a few of rank 0's samples; None on the other ranks).
         """
-        shape = (0, self.dataset.horizon, self.codec.action_dim)
+        shape = (0, self.dataset.horizon, len(self.low))
         answers, truths, valid = [np.empty(shape)], [np.empty(shape)], [np.empty(0, dtype=bool)]
         with _evaluating(model):
             for indices in _pieces(self.gen_samples, self.batch_size):
                 samples = [self.dataset[index] for index in indices]
                 batch = self.encoder.collate([self._open_prompt(sample) for sample in samples])
-                prediction = model.predict(self._to_device(batch))
+                generators = [np.random.default_rng([self.seed, index]) for index in indices]  # for who needs noise
+                prediction = model.predict(self._to_device(batch), generators=generators)
                 answers.append(prediction.chunk)
                 truths.append(np.stack([sample.actions for sample in samples]))
                 valid.append(prediction.valid)
@@ -96,7 +98,8 @@ class Validation:
 
     def _open_prompt(self, sample):
         views = dict(zip(self.dataset.views, sample.views, strict=True))
-        return self.encoder.encode({"views": views, "instruction": sample.instruction})
+        state = {"views": views, "instruction": sample.instruction, "proprio": sample.proprio}
+        return self.encoder.encode(state)
 
     def _to_device(self, batch):
         return {name: tensor.to(self.rank.device, non_blocking=True) for name, tensor in batch.items()}
@@ -104,7 +107,7 @@ class Validation:
     def _over_ranks(self, errors, valid):
         """(n, H, A) differences, NaN where the truth is not known, and (n,) flags of this rank → the metrics over all
         ranks; of a dimension of which nothing is known, NaN."""
-        dim = self.codec.action_dim
+        dim = len(self.low)
         errors = errors.reshape(-1, dim)
         known = ~np.isnan(errors)
         errors = np.where(known, errors, 0.0)
@@ -130,7 +133,7 @@ class Validation:
         for row in shown:
             sample = self.dataset.where(self.gen_samples[row]).split(", ", 1)[1].replace(", ", "\n")
             titles.append(sample + ("" if valid[row] else "\nunreadable"))
-        return chunk_figure(answers[shown], truths[shown], titles, self.codec.low, self.codec.high)
+        return chunk_figure(answers[shown], truths[shown], titles, self.low, self.high)
 
 
 def due(done, every_epochs, steps_per_epoch, total_steps):

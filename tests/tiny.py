@@ -4,11 +4,9 @@ from pathlib import Path
 
 import torch
 
-from libs.action_text import ActionTextCodec
 from rv_train.checkpoint import save_model_folder
 from rv_train.config import load_cfg
-from rv_train.data.prompt import PromptEncoder
-from rv_train.models import build_model
+from rv_train.models import build_encoder, build_model
 
 ROOT = Path(__file__).resolve().parent.parent
 ACTION_STATS = {
@@ -36,8 +34,7 @@ def tiny_cfg(**more):
 def tiny_model(cfg, seed=0):
     """A random model of `cfg`, in evaluation mode."""
     torch.manual_seed(seed)
-    codec = ActionTextCodec(ACTION_STATS["min"], ACTION_STATS["max"], cfg.ACTION.NUM_BINS)
-    return build_model(cfg, PromptEncoder.from_cfg(cfg), codec).eval()
+    return build_model(cfg, build_encoder(cfg, ACTION_STATS)).eval()
 
 
 def make_tiny_base(folder, seed=0, **more):

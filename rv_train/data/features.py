@@ -10,11 +10,14 @@ for the loss on the learned positions only (empty where prompts are open):
     label_ids    (M,) int64, that next token
 and in training:
     index        (B,) int64, the samples' places in the dataset: its `where` says which frame that is
+
+What else a kind of model learns from, its encoder adds (`rv_train.data.flow_features`).
 """
 
 import numpy as np
 import torch
 
+from libs.action_text import ActionTextCodec
 from rv_train.data.images import ImageTransform
 from rv_train.data.prompt import IGNORE, PromptEncoder
 from rv_train.data.reference import ReferenceEncoder
@@ -32,13 +35,14 @@ class ObservationEncoder:
 
     def __init__(self, views, transform, prompt, reference=None):
         self.views, self.transform, self.prompt, self.reference = list(views), transform, prompt, reference
+        self.proprio = {}  # parts of the robot's state that an observation must hold
 
     @classmethod
-    def from_cfg(cls, cfg, tokenizer=None):
-        """From the config tree; ValueError where DATA.PREPROCESS reference lacks its packages."""
+    def from_cfg(cls, cfg, tokenizer=None, **more):
+        """From the config tree; ValueError where DATA.PREPROCESS reference lacks its packages. more: of a subclass."""
         prompt = PromptEncoder.from_cfg(cfg, tokenizer)
         reference = ReferenceEncoder.from_cfg(cfg, prompt) if cfg.DATA.PREPROCESS == "reference" else None
-        return cls(cfg.DATA.VIEWS, ImageTransform.from_cfg(cfg), prompt, reference)
+        return cls(cfg.DATA.VIEWS, ImageTransform.from_cfg(cfg), prompt, reference, **more)
 
     def encode(self, observation):
         """An observation dict (`views`, `instruction`) → features for `collate`; the prompt stays open.
@@ -91,6 +95,34 @@ class ObservationEncoder:
         return batch
 
 
+class TextEncoder(ObservationEncoder):
+    """For a model that answers in text: a sample's actions become the answer that is learned.
+
+    codec: an ActionTextCodec, None where nothing is to be learned.
+    """
+
+    def __init__(self, views, transform, prompt, reference=None, codec=None):
+        super().__init__(views, transform, prompt, reference)
+        self.codec = codec
+
+    @classmethod
+    def from_cfg(cls, cfg, tokenizer=None, stats=None):
+        """stats: of the actions, see `rv_train.data.stats`."""
+        codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS) if stats else None
+        return super().from_cfg(cfg, tokenizer, codec=codec)
+
+    def target(self, features):
+        """What is learned of a sample, in words."""
+        return (
+            f"action text: {int((features['labels'] != IGNORE).sum())} of {len(features['labels'])} tokens are learned"
+        )
+
+    def encode_training(self, sample, rng, augment=True):
+        """A Sample → features with labels; `rng` draws the augmentation."""
+        text = self.codec.encode(sample.actions[None])[0] if sample.action_text is None else sample.action_text
+        return self.encode_sample(sample, text, rng if augment else None)
+
+
 def take_row(batch, row):
     """The batch of one that `collate` would have made of sample `row` alone: same keys, no padding.
 
@@ -101,7 +133,8 @@ def take_row(batch, row):
     size, longest = batch["input_ids"].shape
     length = int(batch["lengths"][row])
     learned = batch["label_index"] // longest == row
-    taken = {name: batch[name][row : row + 1] for name in ("images", "lengths", "index") if name in batch}
+    of_all = ("input_ids", "label_index", "label_ids", "pixel_values")  # not a row of its own per sample, or padded
+    taken = {name: values[row : row + 1] for name, values in batch.items() if name not in of_all}
     if "pixel_values" in batch:  # every sample has equally many patches
         patches = len(batch["pixel_values"]) // size
         taken["pixel_values"] = batch["pixel_values"][row * patches : (row + 1) * patches]
@@ -118,20 +151,17 @@ class TrainingSet(torch.utils.data.Dataset):
 
     Args:
         dataset: a DemoDataset or a ManifestDataset.
-        encoder: an ObservationEncoder.
-        codec: an ActionTextCodec.
+        encoder: a TextEncoder or a FlowEncoder.
         seed: the run's seed.
         augment: False gives every sample as evaluation sees it.
     """
 
-    def __init__(self, dataset, encoder, codec, seed, augment=True):
-        self.dataset, self.encoder, self.codec = dataset, encoder, codec
+    def __init__(self, dataset, encoder, seed, augment=True):
+        self.dataset, self.encoder = dataset, encoder
         self.seed, self.augment = seed, augment
 
     def __getitem__(self, key):
         epoch, rank, index = key
-        sample = self.dataset[index]
-        rng = np.random.default_rng([self.seed, epoch, rank, index]) if self.augment else None
-        text = self.codec.encode(sample.actions[None])[0] if sample.action_text is None else sample.action_text
-        features = self.encoder.encode_sample(sample, text, rng)
+        rng = np.random.default_rng([self.seed, epoch, rank, index])
+        features = self.encoder.encode_training(self.dataset[index], rng, self.augment)
         return {**features, "index": int(index)}

@@ -39,7 +39,7 @@ class ReferenceEncoder:
     @classmethod
     def from_cfg(cls, cfg, prompt):
         """From the config tree and the PromptEncoder whose words are to be written."""
-        from rv_train.models.qwen import image_processor_settings
+        from rv_train.models.weights import image_processor_settings
 
         settings = image_processor_settings(cfg)
         settings = {key: settings[key] for key in settings if not key.endswith(("_type", "_class"))}

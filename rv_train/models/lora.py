@@ -47,7 +47,7 @@ def check_packages(model):
 
 
 def attach(backbone, cfg, base, adapter=None):
-    """Freeze a model, quantize it where MODEL.QUANTIZE says so, and put adapters beside its linear layers, in place.
+    """Freeze a model, quantize it where MODEL.QUANTIZE says so, and put MODEL.LORA beside its linear layers, in place.
 
     Quantized weights are packed when the model is moved to its device, `.to("cpu")` included; it does not run before.
 
@@ -55,17 +55,20 @@ def attach(backbone, cfg, base, adapter=None):
         backbone: Qwen2_5_VLForConditionalGeneration with its weights, on the CPU.
         cfg: the config tree (MODEL, AMP.param_dtype: of the adapter).
         base: {"path", "weights_sha256"} of those weights.
-        adapter: folder with a saved adapter; None starts one, drawn from PyTorch's generator.
+        adapter: folder that `save_adapter` wrote; None starts one, drawn from PyTorch's generator.
     Raises:
         ValueError: a package is missing; the saved adapter was trained over other weights or does not fit this model.
     """
     check_packages(cfg.MODEL)
-    quiet_bitsandbytes()  # peft imports it where it is installed
     if adapter:
         check_base(adapter, base)
     backbone.requires_grad_(False)
+    backbone.frozen_base = dict(base)
     if cfg.MODEL.QUANTIZE == "nf4":
         quantize(backbone)
+    if not cfg.MODEL.LORA.RANK:  # MODEL.FREEZE
+        return
+    quiet_bitsandbytes()  # peft imports it where it is installed
     import peft  # takes seconds, and brings others along
 
     lora = cfg.MODEL.LORA
@@ -83,13 +86,17 @@ def attach(backbone, cfg, base, adapter=None):
     for parameter in backbone.parameters():
         if parameter.requires_grad:  # peft's only; they come in the dtype of the weights beside them
             parameter.data = parameter.data.to(dtype)
-    backbone.lora_base = dict(base)
     if adapter:
         _load_adapter(backbone, Path(adapter))
 
 
+def is_frozen(backbone):
+    """Whether the weights themselves stay as they are, with an adapter beside them or without."""
+    return hasattr(backbone, "frozen_base")
+
+
 def has_adapter(backbone):
-    return hasattr(backbone, "lora_base")
+    return hasattr(backbone, "peft_config")
 
 
 def is_adapter_folder(folder):
@@ -97,12 +104,14 @@ def is_adapter_folder(folder):
 
 
 def save_adapter(backbone, folder):
-    """Write what was trained, and what it was trained over, into an existing folder."""
+    """Write what was trained beside frozen weights, and which they are, into an existing folder."""
     folder = Path(folder)
+    (folder / BASE).write_text(json.dumps(backbone.frozen_base, indent=1) + "\n")
+    if not has_adapter(backbone):
+        return
     state = {PREFIX + name: weight.detach().contiguous() for name, weight in _matrices(backbone).items()}
     save_file(state, folder / ADAPTER, {"format": "pt"})
     backbone.peft_config[NAME].save_pretrained(folder)
-    (folder / BASE).write_text(json.dumps(backbone.lora_base, indent=1) + "\n")
 
 
 def read_base(adapter):
@@ -144,7 +153,7 @@ def merge(backbone):
             module.merge(safe_merge=True)  # a NaN is an error
             parent, _, child = name.rpartition(".")
             setattr(backbone.get_submodule(parent), child, module.get_base_layer())
-    del backbone.peft_config, backbone.lora_base
+    del backbone.peft_config, backbone.frozen_base
 
 
 # ------------------------------------------------------------------------------------------------ four bits

@@ -1,30 +1,28 @@
 """VLA-0: an unchanged Qwen2.5-VL that answers pictures and an instruction with actions written as integers."""
 
 import contextlib
-from dataclasses import dataclass
+import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rv_train.data.prompt import MERGE, image_grid
+from rv_train.data.prompt import image_grid
+from rv_train.flops import TrainingFlops
 from rv_train.models.decode import Decoder
-from rv_train.models.qwen import build_backbone, check_compiler, image_patches, mrope_position_ids, without_flash
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a batch of observations is answered with.
-
-    chunk: (B, H, A) float32, environment units; valid: (B,) bool, the text could be read (else the mid-range chunk);
-    repaired: (B,) bool, the text was too short, too long or incomplete; texts: what was written.
-    """
-
-    chunk: np.ndarray
-    valid: np.ndarray
-    repaired: np.ndarray
-    texts: list
+from rv_train.models.lora import adapter_sizes
+from rv_train.models.prediction import Prediction
+from rv_train.models.qwen import (
+    check_compiler,
+    compile_layers,
+    embed_prompt,
+    hidden_states,
+    last_of,
+    recompute_layers,
+    without_flash,
+)
+from rv_train.models.weights import build_backbone, save_weights
 
 
 class VLA0(nn.Module):
@@ -38,6 +36,8 @@ class VLA0(nn.Module):
         picture: (rows, columns) of image tokens per picture.
     """
 
+    TEMPERATURE = 0.0  # of an answer, where nobody says
+
     def __init__(self, backbone, prompt, codec, horizon, picture):
         super().__init__()
         self.backbone, self.prompt, self.codec = backbone, prompt, codec
@@ -46,9 +46,23 @@ class VLA0(nn.Module):
         self.compiled = False
 
     @classmethod
-    def from_cfg(cls, cfg, prompt, codec, weights=None):
-        backbone = build_backbone(cfg, prompt.tokenizer, weights)
-        return cls(backbone, prompt, codec, cfg.ACTION.HORIZON, image_grid(cfg))
+    def from_cfg(cls, cfg, encoder, weights=None):
+        """encoder: a TextEncoder with statistics; weights: see `rv_train.models.build_model`."""
+        backbone = build_backbone(cfg, encoder.prompt.tokenizer, weights)
+        return cls(backbone, encoder.prompt, encoder.codec, cfg.ACTION.HORIZON, image_grid(cfg))
+
+    def save(self, folder):
+        """Write what a training changes into an existing folder, for `weights` of `from_cfg`."""
+        save_weights(self.backbone, folder)
+
+    def flops(self):
+        """Batch → operations of its forward and backward pass."""
+        adapters = adapter_sizes(list(self.named_parameters()))
+        return TrainingFlops(self.backbone.config, self.picture, self.prompt.num_pictures, adapters)
+
+    def chance(self, batch):
+        """(the loss of a model that knows nothing, what that means in words)."""
+        return math.log(self.backbone.config.text_config.vocab_size), "guessing among all tokens"
 
     def forward(self, batch):
         """Cross-entropy of the learned tokens.
@@ -59,43 +73,24 @@ class VLA0(nn.Module):
         Args:
             batch: see `rv_train.data.features`.
         Returns:
-            {"loss": scalar float32, "num_tokens": learned tokens in the batch}.
+            {"loss": scalar float32, "count": learned tokens in the batch, which it is the mean over}.
         """
-        embeds, position_ids = self._embed(batch)
-        text = self.backbone.model.language_model
-        # Padding stands on the right and attention is causal, so no mask is needed: nothing learned sees it.
-        hidden = text(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).last_hidden_state
-        logits = self.backbone.lm_head(hidden.flatten(0, 1)[batch["label_index"]])  # (M, vocabulary)
+        learned = self._hidden(batch).flatten(0, 1)[batch["label_index"]]
+        logits = self.backbone.lm_head(learned)  # (M, vocabulary)
         loss = F.cross_entropy(logits.float(), batch["label_ids"])
-        return {"loss": loss, "num_tokens": batch["label_ids"].numel()}
+        return {"loss": loss, "count": batch["label_ids"].numel()}
 
     def recompute_activations(self):
         """Gradient checkpointing: layers keep their inputs only and compute the rest again in the backward pass."""
-        self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        # The library asks for gradients of pixels and words then, for reentrant checkpoints of adapted models. Others
-        # need none, and with them the backward pass would go through what is frozen, the whole vision tower.
-        self.backbone.disable_input_require_grads()
+        recompute_layers(self.backbone)
 
     def compile(self):
-        """Compile the training step, in place: call it before DDP wraps the model; names of weights stay as they are.
-
-        Layer by layer, not the whole: the decoder layers run the same code, so one of them is compiled and all use it
-        (a minute or two instead of many for 36 layers in one graph), gradient checkpointing stays outside around each
-        layer, and DDP still sends the gradients of one layer while those of the next are computed. Sizes of batch and
-        sequence are symbols: batches of other lengths run the same code. What does compile again is bounded: a batch of
-        one sample, and validation, where no gradient is wanted. Of the vision tower only the MLPs are compiled, two
-        thirds of its work: its attention reads the lengths of the windows back into Python, which cuts a graph apart
-        and compiles it again for every number of pictures. `predict` runs uncompiled.
+        """Compile the training step, in place: call it before DDP wraps the model. `predict` runs uncompiled.
 
         Raises:
             ValueError: no C++ compiler.
         """
-        check_compiler()
-        # Dynamo would cut each layer into DDP's buckets of 25 MB; the layers are the pieces already.
-        torch._dynamo.config.optimize_ddp = False
-        model = self.backbone.model
-        for module in (*model.language_model.layers, *(block.mlp for block in model.visual.blocks)):
-            module.compile(dynamic=True)  # not fullgraph: a kernel that breaks the graph costs speed, not the run
+        compile_layers(self.backbone)
         self.compiled = True
 
     def compile_predict(self):
@@ -108,7 +103,7 @@ class VLA0(nn.Module):
         self.decoder.compile()
 
     @torch.no_grad()
-    def predict(self, batch, temperature=0.0, generators=None):
+    def predict(self, batch, temperature=None, generators=None):
         """Answer open prompts in digits, spaces and the end of the turn only.
 
         At temperature 0 the likeliest of them is written each time. Above, one is drawn from
@@ -119,7 +114,7 @@ class VLA0(nn.Module):
         Args:
             batch: images, input_ids and lengths, see `rv_train.data.features`; `real` (B,) bool may say which rows
                 count, the others get some answer.
-            temperature: finite, >= 0.
+            temperature: finite, >= 0; None: TEMPERATURE.
             generators: B numpy Generators, drawn from if the temperature is not 0.
         Returns:
             a Prediction.
@@ -127,7 +122,7 @@ class VLA0(nn.Module):
         values = self.horizon * self.codec.action_dim
         longest = values * (len(str(self.codec.num_bins)) + 1)  # each number, its space or the end
         noise = None
-        if temperature > 0:  # scaled instead of the logits: a temperature close to 0 is then close to none
+        if temperature:  # scaled instead of the logits: a temperature close to 0 is then close to none
             shape = longest, len(self.decoder.allowed)
             noise = np.stack([temperature * generator.gumbel(size=shape) for generator in generators])
             noise = torch.from_numpy(noise.astype(np.float32)).to(batch["input_ids"].device)
@@ -140,17 +135,14 @@ class VLA0(nn.Module):
         decoded = self.codec.decode_detailed(texts, self.horizon)
         return Prediction(decoded.actions, decoded.valid, decoded.repaired, texts)
 
+    @torch.no_grad()
+    def condition(self, batch):
+        """What an answer is computed from: the hidden state behind the open prompt, (B, D) float32."""
+        with without_flash(self.backbone):
+            return last_of(self._hidden(batch), batch["lengths"]).float()
+
     def _embed(self, batch):
-        """Token embeddings with the pictures in their places (B, L, D), and positions (3, B, L)."""
-        model, ids = self.backbone.model, batch["input_ids"]
-        if "pixel_values" in batch:  # DATA.PREPROCESS reference: cut into patches by the library's processor
-            rows, columns = (MERGE * side for side in self.picture)
-            patches = batch["pixel_values"].to(model.visual.dtype)
-            grid = torch.tensor([[1, rows, columns]], device=ids.device).expand(len(patches) // (rows * columns), 3)
-        else:
-            patches, grid = image_patches(batch["images"].flatten(0, 1), model.visual.dtype)
-        features = model.visual(patches, grid_thw=grid).pooler_output  # (image tokens of the batch, D)
-        embeds = model.language_model.embed_tokens(ids)
-        is_image = (ids == self.prompt.image_id).unsqueeze(-1)
-        embeds = embeds.masked_scatter(is_image, features.to(embeds.dtype))
-        return embeds, mrope_position_ids(ids, self.prompt.image_id, *self.picture)
+        return embed_prompt(self.backbone, batch, self.prompt.image_id, self.picture)
+
+    def _hidden(self, batch):
+        return hidden_states(self.backbone, batch, self.prompt.image_id, self.picture)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rv_eval.agent import AgentSettings
 from rv_eval.serve import PolicyServer
-from rv_train.models.vla0 import Prediction
+from rv_train.models.prediction import Prediction
 
 VIEWS = ("agentview", "eye_in_hand")
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from libs.action_text import ActionTextCodec
 from libs.demo_hdf5 import DemoFile
 from rv_eval.policy import Policy
 from rv_train.data.demos import DemoDataset, find_demo_files
-from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.features import TrainingSet
 from rv_train.data.stats import compute_action_stats, read_stats, write_stats
+from rv_train.models import build_encoder
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import make_tiny_checkpoint, tiny_cfg
 
@@ -45,10 +45,8 @@ def test_a_chunk_repeats_the_last_action_at_the_end(dataset, folder):
 def test_stored_frame_and_observation_give_identical_ids_and_pixels(dataset, folder, tmp_path):
     """From the file through the training path; as an observation through a loaded checkpoint's path."""
     recipe = dict(IMAGE__CROP=0.875)
-    encoder = ObservationEncoder.from_cfg(tiny_cfg(**recipe))
-    stats = compute_action_stats(dataset)
-    codec = ActionTextCodec(stats["min"], stats["max"], 100)
-    features = TrainingSet(dataset, encoder, codec, seed=0, augment=False)[(0, 0, 7)]
+    encoder = build_encoder(tiny_cfg(**recipe), compute_action_stats(dataset))
+    features = TrainingSet(dataset, encoder, seed=0, augment=False)[(0, 0, 7)]
     trained = encoder.collate([features])
 
     policy = Policy.from_checkpoint(make_tiny_checkpoint(tmp_path, **recipe))
@@ -63,9 +61,8 @@ def test_stored_frame_and_observation_give_identical_ids_and_pixels(dataset, fol
 
 
 def test_augmentation_depends_on_epoch_rank_and_index_only(dataset):
-    stats = compute_action_stats(dataset)
-    encoder = ObservationEncoder.from_cfg(tiny_cfg(IMAGE__CROP=0.8))
-    training = TrainingSet(dataset, encoder, ActionTextCodec(stats["min"], stats["max"], 100), seed=0)
+    encoder = build_encoder(tiny_cfg(IMAGE__CROP=0.8), compute_action_stats(dataset))
+    training = TrainingSet(dataset, encoder, seed=0)
     copy = pickle.loads(pickle.dumps(training))  # as in a loader process
     for key in ((0, 0, 3), (1, 0, 3), (0, 1, 3)):
         assert torch.equal(training[key]["images"], copy[key]["images"])

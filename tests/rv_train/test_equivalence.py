@@ -17,7 +17,8 @@ from rv_train.config import load_cfg
 from rv_train.data.demos import Sample
 from rv_train.data.features import ObservationEncoder
 from rv_train.data.prompt import IGNORE, image_grid
-from rv_train.models.qwen import image_patches, image_processor_settings, mrope_position_ids
+from rv_train.models.qwen import image_patches, mrope_position_ids
+from rv_train.models.weights import image_processor_settings
 from tests.tiny import ROOT, tiny_cfg, tiny_model
 
 RECIPE = ROOT / "configs/vla0.yaml"

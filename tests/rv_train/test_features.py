@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from libs.action_text import ActionTextCodec
 from rv_train.data.demos import DemoDataset
-from rv_train.data.features import ObservationEncoder, TrainingSet, take_row
+from rv_train.data.features import TrainingSet, take_row
+from rv_train.models import build_encoder
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import tiny_cfg, tiny_model
 
@@ -19,8 +19,8 @@ def setup(request, tmp_path_factory):
     )
     cfg = tiny_cfg(IMAGE__TILE=request.param)
     dataset = DemoDataset([folder / "a.hdf5", folder / "b.hdf5"], cfg.DATA.VIEWS, cfg.ACTION.HORIZON)
-    codec = ActionTextCodec([-1.0] * 7, [1.0] * 7, cfg.ACTION.NUM_BINS)
-    return tiny_model(cfg), TrainingSet(dataset, ObservationEncoder.from_cfg(cfg), codec, seed=0)
+    encoder = build_encoder(cfg, {"min": [-1.0] * 7, "max": [1.0] * 7})
+    return tiny_model(cfg), TrainingSet(dataset, encoder, seed=0)
 
 
 def test_a_training_batch_knows_its_samples(setup):
@@ -53,7 +53,7 @@ def test_the_rows_losses_make_the_batchs(setup):
     model, samples = setup
     batch = samples.encoder.collate([samples[0, 0, index] for index in (7, 2, 11)])
     rows = [model(take_row(batch, row)) for row in range(3)]
-    total = sum(float(out["loss"]) * out["num_tokens"] for out in rows) / sum(out["num_tokens"] for out in rows)
+    total = sum(float(out["loss"]) * out["count"] for out in rows) / sum(out["count"] for out in rows)
     assert abs(total - float(model(batch)["loss"])) < 1e-5
 
 

@@ -6,9 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rv_train.data.features import ObservationEncoder
 from rv_train.data.prompt import image_grid
-from rv_train.flops import TrainingFlops, flops_of, peak_by_name, peak_tflops, picture_flops
+from rv_train.flops import TrainingFlops, peak_by_name, peak_tflops, picture_flops
 from rv_train.models.lora import attach
-from rv_train.models.qwen import random_config
+from rv_train.models.weights import random_config
 from tests.tiny import tiny_cfg, tiny_model
 
 
@@ -38,7 +38,7 @@ def test_training_flops_equal_a_real_pass(opts):
     batch = training_batch(cfg, num_samples=2)
     with FlopCounterMode(display=False) as counted:
         model(batch)["loss"].backward()
-    assert flops_of(model)(batch) == pytest.approx(counted.get_total_flops(), rel=0.001)
+    assert model.flops()(batch) == pytest.approx(counted.get_total_flops(), rel=0.001)
 
 
 @pytest.mark.parametrize("vision", [False, True])
@@ -52,11 +52,11 @@ def test_flops_with_adapters_equal_a_real_pass(vision):
     batch = training_batch(tiny_cfg(**sizes), num_samples=2)
     with FlopCounterMode(display=False) as counted:
         model(batch)["loss"].backward()
-    assert 1 <= flops_of(model)(batch) / counted.get_total_flops() < 1.04
+    assert 1 <= model.flops()(batch) / counted.get_total_flops() < 1.04
 
 
 def test_padding_and_recomputation_do_not_count():
-    flops = flops_of(tiny_model(tiny_cfg()))
+    flops = tiny_model(tiny_cfg()).flops()
     assert flops.count([30, 20], 10) == pytest.approx(flops.count([30], 5) + flops.count([20], 5))
 
 

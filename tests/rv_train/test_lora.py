@@ -15,7 +15,7 @@ from rv_train.config import load_cfg
 from rv_train.data.features import ObservationEncoder
 from rv_train.data.tokenizer import load_tokenizer
 from rv_train.models.lora import adapter_parameters, merge, num_values, target_pattern, weights_sha256
-from rv_train.models.qwen import random_config
+from rv_train.models.weights import random_config
 from rv_train.optim import build_optimizer
 from tests.rv_train.test_vla0 import observation, training_batch
 from tests.tiny import ACTION_STATS, ROOT, lora_opts, make_tiny_base, tiny_cfg, tiny_model, train_adapter
@@ -211,7 +211,7 @@ def test_what_is_missing_or_broken_is_named(saved, tmp_path, monkeypatch):
     monkeypatch.setenv("VLA0_BASE", str(tmp_path / "nowhere"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"is an adapter and needs the weights .*nowhere.*VLA0_BASE") as caught:
+    with pytest.raises(ValueError, match=r"needs the weights it was trained over.*nowhere.*VLA0_BASE") as caught:
         load_model_folder(saved)
     assert "\n" not in str(caught.value)
     monkeypatch.delenv("VLA0_BASE")

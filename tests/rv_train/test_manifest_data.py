@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 from libs.action_text import ActionTextCodec
 from libs.manifest.pictures import encode_picture
 from rv_train.data import manifest
-from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.features import TrainingSet
 from rv_train.data.load import load_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.stats import read_stats
+from rv_train.models import build_encoder
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import build, edit_lines, write_foreign
 from tests.tiny import tiny_cfg
@@ -83,10 +84,9 @@ def test_samples_are_those_of_the_demonstration_files(demos, built, share):
 def batches(cfg, num_workers=0):
     """Six batches of a run, augmented."""
     data = load_data(cfg)
-    encoder = ObservationEncoder.from_cfg(cfg)
-    codec = ActionTextCodec(data.action_stats["min"], data.action_stats["max"], cfg.ACTION.NUM_BINS)
+    encoder = build_encoder(cfg, data.action_stats)
     sampler = ResumableBatchSampler(len(data.train), 5, "full", cfg.EXP.SEED, rank=1, world_size=2, start_batch=4)
-    samples = pickle.loads(pickle.dumps(TrainingSet(data.train, encoder, codec, cfg.EXP.SEED)))  # as a rank gets it
+    samples = pickle.loads(pickle.dumps(TrainingSet(data.train, encoder, cfg.EXP.SEED)))  # as a rank gets it
     loader = DataLoader(samples, batch_sampler=sampler, num_workers=num_workers, collate_fn=encoder.collate)
     return list(itertools.islice(loader, 6))
 
@@ -313,9 +313,8 @@ def test_hidden_digits_are_shown_as_the_mask_and_not_learned(tmp_path):
     ]
     np.testing.assert_allclose(sample.actions[0, 2:5], [0.0, -1.0, 1.0])
     cfg = tiny_cfg(**ONE_VIEW, ACTION__MASK_NONE=1.0)
-    encoder = ObservationEncoder.from_cfg(cfg)
-    codec = ActionTextCodec([-1.0] * 7, [1.0] * 7, 100)
-    features = TrainingSet(data.train, encoder, codec, seed=0)[(0, 0, 1)]
+    encoder = build_encoder(cfg, {"min": [-1.0] * 7, "max": [1.0] * 7})
+    features = TrainingSet(data.train, encoder, seed=0)[(0, 0, 1)]
     ids, labels = features["input_ids"], features["labels"]
     text = encoder.prompt.tokenizer.decode(ids)
     assert text.endswith("assistant\n5? ? 50 0 100 1?? 7 ? ? 5 5 5 5 5<|im_end|>\n")

@@ -13,7 +13,7 @@ from rv_train.data.load import load_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.describe import describe
 from rv_train.distributed import Rank
-from rv_train.models.qwen import build_backbone, check_weights
+from rv_train.models.weights import build_backbone, check_weights
 from rv_train.optim import base_lr, lr_at
 from rv_train.plan import count_steps, dry_run
 from tests.demo_files import write_synthetic_demo_file
@@ -94,7 +94,9 @@ def test_with_data_a_real_sample_and_the_steps(capsys, demos):
     assert data.info["fingerprint"][:16] in out
     assert "54 (3 epochs of 18 steps, DATA.SAMPLER full)" in out
     sample = out[out.index("one sample (") :]
-    assert re.search(r"synthetic_demo\.hdf5, demo_\d, frame \d+\): \d+ ids, \d+ of them learned", sample)
+    assert re.search(
+        r"synthetic_demo\.hdf5, demo_\d, frame \d+\): \d+ ids; action text: \d+ of \d+ tokens are learned", sample
+    )
     assert "pick up the stripe<|im_end|>" in sample and sample.rstrip().endswith("missing: nothing")
     assert re.search(r"assistant\n( +[\d? ]+\n)* +[\d? ]+<\|im_end\|>", sample)
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from libs.action_text import ActionTextCodec
 from rv_train.data.demos import DemoDataset
-from rv_train.data.features import ObservationEncoder, TrainingSet
+from rv_train.data.features import TrainingSet
 from rv_train.data.load import load_data
 from rv_train.distributed import launch
-from rv_train.models.vla0 import Prediction
+from rv_train.models import build_encoder
+from rv_train.models.prediction import Prediction
 from rv_train.optim import Precision
 from rv_train.validate import Validation, chunk_figure, due, milestones, spread
 from tests.demo_files import write_synthetic_demo_file
@@ -46,7 +46,8 @@ def _write_result(rank, worker, folder, args):
 def validation(rank, demos, **opts):
     cfg = tiny_cfg(**opts)
     dataset = DemoDataset([demos], cfg.DATA.VIEWS, cfg.ACTION.HORIZON)
-    return Validation(cfg, dataset, ObservationEncoder.from_cfg(cfg), ActionTextCodec(LOW, HIGH, 100), rank), cfg
+    stats = {"min": LOW, "max": HIGH}
+    return Validation(cfg, dataset, build_encoder(cfg, stats), stats, rank), cfg
 
 
 def measure(rank, demos, opts):
@@ -81,13 +82,13 @@ def loss_by_hand(rank, demos):
     model = tiny_model(cfg).train()
     loss = checks.loss(model, Precision("off", CPU))
     assert model.training and all(p.grad is None for p in model.parameters())
-    samples = TrainingSet(checks.dataset, checks.encoder, checks.codec, 0, augment=False)
+    samples = TrainingSet(checks.dataset, checks.encoder, 0, augment=False)
     total, tokens = 0.0, []
     for index in range(len(checks.dataset)):
         with torch.no_grad():
             result = model.eval()(checks.encoder.collate([samples[0, 0, index]]))
-        total += result["loss"].item() * result["num_tokens"]
-        tokens.append(result["num_tokens"])
+        total += result["loss"].item() * result["count"]
+        tokens.append(result["count"])
     return {"loss": loss, "by_hand": total / sum(tokens), "tokens": tokens}
 
 
@@ -104,7 +105,7 @@ class Parrot(nn.Module):
         super().__init__()
         self.chunks, self.valid = chunks, valid
 
-    def predict(self, batch):
+    def predict(self, batch, generators):
         assert not self.training and batch["label_ids"].numel() == 0
         count = len(batch["lengths"])
         chunk, self.chunks = self.chunks[:count], self.chunks[count:]
@@ -138,9 +139,9 @@ def hidden_errors(rank, folder):
     """Every answer is off by 0.5; of dimension 0 nothing is known, of dimension 1 half of it."""
     cfg = tiny_cfg(DATA__SOURCE="manifest", DATA__FILES=[str(folder)], DATA__VIEWS=["camera"], VALID__gen_samples=6)
     data = load_data(cfg)
-    codec = ActionTextCodec([-1.0] * 7, [1.0] * 7, 100)
-    checks = Validation(cfg, data.train, ObservationEncoder.from_cfg(cfg), codec, rank)
-    known = checks.codec.from_integers([50, 50, 0, 0, 0, 0, 0])
+    stats = {"min": [-1.0] * 7, "max": [1.0] * 7}
+    checks = Validation(cfg, data.train, build_encoder(cfg, stats), stats, rank)
+    known = checks.encoder.codec.from_integers([50, 50, 0, 0, 0, 0, 0])
     chunk = np.tile(known + 0.5, (len(checks.gen_samples), 2, 1))
     metrics, figure = checks.generate(Parrot(chunk, np.ones(len(chunk), dtype=bool)))
     return {"metrics": metrics, "labels": [panel.get_ylabel() for panel in figure.axes if panel.get_ylabel()]}
@@ -159,7 +160,7 @@ def test_numbers_that_the_data_hides_are_no_targets(tmp_path, demos):
 def unreadable(rank, demos):
     checks, cfg = validation(rank, demos, VALID__gen_samples=4)
     model = tiny_model(cfg)
-    model.codec = checks.codec
+    model.codec = checks.encoder.codec
     model.decoder.generate = lambda embeds, *rest: [[] for _ in range(len(embeds))]
     truths = np.stack([checks.dataset[index].actions for index in checks.gen_samples])
     middle = (np.array(LOW) + HIGH) / 2

@@ -1,0 +1,96 @@
+"""What a flow-matching policy learns from: the open prompt, the robot's state, the chunk, and noise to start from.
+
+A batch holds, besides pictures and ids (`rv_train.data.features`),
+    proprio      (B, P) float32, the robot's state as it was recorded
+and in training:
+    actions      (B, H, A) float32, environment units
+    noise        (B, R, H, A) float32, R draws per sample (FLOW.DRAWS)
+    time         (B, R) float32 in 0..1, how far each draw has come from noise to actions
+"""
+
+import numpy as np
+import torch
+
+from libs.flow_matching import draw_noise, draw_times
+from rv_train.data.features import ObservationEncoder
+
+
+class FlowEncoder(ObservationEncoder):
+    """For a model that generates actions from noise.
+
+    Noise and times are drawn here, from the sample's own generator, so that a run can be repeated and resumed to the
+    bit, and validation measures with the same noise every time.
+
+    Args:
+        proprio: {name of a part of the robot's state: numbers in it}, in the model's order; empty: it is given none.
+        stats: of the data, for the model's normalisation; None where there is none to be built.
+        draws: pairs of noise and time per sample.
+        times: how times are drawn, see `libs.flow_matching.draw_times`.
+    """
+
+    def __init__(self, views, transform, prompt, reference=None, proprio=None, stats=None, draws=1, times="uniform"):
+        super().__init__(views, transform, prompt, reference)
+        self.proprio, self.stats = dict(proprio or {}), stats
+        self.draws, self.times = draws, times
+
+    @classmethod
+    def from_cfg(cls, cfg, tokenizer=None, stats=None):
+        """stats: of the data, see `rv_train.data.stats`; those of the robot's state say how long its parts are."""
+        parts = stats["proprio"]["parts"] if stats and cfg.DATA.PROPRIO else {}
+        proprio = {name: parts[name] for name in cfg.DATA.PROPRIO if stats}
+        more = {"draws": cfg.FLOW.DRAWS, "times": cfg.FLOW.TIMES}
+        return super().from_cfg(cfg, tokenizer, proprio=proprio, stats=stats, **more)
+
+    def encode(self, observation):
+        """An observation dict (`views`, `instruction`, `proprio`) → features for `collate`.
+
+        proprio is a dict of the parts, more than are needed may be there; or (P,) numbers, just these in their order.
+
+        Raises:
+            ValueError: a camera or a part that the model was trained with is missing, or has another length.
+        """
+        return {**super().encode(observation), "proprio": self._chosen(observation.get("proprio"))}
+
+    def encode_training(self, sample, rng, augment=True):
+        """A Sample → features with the chunk; `rng` draws the augmentation, then noise and times."""
+        features = self._features(sample.views, sample.instruction, rng=rng if augment else None)
+        return {
+            **features,
+            "proprio": torch.from_numpy(sample.proprio),
+            "actions": torch.from_numpy(sample.actions),
+            "noise": torch.from_numpy(draw_noise(rng, (self.draws, *sample.actions.shape))),
+            "time": torch.from_numpy(draw_times(rng, (self.draws,), self.times)),
+        }
+
+    def target(self, features):
+        """What is learned of a sample, in words."""
+        horizon, dim = features["actions"].shape
+        state = f"robot state of {len(features['proprio'])} numbers; " if len(features["proprio"]) else ""
+        return f"{state}a chunk of {horizon} x {dim} numbers is learned, from {self.draws} draws of noise"
+
+    def collate(self, features, length=None):
+        """See `ObservationEncoder.collate`."""
+        batch = super().collate(features, length)
+        for name in ("proprio", "actions", "noise", "time"):
+            if name in features[0]:
+                batch[name] = torch.stack([f[name] for f in features])
+        return batch
+
+    def _chosen(self, given):
+        """(P,) float32 out of an observation's state."""
+        if not self.proprio:
+            return torch.zeros(0)
+        wanted = ", ".join(f"{name} ({size})" for name, size in self.proprio.items())
+        if given is None:
+            raise ValueError(f"observation has no proprio; the model needs {wanted}")
+        if isinstance(given, dict):
+            missing = [name for name in self.proprio if name not in given]
+            if missing:
+                raise ValueError(f"observation's proprio has no {missing[0]}; the model needs {wanted}")
+            wrong = [name for name, size in self.proprio.items() if np.shape(given[name]) != (size,)]
+            if wrong:
+                raise ValueError(f"proprio {wrong[0]} has shape {np.shape(given[wrong[0]])}; the model needs {wanted}")
+            given = np.concatenate([given[name] for name in self.proprio])
+        if np.shape(given) != (sum(self.proprio.values()),):
+            raise ValueError(f"proprio has shape {np.shape(given)}; the model needs {wanted}, one after another")
+        return torch.from_numpy(np.array(given, dtype=np.float32))
