@@ -23,7 +23,8 @@ FREE_ON_RESUME = (
     "EXP.ID",
     "DATA.FILES",  # the same data may have moved: its fingerprint is compared
     "DATA.SKIP_BAD",
-    "DATA.STATS",  # as may the statistics: their ranges are compared
+    "DATA.STATS",  # as may the statistics: they are compared
+    "DATA.KEY_MAP",  # and the map by which they are read: what was read of it is in the fingerprint
     "DATA.NUM_WORKERS",
     "MODEL.PATH",  # where the weights came from: the checkpoint's are loaded, those below an adapter compared
     "TRAIN.epochs",
@@ -143,6 +144,8 @@ def changed(cfg, data, world_size, folder):
     for key in ("min", "max"):
         if stored[key] != data.action_stats[key]:
             found.append(f"{folder} was written with actions of {key} {stored[key]}, now {data.action_stats[key]}")
+    if stored.get("proprio") != data.action_stats.get("proprio"):
+        found.append(f"{folder} was written with other statistics of the robot's state than this run has")
     for key, now, before in differences(cfg, checkpoint.read_model_cfg(folder / "model"), FREE_ON_RESUME):
         fixed = key.startswith(FIXED_ON_RESUME)
         (impossible if fixed else found).append(f"{key} is {now!r} now, the run was started with {before!r}")
