@@ -15,7 +15,7 @@ from rv_eval.results import (
     SETTING_KEYS,
     SIMULATOR_PACKAGES,
     ResultsFile,
-    not_libero,
+    caveats,
     record_key,
     shard_file,
     shard_files,
@@ -178,7 +178,7 @@ def describe_run(policy, model_path, settings: dict) -> dict:
 def closing_report(records: list[dict], options: EvalOptions) -> str:
     """The success table, what it is worth, and where the files are."""
     lines = ["", success_table(records), ""]
-    lines += not_libero(records)
+    lines += caveats(records)
     lines.append(f"results: {shard_file(options.log_dir, 'results', options.shard_id, options.num_shards)}")
     if any(record.get("video") for record in records):
         lines.append(f"videos:  {options.log_dir / 'videos'}")

@@ -141,15 +141,18 @@ def summarize(records: list[dict]) -> Summary:
     )
 
 
-def not_libero(records: list[dict]) -> list[str]:
-    """Why these are no numbers for LIBERO, a line each; none if they are."""
+def caveats(records: list[dict]) -> list[str]:
+    """Why these are no numbers for LIBERO, or for another suite, a line each; none if they are."""
     lines = []
-    renders = sorted({record["render"] for record in records} - {"standard"})
-    if renders:
-        lines.append(f"not a LIBERO result: pictures of render setting {', '.join(renders)}")
-    if any(record["own_limit"] for record in records):
-        lines.append("not a LIBERO result: a step limit other than the suite's")
-    return lines
+    renders = {record["render"] for record in records if _benchmark(record) == "LIBERO"} - {"standard"}
+    if renders:  # no other suite has a setting that everybody uses
+        lines.append(f"not a LIBERO result: pictures of render setting {', '.join(sorted(renders))}")
+    limited = {_benchmark(record) for record in records if record["own_limit"]}
+    return lines + [f"not a {name} result: a step limit other than the suite's" for name in sorted(limited)]
+
+
+def _benchmark(record: dict) -> str:
+    return "LIBERO" if record["suite"].startswith("libero") else record["suite"]
 
 
 def success_table(records: list[dict]) -> str:

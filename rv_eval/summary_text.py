@@ -5,7 +5,7 @@ import textwrap
 from dataclasses import dataclass, field
 
 from rv_eval.comparison import Comparison, differing_settings, verdict
-from rv_eval.results import NAME_WIDTH, not_libero
+from rv_eval.results import NAME_WIDTH, caveats
 from rv_eval.summary import Line, Repeat, Run, Stats, dependencies, group, list_episodes, show, stats
 
 WIDTH = 120  # columns
@@ -59,7 +59,7 @@ def notices(run: Run) -> list[Notice]:
         silent = f"; no result from shard {', '.join(run.silent_shards)}" if run.silent_shards else ""
         text = f"MISSING: {len(run.missing)} of {run.planned} planned episodes have no result{silent}"
         found.append(Notice(text, list_episodes(run.missing)))
-    found += [Notice(text) for text in not_libero([line.values for line in run.episodes])]
+    found += [Notice(text) for text in caveats([line.values for line in run.episodes])]
     for name, values in dependencies(run).items():
         if name in ALIKE and len({str(value).partition(":")[0] for value, _ in values}) > 1:  # not which of the GPUs
             told = ", ".join(f"{show(value)} ({_count(count, 'episode')})" for value, count in values)

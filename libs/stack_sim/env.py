@@ -18,6 +18,7 @@ from libs.libero_sim.rendering import apply_render_setting, get_render_setting
 from libs.stack_sim.task import StackTask
 
 VIEWS = ("table_cam", "wrist_cam")
+PROPRIO_DIMS = {"joint_pos": 9, "joint_vel": 9, "eef_pos": 3, "eef_quat": 4, "gripper_pos": 2}
 CONTROL_FREQ = 20  # actions per second
 _CAMERAS = {"table_cam": "agentview", "wrist_cam": "robot0_eye_in_hand"}  # view -> camera name in the model
 # robosuite's agentview looks past the gripper and shows the cubes small; so it is put to the robot's left, close.
@@ -66,7 +67,6 @@ class StackEnv(RobosuiteEnv):
         with numpy_seed(seed):
             retry_placement(self.robosuite_env.reset)
         self._gripper.current_action = np.zeros(self._gripper.dof)  # a soft reset forgets this one
-        self.robosuite_env.sim.data.qacc_warmstart[:] = 0.0
         return self._observation(views)
 
     def settle(self, num_settle_steps: int = 10, views: Sequence[str] = VIEWS) -> dict:

@@ -1,10 +1,13 @@
 """LIBERO episodes for the rollout: a simulator process per environment."""
 
+from libs.demo_hdf5 import LIBERO
 from libs.libero_sim import ACTION_DIM, VIEWS, LiberoTask, init_states
 from rv_eval.envs.base import Episode
 from rv_eval.envs.process import ProcessEpisodeEnv, headless_gl
 
-__all__ = ["ACTION_DIM", "VIEWS", "LiberoEpisodeEnv", "headless_gl"]
+__all__ = ["ACTION_DIM", "PROPRIO", "VIEWS", "LiberoEpisodeEnv", "headless_gl"]
+
+PROPRIO = {part: place.dim for part, place in LIBERO.proprio.items()}  # what an observation tells about the robot
 
 
 class LiberoEpisodeEnv(ProcessEpisodeEnv):

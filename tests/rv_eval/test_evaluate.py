@@ -206,5 +206,9 @@ def test_an_interrupted_run_keeps_what_is_finished(tmp_path):
 
 def test_report_says_what_is_not_a_libero_result(tmp_path):
     records, _, options = run(tmp_path, plan_episodes([Task()], 1, seed=7, num_steps=3), save_video="none")
-    assert "step limit other than the suite's" in closing_report(records, options)
-    assert "render setting fast" in closing_report([records[0] | {"render": "fast"}], options)
+    fast = records[0] | {"render": "fast"}
+    assert "not a fake result: a step limit other than the suite's" in closing_report([fast], options)
+    assert "LIBERO" not in closing_report([fast], options), "another suite is measured by nobody else"
+    report = closing_report([fast | {"suite": "libero_goal_swap"}], options)
+    assert "not a LIBERO result: a step limit other than the suite's" in report
+    assert "not a LIBERO result: pictures of render setting fast" in report
