@@ -1,0 +1,323 @@
+"""What a trained policy takes from what it is shown, measured on recorded demos. Sentences about it: `diagnosis_text`.
+
+Nothing here knows what kind of model it is: all it asks for are answers (`predict_detailed`) and their condition (the
+model's `condition`: what an answer is computed from). What is random in an answer is the same for all frames and their
+variants, so that two answers differ because their inputs do.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from rv_train.validate import spread
+
+OTHER_INSTRUCTION = "push the plate to the front of the stove"  # where the data has one instruction only
+SWAPPED = "views swapped"
+FAR = 0.5  # frames of a demo are far apart where they are half of the chosen ones apart
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames that are looked at, demo by demo.
+
+    observations: n of them; demo: (n,) number of the demo among the chosen ones;
+    places: n texts for people; instructions: all of the data, each once.
+    """
+
+    observations: list
+    demo: np.ndarray
+    places: list
+    instructions: list
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The frames with one input changed.
+
+    name: what was done. input: "pictures", "instruction" or "proprio". why_not: "" or why the policy was not asked.
+    conditions: (n, D), None where this input is no part of the condition; chunks: (n, H, A) environment units.
+    """
+
+    name: str
+    input: str
+    why_not: str = ""
+    conditions: np.ndarray | None = None
+    chunks: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """What LoRA adapters do. norms: {layer: Frobenius norm of its B}, which is 0 when training starts.
+
+    condition_change: mean relative change of the condition without them; chunks: (n, H, A) without them.
+    """
+
+    norms: dict
+    condition_change: float
+    chunks: np.ndarray
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """A demo's recorded actions against those answered to its frames, chunk by chunk; both (T, A), environment units.
+
+    unreadable: of the `queries` answers, how many were no actions (the middle of the range stands for them).
+    """
+
+    file: str
+    demo: str
+    instruction: str
+    recorded: np.ndarray
+    predicted: np.ndarray
+    queries: int
+    unreadable: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All measurements. low, high, mean: (A,) of every recorded action of the data; known: {"min", "max"} that the
+    checkpoint was trained with; conditions (n, D) and chunks (n, H, A) of the frames as they are."""
+
+    frames: Frames
+    low: np.ndarray
+    high: np.ndarray
+    mean: np.ndarray
+    known: dict
+    conditions: np.ndarray
+    chunks: np.ndarray
+    variants: list
+    adapters: Adapters | None
+    open_loop: list
+
+    @property
+    def span(self):
+        """(A,) width of the recorded range, NaN for an action that never changes: no share of it can be told."""
+        return np.where(self.high > self.low, self.high - self.low, np.nan)
+
+    def share(self, differences):
+        """Differences of actions (..., A), environment units -> (A,) their mean size as a share of the range."""
+        return np.abs(differences).reshape(-1, len(self.low)).mean(axis=0) / self.span
+
+
+def diagnose(policy, dataset, known, num_demos, num_frames, seed):
+    """Measure a policy; returns the Diagnosis.
+
+    Args:
+        policy: a Policy on weights of this machine, not a served one.
+        dataset: the DemoDataset, read with the policy's views and parts of the robot's state.
+        known: the statistics of actions that the checkpoint was trained with.
+        num_demos: demos to play open loop, evenly spaced over the data, and to take frames of.
+        num_frames: frames whose inputs are varied, in all; evenly spaced over those demos, at least two of each.
+        seed: of what is random in answers.
+    Raises:
+        ValueError: data that does not fit the policy, or whose actions are all the same.
+    """
+    actions = dataset.all_actions().astype(np.float64)
+    if actions.shape[1] != policy.action_dim:
+        raise ValueError(f"the policy writes {policy.action_dim} numbers per action, the data has {actions.shape[1]}")
+    if (actions == actions[0]).all():
+        raise ValueError(
+            f"{dataset.files[0].path}: all recorded actions are the same, nothing can be compared with them"
+        )
+    chosen = spread(len(dataset.demos), num_demos)
+    frames = choose_frames(dataset, chosen, num_frames, seed)
+    chunks = answer(policy, frames.observations)
+    conditions = condition(policy, frames.observations)
+    return Diagnosis(
+        frames=frames,
+        low=actions.min(axis=0),
+        high=actions.max(axis=0),
+        mean=actions.mean(axis=0),
+        known=known,
+        conditions=conditions,
+        chunks=chunks,
+        variants=[measure(policy, *variant) for variant in variants(policy, frames, dataset.files[0].views)],
+        adapters=measure_adapters(policy, frames.observations, conditions),
+        open_loop=[play(policy, dataset, number, seed) for number in chosen],
+    )
+
+
+def choose_frames(dataset, demos, num_frames, seed):
+    """The Frames of some demos (numbers in the dataset). What is random in their answers is the same for all."""
+    each = max(2, -(-num_frames // len(demos)))
+    where = [(number, t) for number in demos for t in spread(len(dataset.demos[number].actions), each)]
+    return Frames(
+        observations=[observe(dataset, number, t, (seed,)) for number, t in where],
+        demo=np.array([demos.index(number) for number, _ in where]),
+        places=[f"{dataset.demos[number].name} frame {t}" for number, t in where],
+        instructions=list(dict.fromkeys(rows.instruction for rows in dataset.demos)),
+    )
+
+
+def observe(dataset, number, t, random_key):
+    """Frame `t` of demo `number` as the environment would show it."""
+    rows = dataset.demos[number]
+    return {
+        "views": {view: rows.file.frame(rows.name, t, view) for view in dataset.views},
+        "instruction": rows.instruction,
+        "proprio": rows.proprio[t],
+        "random_key": random_key,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ asking the policy
+
+
+def answer(policy, observations):
+    """(n, H, A) float64, environment units."""
+    return policy.predict(observations).astype(np.float64)
+
+
+def condition(policy, observations):
+    """(n, D) float64. Every call has equally many rows, so that equal observations are computed alike."""
+    features, found = [policy.encoder.encode(observation) for observation in observations], []
+    for start in range(0, len(features), policy.batch_rows):
+        part = features[start : start + policy.batch_rows]
+        batch = policy.encoder.collate(part + part[-1:] * (policy.batch_rows - len(part)))
+        batch = {name: tensor.to(policy.device) for name, tensor in batch.items()}
+        found.append(policy.model.condition(batch)[: len(part)].double().cpu().numpy())
+    return np.concatenate(found)
+
+
+def play(policy, dataset, number, seed):
+    """The OpenLoop of a demo: asked at frames 0, H, 2H ..., as if every chunk were executed whole."""
+    rows, horizon = dataset.demos[number], policy.horizon
+    chunks, valid = [], []
+    starts = range(0, len(rows.actions), horizon)
+    for first in range(0, len(starts), policy.batch_rows):  # few pictures in memory at a time
+        asked = [observe(dataset, number, t, (seed, number, t)) for t in starts[first : first + policy.batch_rows]]
+        prediction = policy.predict_detailed(asked)
+        chunks.append(prediction.chunk)
+        valid.append(prediction.valid)
+    return OpenLoop(
+        file=str(rows.file.path),
+        demo=rows.name,
+        instruction=rows.instruction,
+        recorded=rows.actions.astype(np.float64),
+        predicted=np.concatenate(chunks).reshape(-1, policy.action_dim)[: len(rows.actions)].astype(np.float64),
+        queries=len(starts),
+        unreadable=int((~np.concatenate(valid)).sum()),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ varying the input
+
+
+def variants(policy, frames, file_views):
+    """Yields (name, input, changed observations or None, "" or why not) for everything that may be taken away.
+
+    file_views: the cameras of the data, of which the policy may look at some.
+    """
+    shown = frames.observations
+    partners = [
+        shown[(i + len(shown) // 2) % len(shown)] for i in range(len(shown))
+    ]  # of another demo, if there is one
+
+    def pictures(change):
+        return [
+            {**one, "views": change(one["views"], other["views"])} for one, other in zip(shown, partners, strict=True)
+        ]
+
+    for view in file_views:
+        taken = view in policy.views
+        black = pictures(lambda own, _, view=view: {**own, view: np.zeros_like(own[view])}) if taken else None
+        yield f"{view} black", "pictures", black, "" if taken else "not taken"
+    yield "all pictures black", "pictures", pictures(lambda own, _: {k: np.zeros_like(v) for k, v in own.items()}), ""
+    several = len(policy.views) > 1
+    turned = dict(zip(policy.views, (*policy.views[1:], policy.views[0]), strict=True))
+    swapped = pictures(lambda own, _: {view: own[turned[view]] for view in own}) if several else None
+    yield SWAPPED, "pictures", swapped, "" if several else "one view only"
+    yield "pictures of another frame", "pictures", pictures(lambda _, other: other), ""
+
+    yield "no instruction", "instruction", [{**one, "instruction": ""} for one in shown], ""
+    known = frames.instructions if len(frames.instructions) > 1 else [*frames.instructions, OTHER_INSTRUCTION]
+    after = dict(zip(known, (*known[1:], known[0]), strict=True))
+    yield "another instruction", "instruction", [{**one, "instruction": after[one["instruction"]]} for one in shown], ""
+
+    taken, why = bool(policy.proprio), "" if policy.proprio else "not taken"
+    zero = [{**one, "proprio": np.zeros_like(one["proprio"])} for one in shown] if taken else None
+    yield "proprio zero", "proprio", zero, why
+    moved = [{**one, "proprio": other["proprio"]} for one, other in zip(shown, partners, strict=True)]
+    yield "proprio of another frame", "proprio", moved if taken else None, why
+
+
+def measure(policy, name, kind, observations, why_not):
+    """The Variant of what `variants` yields."""
+    if observations is None:
+        return Variant(name, kind, why_not)
+    # The robot's state reaches the answer beside the condition, which is of pictures and instruction.
+    conditions = None if kind == "proprio" else condition(policy, observations)
+    return Variant(name, kind, why_not, conditions, answer(policy, observations))
+
+
+def measure_adapters(policy, observations, conditions):
+    """The Adapters, None where the model has none."""
+    matrices = {name: p for name, p in policy.model.named_parameters() if ".lora_B." in name}
+    if not matrices:
+        return None
+    with adapters_off(policy.model):
+        change = relative_change(conditions, condition(policy, observations)).mean()
+        chunks = answer(policy, observations)
+    norms = {name.partition(".lora_B.")[0]: p.detach().float().norm().item() for name, p in matrices.items()}
+    return Adapters(norms, float(change), chunks)
+
+
+@contextlib.contextmanager
+def adapters_off(model):
+    """The weights below the adapters alone; those that were on are on again afterwards."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+# ------------------------------------------------------------------------------------------------ comparing conditions
+
+
+def relative_change(first, second):
+    """Distance of vectors (..., D) as a share of their mean length -> (...)."""
+    lengths = (np.linalg.norm(first, axis=-1) + np.linalg.norm(second, axis=-1)) / 2
+    return np.linalg.norm(first - second, axis=-1) / np.maximum(lengths, 1e-300)
+
+
+def cosine(first, second):
+    """Cosine similarities of vectors (..., D) -> (...); 0 where one is all zeros."""
+    lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    return (first * second).sum(axis=-1) / np.where(lengths > 0, lengths, 1.0)
+
+
+def similarities(conditions):
+    """((n, n) cosines, (n, n) cosines without the mean condition, (n, n) relative changes) of all pairs.
+
+    Hidden states share a large common part, which keeps their cosines near 1; what tells frames apart is the rest. How
+    large that rest is, only the relative change says.
+    """
+    centred = conditions - conditions.mean(axis=0)
+    pairs = [(c[:, None], c[None]) for c in (conditions, centred)]
+    return cosine(*pairs[0]), cosine(*pairs[1]), relative_change(*pairs[0])
+
+
+def pair_groups(demo):
+    """{name: (n, n) bool} of pairs of frames, each once: of one demo, neighbours and far apart in it, of two demos."""
+    n = len(demo)
+    one, two = np.triu_indices(n, k=1)
+    same, gap = demo[one] == demo[two], two - one
+    per_demo = np.bincount(demo).max()
+    groups = {
+        "frames of one demo": same,
+        "neighbouring frames": same & (gap == 1),
+        "frames far apart": same & (gap >= max(2, FAR * per_demo)),
+        "frames of two demos": ~same,
+    }
+    masks = {}
+    for name, members in groups.items():
+        masks[name] = np.zeros((n, n), bool)
+        masks[name][one[members], two[members]] = True
+    return masks

@@ -1,0 +1,127 @@
+"""Ask a trained policy what it takes from its inputs, with recorded demos: numbers, plots, and a verdict on each.
+
+    python tools/diagnose.py --model_path RUN --data FILE_OR_FOLDER [--num_demos N] [--num_frames N]
+    python tools/diagnose.py --overfit N --cfg CONFIG --data FILE_OR_FOLDER [KEY VALUE ...]
+
+Does the condition (what answers are computed from) change across frames, views and instructions; does the answer
+change without the pictures, the instruction, the robot's state; are adapters applied; are actions in the data's range;
+how far are they from the recorded ones, open loop. diagnosis.json and the plots (PNG) go to --out.
+
+--overfit trains CONFIG on the first N demos alone and diagnoses the result: a policy that cannot learn these by heart
+will not learn more. Exit code: 0, 1 where --overfit finds that loss or open-loop error did not collapse, 2 where
+something cannot be read.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from libs.cli import cli_errors
+from libs.demo_hdf5 import KeyMap, demo_files
+from rv_eval import overfit
+from rv_eval.diagnosis import diagnose
+from rv_eval.diagnosis_plots import write_plots
+from rv_eval.diagnosis_text import plain, report, table
+from rv_eval.policy import Policy
+from rv_train.checkpoint import read_model_cfg
+from rv_train.config import load_cfg
+from rv_train.data.demos import DemoDataset
+from rv_train.data.stats import read_stats
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--model_path", type=Path, help="run folder, step folder or model folder")
+    add("--data", required=True, type=Path, help="demo file, or a folder of them")
+    add("--key_map", help="layout of the data, a name or a JSON file (default: the one the model was trained with)")
+    add("--num_demos", type=int, default=3, metavar="N", help="demos to play and to take frames of (default: 3)")
+    add("--num_frames", type=int, default=24, metavar="N", help="frames whose inputs are varied (default: 24)")
+    add("--seed", type=int, default=0, help="of what is random in answers, and of --overfit's training")
+    add("--out", type=Path, help="default: eval_logs/diagnose_<run name>")
+    add("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
+    add("--overfit", type=int, metavar="N", help="train on the first N demos, then diagnose that")
+    add("--cfg", type=Path, help="--overfit: the recipe")
+    add("--threshold", type=float, default=0.02, help="--overfit: of the open-loop error, a share of the range (0.02)")
+    add("--nproc", help="--overfit: number of CPU ranks, as of rv_train.train")
+    add("--devices", help="--overfit: GPUs to train on, as of rv_train.train")
+    add("opts", nargs="*", metavar="KEY VALUE", help="--overfit: pairs that override the recipe")
+    args = parser.parse_intermixed_args(argv)
+    for name in ("num_demos", "num_frames"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
+    if args.seed < 0:
+        raise ValueError(f"--seed must be at least 0, not {args.seed}")
+    if args.overfit is None:
+        if args.model_path is None or args.cfg or args.opts or args.nproc or args.devices:
+            raise ValueError("give --model_path, or --overfit N with --cfg (which alone takes KEY VALUE and ranks)")
+    elif args.model_path is not None or args.cfg is None:
+        raise ValueError("--overfit trains a policy of its own: it takes --cfg, and no --model_path")
+    return args
+
+
+@cli_errors
+def main(argv=None):
+    args = parse_args(argv)
+    files = demo_files(args.data)
+    if args.overfit is None:
+        name = args.model_path.resolve().name
+        run_diagnosis(args, args.model_path, files, args.out or Path("eval_logs") / f"diagnose_{name}")
+        return
+    cfg = load_cfg(args.cfg, args.opts)
+    out = args.out or Path("eval_logs") / f"overfit_{args.cfg.stem}"
+    if (out / "demos").exists() or (out / "run").exists():
+        raise ValueError(f"{out} holds an overfit run already: choose another --out")
+    key_map = args.key_map or cfg.DATA.KEY_MAP
+    copied = overfit.copy_first_demos(files, args.overfit, out / "demos", KeyMap.find(key_map))
+    ranks = [word for name in ("nproc", "devices") if (value := getattr(args, name)) for word in (f"--{name}", value)]
+    run = overfit.train_on(args.cfg, [*args.opts, "DATA.KEY_MAP", key_map], out / "demos", out, args.seed, ranks)
+    args.num_demos = args.overfit
+    tree = run_diagnosis(args, run, copied, out)
+    first, last = overfit.losses(run)
+    found = overfit.verdicts(first, last, tree["open_loop"]["mae_share"], args.threshold)
+    tree["overfit"] = plain(
+        {"demos": args.overfit, "first_loss": first, "last_loss": last, "threshold": args.threshold}
+    )
+    tree["overfit"]["verdicts"] = [{"level": level, "text": text} for level, text in found]
+    write_json(out, tree)
+    print(f"\noverfit on {args.overfit} demos")
+    print("\n".join(f"  {level:5}{text}" for level, text in found))
+    if any(level == overfit.LOOK for level, _ in found):
+        raise SystemExit(1)
+
+
+def run_diagnosis(args, model_path, files, out):
+    """Load, measure, write and print; returns the report."""
+    policy = Policy.from_checkpoint(model_path, args.device)
+    cfg = read_model_cfg(policy.folder)
+    key_map = KeyMap.find(args.key_map or cfg.DATA.KEY_MAP)
+    dataset = DemoDataset(files, policy.views, policy.horizon, key_map, list(policy.proprio), cfg.DATA.INSTRUCTION)
+    d = diagnose(policy, dataset, read_stats(policy.folder), args.num_demos, args.num_frames, args.seed)
+    tree = {
+        "model": str(policy.folder),
+        "views": list(policy.views),
+        "proprio": dict(policy.proprio),
+        "data": [str(path) for path in files],
+        "seed": args.seed,
+        **report(d),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out, tree)
+    written = write_plots(out, d)
+    print(f"model   {policy.folder}")
+    print(f"        looks at {', '.join(policy.views)}; proprio: {', '.join(policy.proprio) or 'not taken'}")
+    print(f"data    {args.data}: {len(d.open_loop)} of {len(dataset.demos)} demos, {len(d.frames.places)} frames")
+    print("\n".join(table(tree)))
+    print(f"\nwritten {out / 'diagnosis.json'} and {len(written)} plots beside it")
+    return tree
+
+
+def write_json(folder, tree):
+    (folder / "diagnosis.json").write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
