@@ -78,6 +78,7 @@ def main(argv=None):
         jpeg_quality=args.quality if args.format == "jpeg" else 0,
         fingerprint=fingerprint,
     )
+    codec = ActionTextCodec(settings.low, settings.high, settings.num_bins)
     info = {
         **asdict(settings),
         "action_dim": len(settings.low),
@@ -86,9 +87,7 @@ def main(argv=None):
         "resolution": dataset.resolution,
         "num_samples": len(dataset),
         "num_demos": dataset.num_demos,
-        "num_clipped": ActionTextCodec(settings.low, settings.high, settings.num_bins).count_clipped(
-            dataset.all_actions()
-        ),
+        "num_clipped": sum(codec.count_clipped(rows.actions) for rows in dataset.demos),
     }
     if (args.out / MANIFEST).exists():
         check_same(settings, read_info(args.out), args.out)

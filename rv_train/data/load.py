@@ -68,7 +68,7 @@ def _load_demos(cfg):
         fingerprint = stats["fingerprint"]
     codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
     more = {
-        "num_clipped": codec.count_clipped(dataset.all_actions()),
+        "num_clipped": sum(codec.count_clipped(rows.actions) for rows in dataset.demos),
         "stats": cfg.DATA.STATS,
         "key_map": key_map.name,
     }
