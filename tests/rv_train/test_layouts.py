@@ -241,22 +241,46 @@ def test_the_fingerprint_knows_the_parts_and_what_of_the_map_was_read(isaac, tmp
     assert data_fingerprint(dataset_of(copied, PARTS[:1])) == others[1]
 
 
-@pytest.mark.parametrize(
-    ("name", "views"), [("isaac_cosmos", VIEWS), ("robomimic", ["agentview", "robot0_eye_in_hand"])]
-)
-def test_a_text_policy_trains_on_other_layouts(folder, tmp_path, name, views):
+def run(folder, layout, *flags, expect=0, **opts):
+    """A training run on one of the folder's layouts, in this process."""
     opts = {
-        "EXP__DIR": tmp_path,
-        "EXP__ID": name,
-        "DATA__FILES": [str(folder / name.split("_")[0])],
-        "DATA__KEY_MAP": name,
-        "DATA__VIEWS": views,
-        "DATA__INSTRUCTION": "" if name == "isaac_cosmos" else "lift",
+        "EXP__DIR": folder / "runs",
+        "EXP__ID": layout,
+        "DATA__FILES": [str(folder / layout)],
         "TRAIN__max_steps": 1,
         "TRAIN__batch_size": 2,
+        **opts,
     }
+    command = ["--cfg", str(ROOT / "configs/tiny.yaml"), "--nproc", "1", *flags]
     with pytest.raises(SystemExit) as end:
-        train.main(["--cfg", str(ROOT / "configs/tiny.yaml"), "--nproc", "1", *map(str, tiny_opts(**opts))])
-    assert end.value.code == 0
-    stats = read_stats(tmp_path / name / "last/model")
-    assert "proprio" not in stats and stats["count"] == {"isaac_cosmos": 33, "robomimic": 8}[name]
+        train.main([*command, *map(str, tiny_opts(**opts))])
+    assert end.value.code == expect
+    return folder / "runs" / layout
+
+
+def test_a_text_policy_trains_on_robomimics_files(folder):
+    layout = {"DATA__KEY_MAP": "robomimic", "DATA__VIEWS": ["agentview", "robot0_eye_in_hand"]}
+    stats = read_stats(run(folder, "robomimic", **layout, DATA__INSTRUCTION="lift") / "last/model")
+    assert "proprio" not in stats and stats["count"] == 8
+
+
+def test_a_text_policy_trains_on_isaacs_files_and_resumes_with_a_map_that_moved(folder, capsys):
+    assert read_stats(run(folder, "isaac", **ISAAC) / "last/model")["count"] == 33
+    tree = json.loads((ROOT / "configs/key_maps/isaac_cosmos.json").read_text())
+    for name, key in (("moved", "obs/wrist_cam"), ("other", "obs/table_cam")):
+        (folder / f"{name}.json").write_text(json.dumps({**tree, "views": {**tree["views"], "wrist_cam": key}}))
+    resumed = {**ISAAC, "TRAIN__max_steps": 2}
+    run(folder, "isaac", "--resume", expect=2, **{**resumed, "DATA__KEY_MAP": folder / "other.json"})
+    assert "was written with data_fingerprint" in capsys.readouterr().err
+    run(folder, "isaac", "--resume", **{**resumed, "DATA__KEY_MAP": folder / "moved.json"})
+
+
+def test_other_statistics_of_the_robots_state_make_it_another_run(folder, tmp_path, capsys):
+    stats = data_of(folder / "isaac", **FLOW).action_stats
+    write_stats(stats, tmp_path / "stats.json")
+    mine = {**FLOW, "DATA__STATS": tmp_path / "stats.json", "EXP__ID": "flow"}
+    run(folder, "isaac", **mine)
+    stats["proprio"]["mean"][0] += 0.1
+    write_stats(stats, tmp_path / "stats.json")
+    run(folder, "isaac", "--resume", expect=2, **mine, TRAIN__max_steps=2)
+    assert "was written with other statistics of the robot's state" in capsys.readouterr().err

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from libs.action_text import ActionTextCodec
-from libs.demo_hdf5 import DemoFile
+from libs.demo_hdf5 import DemoFile, KeyMap
 from libs.manifest import read_picture
 from rv_train.data.demos import DemoDataset
-from rv_train.data.stats import read_stats
-from tests.demo_files import write_synthetic_demo_file
+from rv_train.data.stats import data_fingerprint, read_stats
+from tests.demo_files import write_synthetic_demo_file, write_synthetic_isaac_file
 from tests.manifests import build
 from tests.tiny import ROOT
 from tools.build_manifest import main
@@ -236,3 +236,22 @@ def test_lists_of_demos_to_hold_out_go_along(tmp_path):
     lines = map(json.loads, (build(tmp_path / "out", path) / "manifest.jsonl").read_text().splitlines())
     assert [line["split"] for line in lines] == ["valid"] * 2 + ["neither"] * 2 + ["train"] * 2
     assert DemoFile(path).mask("train") == ["demo_2"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_files_of_another_layout(tmp_path, workers):
+    write_synthetic_isaac_file(tmp_path / "isaac.hdf5", 2, 3, 32, seed=0)
+    layout = ["--key_map", "isaac_cosmos", "--instruction", "stack two"]
+    main(
+        [str(tmp_path / "isaac.hdf5"), *layout, "--out", str(tmp_path / "out"), "--horizon", "2", "--workers", workers]
+    )
+    key_map = KeyMap.find("isaac_cosmos")
+    dataset = DemoDataset([tmp_path / "isaac.hdf5"], key_map.views, 2, key_map, instruction="stack two")
+    assert read_stats(tmp_path / "out")["fingerprint"] == data_fingerprint(dataset)
+    lines = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    for line, sample in zip(lines, dataset, strict=False):
+        assert (line["demo"], line["frame"], line["instruction"]) == (sample.demo, sample.frame, "stack two")
+        assert list(line["image_paths"]) == ["table_cam", "wrist_cam"]
+        for path, picture in zip(line["image_paths"].values(), sample.views, strict=True):
+            np.testing.assert_array_equal(read_picture(tmp_path / "out" / path), picture)
+    assert len(lines) == len(dataset) == 6

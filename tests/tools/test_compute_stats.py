@@ -5,7 +5,7 @@ import pytest
 
 from rv_train.data.load import load_data
 from rv_train.data.stats import read_stats, write_stats
-from tests.demo_files import write_synthetic_demo_file
+from tests.demo_files import write_synthetic_demo_file, write_synthetic_isaac_file
 from tests.tiny import tiny_cfg
 from tools.compute_stats import main
 
@@ -41,6 +41,12 @@ def test_a_file_is_not_overwritten_unasked(demos, tmp_path, capsys):
         ([str(demos), "--out", str(tmp_path)], "is a folder"),
         (["no/such.hdf5", "--out", str(tmp_path / "x")], "no/such.hdf5 does not exist"),
         ([str(demos), "--out", str(tmp_path / "x"), "--views", "wrist"], "a_demo.hdf5: no camera wrist"),
+        ([str(demos), "--out", str(tmp_path / "x"), "--proprio", "eef_pos"], "libero has no proprio part 'eef_pos'"),
+        ([str(demos), "--out", str(tmp_path / "x"), "--key_map", "isaac_cosmos"], "demo_0: no obs/table_cam"),
+        (
+            [str(demos), "--out", str(tmp_path / "x"), "--key_map", "isaac"],
+            "no key map 'isaac': there are isaac_cosmos",
+        ),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
@@ -60,6 +66,30 @@ def test_numpys_format_says_the_same(demos, tmp_path):
     assert read_stats(tmp_path / "stats.npz") == read_stats(tmp_path / "stats.json")
     data = load_data(tiny_cfg(DATA__FILES=[str(demos)], DATA__STATS=str(tmp_path / "stats.npz")))
     assert data.action_stats == load_data(tiny_cfg(DATA__FILES=[str(demos)])).action_stats
+
+
+@pytest.mark.parametrize("name", ["stats.json", "stats.npz"])
+def test_parts_of_the_robots_state_in_another_layout(tmp_path, capsys, name):
+    demos = tmp_path / "isaac.hdf5"
+    write_synthetic_isaac_file(demos, 3, 4, 32, seed=0)
+    layout = ["--key_map", "isaac_cosmos", "--proprio", "gripper_pos,eef_pos", "--instruction", "stack"]
+    main([str(demos), *layout, "--out", str(tmp_path / name)])
+    printed = capsys.readouterr().out.splitlines()
+    more = {"MODEL__NAME": "flow_expert", "DATA__KEY_MAP": "isaac_cosmos", "DATA__PROPRIO": ["gripper_pos", "eef_pos"]}
+    more |= {"DATA__VIEWS": ["table_cam", "wrist_cam"], "DATA__INSTRUCTION": "stack", "DATA__FILES": [str(demos)]}
+    data = load_data(tiny_cfg(**more))
+    assert read_stats(tmp_path / name) == data.action_stats
+    assert load_data(tiny_cfg(**more, DATA__STATS=str(tmp_path / name))).action_stats == data.action_stats
+    assert printed[8].split() == ["proprio", "min", "mean", "std", "max"] and len(printed) == 1 + 7 + 1 + 5 + 2
+    assert printed[11].split()[:2] == ["eef_pos", "0"]
+    assert [float(value) for value in printed[11].split()[2:]] == pytest.approx(
+        [data.action_stats["proprio"][key][2] for key in ("min", "mean", "std", "max")], abs=1e-5
+    )
+
+
+def test_what_never_changes_is_said(demos, tmp_path, capsys):
+    main([str(demos), "--out", str(tmp_path / "stats.json")])
+    assert capsys.readouterr().err == "warning: dimension 6 of the actions never changes: it is 1 in every frame\n"
 
 
 @pytest.mark.parametrize(

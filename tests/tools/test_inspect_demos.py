@@ -5,7 +5,7 @@ import imageio
 import numpy as np
 import pytest
 
-from tests.demo_files import write_synthetic_demo_file
+from tests.demo_files import write_synthetic_demo_file, write_synthetic_isaac_file, write_synthetic_robomimic_file
 from tools.inspect_demos import main
 
 
@@ -71,12 +71,76 @@ def test_video_plays_the_demos_of_files_of_different_shapes(path, tmp_path, caps
     assert frames[-1][:200, 300:].max() < 40  # one view only
 
 
+def rows_of(capsys, *arguments, code=0):
+    """{first word or two of a line: the rest} of what is said of one file, and the exit code as expected."""
+    if code:
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        assert stop.value.code == code
+    else:
+        main(list(arguments))
+    lines = [line for line in capsys.readouterr().out.splitlines()[1:] if line]
+    return {line[2:15].strip(): line[15:] for line in reversed(lines)}, lines
+
+
+def test_a_file_of_isaac_labs_layout(tmp_path, capsys):
+    path = tmp_path / "isaac.hdf5"
+    demos = write_synthetic_isaac_file(path, 2, 5, 16, seed=0)
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo["obs/joint_vel"][:], demo["obs/eef_quat"][:, 1:3] = 0, 0.5
+            demo["actions"][:, 3] = 0
+    rows, lines = rows_of(capsys, str(path), "--verify")
+    assert rows["key map"].startswith("isaac_cosmos (fits): ") and "keys" not in rows
+    assert rows["instruction"].endswith(" (the key map's)") and rows["views"] == "table_cam 16 x 16, wrist_cam 16 x 16"
+    position = next(n for n, line in enumerate(lines) if "eef_pos " in line)
+    for line, name in ((lines[position], "min"), (lines[position + 1], "max")):
+        expected = [getattr(np.concatenate([demo.proprio["eef_pos"] for demo in demos]), name)(axis=0)]
+        np.testing.assert_allclose([[float(value) for value in line.split(name)[1].split()]], expected, atol=6e-4)
+    assert rows["never change"] == "joint_vel; eef_quat 1, 2; actions roll"
+    assert (rows["replay"], rows["verified"]) == ("not replayed: not LIBERO's simulator", "no problems")
+
+
+def test_a_file_of_robomimics_layout_needs_an_instruction_and_plays(tmp_path, capsys):
+    path, out = tmp_path / "robomimic.hdf5", tmp_path / "demos.mp4"
+    write_synthetic_robomimic_file(path, 2, 3, 16, seed=0)
+    rows, lines = rows_of(capsys, str(path), "--key_map", "robomimic", "--video", str(out))
+    assert rows["key map"].startswith("robomimic (given)") and lines[-1] == f"{out}  6 frames"
+    assert rows["instruction"] == "not stated: set DATA.INSTRUCTION"
+    top, below = (imageio.mimread(out, memtest=False)[0][row] for row in (8, 200))
+    assert top[..., 0].mean() > 150 and below[..., 0].mean() < 200  # upright: the red is at the top
+
+
+def test_missing_and_misshapen_keys_are_reported_and_a_file_without_pictures_is_unusable(tmp_path, capsys):
+    path = tmp_path / "isaac.hdf5"
+    write_synthetic_isaac_file(path, 3, 5, 16, seed=0)
+    with h5py.File(path, "r+") as file:
+        for number in (0, 2):
+            del file[f"data/demo_{number}/obs/eef_quat"]
+        del file["data/demo_1/obs/joint_pos"]
+        file["data/demo_1/obs/joint_pos"] = np.zeros((5, 7))
+    rows, lines = rows_of(capsys, str(path))  # enough for a policy that is given neither
+    found = lines.index(next(line for line in lines if line.startswith("  keys")))
+    assert [line[15:] for line in lines[found : found + 2]] == [
+        "obs/eef_quat (proprio eef_quat): missing in demo_0 and 1 more",
+        "obs/joint_pos (proprio joint_pos): float64 (5, 7), wanted numbers (5, 9), in demo_1",
+    ]
+    assert rows["demos"] == "3" and not any("eef_quat  " in line or "joint_pos  " in line for line in lines)
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_2/obs/table_cam"]
+    rows, lines = rows_of(capsys, str(path), "--verify", "--video", str(tmp_path / "o.mp4"), code=1)
+    assert any(line.endswith("obs/table_cam (view table_cam): missing in demo_2") for line in lines)
+    assert rows["unusable"].endswith("demo_2: no obs/table_cam; render the pictures first") and "demos" not in rows
+    assert not (tmp_path / "o.mp4").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--video", "out.avi"], "must end in .mp4"),
         (["--demos", "0"], "--demos must be at least 1"),
         (["missing.hdf5"], "missing.hdf5 does not exist"),
+        (["--key_map", "droid"], "no key map 'droid': there are isaac_cosmos, libero, robomimic"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(path, arguments, message, capsys):
