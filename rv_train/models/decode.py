@@ -1,15 +1,22 @@
-"""Decoding of action text: preallocated keys and values, a lean step, only the rows of the head that may win.
+"""Decoding of action text: preallocated keys and values, a lean pass, few rows of the head, a grammar, drafts.
 
 The library's `generate` rebuilds masks and caches at every token and scores 151,936 words to choose among twelve.
-Here one step is a few matrix products per layer on fixed buffers. Rows of a batch may have prompts of different
-lengths and finish at different times; what a row writes is what it writes alone.
+Here a pass is a few matrix products per layer on fixed buffers, and the grammar (`rv_train.models.grammar`) leaves only
+what makes an answer: none can fail to be one. A pass takes the last token of every row and W - 1 more that are expected
+to follow (`rv_train.models.drafts`); of what it writes behind them, all is kept up to the first that was not expected.
+So the text is the one that token after token gives, sooner. Rows of a batch may have prompts of different lengths, keep
+different numbers of tokens and end at different times; what a row writes is what it writes alone.
 
-To the bit it is so between batches of the same shape (B, L). Every size in here follows from that shape and the number
-of the token, never from what stands in the rows; a row that has ended is computed on with the others. What is left is
-whether the kernels treat every place in a batch alike. On a CPU (AMD EPYC, PyTorch 2.13 with MKL and oneDNN) they do:
-for up to 16 rows in float32 and 8 in bfloat16, eager and compiled, with 1 and 2 threads, every hidden state of prompt
-and answer was the same in every place and beside any neighbours (tests/rv_train/test_decode.py does that for a tiny
-model). Between shapes roundings differ. On a GPU it was not measured.
+To the bit it is so if the kernels treat every place alike: a row's place in the batch, and a token's in the pass. Every
+size in here follows from the shape of the batch (B, L), the grammar and W, never from what stands in the rows; a row
+that has ended is computed on with the others. On a CPU (AMD EPYC, PyTorch 2.13 with MKL and oneDNN) they do: for up to
+16 rows in float32 and 8 in bfloat16, eager and compiled, with 1 and 2 threads, every hidden state of prompt and answer
+was the same in every place and beside any neighbours. They do even for different W, from FEW tokens on: products with
+fewer rows, and attention with fewer queries, are computed in another order. So there W is as small as that allows
+where nothing is drafted, and drafts change no bit of what is kept (tests/rv_train/test_decode.py,
+tests/rv_train/test_drafts.py do all that for tiny models). On a GPU, where a pass of few tokens costs what reading
+the weights costs, every pass has WIDTH tokens, drafts or not; places were not compared there. Between shapes (B, L)
+roundings differ.
 """
 
 from functools import partial
@@ -18,120 +25,247 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-BLOCK = 8  # tokens between two looks at who has ended (on a GPU each look waits for it), and between sizes of attention
+from rv_train.models.drafts import Drafts
+
+WIDTH = 8  # tokens per row and pass
+FEW = 4  # tokens per pass, and queries per row that share keys and values, from which a CPU's kernels treat all alike
+MAX_GRAPHS = 4  # shapes for which buffers and a graph are kept on a GPU
 
 
 class Decoder:
-    """Decodes with the text tower of a Qwen2.5-VL model, restricted to a set of ids.
+    """Decodes with the text tower of a Qwen2.5-VL model.
 
     Args:
         backbone: Qwen2_5_VLForConditionalGeneration; its layers are used in place, whatever wraps their projections.
-        allowed_ids: ids that may be written, the end included.
-        end_id: id that ends a row.
+        grammar: the Grammar of an answer.
     """
 
-    def __init__(self, backbone, allowed_ids, end_id):
+    def __init__(self, backbone, grammar):
         self.text, self.head = backbone.model.language_model, backbone.lm_head
-        self.allowed = torch.tensor(sorted(allowed_ids))  # (K,)
-        self.end_id = end_id
-        self.step, self.compiled = self._step, False
+        self.grammar = grammar
+        self.step = self._step
+        self._graphs = {}  # of CUDA: shapes → _Answer, the latest last
 
     def compile(self):
-        """Compile the step: once for each shape (B, L) that comes, at its first token."""
-        self.step, self.compiled = torch.compile(self._step, dynamic=False), True
+        """Compile the step: once for each shape (B, L, W) that comes, at its first pass."""
+        self.step = torch.compile(self._step, dynamic=False)
+        self._graphs.clear()
 
     @torch.inference_mode()
-    def generate(self, embeds, position_ids, lengths, max_new_tokens, noise=None, real=None):
-        """Write until every row has ended: each time the id with the largest logit, or logit plus noise.
+    def generate(self, embeds, position_ids, lengths, noise=None, real=None, drafts=None):
+        """Write until every row has ended: each time the id with the largest logit of those that the grammar allows,
+        or the largest logit plus noise.
 
         Args:
             embeds: (B, L, D) embedded prompts, padded on the right.
             position_ids: (3, B, L) int64.
             lengths: (B,) int64 tokens per prompt.
-            max_new_tokens: rows that have not ended by then are cut.
-            noise: (B, max_new_tokens, K) float32, added to the logits of the allowed ids in ascending order; or None.
+            noise: (B, grammar.longest, K) float32, added to the logits of the ids in ascending order; or None.
             real: (B,) bool, the rows that count; the others only fill the batch and are not waited for. None: all.
+            drafts: (B, N) int64, the numbers that are expected, -1 where nothing is; None: no drafts.
         Returns:
-            list of B lists of ids, without the end.
+            list of B lists of ids, without the end; and list of B passes that they took, the prompt's apart.
         """
-        device, (batch, width) = embeds.device, embeds.shape[:2]
-        self.allowed = self.allowed.to(device)
-        head = self.head.weight[self.allowed]  # (K, D)
-        room = -(-max_new_tokens // BLOCK) * BLOCK
-        hidden, cache = self._prefill(embeds, position_ids, room)
-        rows = torch.arange(batch, device=device)
-        last = hidden[rows, lengths - 1]  # (B, D)
-        # Text goes on one position after the largest of the prompt, and in the cache behind the padding of all rows.
-        cos, sin = self._rotations(position_ids[:, rows, lengths - 1].amax(0) + 1, room, embeds)
-        slots = torch.arange(width, width + room, device=device).unsqueeze(1)
-        visible = torch.arange(width + room, device=device) < lengths[:, None]
-        mask = torch.zeros_like(visible, dtype=embeds.dtype).masked_fill_(~visible, -torch.inf)[:, None, None]
-        ended = torch.zeros(batch, dtype=torch.bool, device=device) if real is None else ~real
-        written = torch.full((batch, max_new_tokens), self.end_id, device=device)
-        layers = [_Layer(layer) for layer in self.text.layers]
-        for count in range(max_new_tokens):
-            if count % BLOCK == 0:
-                if ended.all():
-                    break
-                # Slots that nothing has reached yet are left out; compiled, they stay in, masked: one shape, one graph.
-                reach = width + (room if self.compiled else count + BLOCK)
-                seen = [(keys[:, :, :reach], values[:, :, :reach]) for keys, values in cache]
-            scores = (last @ head.T).float()
-            if noise is not None:
-                scores = scores + noise[:, count]
-            token = self.allowed[scores.argmax(-1)]
-            written[:, count] = token
-            ended = ended | (token == self.end_id)
-            if count + 1 == max_new_tokens:
+        self.grammar = self.grammar.to(embeds.device)
+        hidden, filled = self._prefill(embeds, position_ids)
+        answer = self._answer(embeds, noise is not None, drafts is not None)
+        answer.begin(hidden, filled, position_ids, lengths, noise, real, drafts)
+        for count in range(self.grammar.longest):
+            if count % answer.look == 0 and answer.ended.all():
                 break
-            mask[..., width + count] = 0
-            last = self.step(layers, token, cos[count], sin[count], slots[count], mask[..., :reach], seen)
-        ids = written.tolist()
-        return [row[: row.index(self.end_id)] if self.end_id in row else row for row in ids]
+            answer.advance()
+        end = self.grammar.end_id
+        ids = [row[: row.index(end)] for row in self.grammar.ids[answer.written].tolist()]
+        return ids, answer.passes[:, 0].tolist()
 
-    def _prefill(self, embeds, position_ids, room):
-        """The prompt through the library's own layers; its keys and values copied into buffers with `room` to go on."""
+    def _pass_width(self, embeds, drafted):
+        """Tokens per row and pass on a CPU, see the module's docstring."""
+        if drafted:
+            return WIDTH
+        config = self.text.config
+        return max(2, -(-FEW // len(embeds)), -(-FEW // (config.num_attention_heads // config.num_key_value_heads)))
+
+    def _answer(self, embeds, noisy, drafted):
+        """Buffers for an answer. On a GPU those of the last answer of the same shapes, with its graph of a pass."""
+        if embeds.device.type != "cuda":
+            return _Answer(self, embeds, self._pass_width(embeds, drafted), noisy)
+        weights = tuple(parameter.data_ptr() for parameter in self.text.parameters())
+        key = (tuple(embeds.shape), embeds.dtype, noisy, drafted, weights)
+        answer = self._graphs.pop(key, None) or _GraphAnswer(self, embeds, WIDTH, noisy)
+        self._graphs[key] = answer
+        while len(self._graphs) > MAX_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
+        return answer
+
+    def _prefill(self, embeds, position_ids):
+        """The prompt through the library's own layers: hidden states (B, L, D), and per layer its keys and values."""
         output = self.text(inputs_embeds=embeds, position_ids=position_ids, use_cache=True)
-        cache = []
-        for layer in output.past_key_values.layers:
-            # (B, kv_heads, L, head_dim) → (B, kv_heads, L + room, head_dim); what is masked must be a number, too
-            cache.append([F.pad(filled, (0, 0, 0, room)) for filled in (layer.keys, layer.values)])
-        return output.last_hidden_state, cache
+        return output.last_hidden_state, [(layer.keys, layer.values) for layer in output.past_key_values.layers]
 
-    def _rotations(self, start, room, like):
-        """cos and sin (room, B, 1, head_dim) for the positions from `start` (B,) on, in the dtype of `like`."""
-        positions = start[:, None] + torch.arange(room, device=start.device)
-        cos, sin = (x.transpose(0, 1).unsqueeze(2) for x in self.text.rotary_emb(like, positions.expand(3, -1, -1)))
-        first, second = sin.chunk(2, dim=-1)
-        return cos.contiguous(), torch.cat((-first, second), dim=-1)  # the sign that `_rotate` needs
-
-    def _step(self, layers, token, cos, sin, slot, mask, cache):
-        """One token per row → (B, D) final hidden states; its keys and values are written to the cache.
+    def _step(self, layers, x, cos, sin, slots, mask, cache):
+        """Some tokens of every row → (B * W, D) final hidden states; their keys and values are written to the cache.
 
         Args:
             layers: list of _Layer.
-            token: (B,) ids.
-            cos, sin: (B, 1, head_dim), see `_rotations`.
-            slot: (1,) int64, place in the cache.
-            mask: (B, 1, 1, reach), 0 or -inf, added to the attention's logits.
-            cache: per layer keys and values, (B, kv_heads, reach, head_dim).
+            x: (B * W, D) embedded tokens.
+            cos, sin: (B * W, 1, head_dim), see `_Answer._rotations`.
+            slots: (B * W,) int64, places in the cache, counted over all rows.
+            mask: (B, 1, W * group, S), 0 or -inf, added to the attention's logits.
+            cache: per layer keys and values, (B, S, kv_heads, head_dim).
         """
-        x = self.text.embed_tokens(token)  # (B, D)
+        batch = len(mask)
         for layer, (keys, values) in zip(layers, cache, strict=True):
-            kv_heads, head_dim = keys.shape[1], keys.shape[3]
+            kv_heads, head_dim = keys.shape[2:]
             qkv = layer.qkv(_rms_norm(x, layer.norm1)).unflatten(-1, (-1, head_dim))
             qk, v = qkv[:, :-kv_heads], qkv[:, -kv_heads:]
             qk = _rotate(qk, cos, sin)
             q, k = qk[:, :-kv_heads], qk[:, -kv_heads:]
-            keys.index_copy_(2, slot, k.unsqueeze(2))
-            values.index_copy_(2, slot, v.unsqueeze(2))
+            keys.view(-1, kv_heads, head_dim).index_copy_(0, slots, k)
+            values.view(-1, kv_heads, head_dim).index_copy_(0, slots, v)
             # The heads that share keys and values look at them as if they were so many tokens of one head.
-            q = q.unflatten(1, (kv_heads, -1))
-            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)  # (B, kv_heads, group, head_dim)
-            x = x + layer.o(y.flatten(1))
+            q = q.unflatten(1, (kv_heads, -1)).unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
+            y = F.scaled_dot_product_attention(q, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask)
+            y = y.unflatten(2, (len(x) // batch, -1)).transpose(1, 2)  # (B, W, kv_heads, group, head_dim)
+            x = x + layer.o(y.reshape(len(x), -1))
             h = _rms_norm(x, layer.norm2)
             x = x + layer.down(layer.act(layer.gate(h)) * layer.up(h))
         return _rms_norm(x, self.text.norm)
+
+
+class _Answer:
+    """All that the answers of a batch are written with: a pass changes these tensors in place and nothing else.
+
+    Slot L + t of the cache holds the token t of a row's answer, whenever it comes. Tokens of a draft that were wrong
+    leave keys and values behind their row's last token, where nothing looks before the right ones have replaced them.
+    """
+
+    look = 1  # passes between two looks at who has ended
+
+    def __init__(self, decoder, embeds, width, noisy):
+        self.decoder, self.grammar, self.width = decoder, decoder.grammar, width
+        (batch, self.prompt, _), device, dtype = embeds.shape, embeds.device, embeds.dtype
+        config, longest = decoder.text.config, self.grammar.longest
+        self.room = -(-(longest + WIDTH) // 16) * 16
+        self.slots = self.prompt + self.room
+        heads = config.num_key_value_heads
+        self.group = config.num_attention_heads // heads
+        head_dim = decoder.text.layers[0].self_attn.head_dim
+        zeros = partial(torch.zeros, device=device)
+        shape = batch, self.slots, heads, head_dim
+        self.cache = [(zeros(shape, dtype=dtype), zeros(shape, dtype=dtype)) for _ in decoder.text.layers]
+        self.cos = zeros(batch * self.room, 1, head_dim, dtype=dtype)
+        self.sin = torch.zeros_like(self.cos)
+        self.padding = zeros(batch, 1, self.slots, dtype=dtype)  # -inf where a slot is padding
+        seen = torch.ones(self.room, self.slots, dtype=torch.bool, device=device).tril(self.prompt)
+        self.causal = zeros(self.room, self.slots, dtype=dtype).masked_fill_(~seen, -torch.inf)
+        self.noise = zeros(batch * self.room, len(self.grammar.ids)) if noisy else None
+        self.drafts = Drafts(self.grammar, batch)
+        self.rows, self.places = (torch.arange(n, device=device) for n in (batch, width))
+        self.rows = self.rows[:, None]
+        # Of every row: what was written, its last token (a column and how many are in front) and the state behind it.
+        self.written = zeros(batch, self.room, dtype=torch.long)
+        self.column, self.count, self.state, self.passes = zeros(4, batch, 1, dtype=torch.long)
+        self.ended = zeros(batch, 1, dtype=torch.bool)
+        self.words = zeros(len(self.grammar.ids), embeds.shape[2], dtype=dtype)
+        self.head = torch.zeros_like(self.words)
+        self.layers = None
+
+    def begin(self, hidden, filled, position_ids, lengths, noise, real, drafts):
+        """Take over a prompt and write the first token."""
+        decoder, grammar, rows = self.decoder, self.grammar, self.rows[:, 0]
+        for (keys, values), (k, v) in zip(self.cache, filled, strict=True):
+            keys[:, : self.prompt] = k.transpose(1, 2)
+            values[:, : self.prompt] = v.transpose(1, 2)
+        unused = torch.arange(self.prompt, device=lengths.device) >= lengths[:, None]
+        self.padding.zero_()[:, 0, : self.prompt].masked_fill_(unused, -torch.inf)
+        # Text goes on one position after the largest of the prompt.
+        self._rotations(position_ids[:, rows, lengths - 1].amax(0) + 1, hidden)
+        if self.noise is not None:
+            self.noise.view(len(rows), self.room, -1)[:, : grammar.longest] = noise
+        self.words.copy_(decoder.text.embed_tokens(grammar.ids))
+        self.head.copy_(decoder.head.weight[grammar.ids])
+        self.drafts.begin(drafts)
+        self.layers = [_Layer(layer, join=not hidden.is_cuda) for layer in decoder.text.layers]
+        state = torch.full_like(self.state, grammar.start)
+        scores = self._scores(hidden[rows, lengths - 1], self.rows * self.room, state)
+        self.column.copy_(scores.argmax(-1))
+        self.written.fill_(grammar.end)[:, :1] = self.column
+        self.state.copy_(grammar.next[state, self.column])
+        self.drafts.learn(state, self.column, torch.ones_like(self.count))
+        self.count.zero_()
+        self.passes.zero_()
+        self.ended.copy_(self.state == grammar.ended)
+        if real is not None:
+            self.ended |= ~real[:, None]
+
+    def advance(self):
+        """A pass: the last token of every row and a draft of those behind it; at least one more is written."""
+        grammar, drafts = self.grammar, self.drafts
+        expected, states = drafts.propose(self.state[:, 0], self.width - 1)
+        columns = torch.cat([self.column, expected], dim=1)  # (B, W)
+        place = self.count + self.places
+        flat = (self.rows * self.room + place).flatten()
+        mask = self.causal.index_select(0, place.flatten()).unflatten(0, place.shape) + self.padding
+        hidden = self.decoder.step(
+            self.layers,
+            self.words.index_select(0, columns.flatten()),
+            self.cos.index_select(0, flat),
+            self.sin.index_select(0, flat),
+            (self.rows * self.slots + self.prompt + place).flatten(),
+            mask.repeat_interleave(self.group, 1)[:, None],
+            self.cache,
+        )
+        chosen = self._scores(hidden, flat + 1, states).argmax(-1)  # (B, W)
+        # What follows an expected token is worth something if the token was right, and all before it.
+        more = (chosen[:, :-1] == expected).cumprod(1).sum(1, keepdim=True)  # (B, 1)
+        self.written.scatter_(1, place + 1, chosen)  # behind the right ones the next pass writes again
+        drafts.learn(states, chosen, more + 1)
+        self.column.copy_(chosen.gather(1, more))
+        self.state.copy_(grammar.next[states.gather(1, more), self.column])
+        self.passes += ~self.ended
+        self.ended |= self.state == grammar.ended
+        self.count.add_(more + 1).clamp_(max=grammar.longest - 1)
+
+    def _scores(self, hidden, flat, states):
+        """(B, W, K) logits of the tokens behind `states` (B, W), with noise, -inf where the grammar forbids them."""
+        scores = (hidden @ self.head.T).float()
+        if self.noise is not None:
+            scores = scores + self.noise.index_select(0, flat.flatten())
+        return scores.view(*states.shape, -1) + self.grammar.penalty[states]
+
+    def _rotations(self, start, like):
+        """cos and sin for the positions from `start` (B,) on."""
+        positions = start[:, None] + torch.arange(self.room, device=start.device)
+        cos, sin = self.decoder.text.rotary_emb(like, positions.expand(3, -1, -1))  # (B, room, head_dim)
+        first, second = sin.chunk(2, dim=-1)
+        self.cos.copy_(cos.reshape(self.cos.shape))
+        self.sin.copy_(torch.cat((-first, second), dim=-1).view(self.sin.shape))  # the sign that `_rotate` needs
+
+
+class _GraphAnswer(_Answer):
+    """The same on a GPU, where a pass is recorded as a CUDA graph and replayed: hundreds of kernels, one launch."""
+
+    look = 8  # each look waits for the GPU
+    warm_up = 3  # passes run as usual first: recording allows no compiling, and no library to set itself up
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.graph, self.done = None, 0
+        self.stream = torch.cuda.Stream()  # PyTorch wants the warm-up off the default stream
+
+    def advance(self):
+        self.done += 1
+        if self.done <= self.warm_up:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                super().advance()
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):  # records, runs nothing
+                super().advance()
+        self.graph.replay()
 
 
 class _Layer:
@@ -140,10 +274,10 @@ class _Layer:
     Module calls and attributes cost as much as the products of a tiny model, so plain linear layers are called without.
     """
 
-    def __init__(self, layer):
+    def __init__(self, layer, join):
         attention, mlp = layer.self_attn, layer.mlp
         self.norm1, self.norm2, self.act = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
-        self.qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj], join)
         self.o = _plain(attention.o_proj)
         self.gate, self.up, self.down = map(_plain, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
@@ -153,9 +287,12 @@ def _plain(module):
     return partial(F.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module
 
 
-def _joined(modules):
-    """x → outputs of the modules, side by side: one product where all are plain linear layers with a bias."""
-    if all(type(module) is nn.Linear for module in modules):
+def _joined(modules, join):
+    """x → outputs of the modules, side by side: with `join` one product where all are plain linear layers with a bias.
+
+    That copies their weights, so a recorded graph must not: it would never see others.
+    """
+    if join and all(type(module) is nn.Linear for module in modules):
         weight = torch.cat([module.weight for module in modules])
         return partial(F.linear, weight=weight, bias=torch.cat([module.bias for module in modules]))
     return lambda x: torch.cat([module(x) for module in modules], dim=-1)

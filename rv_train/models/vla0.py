@@ -11,6 +11,7 @@ from torch import nn
 from rv_train.data.prompt import image_grid
 from rv_train.flops import TrainingFlops
 from rv_train.models.decode import Decoder
+from rv_train.models.grammar import Grammar
 from rv_train.models.lora import adapter_sizes
 from rv_train.models.prediction import Prediction
 from rv_train.models.qwen import (
@@ -42,7 +43,8 @@ class VLA0(nn.Module):
         super().__init__()
         self.backbone, self.prompt, self.codec = backbone, prompt, codec
         self.horizon, self.picture = horizon, picture
-        self.decoder = Decoder(backbone, [*prompt.digit_ids, prompt.space_id, prompt.end_id], prompt.end_id)
+        grammar = Grammar(horizon, codec.action_dim, codec.num_bins, prompt.digit_ids, prompt.space_id, prompt.end_id)
+        self.decoder = Decoder(backbone, grammar)
         self.compiled = False
 
     @classmethod
@@ -104,36 +106,39 @@ class VLA0(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch, temperature=None, generators=None):
-        """Answer open prompts in digits, spaces and the end of the turn only.
+        """Answer open prompts with H x A integers in 0..num_bins and the end of the turn, by the grammar.
 
-        At temperature 0 the likeliest of them is written each time. Above, one is drawn from
+        At temperature 0 the likeliest allowed token is written each time. Above, one is drawn from
         softmax(logits / temperature) with the Gumbel-max trick: argmax_k(logit_k / temperature + g_k), where
         g_k = -log(-log(u_k)) and u_k is uniform, is distributed so (Maddison, Tarlow and Minka, A* Sampling, NeurIPS
         2014, section 2). All g of a row come from its own generator, before anything is computed.
 
         Args:
             batch: images, input_ids and lengths, see `rv_train.data.features`; `real` (B,) bool may say which rows
-                count, the others get some answer.
+                count, the others get some answer; `drafts` (B, H * A) int64 what is expected, -1 where nothing is: the
+                answer is the same, sooner (see `rv_train.models.drafts`).
             temperature: finite, >= 0; None: TEMPERATURE.
             generators: B numpy Generators, drawn from if the temperature is not 0.
         Returns:
             a Prediction.
         """
-        values = self.horizon * self.codec.action_dim
-        longest = values * (len(str(self.codec.num_bins)) + 1)  # each number, its space or the end
         noise = None
         if temperature:  # scaled instead of the logits: a temperature close to 0 is then close to none
-            shape = longest, len(self.decoder.allowed)
+            grammar = self.decoder.grammar
+            shape = grammar.longest, len(grammar.ids)
             noise = np.stack([temperature * generator.gumbel(size=shape) for generator in generators])
             noise = torch.from_numpy(noise.astype(np.float32)).to(batch["input_ids"].device)
         # Layers compiled for training would be compiled once more for answering, with its cache; a run answers rarely.
         eager = torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
         with without_flash(self.backbone), eager:
             embeds, position_ids = self._embed(batch)
-            ids = self.decoder.generate(embeds, position_ids, batch["lengths"], longest, noise, batch.get("real"))
+            ids, passes = self.decoder.generate(
+                embeds, position_ids, batch["lengths"], noise, batch.get("real"), batch.get("drafts")
+            )
         texts = [self.prompt.decode(row) for row in ids]
         decoded = self.codec.decode_detailed(texts, self.horizon)
-        return Prediction(decoded.actions, decoded.valid, decoded.repaired, texts)
+        tokens = np.array([len(row) + 1 for row in ids])  # with the end
+        return Prediction(decoded.actions, decoded.valid, decoded.repaired, texts, tokens, np.array(passes))
 
     @torch.no_grad()
     def condition(self, batch):

@@ -55,8 +55,9 @@ def watch_calls(policy, monkeypatch):
         return hidden, cache
 
     def watched_step(*arguments):
-        calls[-1][1].append(step(*arguments))
-        return calls[-1][1][-1]
+        hidden = step(*arguments)
+        calls[-1][1].append(hidden.unflatten(0, (policy.batch_rows, -1)))
+        return hidden
 
     monkeypatch.setattr(model, "predict", watched_predict)
     monkeypatch.setattr(model.decoder, "_prefill", watched_prefill)

@@ -161,7 +161,7 @@ def unreadable(rank, demos):
     checks, cfg = validation(rank, demos, VALID__gen_samples=4)
     model = tiny_model(cfg)
     model.codec = checks.encoder.codec
-    model.decoder.generate = lambda embeds, *rest: [[] for _ in range(len(embeds))]
+    model.decoder.generate = lambda embeds, *rest: ([[]] * len(embeds), [0] * len(embeds))
     truths = np.stack([checks.dataset[index].actions for index in checks.gen_samples])
     middle = (np.array(LOW) + HIGH) / 2
     return [checks.generate(model)[0], {"mse": ((truths - middle) ** 2).mean(), "mae": abs(truths - middle).mean()}]

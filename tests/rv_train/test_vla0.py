@@ -58,19 +58,31 @@ def test_loss_equals_the_librarys_over_full_logits(setup):
     assert abs(float(ours - theirs)) < 1e-5
 
 
+def may_follow(text, letter, numbers, num_bins):
+    """Whether an answer may begin with `text` and then `letter`; "" is its end."""
+    words = text.split(" ")
+    if letter.isdigit():
+        longer = words[-1] + letter
+        return longer == str(int(longer)) and int(longer) <= num_bins
+    return words[-1] != "" and letter == ("" if len(words) == numbers else " ")
+
+
 def recompute_greedily(model, encoder, features, steps):
-    """Every token from a full forward pass over everything before it."""
-    allowed = sorted([*encoder.prompt.digit_ids, encoder.prompt.space_id, encoder.prompt.end_id])
-    batch, written = encoder.collate([features]), []
+    """Every token from a full forward pass over everything before it, of those with which it may become an answer."""
+    prompt, ids = encoder.prompt, features["input_ids"].tolist()
+    letters = {id: prompt.decode([id]) for id in [*prompt.digit_ids, prompt.space_id]} | {prompt.end_id: ""}
+    batch, text = encoder.collate([features]), ""
     for _ in range(steps):
-        ids = torch.cat([features["input_ids"], torch.tensor(written, dtype=torch.long)])[None]
-        embeds, positions = model._embed({**batch, "input_ids": ids})
+        embeds, positions = model._embed({**batch, "input_ids": torch.tensor([ids])})
         hidden = model.backbone.model.language_model(inputs_embeds=embeds, position_ids=positions, use_cache=False)
-        logits = model.backbone.lm_head(hidden.last_hidden_state[0, -1])[allowed]
-        written.append(allowed[int(logits.argmax())])
-        if written[-1] == encoder.prompt.end_id:
+        logits = model.backbone.lm_head(hidden.last_hidden_state[0, -1])
+        numbers = model.horizon * model.codec.action_dim
+        allowed = [id for id in letters if may_follow(text, letters[id], numbers, model.codec.num_bins)]
+        ids.append(max(allowed, key=lambda id: float(logits[id])))
+        text += letters[ids[-1]]
+        if ids[-1] == prompt.end_id:
             break
-    return encoder.prompt.decode(written)
+    return text
 
 
 @torch.no_grad()
