@@ -62,7 +62,8 @@ class Adapters:
 class OpenLoop:
     """A demo's recorded actions against those answered to its frames, chunk by chunk; both (T, A), environment units.
 
-    unreadable: of the `queries` answers, how many were no actions (the middle of the range stands for them).
+    starts: the frames that were asked about. unreadable: how many of the answers were no actions (the middle of the
+    range stands for them).
     """
 
     file: str
@@ -70,7 +71,7 @@ class OpenLoop:
     instruction: str
     recorded: np.ndarray
     predicted: np.ndarray
-    queries: int
+    starts: list
     unreadable: int
 
 
@@ -184,7 +185,7 @@ def play(policy, dataset, number, seed):
     """The OpenLoop of a demo: asked at frames 0, H, 2H ..., as if every chunk were executed whole."""
     rows, horizon = dataset.demos[number], policy.horizon
     chunks, valid = [], []
-    starts = range(0, len(rows.actions), horizon)
+    starts = list(range(0, len(rows.actions), horizon))
     for first in range(0, len(starts), policy.batch_rows):  # few pictures in memory at a time
         asked = [observe(dataset, number, t, (seed, number, t)) for t in starts[first : first + policy.batch_rows]]
         prediction = policy.predict_detailed(asked)
@@ -196,7 +197,7 @@ def play(policy, dataset, number, seed):
         instruction=rows.instruction,
         recorded=rows.actions.astype(np.float64),
         predicted=np.concatenate(chunks).reshape(-1, policy.action_dim)[: len(rows.actions)].astype(np.float64),
-        queries=len(starts),
+        starts=starts,
         unreadable=int((~np.concatenate(valid)).sum()),
     )
 

@@ -76,14 +76,13 @@ def open_loop_figure(one, d):
     rows = -(-dim // columns)
     figure = Figure(figsize=(3.6 * columns, 0.7 + 2.1 * rows), dpi=100, layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
-    starts = np.linspace(0, len(steps), one.queries, endpoint=False, dtype=int)
     errors, shares = np.abs(one.predicted - one.recorded).mean(axis=0), d.share(one.predicted - one.recorded)
     for i in range(dim):
         panel = panels[i]
         panel.axhspan(d.low[i], d.high[i], color="0.95")
         (recorded,) = panel.plot(steps, one.recorded[:, i], color="0.25", linewidth=1.4)
         (predicted,) = panel.plot(steps, one.predicted[:, i], color="tab:orange", linewidth=1.1)
-        panel.plot(starts, one.predicted[starts, i], ".", color="tab:orange", markersize=4)
+        panel.plot(one.starts, one.predicted[one.starts, i], ".", color="tab:orange", markersize=4)
         share = f" = {shares[i]:.1%} of the range" if np.isfinite(shares[i]) else ""
         panel.set_title(f"dim {i}: off by {errors[i]:.3g}{share}", fontsize=9)
         panel.tick_params(labelsize=7)

@@ -75,8 +75,10 @@ def _actions(d):
     slack = SLACK * (d.high - d.low) + ROUNDING * np.maximum(np.abs(d.low), np.abs(d.high))
     outside = (predicted < d.low - slack) | (predicted > d.high + slack)
     return {
-        "recorded_min": d.low,
-        "recorded_max": d.high,
+        "data_min": d.low,
+        "data_max": d.high,
+        "recorded_min": recorded.min(axis=0),  # in the demos that were played, as the predicted ones
+        "recorded_max": recorded.max(axis=0),
         "predicted_min": predicted.min(axis=0),
         "predicted_max": predicted.max(axis=0),
         "known_min": d.known["min"],
@@ -103,7 +105,7 @@ def _open_loop(d):
     constant = np.concatenate([d.mean - one.recorded for one in d.open_loop])
     return {
         "demos": demos,
-        "queries": sum(one.queries for one in d.open_loop),
+        "queries": sum(len(one.starts) for one in d.open_loop),
         "unreadable": sum(one.unreadable for one in d.open_loop),
         "mae": np.abs(errors).mean(axis=0),
         "mae_share_per_dimension": d.share(errors),
@@ -186,7 +188,7 @@ def _of_actions(actions):
         beside = f" (spread {min(widths):.2f} to {max(widths):.2f} x the recorded one)" if widths else ""
         yield OK, f"actions have the data's range{beside}"
     low, high, known_low, known_high = (
-        np.array(actions[name]) for name in ("recorded_min", "recorded_max", "known_min", "known_max")
+        np.array(actions[name]) for name in ("data_min", "data_max", "known_min", "known_max")
     )
     slack = SLACK * (known_high - known_low) + ROUNDING * np.maximum(np.abs(known_low), np.abs(known_high))
     beyond = np.flatnonzero((low < known_low - slack) | (high > known_high + slack))
@@ -229,10 +231,8 @@ def table(tree):
         )
     actions, loop = tree["actions"], tree["open_loop"]
     lines += ["", f"{'actions':28}" + "".join(f"{f'dim {i}':>9}" for i in range(len(loop["mae"])))]
-    rows = {
-        key.replace("_", " "): actions[key]
-        for key in ("recorded_min", "predicted_min", "predicted_max", "recorded_max")
-    }
+    order = ("data_min", "recorded_min", "predicted_min", "predicted_max", "recorded_max", "data_max")
+    rows = {key.replace("_", " "): actions[key] for key in order}
     for name, values in rows.items():
         lines.append(f"  {name:26}" + "".join(f"{value:9.3f}" for value in values))
     lines.append(f"  {'predicted outside':26}" + "".join(f"{value:9.1%}" for value in actions["outside"]))

@@ -281,6 +281,7 @@ def test_open_loop_and_range_by_hand(demos):
     tree = report(d)
     loop = tree["open_loop"]
     assert [one["demo"] for one in loop["demos"]] == ["demo_0", "demo_1"] * 2 and loop["queries"] == 4 * 2
+    assert d.open_loop[0].starts == [0, 4]
     np.testing.assert_allclose(loop["mae"], np.eye(7)[2] * span[2] * 0.1, atol=1e-6)
     assert loop["mae_share_per_dimension"][2] == pytest.approx(0.1, abs=1e-5)
     assert loop["mae_share_per_dimension"][6] is None  # a gripper that never moves has no range
