@@ -77,8 +77,8 @@ def read_observation(message, views, proprio) -> dict:
     {"observation/image": (R, R, 3) uint8 upright, "observation/wrist_image": the same, "prompt": str}, what openpi's
     LIBERO client sends; image is agentview, wrist_image eye_in_hand, "observation/state" the (P,) floats.
 
-    Other entries, pictures of other cameras, and a robot's state that the policy is not given, are ignored: clients
-    send what their other policies need.
+    Other entries, pictures of other cameras, and other parts of the robot's state are ignored: clients send what their
+    other policies need.
 
     views: cameras that the policy looks at. proprio: {part of the robot's state that it is given: numbers in it}.
     ValueError: a view or a part is missing, or something is not as above or beyond a limit.
@@ -89,10 +89,11 @@ def read_observation(message, views, proprio) -> dict:
         pictures, instruction = message["views"], message.get("instruction")
         if not isinstance(pictures, dict):
             raise ValueError("views: a map of camera names to pictures")
-        state = message.get("proprio")
+        state = _checked_state(message["proprio"]) if "proprio" in message else None
     elif any(name in message for name in OPENPI_VIEWS):
         pictures = {view: message[name] for name, view in OPENPI_VIEWS.items() if name in message}
-        instruction, state = message.get("prompt"), message.get("observation/state")
+        instruction = message.get("prompt")
+        state = _checked_state(message.get("observation/state")) if proprio else None
     else:
         raise ValueError(f'an observation has "views" or "observation/image", this has {_names(message)}')
     missing = [view for view in views if view not in pictures]
@@ -101,7 +102,7 @@ def read_observation(message, views, proprio) -> dict:
     for view in views:
         _check_picture(pictures[view], view)
     _check_instruction(instruction)
-    more = {"proprio": _proprio(state, proprio)} if proprio else {}
+    more = {"proprio": _chosen_state(state, proprio)} if proprio else {}
     if "random_key" in message:
         more["random_key"] = _random_key(message["random_key"])
     return {"views": {view: pictures[view] for view in views}, "instruction": instruction, **more}
@@ -129,22 +130,29 @@ def _check_instruction(text):
         raise ValueError('the instruction holds "<|", with which the marks of the model begin')
 
 
-def _proprio(given, parts):
-    """The parts of the robot's state, in their order, one after another."""
+def _checked_state(given):
+    """The robot's state as it came: an array of floats, or a map of such."""
+    for values in given.values() if isinstance(given, dict) else [given]:
+        fits = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1
+        if not fits or len(values) > MAX_PROPRIO or not np.isfinite(values).all():
+            raise ValueError(f"proprio: an array of at most {MAX_PROPRIO} finite floats, or a map of such arrays")
+    return given
+
+
+def _chosen_state(given, parts):
+    """(P,) floats: the parts that a policy is given, in their order, one after another."""
     wanted = ", ".join(f"{name} ({size})" for name, size in parts.items())
+    if given is None:
+        raise ValueError(f"the observation has no proprio; the policy is given {wanted}")
     if isinstance(given, dict):
-        missing = [name for name in parts if name not in given]
-        if missing:
-            raise ValueError(f"the observation's proprio has no {missing[0]}; the policy is given {wanted}")
-        return np.concatenate([_floats(given[name], size, name) for name, size in parts.items()])
-    return _floats(given, sum(parts.values()), f"{wanted}, one after another")
-
-
-def _floats(values, size, name):
-    fits = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.shape == (size,)
-    if not fits or not np.isfinite(values).all():
-        raise ValueError(f"proprio is an array of {size} finite floats: {name}")
-    return values
+        wrong = [name for name, size in parts.items() if name not in given or len(given[name]) != size]
+        if wrong:
+            found = f"{len(given[wrong[0]])} numbers of" if wrong[0] in given else "no"
+            raise ValueError(f"the observation's proprio has {found} {wrong[0]}; the policy is given {wanted}")
+        return np.concatenate([given[name] for name in parts])
+    if len(given) != sum(parts.values()):
+        raise ValueError(f"the observation's proprio has {len(given)} numbers; the policy is given {wanted}")
+    return given
 
 
 def _random_key(key):

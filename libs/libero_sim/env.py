@@ -30,8 +30,8 @@ class LiberoEnv(RobosuiteEnv):
     RENDER_SETTINGS; anything but "standard" changes the pictures and must match between data and evaluation.
     Raises SimulatorMissing where OpenGL or the simulator is missing, ValueError for an unknown setting.
 
-    An observation is {"views": {name: (R, R, 3) uint8, upright}, "instruction": str, "proprio": (9,)
-    float32}; proprio is gripper 2 (m), end effector position 3 (m) and quaternion xyzw 4.
+    An observation is {"views": {name: (R, R, 3) uint8, upright}, "instruction": str, "proprio": the
+    robot's state by parts, see `proprio_dict`}.
     """
 
     def __init__(self, task: LiberoTask, resolution: int = 256, render: str = "standard"):
@@ -141,11 +141,10 @@ class LiberoEnv(RobosuiteEnv):
 
     def _observation(self, raw: dict, views: Sequence[str]) -> dict:
         self._raw = raw
-        proprio = [raw["robot0_gripper_qpos"], raw["robot0_eef_pos"], raw["robot0_eef_quat"]]
         return {
             "views": {view: _upright(raw[f"{CAMERAS[view]}_image"]) for view in views},
             "instruction": self.task.instruction,
-            "proprio": np.concatenate(proprio).astype(np.float32),
+            "proprio": self.observed_proprio(),
         }
 
 

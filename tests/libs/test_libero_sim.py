@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from libs.demo_hdf5 import LIBERO
 from libs.libero_sim import (
     VIEWS,
     LiberoEnv,
@@ -194,9 +195,11 @@ def test_lazy_rendering_changes_nothing(env):
 def test_observation_is_upright_and_complete(env):
     observation = env.reset(7, init_states(env.task)[0])
     assert observation["instruction"] == env.task.instruction
-    assert observation["proprio"].shape == (9,) and observation["proprio"].dtype == np.float32
+    assert {name: values.shape for name, values in observation["proprio"].items()} == {
+        part: (place.dim,) for part, place in LIBERO.proprio.items()
+    }
     robot_states = env.proprio_dict()["robot_states"]
-    np.testing.assert_allclose(observation["proprio"], robot_states, atol=1e-3)
+    np.testing.assert_allclose(observation["proprio"]["robot_states"], robot_states, atol=1e-3)
     picture = observation["views"]["agentview"].astype(float)
     assert picture[:5].std(axis=2).mean() < 5  # the grey wall is up
     assert list(observation["views"]) == list(VIEWS)

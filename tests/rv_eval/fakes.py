@@ -47,7 +47,7 @@ class FakePolicy:
         for observation in observations:
             assert set(observation["views"]) == set(VIEWS)
             self.random_keys.append(observation["random_key"])
-        steps = np.array([observation["proprio"][0] for observation in observations])
+        steps = np.array([observation["proprio"]["robot_states"][0] for observation in observations])
         chunk = np.zeros((len(steps), self.horizon, self.action_dim), dtype=np.float32)
         chunk[:, :, 0] = steps[:, None] + np.arange(self.horizon)
         rows = np.arange(len(steps))
@@ -74,7 +74,11 @@ def _child(pipe, trouble):
         if trouble.get(step) == "slow":
             time.sleep(2)
         pictures = {view: np.full((8, 8, 3), step, np.uint8) for view in views}
-        observation = {"views": pictures, "instruction": "do it", "proprio": np.full(9, step, np.float32)}
+        observation = {
+            "views": pictures,
+            "instruction": "do it",
+            "proprio": {"robot_states": np.full(9, step, np.float32)},
+        }
         pipe.send((observation, step == goal))
 
 

@@ -21,8 +21,8 @@ class PicturePolicy:
 
     horizon, action_dim, views, render, resolution, batch_rows = 3, 7, VIEWS, "fast", 32, 4
 
-    def __init__(self, delay_s=0.0, **changes):
-        self.delay_s, self.batches = delay_s, []
+    def __init__(self, delay_s=0.0, proprio=None, **changes):
+        self.delay_s, self.batches, self.proprio = delay_s, [], proprio or {}
         self.about = {
             "model_folder": "runs/pictures",
             "model_fingerprint": "ab" * 32,
@@ -30,6 +30,7 @@ class PicturePolicy:
             "horizon": self.horizon,
             "action_dim": self.action_dim,
             "views": list(self.views),
+            "proprio": self.proprio,
             "render": self.render,
             "resolution": self.resolution,
             "preset": asdict(AgentSettings()),
@@ -57,7 +58,7 @@ class PicturePolicy:
         chunk = np.zeros((self.horizon, self.action_dim), np.float32)
         chunk[:, 0] = [observation["views"][view].sum() % 9973 for view in VIEWS] + [len(observation["instruction"])]
         chunk[0, 1 : 1 + len(observation.get("random_key", ()))] = observation.get("random_key", ())
-        chunk[1, 1] = observation.get("proprio", np.zeros(1)).sum()
+        chunk[1, 1] = observation["proprio"] @ np.arange(1, 1 + len(observation["proprio"])) if self.proprio else 0
         return chunk
 
 

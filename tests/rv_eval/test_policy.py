@@ -176,6 +176,7 @@ def test_description(run, monkeypatch):
         "horizon": 2,
         "action_dim": 7,
         "views": ["agentview", "eye_in_hand"],
+        "proprio": {},
         "render": "fast",
         "resolution": 64,
         "preset": asdict(AgentSettings()),

@@ -39,7 +39,7 @@ def test_a_served_policy_is_the_local_one(tmp_path):
     observations = [observation(seed, side=64, random_key=(7, seed)) for seed in range(5)]
     with running(policy) as server:
         remote = RemotePolicy(server.url)
-        for name in ("horizon", "action_dim", "views", "render", "resolution", "batch_rows"):
+        for name in ("horizon", "action_dim", "views", "proprio", "render", "resolution", "batch_rows"):
             assert getattr(remote, name) == getattr(policy, name), name
         assert remote.describe() == policy.describe() | {"policy_server": server.url}
         assert_same(remote.predict_detailed(observations), policy.predict_detailed(observations))
@@ -78,10 +78,12 @@ def test_a_rollout_does_not_see_the_difference():
 
         def chunk(self, observation):
             chunk = np.zeros((self.horizon, self.action_dim), np.float32)
-            chunk[:, 0] = observation["proprio"][0] + np.arange(self.horizon)
+            state = observation["proprio"]  # parts by name; through the server one after another
+            step = state["robot_states"][0] if isinstance(state, dict) else state[0]
+            chunk[:, 0] = step + np.arange(self.horizon)
             return chunk
 
-    policy = StepPolicy()
+    policy = StepPolicy(proprio={"robot_states": 9})
     with running(policy) as server:
         remote = RemotePolicy(server.url)
         served = play(remote)

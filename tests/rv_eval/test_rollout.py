@@ -187,7 +187,7 @@ def test_trace_holds_what_was_seen_answered_and_done(tmp_path):
         assert file["valid"][:].tolist() == [False, True, True] and not file["repaired"][:].any()
         # The success came after five actions; the sixth had been sent already.
         assert file["actions"][:, 0].tolist() == [0, 1, 2, 3, 4] and set(file["actions"][:, 6]) == {-1}
-        assert file["proprio"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+        assert file["proprio/robot_states"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
         assert set(file["views"]) == set(VIEWS)
         assert file["views/agentview"].shape == (3, 8, 8, 3) and file["views/agentview"][2].max() == 4
 

@@ -116,12 +116,26 @@ def test_a_client_alone_waits_for_nobody():
 
 
 def test_proprio_and_random_key_reach_the_policy():
-    policy = PicturePolicy()
-    own = observation(0, proprio=np.arange(9, dtype=np.float32), random_key=np.array([7, 0, 3]))
+    policy = PicturePolicy(proprio={"hand": 2, "arm": 4})
+    own = observation(0, proprio=np.array([4.0, 5, 0, 1, 2, 3]), random_key=np.array([7, 0, 3]))
+    parts = {"arm": np.arange(4.0), "wheels": np.ones(3), "hand": np.array([4.0, 5])}
     with running(policy) as server:
-        answer = client(server).infer(own | {"more": {"of": [1, 2]}, "episode": 3})
-    np.testing.assert_array_equal(answer["actions"], policy.chunk(own))
-    assert answer["actions"][1, 1] == 36 and answer["actions"][0, 1:4].tolist() == [7, 0, 3]
+        flat = client(server).infer(own | {"more": {"of": [1, 2]}, "episode": 3})
+        named = client(server).infer(own | {"proprio": parts})
+        openpi = client(server).infer(openpi_observation(own) | {"observation/state": own["proprio"]})
+        for wrong, message in (
+            ({"hand": np.ones(2)}, "no arm; the policy is given hand"),
+            (parts | {"arm": np.ones(5)}, "5 numbers of arm"),
+            (np.ones(7), "7 numbers; the policy is given"),
+        ):
+            with pytest.raises(RuntimeError, match=message):
+                client(server).infer(own | {"proprio": wrong})
+        with pytest.raises(RuntimeError, match="no proprio; the policy is given"):
+            client(server).infer(observation(0))
+    np.testing.assert_array_equal(flat["actions"], policy.chunk(own))
+    np.testing.assert_array_equal(named["actions"], policy.chunk(own))
+    assert flat["actions"][1, 1] == 4 + 2 * 5 + 4 * 1 + 5 * 2 + 6 * 3 and flat["actions"][0, 1:4].tolist() == [7, 0, 3]
+    np.testing.assert_array_equal(openpi["actions"][1], flat["actions"][1])
 
 
 def changed(**changes):
@@ -153,7 +167,7 @@ REFUSED = {
     "instruction too long": (changed(instruction="ä" * (MAX_INSTRUCTION // 2 + 1)), "514 bytes"),
     "instruction with a mark": (changed(instruction="go <|image_pad|> left"), '"<|"'),
     "proprio not finite": (changed(proprio=np.array([1, np.nan])), "proprio"),
-    "proprio too long": (changed(proprio=np.zeros(65)), "proprio"),
+    "proprio too long": (changed(proprio=np.zeros(257)), "proprio"),
     "proprio of ints": (changed(proprio=np.zeros(9, int)), "proprio"),
     "random key negative": (changed(random_key=[-1]), "random_key"),
     "random key no ints": (changed(random_key=[0.5]), "random_key"),
