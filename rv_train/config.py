@@ -34,7 +34,7 @@ _C.DATA.SKIP_BAD = False  # train without the lines of a manifest that cannot be
 # hdf5: where the files keep pictures, robot states, actions and instruction: a name (libero, robomimic, isaac_cosmos)
 # or the path of a JSON file, see libs/demo_hdf5/key_map.py. tools/inspect_demos.py says which one fits a file.
 _C.DATA.KEY_MAP = "libero"
-_C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras of the key map, in the order the model sees them
+_C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras, of the key map or manifest, in the order the model sees them
 # Parts of the robot's state that the model is given, names of the key map in the order of its input. Text policies take
 # none: VLA-0 sees pictures only.
 _C.DATA.PROPRIO = []

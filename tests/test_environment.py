@@ -67,7 +67,7 @@ def test_import_law():
         place = path.relative_to(ROOT)
         tops = {module.split(".")[0] for module in imported(path)}
         assert not tops & forbidden.get(place.parts[0], set()), place
-        at_home = str(place).startswith(("libs/libero_sim/", "rv_eval/envs/", "tests/"))
+        at_home = str(place).startswith(("libs/libero_sim/", "libs/stack_sim/", "rv_eval/envs/", "tests/"))
         assert at_home or not tops & {"libero", "robosuite", "mujoco"}, place
 
 
