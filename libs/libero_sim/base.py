@@ -34,7 +34,8 @@ class RobosuiteEnv:
 
         The controllers take the present pose as their goal, the solver forgets its last solution, and the
         gripper's slow command stands where `gripper_action` (-1 open, +1 closed) has been held for long. So
-        the same state and the same actions give the same next states, however the simulator came there.
+        the same state and the same actions give the same next states, however the simulator came there after
+        reset(seed) with the seed of the recording: the arm keeps tending to the pose of its last reset.
         ValueError if the size does not fit.
         """
         sim = self.robosuite_env.sim
