@@ -58,7 +58,8 @@ def find_key_map(path) -> KeyMap:
             found = _datasets(file["data"][names[0]])
             raise ValueError(
                 f"demo file {path} fits none of the key maps {', '.join(shipped())}: its {names[0]} has "
-                f"{'; '.join(found) or 'nothing'}; write a map of it, as libs/demo_hdf5/key_map.py says, and give it: --key_map"
+                f"{'; '.join(found) or 'nothing'}; write a map of it (libs/demo_hdf5/key_map.py) and "
+                "give it: --key_map"
             )
     return maps[int(np.argmax(counts))]
 
