@@ -148,9 +148,9 @@ def _of_variant(name, variant, num_instructions):
     answer, change = variant["answer"], variant.get("change")
     sizes = f"the answer moves by {answer:.2%}" + ("" if change is None else f", the condition by {change:.2%}")
     if variant["input"] == "instruction" and num_instructions == 1:
-        sizes += " (the data has one instruction, so it need not be read, and any other is new)"
+        sizes += " (the data has but one)"
     if name == SWAPPED and answer < SMALL_ANSWER:
-        return NONE, f"{name}: hardly noticed, {sizes} (cameras may be told apart by what they show)"
+        return NONE, f"{name}: hardly noticed, {sizes} (told apart by what they show?)"
     if answer < NO_ANSWER:
         reached = "" if change is None or change < NO_CONDITION else " though it reaches the condition"
         return LOOK, f"{name}: BLIND to it{reached}, {sizes}"
