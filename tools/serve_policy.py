@@ -35,7 +35,12 @@ def parse_args(argv=None):
     add("--threads", type=int, default=1, help="on a CPU; 1 answers exactly as tools/eval_libero.py does")
     add("--torch_compile", action=argparse.BooleanOptionalAction, default=False, help="compile the decoding step")
     add("--policy_batch", type=int, metavar="B", help="observations per call, padded (default: the device's)")
-    add("--generate_temperature", type=float, default=0.0, metavar="T", help="sample the text (default 0: greedy)")
+    add(
+        "--generate_temperature",
+        type=float,
+        metavar="T",
+        help="of a text: sample it (default 0: greedy); of a flow: times the noise it starts from (default 1)",
+    )
     add("--max_clients", type=int, default=64)
     add("--batch_wait_ms", type=float, default=5.0, help="an observation waits so long for others")
     add("--idle_timeout", type=float, default=3600.0, help="seconds after which a silent client is sent away")
@@ -81,9 +86,10 @@ def load_policy(args):
     if policy.device.type == "cpu":
         torch.set_num_threads(args.threads)
     picture = np.zeros((policy.resolution, policy.resolution, 3), np.uint8)
+    proprio = {part: np.zeros(size, np.float32) for part, size in policy.proprio.items()}
     views = dict.fromkeys(policy.views, picture)
     for words in (2, 60):  # prompts of two padded lengths, each is compiled by itself
-        policy.predict([{"views": views, "instruction": "wait " * words, "random_key": (0,)}])
+        policy.predict([{"views": views, "proprio": proprio, "instruction": "wait " * words, "random_key": (0,)}])
     return policy
 
 

@@ -42,8 +42,9 @@ def first_answer(policy, instruction) -> float:
     """Seconds until the policy has answered a blank observation: what happens only once (compilation) and an answer."""
     size = policy.resolution
     views = {view: np.zeros((size, size, 3), np.uint8) for view in policy.views}
+    proprio = {part: np.zeros(count, np.float32) for part, count in policy.proprio.items()}
     start = time.perf_counter()
-    policy.predict([{"views": views, "instruction": instruction}])
+    policy.predict([{"views": views, "proprio": proprio, "instruction": instruction}])
     return time.perf_counter() - start
 
 
