@@ -15,7 +15,7 @@ was the same in every place and beside any neighbours. They do even for differen
 fewer rows, and attention with fewer queries, are computed in another order. So there W is as small as that allows
 where nothing is drafted, and drafts change no bit of what is kept (tests/rv_train/test_decode.py,
 tests/rv_train/test_drafts.py do all that for tiny models). On a GPU, where a pass of few tokens costs what reading
-the weights costs, every pass has WIDTH tokens, drafts or not; places were not compared there. Between shapes (B, L)
+the weights costs, every pass has as many tokens, drafts or not; places were not compared there. Between shapes (B, L)
 roundings differ.
 """
 
@@ -27,7 +27,9 @@ from torch import nn
 
 from rv_train.models.drafts import Drafts
 
-WIDTH = 8  # tokens per row and pass
+GPU_WIDTH = 8  # tokens per row and pass
+# On a CPU every token costs; measured best for the shipped policy and 1 row: 16 of its tokens, 4 rows: 4 to 8.
+WIDEST, NARROWEST, TOKENS = 16, 4, 32  # tokens per row and pass, with drafts; and per pass, of all rows
 FEW = 4  # tokens per pass, and queries per row that share keys and values, from which a CPU's kernels treat all alike
 MAX_GRAPHS = 4  # shapes for which buffers and a graph are kept on a GPU
 
@@ -81,7 +83,7 @@ class Decoder:
     def _pass_width(self, embeds, drafted):
         """Tokens per row and pass on a CPU, see the module's docstring."""
         if drafted:
-            return WIDTH
+            return min(WIDEST, max(NARROWEST, TOKENS // len(embeds)))
         config = self.text.config
         return max(2, -(-FEW // len(embeds)), -(-FEW // (config.num_attention_heads // config.num_key_value_heads)))
 
@@ -91,7 +93,7 @@ class Decoder:
             return _Answer(self, embeds, self._pass_width(embeds, drafted), noisy)
         weights = tuple(parameter.data_ptr() for parameter in self.text.parameters())
         key = (tuple(embeds.shape), embeds.dtype, noisy, drafted, weights)
-        answer = self._graphs.pop(key, None) or _GraphAnswer(self, embeds, WIDTH, noisy)
+        answer = self._graphs.pop(key, None) or _GraphAnswer(self, embeds, GPU_WIDTH, noisy)
         self._graphs[key] = answer
         while len(self._graphs) > MAX_GRAPHS:
             del self._graphs[next(iter(self._graphs))]
@@ -145,7 +147,7 @@ class _Answer:
         self.decoder, self.grammar, self.width = decoder, decoder.grammar, width
         (batch, self.prompt, _), device, dtype = embeds.shape, embeds.device, embeds.dtype
         config, longest = decoder.text.config, self.grammar.longest
-        self.room = -(-(longest + WIDTH) // 16) * 16
+        self.room = -(-(longest + WIDEST) // 16) * 16
         self.slots = self.prompt + self.room
         heads = config.num_key_value_heads
         self.group = config.num_attention_heads // heads

@@ -94,8 +94,8 @@ def test_a_row_is_the_same_in_every_place_beside_any_neighbours(encoder, feature
     assert len(set(expected[0])) > 1, "one digit for ever would prove little"
 
 
-@pytest.mark.parametrize("rows, width", [(1, 4), (2, 2), (3, 2), (8, 2)])
-def test_sizes_follow_from_the_shape_not_from_the_rows(encoder, features, model, monkeypatch, rows, width):
+@pytest.mark.parametrize("rows, width, drafted", [(1, 4, 16), (2, 2, 16), (3, 2, 10), (4, 2, 8), (9, 2, 4)])
+def test_sizes_follow_from_the_shape_not_from_the_rows(encoder, features, model, monkeypatch, rows, width, drafted):
     """Every pass has the same sizes, whoever stands in the batch and however far he is; on a CPU 4 tokens at least."""
     sizes, step = set(), model.decoder.step
 
@@ -105,15 +105,15 @@ def test_sizes_follow_from_the_shape_not_from_the_rows(encoder, features, model,
 
     monkeypatch.setattr(model.decoder, "step", watched)
     short, long = sorted(features, key=lambda one: len(one["input_ids"]))[:: len(features) - 1]
-    for others in ([short] * 7, [long] * 7):
+    for others in ([short] * 8, [long] * 8):
         model.predict(encoder.collate([short, *others][:rows], LENGTH))
     [(tokens, mask, *cache)] = sizes
-    slots = LENGTH + 64  # an answer has up to 56 tokens, and 8 that may be drafted behind them
+    slots = LENGTH + 80  # an answer has up to 56 tokens, and up to 16 may be drafted behind them
     assert (tokens, mask) == (rows * width, (rows, 1, 2 * width, slots)) and tokens >= 4
     assert cache == [(rows, slots, 1, 16)] * 4
     sizes.clear()
     model.predict({**encoder.collate([short] * rows, LENGTH), "drafts": torch.zeros(rows, 14, dtype=torch.long)})
-    assert sizes == {(rows * 8, (rows, 1, 16, slots), *cache)}
+    assert sizes == {(rows * drafted, (rows, 1, 2 * drafted, slots), *cache)}
 
 
 def generate(model, batch, noise=None, real=None):
