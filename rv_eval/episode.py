@@ -9,12 +9,14 @@ from rv_eval.envs.base import Episode, EpisodeEnv, Reply
 from rv_eval.trace import EpisodeTrace
 from rv_eval.video import EpisodeFrames
 
+MAX_DIGITS = 10  # of a number that is taken for a draft
+
 
 @dataclass
 class EpisodeResult:
-    """How an episode went. Times in seconds: policy_s is its share of the batches it was in, sim_s from
-    requests to the simulator until their answers, wall_s from the reset to the end; the
-    start of a simulator counts for its first episode. incidents: what went wrong before this try."""
+    """How an episode went. tokens: of all answers, written in `passes` of the model. Times in seconds: policy_s is its
+    share of the batches it was in, sim_s from requests to the simulator until their answers, wall_s from the reset to
+    the end; the start of a simulator counts for its first episode. incidents: what went wrong before this try."""
 
     episode: Episode
     success: bool = False
@@ -22,6 +24,8 @@ class EpisodeResult:
     queries: int = 0
     parse_failures: int = 0
     repaired: int = 0
+    tokens: int = 0
+    passes: int = 0
     policy_s: float = 0.0
     sim_s: float = 0.0
     wall_s: float = 0.0
@@ -37,6 +41,7 @@ class Attempt:
         self.env, self.agent, self.result, self.views = env, agent, result, views
         self.observation = None  # waits for the policy ...
         self.arrived = 0.0  # ... since then
+        self._draft = []  # what the last answer said about actions that are not executed
         self._settled = False
         self._sent = 0  # actions
         self._started = self._asked = time.monotonic()
@@ -56,8 +61,12 @@ class Attempt:
         result.policy_s += policy_s
         result.parse_failures += int(not prediction.valid[row])
         result.repaired += int(prediction.repaired[row])
+        tokens, passes = prediction.writing(row)
+        result.tokens += tokens
+        result.passes += passes
         if result.trace:
             result.trace.add_query(self._sent, self.observation, prediction, row)
+        self._draft = _rest(prediction.texts[row], self.agent.settings.n_action_steps * prediction.chunk.shape[-1])
         return self._execute(prediction.chunk[row])
 
     def _execute(self, chunk) -> int:
@@ -96,7 +105,7 @@ class Attempt:
         if over:
             result.wall_s = time.monotonic() - self._started
         elif result.steps == self._sent:
-            self.observation = reply.observation | {"random_key": self._random_key()}
+            self.observation = reply.observation | {"random_key": self._random_key(), "draft": self._draft}
             self.arrived = time.monotonic()
         return over
 
@@ -105,3 +114,11 @@ class Attempt:
         episode, task = self.result.episode, self.result.episode.task
         suite = zlib.crc32(task.suite.encode())
         return (episode.seed, suite, task.task_id, episode.init_state, self.result.queries)
+
+
+def _rest(text: str, executed: int) -> list[int]:
+    """The integers of an answer behind the first `executed` of them, which the next answer will probably begin with;
+    none of a text that holds anything else."""
+    words = text.split(" ")[executed:]
+    readable = all(word.isascii() and word.isdigit() and len(word) < MAX_DIGITS for word in words)
+    return [int(word) for word in words] if readable else []

@@ -179,10 +179,20 @@ def closing_report(records: list[dict], options: EvalOptions) -> str:
     """The success table, what it is worth, and where the files are."""
     lines = ["", success_table(records), ""]
     lines += caveats(records)
+    lines += _writing(records)
     lines.append(f"results: {shard_file(options.log_dir, 'results', options.shard_id, options.num_shards)}")
     if any(record.get("video") for record in records):
         lines.append(f"videos:  {options.log_dir / 'videos'}")
     return "\n".join(lines)
+
+
+def _writing(records: list[dict]) -> list[str]:
+    """How much the policy wrote, and how fast; nothing of one that writes no text."""
+    counted = [record for record in records if record.get("passes")]
+    if not counted:
+        return []
+    queries, tokens, passes = (sum(record[name] for record in counted) for name in ("queries", "tokens", "passes"))
+    return [f"an answer: {tokens / queries:.0f} tokens in {passes / queries:.1f} passes of the model, in the mean"]
 
 
 def _plan(episode: Episode, settings: AgentSettings, provenance: dict) -> dict:
@@ -210,6 +220,8 @@ def _outcome(result: EpisodeResult) -> dict:
         "queries": result.queries,
         "parse_failures": result.parse_failures,
         "repaired": result.repaired,
+        "tokens": result.tokens,
+        "passes": result.passes,
         "incidents": len(result.incidents),
         "incident_errors": result.incidents,
         "policy_s": round(result.policy_s, 3),

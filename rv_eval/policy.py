@@ -21,7 +21,7 @@ import torch
 
 from rv_eval.agent import AgentSettings
 from rv_train.checkpoint import load_model_folder
-from rv_train.models.prediction import Prediction
+from rv_train.models.prediction import Prediction, gather
 
 BUCKET = 64  # prompts are padded to a multiple of so many tokens; the prompts of a LIBERO suite mostly share one
 # Rows per call where nobody says. On a CPU every row costs, real or not: one of the shipped policy takes 0.09 s, four
@@ -41,7 +41,9 @@ class Policy:
     Of the model it knows `predict` and `compile_predict` only, of the encoder `encode` and `collate`.
     """
 
-    def __init__(self, model, encoder, cfg, data_info: dict, folder, batch_rows: int = 1, temperature=None):
+    def __init__(
+        self, model, encoder, cfg, data_info: dict, folder, batch_rows: int = 1, temperature=None, drafts: bool = True
+    ):
         if batch_rows < 1:
             raise ValueError(f"a policy answers at least 1 observation per call, not {batch_rows}")
         if temperature is None:
@@ -65,6 +67,7 @@ class Policy:
         self.folder = Path(folder)
         self.batch_rows = batch_rows
         self.temperature = float(temperature)
+        self.drafts = drafts and model.DRAFTS
         self.compiled = False
 
     @classmethod
@@ -75,13 +78,15 @@ class Policy:
         torch_compile: bool = False,
         batch_rows: int | None = None,
         temperature: float | None = None,
+        drafts: bool = True,
     ) -> "Policy":
         """The policy of a run folder (its last checkpoint), a step folder or a model folder.
 
         device: "cpu", "cuda:1" ...; None: a GPU where there is one. torch_compile: compile the decoding step, once per
         padded length: seconds for a tiny model on a CPU, minutes for a large one. batch_rows: rows per call of the
         model, see DEFAULT_ROWS. temperature: of a text, 0 answers with the likeliest tokens, above they are drawn; of a
-        chunk that comes out of noise, what the noise is multiplied by. None: 0 and 1. See `predict`.
+        chunk that comes out of noise, what the noise is multiplied by. None: 0 and 1. See `predict`. drafts: propose
+        what a text will probably say and verify it several tokens at a time: the same answers, sooner.
         ValueError: nothing to load there, a file is missing or broken, there is no such device, or a number makes
         no sense. Runs no code from the folder.
         """
@@ -89,7 +94,7 @@ class Policy:
         model, cfg, extras = load_model_folder(path, device)
         encoder = extras["encoder"]
         rows = DEFAULT_ROWS.get(device.type, 1) if batch_rows is None else batch_rows
-        policy = cls(model, encoder, cfg, extras["data_info"], extras["folder"], rows, temperature)
+        policy = cls(model, encoder, cfg, extras["data_info"], extras["folder"], rows, temperature, drafts)
         if torch_compile:
             policy.compile()
         return policy
@@ -113,29 +118,30 @@ class Policy:
         Where the temperature is not 0, "random_key", a sequence of integers >= 0, decides what is drawn: the same key
         and observation give the same answer, whatever else is asked. Without it every answer is drawn afresh and
         cannot be repeated.
-        ValueError: a view is missing, or is not a square uint8 picture; no instruction; a random_key of other things.
+        "draft", integers >= 0, is what the answer's text is expected to say, as far as anything is: the previous answer
+        without the actions executed since. It makes the answer faster, and no other.
+        ValueError: a view is missing, or is not a square uint8 picture; no instruction; a random_key or a draft of
+        other things.
         """
         return self.predict_detailed(observations).chunk
 
     def predict_detailed(self, observations: list[dict]) -> Prediction:
-        """The same with `valid` (B,), `repaired` (B,) and `texts`, see Prediction."""
+        """The same with everything else that a Prediction says."""
         features = [self._encode(observation) for observation in observations]
         answers = [None] * len(features)  # (Prediction of a call, row in it) per observation
         for length, places in self._calls(features):
             rows = places + places[-1:] * (self.batch_rows - len(places))
             batch = self.encoder.collate([features[place] for place in rows], length)
             batch["real"] = torch.arange(self.batch_rows) < len(places)
+            if self.drafts:
+                numbers = self.horizon * self.action_dim
+                batch["drafts"] = torch.tensor([_draft(observations[place], numbers) for place in rows])
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
             generators = [_generator(observations[place]) for place in rows]
             prediction = self.model.predict(batch, self.temperature, generators)
             for row, place in enumerate(places):
                 answers[place] = prediction, row
-        return Prediction(
-            chunk=np.stack([prediction.chunk[row] for prediction, row in answers]),
-            valid=np.array([prediction.valid[row] for prediction, row in answers]),
-            repaired=np.array([prediction.repaired[row] for prediction, row in answers]),
-            texts=[prediction.texts[row] for prediction, row in answers],
-        )
+        return gather(answers)
 
     def _encode(self, observation):
         views, instruction = observation.get("views"), observation.get("instruction")
@@ -171,6 +177,7 @@ class Policy:
             "batch_rows": self.batch_rows,
             "device": str(self.device),
             "torch_compile": self.compiled,
+            "drafts": self.drafts,
             "policy_versions": {
                 "python": platform.python_version(),
                 **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")},
@@ -237,6 +244,16 @@ def _generator(observation) -> np.random.Generator:
         return np.random.default_rng(None if key is None else [operator.index(number) for number in key])
     except (TypeError, ValueError):
         raise ValueError(f"random_key is a sequence of integers >= 0, got {key!r}") from None
+
+
+def _draft(observation, numbers) -> list[int]:
+    """What an observation expects of `numbers` numbers, -1 where it expects nothing."""
+    draft = observation.get("draft", ())
+    try:
+        known = [min(max(operator.index(number), -1), 2**31) for number in draft][:numbers]
+    except TypeError:
+        raise ValueError(f"draft is a sequence of integers >= 0, got {draft!r}") from None
+    return known + [-1] * (numbers - len(known))
 
 
 def _device(name) -> torch.device:

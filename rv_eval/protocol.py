@@ -4,7 +4,8 @@ Over one websocket, every message as in `rv_eval.wire`:
     server, once connected    the metadata: {"protocol": PROTOCOL} and all that `policy.describe()` says
     client                    an observation, see `read_observation`
     server                    {"actions": (H, A) float32 in environment units, "valid": bool, "repaired": bool,
-                               "text": str, "server_timing": {"wait_ms", "infer_ms", "batch"}},
+                               "text": str, "tokens": int, "passes": int (of the model, to write them),
+                               "server_timing": {"wait_ms", "infer_ms", "batch"}},
                               or a text message: what was wrong
 and so on; one observation at a time, the answers come in order.
 
@@ -28,6 +29,7 @@ MIN_SIDE, MAX_SIDE = 8, 768  # of a picture, pixels
 MAX_INSTRUCTION = 512  # bytes of UTF-8: no more tokens than that
 MAX_PROPRIO = 256  # numbers of the robot's state
 MAX_RANDOM_KEY = 16
+MAX_DRAFT = 1024  # numbers; more are not needed to be fast
 
 MAX_MORE = 2**19  # bytes of an observation that are not the pictures
 
@@ -47,6 +49,7 @@ METADATA = {
     "batch_rows": int,
     "device": str,
     "torch_compile": bool,
+    "drafts": bool,
     "policy_versions": dict,
 }
 
@@ -72,8 +75,8 @@ def read_observation(message, views, proprio) -> dict:
     """An observation as `Policy.predict_detailed` takes it, of one of two forms:
 
     {"views": {name: (R, R, 3) uint8 upright}, "instruction": str} and maybe "random_key": list of ints, the seed of the
-    sampling noise; where the policy is given the robot's state also "proprio": {part: floats} or (P,) floats, the parts
-    one after another;
+    sampling noise; "draft": list of ints, what the text will probably say, which never changes it; where the policy is
+    given the robot's state also "proprio": {part: floats} or (P,) floats, the parts one after another;
     {"observation/image": (R, R, 3) uint8 upright, "observation/wrist_image": the same, "prompt": str}, what openpi's
     LIBERO client sends; image is agentview, wrist_image eye_in_hand, "observation/state" the (P,) floats.
 
@@ -105,6 +108,8 @@ def read_observation(message, views, proprio) -> dict:
     more = {"proprio": _chosen_state(state, proprio)} if proprio else {}
     if "random_key" in message:
         more["random_key"] = _random_key(message["random_key"])
+    if "draft" in message:
+        more["draft"] = _draft(message["draft"])
     return {"views": {view: pictures[view] for view in views}, "instruction": instruction, **more}
 
 
@@ -164,6 +169,15 @@ def _random_key(key):
     return tuple(key)
 
 
+def _draft(numbers):
+    if isinstance(numbers, np.ndarray) and numbers.ndim == 1:
+        numbers = numbers.tolist()
+    fits = isinstance(numbers, list) and len(numbers) <= MAX_DRAFT
+    if not fits or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        raise ValueError(f"draft: a list of at most {MAX_DRAFT} ints, none negative")
+    return tuple(numbers)
+
+
 def _names(message):
     return ", ".join(repr(str(name)[:30]) for name in list(message)[:8]) or "nothing"
 
@@ -196,7 +210,10 @@ def read_answer(message, horizon: int, action_dim: int) -> dict:
         raise ValueError(f"the answer holds actions of {actions.dtype} {actions.shape}, not ({horizon}, {action_dim})")
     if not np.isfinite(actions).all():
         raise ValueError("the answer holds actions that are not finite")
-    return message
+    counts = {name: message.get(name, 0) for name in ("tokens", "passes")}
+    if not all(type(count) is int and 0 <= count < 2**31 for count in counts.values()):
+        raise ValueError(f"the answer holds counts that are none: {counts}")
+    return message | counts
 
 
 def read_api_key(path=None) -> str | None:

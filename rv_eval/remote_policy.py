@@ -16,6 +16,7 @@ from rv_eval.policy import Policy
 from rv_eval.protocol import (
     FAILED,
     KEY_VARIABLE,
+    MAX_DRAFT,
     METADATA,
     PolicyChanged,
     PolicyFailed,
@@ -83,6 +84,8 @@ class RemotePolicy:
             valid=np.array([answer["valid"] for answer in answers]),
             repaired=np.array([answer["repaired"] for answer in answers]),
             texts=[answer["text"] for answer in answers],
+            tokens=np.array([answer["tokens"] for answer in answers]),
+            passes=np.array([answer["passes"] for answer in answers]),
         )
 
     def close(self):
@@ -98,6 +101,8 @@ class RemotePolicy:
             message["proprio"] = self._state(observation.get("proprio"))
         if "random_key" in observation:
             message["random_key"] = [int(number) for number in observation["random_key"]]
+        if self._metadata["drafts"] and "draft" in observation:
+            message["draft"] = [int(number) for number in observation["draft"][:MAX_DRAFT]]
         return wire.pack(message)
 
     def _state(self, given):
@@ -187,7 +192,9 @@ class RemotePolicy:
         if self._metadata is None:
             self._metadata = found
         before = self._metadata
-        changed = [name for name in METADATA if name != "model_folder" and found[name] != before[name]]
+        # The place of the model and drafts are nothing that an answer depends on.
+        depends = [name for name in METADATA if name not in ("model_folder", "drafts")]
+        changed = [name for name in depends if found[name] != before[name]]
         if changed:
             raise PolicyChanged(
                 f"the policy server {self.url} came back with another policy: "

@@ -260,12 +260,15 @@ class Batcher:
             "infer_ms": round(1e3 * (time.monotonic() - began), 3),
             "batch": len(prediction.chunk),
         }
+        tokens, passes = prediction.writing(row)
         return wire.pack(
             {
                 "actions": prediction.chunk[row],
                 "valid": bool(prediction.valid[row]),
                 "repaired": bool(prediction.repaired[row]),
                 "text": prediction.texts[row],
+                "tokens": tokens,
+                "passes": passes,
                 "server_timing": timing,
             }
         )

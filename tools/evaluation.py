@@ -11,7 +11,7 @@ from rv_eval.agent import AgentSettings
 
 SERVED = ("ws://", "wss://")
 # What a served policy has decided already.
-OF_THE_POLICY = ("device", "torch_compile", "policy_batch", "generate_temperature")
+OF_THE_POLICY = ("device", "torch_compile", "policy_batch", "generate_temperature", "drafts")
 
 
 def make_parser(description: str, seed: str, add_tasks: Callable | None = None) -> argparse.ArgumentParser:
@@ -30,6 +30,11 @@ def make_parser(description: str, seed: str, add_tasks: Callable | None = None) 
         type=float,
         metavar="T",
         help="of a text: sample it (default 0: greedy); of a flow: times the noise it starts from (default 1)",
+    )
+    add(
+        "--drafts",
+        action=argparse.BooleanOptionalAction,
+        help="verify several expected tokens of a text at a time: the same answers, sooner (default: yes)",
     )
     add("--api_key_file", type=Path, help="key of a served policy (default: the environment's VLA0_API_KEY)")
 
@@ -141,6 +146,7 @@ def load_policy(args):
         bool(args.torch_compile),
         batch_rows=args.policy_batch,
         temperature=args.generate_temperature,
+        drafts=args.drafts is not False,
     )
     if policy.device.type == "cpu":
         torch.set_num_threads(1)  # the simulators need the other cores

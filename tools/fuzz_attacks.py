@@ -158,6 +158,9 @@ def wrong_values(rng, target):
         {"instruction": ""},
         {"random_key": [-1]},
         {"random_key": [2**63]},
+        {"draft": [-1]},
+        {"draft": [2**62] * 100},
+        {"draft": list(range(50_000))},
         {"views": None},
         {"views": []},
     ]

@@ -34,6 +34,12 @@ def parse_args(argv=None):
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--threads", type=int, default=1, help="on a CPU; 1 answers exactly as tools/eval_libero.py does")
     add("--torch_compile", action=argparse.BooleanOptionalAction, default=False, help="compile the decoding step")
+    add(
+        "--drafts",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="verify several expected tokens of a text at a time: the same answers, sooner",
+    )
     add("--policy_batch", type=int, metavar="B", help="observations per call, padded (default: the device's)")
     add(
         "--generate_temperature",
@@ -82,6 +88,7 @@ def load_policy(args):
         args.torch_compile,
         batch_rows=args.policy_batch,
         temperature=args.generate_temperature,
+        drafts=args.drafts,
     )
     if policy.device.type == "cpu":
         torch.set_num_threads(args.threads)

@@ -144,6 +144,7 @@ class FlowExpert(nn.Module):
     """
 
     TEMPERATURE = 1.0  # of an answer, where nobody says: noise as in training
+    DRAFTS = False  # an answer is not written token by token
 
     def __init__(self, backbone, expert, prompt, picture, actions, proprio, condition, solver, steps):
         super().__init__()

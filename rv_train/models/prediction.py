@@ -21,3 +21,20 @@ class Prediction:
     texts: list
     tokens: np.ndarray | None = None
     passes: np.ndarray | None = None
+
+    def writing(self, row):
+        """(tokens, passes) of a row; (0, 0) from a model that writes nothing."""
+        return (0, 0) if self.tokens is None else (int(self.tokens[row]), int(self.passes[row]))
+
+
+def gather(answers):
+    """The Prediction that consists of rows of others: [(Prediction, row), ...]."""
+    tokens, passes = zip(*(prediction.writing(row) for prediction, row in answers), strict=True)
+    return Prediction(
+        chunk=np.stack([prediction.chunk[row] for prediction, row in answers]),
+        valid=np.array([prediction.valid[row] for prediction, row in answers]),
+        repaired=np.array([prediction.repaired[row] for prediction, row in answers]),
+        texts=[prediction.texts[row] for prediction, row in answers],
+        tokens=np.array(tokens),
+        passes=np.array(passes),
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rv_eval.envs.base import Reply, WorkerFailure
+from rv_train.models.prediction import Prediction
 
 VIEWS = ("agentview", "eye_in_hand")
 
@@ -19,14 +20,6 @@ class FakeTask:
     name: str = "fake_task"
     instruction: str = "do it"
     max_steps: int = 20
-
-
-@dataclass
-class FakePrediction:
-    chunk: np.ndarray
-    valid: np.ndarray
-    repaired: np.ndarray
-    texts: list
 
 
 class FakePolicy:
@@ -51,7 +44,7 @@ class FakePolicy:
         chunk = np.zeros((len(steps), self.horizon, self.action_dim), dtype=np.float32)
         chunk[:, :, 0] = steps[:, None] + np.arange(self.horizon)
         rows = np.arange(len(steps))
-        return FakePrediction(chunk, valid=steps > 0, repaired=rows < 0, texts=[f"from {step:.0f}" for step in steps])
+        return Prediction(chunk, valid=steps > 0, repaired=rows < 0, texts=[f"from {step:.0f}" for step in steps])
 
 
 def _child(pipe, trouble):

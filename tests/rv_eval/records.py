@@ -42,6 +42,8 @@ def record(task_id=0, init_state=0, success=True, suite="libero_goal", **changes
         "queries": 13,
         "parse_failures": 0,
         "repaired": 0,
+        "tokens": 2600,
+        "passes": 390,
         "incidents": 0,
         "incident_errors": [],
         "policy_s": 2.0,

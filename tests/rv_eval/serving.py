@@ -38,6 +38,7 @@ class PicturePolicy:
             "batch_rows": self.batch_rows,
             "device": "cpu",
             "torch_compile": False,
+            "drafts": True,
             "policy_versions": {"python": "3.11"},
             **changes,
         }

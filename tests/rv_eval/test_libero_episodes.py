@@ -1,7 +1,5 @@
 """The rollout against the plain loop: one episode in this process, every picture rendered, no queue."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -11,6 +9,7 @@ from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Episode
 from rv_eval.envs.libero import LiberoEpisodeEnv
 from rv_eval.rollout import Rollout
+from rv_train.models.prediction import Prediction
 
 HORIZON = 8
 INIT_STATE = 1
@@ -30,7 +29,7 @@ class Replay:
         start = len(self.shown) * HORIZON
         self.shown += observations
         chunk = self.actions[None, start : start + HORIZON]
-        return SimpleNamespace(chunk=chunk, valid=np.array([True]), repaired=np.array([False]))
+        return Prediction(chunk, np.array([True]), np.array([False]), [""])
 
 
 def plain_loop(task):

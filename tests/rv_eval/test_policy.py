@@ -184,6 +184,7 @@ def test_description(run, monkeypatch):
         "batch_rows": 3,
         "device": "cpu",
         "torch_compile": False,
+        "drafts": True,
     }
 
 

@@ -32,6 +32,8 @@ def assert_same(found, wanted):
         assert left.dtype == right.dtype == bool
         np.testing.assert_array_equal(left, right)
     assert found.texts == wanted.texts
+    rows = range(len(wanted.texts))
+    assert [found.writing(row) for row in rows] == [wanted.writing(row) for row in rows]
 
 
 def test_a_served_policy_is_the_local_one(tmp_path):

@@ -171,6 +171,10 @@ REFUSED = {
     "proprio of ints": (changed(proprio=np.zeros(9, int)), "proprio"),
     "random key negative": (changed(random_key=[-1]), "random_key"),
     "random key no ints": (changed(random_key=[0.5]), "random_key"),
+    "draft negative": (changed(draft=[3, -1]), "draft: a list of at most 1024 ints"),
+    "draft no ints": (changed(draft=["3"]), "draft: "),
+    "draft too long": (changed(draft=np.arange(1025)), "draft: "),
+    "draft no list": (changed(draft=7), "draft: "),
 }
 
 
