@@ -1,0 +1,92 @@
+"""One model, every way to let it answer: this code's, and the library's `generate()`."""
+
+import time
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from rv_train.models.qwen import image_patches
+
+
+class Ways:
+    """model: a VLA0 on `device`."""
+
+    def __init__(self, model, device):
+        self.model = model
+        self._compiled = None
+        self._wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+
+    @torch.inference_mode()
+    def answer(self, variant, batch, drafts, only_first=False) -> dict:
+        """Answer a batch whose prompts are all of one length.
+
+        variant: "plain" and "drafts" are this code's, "generate", "static" and "compiled" the library's.
+        drafts: (B, N) for "drafts", or None. only_first: up to the first token.
+        Returns {"s": seconds, "ids": of every row without the end, "passes": of every row}.
+        """
+        self._wait()
+        start = time.perf_counter()
+        if variant in ("plain", "drafts"):
+            ids, passes = self._ours(batch, drafts, variant, only_first)
+        else:
+            ids, passes = self._generate(batch, variant, only_first)
+        self._wait()
+        return {"s": time.perf_counter() - start, "ids": ids, "passes": passes}
+
+    def _ours(self, batch, drafts, variant, only_first):
+        decoder = self.model.decoder
+        embeds, position_ids = self.model._embed(batch)
+        if only_first:
+            decoder._prefill(embeds, position_ids)
+            return [], []
+        if variant == "drafts" and drafts is None:
+            drafts = torch.full((len(embeds), decoder.grammar.numbers), -1, device=embeds.device)
+        given = drafts if variant == "drafts" else None
+        return decoder.generate(embeds, position_ids, batch["lengths"], drafts=given)
+
+    def _generate(self, batch, variant, only_first):
+        backbone, ids = self.model.backbone, batch["input_ids"]
+        grammar = self.model.decoder.grammar.to(ids.device)
+        patches, grid = image_patches(batch["images"].flatten(0, 1), backbone.model.visual.dtype)
+        more = {} if variant == "generate" else {"cache_implementation": "static", "disable_compile": True}
+        if variant == "compiled":
+            self._compiled = self._compiled or torch.compile(backbone.forward)
+            backbone.forward = self._compiled
+        try:
+            written = backbone.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),  # no padding
+                pixel_values=patches,
+                image_grid_thw=grid,
+                mm_token_type_ids=(ids == self.model.prompt.image_id).int(),
+                max_new_tokens=1 if only_first else grammar.longest,
+                do_sample=False,
+                eos_token_id=grammar.end_id,
+                pad_token_id=grammar.end_id,
+                logits_processor=LogitsProcessorList([OnlyAnswers(grammar)]),
+                **more,
+            )
+        finally:
+            if variant == "compiled":
+                del backbone.forward  # the class has the other one
+        rows = [[*row, grammar.end_id] for row in written[:, ids.shape[1] :].tolist()]
+        rows = [row[: row.index(grammar.end_id)] for row in rows]
+        return rows, [len(row) for row in rows]
+
+
+class OnlyAnswers(LogitsProcessor):
+    """Lets through what the grammar does."""
+
+    def __init__(self, grammar):
+        self.grammar, self.state = grammar, None
+
+    def __call__(self, input_ids, scores):
+        grammar = self.grammar
+        if self.state is None:
+            self.state = torch.full((len(scores),), grammar.start, device=scores.device)
+        else:
+            last = torch.searchsorted(grammar.ids, input_ids[:, -1].contiguous())
+            self.state = grammar.next[self.state, last]
+        allowed = torch.full_like(scores, -torch.inf)
+        allowed[:, grammar.ids] = scores[:, grammar.ids] + grammar.penalty[self.state]
+        return allowed
