@@ -152,6 +152,9 @@ _C.FLOW.MLP = 2048  # width inside a layer
 _C.FLOW.HEAD_LAYERS = 2  # of the velocity head, which runs at every step of the solver and sees the whole chunk
 # What actions are brought to: min_max of the data to -1..1 | mean_std to mean 0 and deviation 1. Robot state: mean_std.
 _C.FLOW.NORMALIZE = "min_max"
+# Share of the training samples that are not told the robot's state (they get its mean). A model that is told where its
+# hand is learns to do without pictures first, and from scratch may never come to look at them.
+_C.FLOW.PROPRIO_DROPOUT = 0.0
 # Draws of noise and time per sample and pass: the backbone's work is shared by all of them
 _C.FLOW.DRAWS = 4
 _C.FLOW.TIMES = "uniform"  # how times are drawn: uniform | beta (more of the noisy ones, as in pi0)
@@ -268,6 +271,7 @@ _RANGES = {
     **{f"MODEL.TEXT.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "KV_HEADS", "MLP", "VOCAB")},
     **{f"MODEL.VISION.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "MLP")},
     **{f"FLOW.{name}": (1, math.inf) for name in ("PROJECTOR", "HIDDEN", "LAYERS", "HEADS", "MLP", "HEAD_LAYERS")},
+    "FLOW.PROPRIO_DROPOUT": (0, 1),
     "FLOW.DRAWS": (1, math.inf),
     "FLOW.STEPS": (1, math.inf),
     "TRAIN.batch_size": (1, math.inf),

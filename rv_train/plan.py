@@ -76,7 +76,7 @@ def dry_run(cfg, devices=None, nproc=None):
         batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * 8
         lines.append(("", f"with --devices 0,1,2,3,4,5,6,7: {batch} samples per step, lr {base_lr(cfg.TRAIN, 8):.2e}"))
 
-    instructions = set(data.train.instructions) if data else {STAND_IN}
+    instructions = set(data.train.instructions) if data else {cfg.DATA.INSTRUCTION or STAND_IN}
     counts = _count_tokens(cfg, prompt, max(instructions, key=lambda text: len(prompt.encode(text)["input_ids"])))
     parts = memory_estimate(
         cfg, config, parameters, counts["total"], counts["actions"], counts["pictures"] * MERGE * MERGE, amp
@@ -261,8 +261,11 @@ def _sample(cfg, encoder, data):
     """One tokenized sample: the first that rank 0 trains on, or the open prompt of a stand-in."""
     tokenizer = encoder.prompt.tokenizer
     if not data:
-        text = tokenizer.decode(encoder.prompt.encode(STAND_IN)["input_ids"])
-        return "the prompt, with a stand-in for the instruction\n" + abbreviated(text)
+        given = cfg.DATA.INSTRUCTION
+        text = tokenizer.decode(encoder.prompt.encode(given or STAND_IN)["input_ids"])
+        return (
+            f"the prompt, with {'DATA.INSTRUCTION' if given else 'a stand-in for the instruction'}\n{abbreviated(text)}"
+        )
     sampler = ResumableBatchSampler(
         len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=1
     )

@@ -72,3 +72,16 @@ def make_tiny_checkpoint(folder, render="fast", resolution=64, **more):
     data_info = {"render": render, "resolution": resolution, "fingerprint": "tiny", "files": []}
     save_model_folder(run / "last" / "model", tiny_model(cfg), cfg, ACTION_STATS, data_info)
     return run
+
+
+def flow_opts(**more):
+    """Keywords for `tiny_cfg`: a flow-matching policy that is given LIBERO's nine numbers of robot state."""
+    sizes = {"FLOW__PROJECTOR": 24, "FLOW__HIDDEN": 16, "FLOW__LAYERS": 2, "FLOW__HEADS": 2, "FLOW__MLP": 32}
+    sizes |= {"FLOW__HEAD_LAYERS": 1, "FLOW__DRAWS": 2, "FLOW__STEPS": 4}
+    return {"MODEL__NAME": "flow_expert", "DATA__PROPRIO": ["robot_states"], **sizes, **more}
+
+
+def frozen_opts(base, **more):
+    """Keywords for `tiny_cfg`: the weights that `make_tiny_base` wrote, as they are."""
+    opts = lora_opts(base, MODEL__FREEZE=True, **more)
+    return {key: value for key, value in opts.items() if not key.startswith("MODEL__LORA__")}

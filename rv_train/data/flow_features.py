@@ -13,6 +13,7 @@ import torch
 
 from libs.flow_matching import draw_noise, draw_times
 from rv_train.data.features import ObservationEncoder
+from rv_train.data.load import key_map_of
 
 
 class FlowEncoder(ObservationEncoder):
@@ -24,21 +25,27 @@ class FlowEncoder(ObservationEncoder):
     Args:
         proprio: {name of a part of the robot's state: numbers in it}, in the model's order; empty: it is given none.
         stats: of the data, for the model's normalisation; None where there is none to be built.
+        dropout: share of the training samples whose robot state is replaced by the mean of the data.
         draws: pairs of noise and time per sample.
         times: how times are drawn, see `libs.flow_matching.draw_times`.
     """
 
-    def __init__(self, views, transform, prompt, reference=None, proprio=None, stats=None, draws=1, times="uniform"):
+    def __init__(
+        self, views, transform, prompt, reference=None, proprio=None, stats=None, dropout=0.0, draws=1, times="uniform"
+    ):
         super().__init__(views, transform, prompt, reference)
-        self.proprio, self.stats = dict(proprio or {}), stats
+        self.proprio, self.stats, self.dropout = dict(proprio or {}), stats, dropout
         self.draws, self.times = draws, times
 
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None, stats=None):
-        """stats: of the data, see `rv_train.data.stats`; those of the robot's state say how long its parts are."""
-        parts = stats["proprio"]["parts"] if stats and cfg.DATA.PROPRIO else {}
-        proprio = {name: parts[name] for name in cfg.DATA.PROPRIO if stats}
-        more = {"draws": cfg.FLOW.DRAWS, "times": cfg.FLOW.TIMES}
+        """stats: of the data, see `rv_train.data.stats`; without, the key map says how long the state's parts are."""
+        if stats and cfg.DATA.PROPRIO:
+            proprio = stats["proprio"]["parts"]
+        else:
+            known = key_map_of(cfg).proprio if cfg.DATA.PROPRIO else {}
+            proprio = {name: known[name].dim for name in cfg.DATA.PROPRIO}
+        more = {"dropout": cfg.FLOW.PROPRIO_DROPOUT, "draws": cfg.FLOW.DRAWS, "times": cfg.FLOW.TIMES}
         return super().from_cfg(cfg, tokenizer, proprio=proprio, stats=stats, **more)
 
     def encode(self, observation):
@@ -54,9 +61,12 @@ class FlowEncoder(ObservationEncoder):
     def encode_training(self, sample, rng, augment=True):
         """A Sample → features with the chunk; `rng` draws the augmentation, then noise and times."""
         features = self._features(sample.views, sample.instruction, rng=rng if augment else None)
+        proprio = torch.from_numpy(sample.proprio)
+        if self.dropout and augment and rng.random() < self.dropout:
+            proprio = torch.tensor(self.stats["proprio"]["mean"])
         return {
             **features,
-            "proprio": torch.from_numpy(sample.proprio),
+            "proprio": proprio,
             "actions": torch.from_numpy(sample.actions),
             "noise": torch.from_numpy(draw_noise(rng, (self.draws, *sample.actions.shape))),
             "time": torch.from_numpy(draw_times(rng, (self.draws,), self.times)),

@@ -114,7 +114,7 @@ class PatientEnv(FakeEnv):
 
 def roll_out(policy, settings, log_dir):
     """Two episodes: one whose goal is in reach, and one whose is too far."""
-    policy.check_environment(policy.views, 7, "fast")
+    policy.check_environment(policy.views, 7, "fast", {"robot_states": 9})
     episodes = plan_episodes([Task(max_steps=6)], 8, seed=7)[3::4]
     provenance = describe_run(policy, log_dir, {"render": "fast"})
     records = evaluate(
