@@ -65,8 +65,10 @@ class PromptEncoder:
         self.mask_id = token_id(tokenizer, self.mask.char)
         self.digit_ids = [token_id(tokenizer, digit) for digit in "0123456789"]
         self.space_id = token_id(tokenizer, "Ġ")  # byte-level BPE writes the space so
-        self._char_ids = dict(zip(f"0123456789 {HIDDEN}", [*self.digit_ids, self.space_id, self.mask_id], strict=True))
-        self._answer_end = [self.end_id, token_id(tokenizer, "Ċ")]  # end of turn and its newline
+        self._byte_ids = np.full(256, -1)  # ids of the characters that an action text may hold, -1 for all others
+        self._byte_ids[list(b"0123456789 ")] = [*self.digit_ids, self.space_id]
+        self._byte_ids[ord(HIDDEN)] = self.mask_id
+        self._answer_end = np.array([self.end_id, token_id(tokenizer, "Ċ")])  # end of turn and its newline
         self._is_digit = np.zeros(len(tokenizer), dtype=bool)
         self._is_digit[self.digit_ids] = True
         self._prompt_ids = functools.lru_cache(maxsize=4096)(self._tokenize_prompt)
@@ -96,10 +98,12 @@ class PromptEncoder:
         Raises:
             ValueError: the action text holds anything else than digits, spaces and X, the instruction a mark.
         """
-        prompt = list(self._prompt_ids(instruction))
-        answer = [] if action_text is None else self._action_ids(action_text) + self._answer_end
-        labels = [IGNORE if id == self.mask_id else id for id in answer]
-        return {"input_ids": torch.tensor(prompt + answer), "labels": torch.tensor([IGNORE] * len(prompt) + labels)}
+        prompt = self._prompt_ids(instruction)
+        answer = [] if action_text is None else [self._action_ids(action_text), self._answer_end]
+        ids = np.concatenate([prompt, *answer])
+        labels = np.where(ids == self.mask_id, IGNORE, ids)
+        labels[: len(prompt)] = IGNORE
+        return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
 
     def mask_digits(self, encoded, rng):
         """Hide some digits of an encoded answer, see `DigitMask`. `rng` is a numpy Generator; the input stays."""
@@ -117,10 +121,12 @@ class PromptEncoder:
         return self.tokenizer.decode([i for i in ids if i not in (self.end_id, self.pad_id)])
 
     def _action_ids(self, text):
-        try:
-            return [self._char_ids[character] for character in text]
-        except KeyError as error:
-            raise ValueError(f"action text may hold digits and spaces only, found {error} in {text[:60]!r}") from None
+        # Whatever is not ASCII becomes "?", which an action text may not hold, either.
+        ids = self._byte_ids[np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8)]
+        if (ids < 0).any():
+            found = text[int(np.argmax(ids < 0))]
+            raise ValueError(f"action text may hold digits and spaces only, found {found!r} in {text[:60]!r}")
+        return ids
 
     def _tokenize_prompt(self, instruction):
         if "<|" in instruction:  # would be read as a mark: another picture, the end of the turn
@@ -129,7 +135,7 @@ class PromptEncoder:
         pictures = "".join((f"Picture {i + 1}: " if self.vision_id else "") + picture for i in range(self.num_pictures))
         system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
         text = f"{system}<|im_start|>user\n{pictures}{instruction}<|im_end|>\n<|im_start|>assistant\n"
-        return tuple(self.tokenizer(text)["input_ids"])
+        return np.array(self.tokenizer(text)["input_ids"])
 
     def __getstate__(self):
         state = dict(self.__dict__)
