@@ -94,7 +94,7 @@ def image_patches(images, dtype=torch.float32):
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     x = x.div_(255).sub_(mean).div_(std).to(dtype)
     grid = torch.tensor([[1, rows * MERGE, columns * MERGE]], device=images.device).expand(number, 3)
-    return torch.cat([x] * TEMPORAL_PATCH, dim=2).view(len(x), -1), grid
+    return x.expand(-1, -1, TEMPORAL_PATCH, -1, -1).reshape(len(x), -1), grid  # not cat: autocast has its say there
 
 
 def mrope_position_ids(input_ids, image_id, rows, columns):

@@ -58,6 +58,14 @@ def test_loss_equals_the_librarys_over_full_logits(setup):
     assert abs(float(ours - theirs)) < 1e-5
 
 
+def test_patches_of_another_16_bit_kind_than_autocasts():
+    """AMP.mode fp16 over frozen bfloat16 weights: autocast refuses to join numbers of a third kind."""
+    pictures = torch.randint(0, 256, (1, 28, 28, 3), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.float16):
+        patches, _ = image_patches(pictures, torch.bfloat16)
+    assert torch.equal(patches, image_patches(pictures)[0].bfloat16())
+
+
 def may_follow(text, letter, numbers, num_bins):
     """Whether an answer may begin with `text` and then `letter`; "" is its end."""
     words = text.split(" ")
