@@ -245,29 +245,39 @@ class _Answer:
 
 
 class _GraphAnswer(_Answer):
-    """The same on a GPU, where a pass is recorded as a CUDA graph and replayed: hundreds of kernels, one launch."""
+    """The same on a GPU, where a pass is recorded as a CUDA graph and replayed: hundreds of kernels, one launch.
+
+    No machine with a GPU has run this yet. What it relies on is tested on a CPU: that a pass changes its tensors in
+    place, that they can be used for another answer, and that it asks for no value on the host.
+    """
 
     look = 8  # each look waits for the GPU
     warm_up = 3  # passes run as usual first: recording allows no compiling, and no library to set itself up
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
+        self.device = self.written.device
         self.graph, self.done = None, 0
-        self.stream = torch.cuda.Stream()  # PyTorch wants the warm-up off the default stream
 
     def advance(self):
+        with torch.cuda.device(self.device):
+            if self.done < self.warm_up:
+                self._warm_up()
+            else:
+                if self.graph is None:
+                    self.graph = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(self.graph):  # records, runs nothing
+                        super().advance()
+                self.graph.replay()
+
+    def _warm_up(self):
+        """A pass off the default stream, where PyTorch wants those before a recording."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            super().advance()
+        torch.cuda.current_stream().wait_stream(stream)
         self.done += 1
-        if self.done <= self.warm_up:
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                super().advance()
-            torch.cuda.current_stream().wait_stream(self.stream)
-            return
-        if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # records, runs nothing
-                super().advance()
-        self.graph.replay()
 
 
 class _Layer:

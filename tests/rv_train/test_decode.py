@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rv_train.data.features import ObservationEncoder
-from rv_train.models.decode import Decoder
+from rv_train.models.decode import Decoder, _Answer
 from rv_train.models.grammar import Grammar
 from tests.rv_train.test_vla0 import observation, recompute_greedily
 from tests.tiny import tiny_cfg, tiny_model
@@ -218,6 +219,48 @@ def test_weights_that_change_and_wrapped_projections_are_honoured(encoder, featu
         written.append(model.predict(batch).texts[0])
         assert written[-1][:24] == recompute_greedily(model, encoder, one, 24)
     assert len(set(written)) == len(changes), "every change shows"
+
+
+class Watched(TorchDispatchMode):
+    """Keeps the names of all operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@torch.inference_mode()
+def test_a_pass_could_be_recorded_and_its_buffers_be_used_again(encoder, features, model):
+    """What a CUDA graph needs: the same memory every time, and no question of the host's."""
+    decoder, answers = model.decoder, []
+    for start in (0, 4, 0):
+        batch = encoder.collate(features[start : start + 4], LENGTH)
+        embeds, positions = model._embed(batch)
+        drafts = torch.full((4, 14), start)
+        if not answers:
+            answer = _Answer(decoder, embeds, 8, False)
+            tensors = {name: value for name, value in vars(answer).items() if isinstance(value, torch.Tensor)}
+            places = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+        hidden, filled = decoder._prefill(embeds, positions)
+        answer.begin(hidden, filled, positions, batch["lengths"], None, None, drafts)
+        passes = 0
+        while not answer.ended.all():
+            with Watched() as watched:
+                answer.advance()
+            assert {"index_copy_", "argmax"} < watched.names
+            assert not watched.names & {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "unique"}
+            passes += 1
+        assert all(getattr(answer, name) is tensor for name, tensor in tensors.items())
+        assert {name: tensor.data_ptr() for name, tensor in tensors.items()} == places
+        ids = answer.grammar.ids[answer.written].tolist()
+        answers.append([row[: row.index(answer.grammar.end_id)] for row in ids])
+        expected = decoder.generate(embeds, positions, batch["lengths"], drafts=drafts)
+        assert (answers[-1], passes) == (expected[0], max(expected[1]))
+    assert answers[0] == answers[2] != answers[1]
 
 
 def test_compiled_step_writes_the_same_and_compiles_once(encoder, features, model, monkeypatch):
