@@ -36,7 +36,7 @@ from rv_train.data.stats import read_stats, write_stats
 from rv_train.data.tokenizer import load_tokenizer
 from rv_train.models import build_encoder, build_model
 from rv_train.models.lora import BASE, is_adapter_folder
-from rv_train.models.weights import EXPERT, copy_base, image_processor_settings, is_model_folder
+from rv_train.models.weights import BASE_COPY, EXPERT, copy_base, image_processor_settings, is_model_folder
 
 CONFIG, DATA_INFO, COMPLETE, LOCK = "vla_config.yaml", "data_info.json", "complete", "lock"
 LOCK_WAIT_S = 30.0
@@ -152,6 +152,8 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, lin
         ) from error
     shutil.rmtree(final, ignore_errors=True)  # damaged, if it exists: a run resumes behind its last good one
     os.rename(beside, final)
+    if cfg.TRAIN.save_base:  # the next one copies from here: where a resumed run has it from will be removed
+        model.backbone.base_folder = final / "model" / BASE_COPY
     _sync(run)
     tidy(run, step, trainer["best"], cfg.TRAIN, links)
 

@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from rv_train import checkpoint
-from rv_train.checkpoint import checkpoints, find_damage, find_resume, lock, save_checkpoint
-from tests.tiny import ACTION_STATS, tiny_cfg, tiny_model
+from rv_train.checkpoint import checkpoints, find_damage, find_resume, load_model_folder, lock, save_checkpoint
+from tests.tiny import ACTION_STATS, lora_opts, make_tiny_base, tiny_cfg, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,19 @@ def test_the_last_every_mth_and_the_best_stay(tmp_path, save):
     save(run, 11, (0.05, 11), TRAIN__keep_last=2, TRAIN__keep_every=4)
     assert names(run) == [f"step_{step:08d}" for step in (4, 8, 10, 11)]
     assert (run / "best").resolve().name == "step_00000011"
+
+
+def test_a_copy_of_the_base_outlives_the_checkpoint_a_run_resumed_from(tmp_path):
+    cfg = tiny_cfg(**lora_opts(make_tiny_base(tmp_path)), TRAIN__save_base=True, TRAIN__keep_last=1)
+    run, model = tmp_path / "run", tiny_model(cfg)
+    run.mkdir()
+    for step in range(1, 5):
+        save_checkpoint(run, step, model, {"step": step, "best": None}, cfg, ACTION_STATS, {"render": "fast"})
+        if step == 1:
+            shutil.rmtree(tmp_path / "base_0")
+            model = load_model_folder(run)[0]
+    assert names(run) == ["step_00000004"] and find_damage(run / "step_00000004") is None
+    load_model_folder(run)
 
 
 def test_what_epoch_links_name_stays(tmp_path, save):
