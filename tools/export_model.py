@@ -1,4 +1,5 @@
-"""Copy a checkpoint's model folder with its weights in another dtype: what one ships or serves.
+"""Copy a checkpoint's model folder with its weights in another dtype: what one ships or serves. Of a flow-matching
+policy over frozen weights that is the action expert; those stay where they are.
 
 python tools/export_model.py --model_path checkpoints/RUN --dtype float16 --out DIR
 """
@@ -33,7 +34,7 @@ def main(argv=None):
             "makes an ordinary model of it and the weights below it"
         )
     model, cfg, extras = load_model_folder(folder)
-    model.backbone.to(DTYPES[args.dtype])
+    model.to(DTYPES[args.dtype])
     beside = args.out / "model.tmp"
     shutil.rmtree(beside, ignore_errors=True)
     save_model_folder(beside, model, cfg, extras["action_stats"], extras["data_info"])

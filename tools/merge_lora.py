@@ -45,7 +45,8 @@ def main(argv=None):
 
     beside = args.out / "model.tmp"
     shutil.rmtree(beside, ignore_errors=True)
-    ordinary = cfg_from_dict(to_dict(cfg), str(folder), ["MODEL.LORA.RANK", 0])
+    unfrozen = ["MODEL.LORA.RANK", 0, "MODEL.FREEZE", False, "TRAIN.save_base", False]
+    ordinary = cfg_from_dict(to_dict(cfg), str(folder), unfrozen)
     save_model_folder(beside, model, ordinary, extras["action_stats"], extras["data_info"])
     (beside / ORIGIN).write_text(json.dumps({**origin, "quantize": quantized}, indent=1) + "\n")
     beside.rename(target)

@@ -14,7 +14,7 @@ from rv_train.data.features import ObservationEncoder
 from rv_train.models.lora import weights_sha256
 from tests.rv_train.test_lora import assert_equal, outputs
 from tests.rv_train.test_vla0 import observation
-from tests.tiny import ACTION_STATS, lora_opts, make_tiny_base, tiny_cfg, tiny_model, train_adapter
+from tests.tiny import ACTION_STATS, flow_opts, lora_opts, make_tiny_base, tiny_cfg, tiny_model, train_adapter
 from tools.export_model import main as export
 from tools.merge_lora import main as merge
 
@@ -97,3 +97,17 @@ def test_a_quantized_training_is_merged_with_the_unquantized_weights(base, tmp_p
     assert_equal(merged, outputs(load_model_folder(run, opts=exact)[0], encoder))
     assert 1e-3 < (merged - quantized).abs().mean() < 1.0
     assert json.loads((tmp_path / "merged/model/merged_from.json").read_text())["quantize"] == "nf4"
+
+
+@pytest.mark.parametrize("kind", ["text", "flow"])
+def test_what_only_frozen_weights_can_have_is_gone(kind, base, tmp_path):
+    """A copy of the base beside; MODEL.FREEZE, which LoRA does by itself."""
+    more = flow_opts(DATA__PROPRIO=[], MODEL__FREEZE=True) if kind == "flow" else {}
+    mine = checkpoint(tmp_path / "run", base, TRAIN__save_base=True, **more)
+    merge([str(mine), "--out", str(tmp_path / "merged")])
+    shutil.rmtree(tmp_path / "run/last/model/base")
+    names = {path.name for path in (tmp_path / "merged/model").glob("*") if "safetensors" in path.name or path.is_dir()}
+    assert names == {"model.safetensors", *(["expert.safetensors"] if kind == "flow" else [])}
+    asked = [{**observation(seed), "random_key": (seed,)} for seed in range(3)]
+    answers = (Policy.from_checkpoint(path, batch_rows=3).predict(asked) for path in (tmp_path / "merged", mine))
+    np.testing.assert_allclose(*answers, atol=1e-5)
