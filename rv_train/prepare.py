@@ -141,9 +141,10 @@ def changed(cfg, data, world_size, folder):
         if trainer[name] != now:
             found.append(f"{folder} was written with {name} {trainer[name]}, this run has {now}")
     stored = read_stats(folder / "model")
-    for key in ("min", "max"):
-        if stored[key] != data.action_stats[key]:
-            found.append(f"{folder} was written with actions of {key} {stored[key]}, now {data.action_stats[key]}")
+    for key in ("min", "max", "mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ("min", "max"):
+        before, now = stored.get(key), data.action_stats.get(key)
+        if before != now:
+            found.append(f"{folder} was written with actions of {key} {before}, now {now}")
     if stored.get("proprio") != data.action_stats.get("proprio"):
         found.append(f"{folder} was written with other statistics of the robot's state than this run has")
     for key, now, before in differences(cfg, checkpoint.read_model_cfg(folder / "model"), FREE_ON_RESUME):

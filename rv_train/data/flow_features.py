@@ -39,9 +39,12 @@ class FlowEncoder(ObservationEncoder):
 
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None, stats=None):
-        """stats: of the data, see `rv_train.data.stats`; without, the key map says how long the state's parts are."""
-        if stats and cfg.DATA.PROPRIO:
-            proprio = stats["proprio"]["parts"]
+        """stats: of the data, see `rv_train.data.stats`; without, the key map says how long the state's parts are.
+
+        ValueError: statistics without what FLOW.NORMALIZE or DATA.PROPRIO needs.
+        """
+        if stats:
+            proprio = _parts_of(cfg, stats)
         else:
             known = key_map_of(cfg).proprio if cfg.DATA.PROPRIO else {}
             proprio = {name: known[name].dim for name in cfg.DATA.PROPRIO}
@@ -104,3 +107,17 @@ class FlowEncoder(ObservationEncoder):
         if np.shape(given) != (sum(self.proprio.values()),):
             raise ValueError(f"proprio has shape {np.shape(given)}; the model needs {wanted}, one after another")
         return torch.from_numpy(np.array(given, dtype=np.float32))
+
+
+def _parts_of(cfg, stats):
+    """{part of the robot's state: numbers in it} of statistics that have all that a model is to be built with."""
+    for key in ("mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ("min", "max"):
+        if np.shape(stats.get(key)) != (cfg.ACTION.DIM,):
+            raise ValueError(
+                f"FLOW.NORMALIZE {cfg.FLOW.NORMALIZE}: the statistics have no {key} of {cfg.ACTION.DIM} action "
+                f"dimensions, but {stats.get(key)!r}: write them with tools/compute_stats.py, or leave DATA.STATS empty"
+            )
+    parts = stats["proprio"]["parts"] if "proprio" in stats else {}
+    if list(parts) != list(cfg.DATA.PROPRIO):
+        raise ValueError(f"DATA.PROPRIO is {cfg.DATA.PROPRIO}, the statistics have proprio {list(parts)}")
+    return parts

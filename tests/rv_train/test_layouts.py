@@ -275,12 +275,18 @@ def test_a_text_policy_trains_on_isaacs_files_and_resumes_with_a_map_that_moved(
     run(folder, "isaac", "--resume", **{**resumed, "DATA__KEY_MAP": folder / "moved.json"})
 
 
-def test_other_statistics_of_the_robots_state_make_it_another_run(folder, tmp_path, capsys):
+def test_other_statistics_make_it_another_run(folder, tmp_path, capsys):
     stats = data_of(folder / "isaac", **FLOW).action_stats
     write_stats(stats, tmp_path / "stats.json")
-    mine = {**FLOW, "DATA__STATS": tmp_path / "stats.json", "EXP__ID": "flow"}
+    mine = {**FLOW, "FLOW__NORMALIZE": "mean_std", "DATA__STATS": tmp_path / "stats.json", "EXP__ID": "flow"}
     run(folder, "isaac", **mine)
-    stats["proprio"]["mean"][0] += 0.1
-    write_stats(stats, tmp_path / "stats.json")
-    run(folder, "isaac", "--resume", expect=2, **mine, TRAIN__max_steps=2)
-    assert "was written with other statistics of the robot's state" in capsys.readouterr().err
+    proprio = {**stats["proprio"], "mean": [value + 0.1 for value in stats["proprio"]["mean"]]}
+    for change, message in (
+        ({"proprio": proprio}, "was written with other statistics of the robot's state"),
+        ({"std": [1.0] * 7}, "was written with actions of std"),
+        ({"mean": [0.0]}, "FLOW.NORMALIZE mean_std: the statistics have no mean of 7 action dimensions, but [0.0]"),
+        ({"std": None}, "no std of 7 action dimensions, but None"),
+    ):
+        write_stats({**stats, **change}, tmp_path / "stats.json")
+        run(folder, "isaac", "--resume", expect=2, **mine, TRAIN__max_steps=2)
+        assert message in capsys.readouterr().err
