@@ -97,8 +97,8 @@ class RemotePolicy:
     def _pack(self, observation):
         views = {view: picture for view, picture in observation["views"].items() if view in self.views}
         message = {"views": views, "instruction": observation["instruction"]}
-        if self.proprio:
-            message["proprio"] = self._state(observation.get("proprio"))
+        if self.proprio and observation.get("proprio") is not None:
+            message["proprio"] = self._state(observation["proprio"])
         if "random_key" in observation:
             message["random_key"] = [int(number) for number in observation["random_key"]]
         if self._metadata["drafts"] and "draft" in observation:
@@ -109,7 +109,7 @@ class RemotePolicy:
         """What the policy is given of the robot's state; what is missing or wrong the server says."""
         if isinstance(given, dict):
             return {name: np.asarray(given[name], np.float64) for name in self.proprio if name in given}
-        return given
+        return np.asarray(given, np.float64)
 
     def _ask(self, messages):
         """All sent, then all awaited; again where the server was lost, until it is gone for too long."""

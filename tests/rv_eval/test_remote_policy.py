@@ -93,6 +93,18 @@ def test_a_rollout_does_not_see_the_difference():
     assert served == [(goal, True, goal) for goal in range(1, 7)] == play(policy)
 
 
+def test_the_robots_state_may_be_lists_and_its_absence_is_named():
+    policy = PicturePolicy(proprio={"hand": 2, "arm": 1})
+    own = observation(0) | {"proprio": np.array([1.0, 2, 3])}
+    with running(policy) as server:
+        remote = RemotePolicy(server.url)
+        for state in ([1, 2, 3], {"arm": [3], "hand": [1, 2]}):
+            np.testing.assert_array_equal(remote.predict([own | {"proprio": state}])[0], policy.chunk(own))
+        with pytest.raises(ValueError, match=r"no proprio; the policy is given hand \(2\), arm \(1\)"):
+            remote.predict([own | {"proprio": None}])
+        remote.close()
+
+
 def test_refused_observations_are_value_errors_and_do_not_mix_up_answers():
     policy = PicturePolicy()
     good, bad = observation(0), observation(1) | {"instruction": "x" * 600}
