@@ -50,8 +50,8 @@ def model_lines(cfg, parameters):
         where = "text and vision" if lora.VISION else "text"
         yield "", f"LoRA of rank {lora.RANK}, alpha {lora.ALPHA}, dropout {lora.DROPOUT:g}, on the {where} tower's"
         yield "", " ".join(lora.TARGETS)
-        if cfg.MODEL.QUANTIZE != "none":
-            yield "", f"the text tower's frozen matrices are {cfg.MODEL.QUANTIZE}"
+    if cfg.MODEL.QUANTIZE != "none":
+        yield "", f"the text tower's frozen matrices are {cfg.MODEL.QUANTIZE}"
 
 
 def _counts(parameters):
@@ -81,7 +81,8 @@ def data_lines(cfg, data):
     held_out = plural(info["num_valid_demos"], "demo") if data.valid else "none"
     yield "", f"trained on {len(data.train):,} frames, held out: {held_out} (DATA.VAL_SHARE {cfg.DATA.VAL_SHARE:g})"
     origin = info["stats"] or "of this data"
-    yield "", f"range of the actions {origin}, {info['num_clipped']:,} values outside it are clipped"
+    written = "are clipped" if cfg.MODEL.NAME == "vla0" else "stay what they are"
+    yield "", f"range of the actions {origin}, {info['num_clipped']:,} values outside it {written}"
     yield "", f"fingerprint {info['fingerprint'][:16]}"
     if info.get("num_bad_lines"):
         yield "", f"{info['num_bad_lines']:,} bad lines of the manifest are left out (DATA.SKIP_BAD)"
@@ -111,7 +112,8 @@ def recipe_lines(cfg, world_size, amp):
     yield "optimizer", f"{train.optimizer}, betas {betas}, weight decay {train.weight_decay:g}, {clip}"
     yield "", f"moving average of the weights, decay {train.ema:g}" if train.ema else "no moving average"
     mixed = "no autocast" if amp == "off" else f"{amp} autocast"
-    frozen = f"adapter, {cfg.AMP.frozen_dtype} frozen " if cfg.MODEL.LORA.RANK else ""
+    trained = "adapter" if cfg.MODEL.LORA.RANK else "expert" if cfg.MODEL.FREEZE else ""
+    frozen = f"{trained}, {cfg.AMP.frozen_dtype} frozen " if trained else ""
     yield "precision", f"{mixed}, {cfg.AMP.param_dtype} {frozen}weights"
     checkpointing = "recomputed in the backward pass" if train.grad_checkpoint else "kept for the backward pass"
     compiled = "compiled" if train.compile else "not compiled"

@@ -124,6 +124,8 @@ def _copies(cfg, config, parameters, dtype):
     quantized = {name for name, _ in parameters if cfg.MODEL.QUANTIZE != "none" and is_quantized(name)}
     wide = [(n, p) for n, p in parameters if p.dtype != dtype and _is_factor(n, p, config) and n not in quantized]
     frozen = [(name, p) for name, p in wide if not p.requires_grad and (cfg.MODEL.LORA.VISION or not is_seen(name))]
+    if not cfg.MODEL.LORA.RANK:  # MODEL.FREEZE: no gradient passes
+        frozen = []
     number = sum(p.numel() for _, p in wide if p.requires_grad) + sum(p.numel() for _, p in frozen)
     if cfg.TRAIN.grad_checkpoint:
         inside = sum(p.numel() for name, p in frozen if ".layers." in name or ".blocks." in name)

@@ -288,6 +288,10 @@ def test_memory_is_what_autograd_keeps(demos, tmp_path, kind):
     expected = parts["activations of the expert"] + (parts["activations"] if kind == "trained" else 0)
     kept = kept_for_backward(cfg, model.train(), batch)
     assert 0.75 < expected / kept < 1.3, (expected, kept)
+    mixed = memory_estimate(cfg, model.backbone.config, parameters, tokens, 0, patches, "bf16")
+    if kind == "frozen":  # no gradient passes its weights: autocast's copies of them do not stay
+        copied = sum(p.numel() for p in model.action_expert.parameters() if p.dim() > 1)
+        assert mixed["16-bit copies of weights"] == 2 * copied
 
 
 def test_the_documents_architecture(capsys):
