@@ -38,7 +38,8 @@ class Policy:
     that it is given: numbers in it}. render, resolution: how the pictures of its training data were made. preset: how
     its recipe wants chunks executed (EVAL.*). folder: the model folder.
 
-    Of the model it knows `predict` and `compile_predict` only, of the encoder `encode` and `collate`.
+    Of the model it knows `predict`, `compile_predict`, TEMPERATURE and DRAFTS only, of the encoder `encode`, `collate`
+    and `proprio`.
     """
 
     def __init__(
@@ -82,11 +83,12 @@ class Policy:
     ) -> "Policy":
         """The policy of a run folder (its last checkpoint), a step folder or a model folder.
 
-        device: "cpu", "cuda:1" ...; None: a GPU where there is one. torch_compile: compile the decoding step, once per
-        padded length: seconds for a tiny model on a CPU, minutes for a large one. batch_rows: rows per call of the
-        model, see DEFAULT_ROWS. temperature: of a text, 0 answers with the likeliest tokens, above they are drawn; of a
-        chunk that comes out of noise, what the noise is multiplied by. None: 0 and 1. See `predict`. drafts: propose
-        what a text will probably say and verify it several tokens at a time: the same answers, sooner.
+        device: "cpu", "cuda:1" ...; None: a GPU where there is one. torch_compile: compile the step that an answer
+        repeats, a text's once per padded length: seconds for a tiny model on a CPU, minutes for a large one.
+        batch_rows: rows per call of the model, see DEFAULT_ROWS. temperature: of a text, 0 answers with the likeliest
+        tokens, above they are drawn; of a chunk that comes out of noise, what the noise is multiplied by. None: 0 and
+        1. See `predict`. drafts: propose what a text will probably say and verify it several tokens at a time: the same
+        answers, sooner.
         ValueError: nothing to load there, a file is missing or broken, there is no such device, or a number makes
         no sense. Runs no code from the folder.
         """

@@ -46,8 +46,8 @@ _C.DATA.INSTRUCTION = ""  # the language goal of every demo, in place of what th
 _C.DATA.SAMPLER = "full"
 _C.DATA.NUM_WORKERS = 4  # loader processes per rank; 0 loads in the training process
 # action_stats.json written by tools/compute_stats.py; empty: computed from DATA.FILES when a run starts. Actions
-# outside a given range are clipped, and counted in the run's summary. A manifest's lie beside it; of one that has none,
-# the file that its integers were written with (.npz with action_mins and action_maxs, or JSON).
+# outside a given range are counted in the run's summary; as text they are clipped. A manifest's lie beside it; of one
+# that has none, the file that its integers were written with (.npz with action_mins and action_maxs, or JSON).
 _C.DATA.STATS = ""
 # Share of each file's demos held out for validation (whole demos: neighbouring frames are nearly equal). A file with
 # lists mask/train and mask/valid (robomimic) is split by them. 0: train on every demo, as upstream does. A manifest
@@ -144,9 +144,8 @@ _C.FLOW = CfgNode()  # the action expert of MODEL.NAME flow_expert
 _C.FLOW.CONDITION = "all"
 _C.FLOW.PROJECTOR = 1344  # width between the two layers that bring the condition to HIDDEN
 _C.FLOW.HIDDEN = 512  # width of the expert
-_C.FLOW.LAYERS = (
-    6  # of the expert, whose ACTION.HORIZON queries look at condition and robot state; once per observation
-)
+# Of the expert, whose ACTION.HORIZON queries look at condition and robot state; once per observation
+_C.FLOW.LAYERS = 6
 _C.FLOW.HEADS = 8  # of attention, in expert and head
 _C.FLOW.MLP = 2048  # width inside a layer
 _C.FLOW.HEAD_LAYERS = 2  # of the velocity head, which runs at every step of the solver and sees the whole chunk
@@ -207,7 +206,7 @@ _C.VALID.gen_every = 5.0  # epochs between measurements of generated chunks (val
 _C.VALID.gen_samples = 30  # held-out samples to answer, over all ranks
 
 # ------------------------------------------------------------------------------------------------ evaluation
-_C.EVAL = CfgNode()  # how predicted chunks are executed; it travels with the checkpoint, tools/eval_libero.py asks it
+_C.EVAL = CfgNode()  # how predicted chunks are executed; it travels with the checkpoint, evaluations ask it
 _C.EVAL.ACTION_HORIZON = 0  # actions executed per query; 0: all that are predicted
 _C.EVAL.ENSEMBLE_PREDICTION = 1  # overlapping chunks that are averaged, the newest included; 1: none
 _C.EVAL.ENSEMBLE_VERSION = 1  # 1: all older chunks weigh the same | 2: they fade with their age
@@ -219,8 +218,8 @@ _C.AMP = CfgNode()
 _C.AMP.mode = "bf16"
 # Of what is trained. float32: master weights | bfloat16: everything in bf16, half the memory
 _C.AMP.param_dtype = "float32"
-# Of what is not trained, with MODEL.LORA: float32 | bfloat16. The published weights are bfloat16 numbers, so nothing is
-# lost there; what flows between the layers is bfloat16 then, too.
+# Of what is not trained, with MODEL.LORA or MODEL.FREEZE: float32 | bfloat16. The published weights are bfloat16
+# numbers, so nothing is lost there; what flows between the layers is bfloat16 then, too.
 _C.AMP.frozen_dtype = "float32"
 
 _CHOICES = {

@@ -1,7 +1,7 @@
 """Validation on held-out demos: the loss, and what the model would do, against what the demonstrator did.
 
-Nothing here is random: the same evenly spaced samples every time, without augmentation, and no generator is drawn
-from, so a run trains the same whether it validates or not.
+Nothing here changes by chance: the same evenly spaced samples every time, without augmentation, with the same noise for
+who needs it, and none of the run's generators is drawn from, so it trains the same whether it validates or not.
 """
 
 import contextlib

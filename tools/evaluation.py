@@ -23,7 +23,7 @@ def make_parser(description: str, seed: str, add_tasks: Callable | None = None) 
     add = parser.add_argument_group("the policy").add_argument
     add("--model_path", required=True, help="run folder (its last checkpoint), step or model folder; or ws://host:port")
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    add("--torch_compile", action=argparse.BooleanOptionalAction, help="compile the decoding step (default: no)")
+    add("--torch_compile", action=argparse.BooleanOptionalAction, help="compile what an answer repeats (default: no)")
     add("--policy_batch", type=int, metavar="B", help="observations per call, padded (default: the device's)")
     add(
         "--generate_temperature",

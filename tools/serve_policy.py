@@ -2,9 +2,10 @@
 
     python tools/serve_policy.py --model_path checkpoints/quickstart --port 8000
 
-Answers openpi-client, and `tools/eval_libero.py --model_path ws://127.0.0.1:8000`. GET /healthz says whether it is
-alive. An API key comes from the environment variable VLA0_API_KEY or a file, never from the command line. Ctrl-C or
-SIGTERM ends it. The server remembers nothing between observations: executed horizon and ensembling are the client's.
+Answers openpi-client, and `tools/eval_libero.py --model_path ws://127.0.0.1:8000` or eval_stack.py. GET /healthz says
+whether it is alive. An API key comes from the environment variable VLA0_API_KEY or a file, never from the command line.
+Ctrl-C or SIGTERM ends it. The server remembers nothing between observations: executed horizon and ensembling are the
+client's.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def parse_args(argv=None):
     add("--api_key_file", type=Path, help="file with the API key (default: VLA0_API_KEY; without: no key)")
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--threads", type=int, default=1, help="on a CPU; 1 answers exactly as tools/eval_libero.py does")
-    add("--torch_compile", action=argparse.BooleanOptionalAction, default=False, help="compile the decoding step")
+    add("--torch_compile", action=argparse.BooleanOptionalAction, default=False, help="compile what an answer repeats")
     add(
         "--drafts",
         action=argparse.BooleanOptionalAction,
