@@ -1,5 +1,6 @@
 """Time this code beside a reference, in turns, on the same work; check that both do the same.
 
+    python tools/benchmark.py host [--out FILE.json]
     python tools/benchmark.py decode [--batch 4] [--model_path RUN --data DEMOS.hdf5] [--out FILE.json]
     python tools/benchmark.py rollout [--num_envs 4] [--render standard --resolution 256] [--out FILE.json]
 
@@ -15,9 +16,9 @@ import time
 from pathlib import Path
 
 from libs.cli import cli_errors
-from tools.benchmarks import decode, rollout
+from tools.benchmarks import decode, host, rollout
 
-BENCHMARKS = {"decode": decode, "rollout": rollout}
+BENCHMARKS = {"host": host, "decode": decode, "rollout": rollout}
 
 
 def parse_args(argv=None):

@@ -72,7 +72,9 @@ class ActionTextCodec:
         integers = self.to_integers(actions)
         if integers.ndim != 3:
             raise ValueError(f"actions must have shape (B, H, {self.action_dim}), got {integers.shape}")
-        return [" ".join(map(str, chunk.ravel())) for chunk in integers]
+        return [
+            " ".join(map(str, chunk.ravel().tolist())) for chunk in integers
+        ]  # Python's numbers print twice as fast
 
     def count_clipped(self, actions) -> int:
         """How many values of actions (..., A) lie outside the range, so that `encode` clips them."""

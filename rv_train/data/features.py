@@ -72,23 +72,24 @@ class ObservationEncoder:
         """A list of features → a batch (see the module's docstring), L the longest sample's or the given length."""
         lengths = [len(f["input_ids"]) for f in features]
         length = length or max(lengths)
-        ids = torch.full((len(features), length), self.prompt.pad_id)
-        labels = torch.full((len(features), length), IGNORE)
+        ids = np.full((len(features), length), self.prompt.pad_id)
+        labels = np.full((len(features), length), IGNORE)
         for row, f in enumerate(features):
-            ids[row, : lengths[row]] = f["input_ids"]
-            labels[row, : lengths[row]] = f["labels"]
-        next_ids = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
-        learned = (next_ids != IGNORE).nonzero().squeeze(1)
+            ids[row, : lengths[row]] = f["input_ids"].numpy()
+            labels[row, : lengths[row]] = f["labels"].numpy()
+        next_ids = np.full_like(labels, IGNORE)
+        next_ids[:, :-1] = labels[:, 1:]
+        learned = np.flatnonzero(next_ids != IGNORE)
         if self.reference:
             pixels = {"pixel_values": torch.cat([f["pixel_values"] for f in features])}
         else:
             pixels = {"images": torch.stack([f["images"] for f in features])}
         batch = {
             **pixels,
-            "input_ids": ids,
+            "input_ids": torch.from_numpy(ids),
             "lengths": torch.tensor(lengths),
-            "label_index": learned,
-            "label_ids": next_ids[learned],
+            "label_index": torch.from_numpy(learned),
+            "label_ids": torch.from_numpy(next_ids.ravel()[learned]),
         }
         if "index" in features[0]:
             batch["index"] = torch.tensor([f["index"] for f in features])

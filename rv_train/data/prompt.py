@@ -110,11 +110,11 @@ class PromptEncoder:
         mask = self.mask
         if rng.random() < mask.none:
             return encoded
-        ids, labels = encoded["input_ids"].clone(), encoded["labels"].clone()
-        learned = self._is_digit[ids.numpy()] & (labels.numpy() != IGNORE)
-        hidden = torch.from_numpy(learned & (rng.random(len(ids)) < rng.uniform(mask.low, mask.high)))
+        ids, labels = (encoded[name].numpy().copy() for name in ("input_ids", "labels"))
+        learned = self._is_digit[ids] & (labels != IGNORE)
+        hidden = learned & (rng.random(len(ids)) < rng.uniform(mask.low, mask.high))
         ids[hidden], labels[hidden] = self.mask_id, self.mask_id if mask.learned else IGNORE
-        return {"input_ids": ids, "labels": labels}
+        return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
 
     def decode(self, ids):
         """Generated ids → action text, without the end of the turn."""

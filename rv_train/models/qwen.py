@@ -88,13 +88,16 @@ def image_patches(images, dtype=torch.float32):
     """
     number, height, width, _ = images.shape
     rows, columns = height // (PATCH * MERGE), width // (PATCH * MERGE)
-    # The bytes are put in order first, they are a quarter of the numbers; equal to the last bit to doing that last.
-    x = images.reshape(number, rows, MERGE, PATCH, columns, MERGE, PATCH, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
-    x = x.reshape(-1, 3, 1, PATCH, PATCH).float()
+    patches = images.new_empty(number, rows * columns * MERGE**2, 3, TEMPORAL_PATCH, PATCH, PATCH, dtype=dtype)
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-    x = x.div_(255).sub_(mean).div_(std).to(dtype)
+    at_once = 1 if images.device.type == "cpu" else number  # a CPU keeps one picture in its cache
+    for part, into in zip(images.split(at_once), patches.split(at_once), strict=True):
+        # The bytes are put in order first, they are a quarter of the numbers.
+        x = part.reshape(-1, rows, MERGE, PATCH, columns, MERGE, PATCH, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
+        x = x.reshape(*into.shape[:3], 1, PATCH, PATCH).float()
+        into.copy_(x.div_(255).sub_(mean).div_(std))
     grid = torch.tensor([[1, rows * MERGE, columns * MERGE]], device=images.device).expand(number, 3)
-    return x.expand(-1, -1, TEMPORAL_PATCH, -1, -1).reshape(len(x), -1), grid  # not cat: autocast has its say there
+    return patches.flatten(0, 1).flatten(1), grid
 
 
 def mrope_position_ids(input_ids, image_id, rows, columns):
