@@ -27,6 +27,7 @@ from rv_train.checkpoint import read_model_cfg
 from rv_train.config import load_cfg
 from rv_train.data.demos import DemoDataset
 from rv_train.data.stats import read_stats
+from tools.evaluation import run_name
 
 
 def parse_args(argv=None):
@@ -67,8 +68,8 @@ def main(argv=None):
     args = parse_args(argv)
     files = demo_files(args.data)
     if args.overfit is None:
-        name = args.model_path.resolve().name
-        run_diagnosis(args, args.model_path, files, args.out or Path("eval_logs") / f"diagnose_{name}")
+        out = args.out or Path("eval_logs") / f"diagnose_{run_name(args.model_path)}"
+        run_diagnosis(args, args.model_path, files, out)
         return
     cfg = load_cfg(args.cfg, args.opts)
     out = args.out or Path("eval_logs") / f"overfit_{args.cfg.stem}"

@@ -43,7 +43,10 @@ class DemoFile:
         self.views = [view for view, key in views.items() if view == self.key_map.main_view or key in first]
         self._sizes = {}  # demo -> (height, width) of the main view
         self._lengths = {name: self._checked_length(data, name) for name in self.demos}
-        self._masks = {name: self._checked_mask(values) for name, values in file.get("mask", {}).items()}
+        masks = file.get("mask", {})
+        if isinstance(masks, h5py.Dataset):
+            raise ValueError(f"demo file {self.path}: 'mask' is an array, expected a group of lists of demos")
+        self._masks = {name: self._checked_mask(values) for name, values in masks.items()}
 
     def _checked_length(self, data, demo):
         group, where = data[demo], f"demo file {self.path}, {demo}"

@@ -48,7 +48,8 @@ class FlowEncoder(ObservationEncoder):
         else:
             known = key_map_of(cfg).proprio if cfg.DATA.PROPRIO else {}
             proprio = {name: known[name].dim for name in cfg.DATA.PROPRIO}
-        more = {"dropout": cfg.FLOW.PROPRIO_DROPOUT, "draws": cfg.FLOW.DRAWS, "times": cfg.FLOW.TIMES}
+        more = {"dropout": cfg.FLOW.PROPRIO_DROPOUT if proprio else 0.0}
+        more |= {"draws": cfg.FLOW.DRAWS, "times": cfg.FLOW.TIMES}
         return super().from_cfg(cfg, tokenizer, proprio=proprio, stats=stats, **more)
 
     def encode(self, observation):

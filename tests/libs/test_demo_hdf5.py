@@ -157,6 +157,7 @@ BAD = {
     r"demo_1: obs/agentview_rgb .* \(5, ": replaced("data/demo_1/obs/agentview_rgb", np.zeros((5, 8, 8, 3), "u1")),
     r"demo_1: 6 actions, but robot_states .* \(3, 9\)": replaced("data/demo_1/robot_states", np.zeros((3, 9))),
     "mask/train is not a list": lambda file: file.create_dataset("mask/train", data=[1, 2]),
+    "'mask' is an array": lambda file: file.create_dataset("mask", data=[1, 2]),
 }
 
 

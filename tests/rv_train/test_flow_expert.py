@@ -118,6 +118,8 @@ def test_some_samples_are_not_told_the_state(demos):
     assert 15 < sum(told) < 45
     quiet = TrainingSet(samples.dataset, samples.encoder, 0, augment=False)
     assert all(not torch.equal(quiet[0, 0, index]["proprio"], mean) for index in range(40))
+    _, without, _ = setup(demos, FLOW__PROPRIO_DROPOUT=1.0, DATA__PROPRIO=[])
+    assert without[0, 0, 5]["proprio"].shape == (0,)
 
 
 def test_it_learns_what_only_pictures_and_only_the_state_show(demos, tmp_path):
