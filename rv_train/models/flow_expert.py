@@ -36,7 +36,9 @@ from rv_train.models.weights import EXPERT, build_backbone, save_weights
 # A CPU's matrix product rounds rows that do not begin at a multiple of 16 bytes by their place in the batch (measured
 # with MKL, batches of 2 and 3): the robot's state is filled up, so that an answer does not depend on its neighbours.
 ALIGNED = 4  # numbers
-LONGEST_PERIOD, SHORTEST_PERIOD = 4.0, 0.004  # of the sines that time is written in
+# Shortest and longest period of the sines that are to tell a number
+TIME_PERIODS = (0.004, 4.0)
+PLACE_PERIODS = (4.0, 4096.0)  # tokens
 
 
 class ActionExpert(nn.Module):
@@ -60,6 +62,7 @@ class ActionExpert(nn.Module):
             nn.LayerNorm(condition_dim), nn.Linear(condition_dim, projector), nn.GELU(), nn.Linear(projector, width)
         )
         self.expert = nn.Module()
+        self.expert.place = nn.Linear(width, width, bias=False)
         self.expert.queries = nn.Parameter(0.02 * torch.randn(horizon, width))
         self.expert.layers = nn.ModuleList(nn.TransformerDecoderLayer(width, heads, **sizes) for _ in range(layers))
         self.expert.norm = nn.LayerNorm(width)
@@ -103,6 +106,9 @@ class ActionExpert(nn.Module):
             proprio: (B, P) normalised.
         """
         memory = self.projector(condition.to(self.projector[1].weight.dtype))
+        # Attention does not know where in the prompt, and so where in a picture, a token stands: it is told.
+        places = torch.arange(memory.shape[1], device=memory.device)
+        memory = memory + self.expert.place(_sines(places, memory.shape[-1], PLACE_PERIODS).to(memory.dtype))
         if self.proprio_dim:
             state = nn.functional.pad(proprio.to(memory.dtype), (0, self.unused))
             memory = torch.cat([memory, self.expert.proprio(state)[:, None]], dim=1)
@@ -121,18 +127,18 @@ class ActionExpert(nn.Module):
             x: (B, H, A) noisy actions, normalised.
             time: (B,) from 0 (noise) to 1 (actions).
         """
-        time = self.head.time(_sines(time, features.shape[-1]).to(features.dtype))
+        time = self.head.time(_sines(time, features.shape[-1], TIME_PERIODS).to(features.dtype))
         x = features + self.head.actions(x.to(features.dtype)) + time[:, None]
         for layer in self.head.layers:
             x = layer(x)
         return self.head.velocity(self.head.norm(x))
 
 
-def _sines(time, width):
-    """Time as sines and cosines of geometrically spaced periods (Vaswani et al. 2017, section 3.5): (B, width)."""
-    steps = torch.linspace(0, 1, width // 2, device=time.device)
-    periods = LONGEST_PERIOD * (SHORTEST_PERIOD / LONGEST_PERIOD) ** steps
-    angles = 2 * torch.pi * time.float()[:, None] / periods
+def _sines(numbers, width, periods):
+    """(N,) as sines and cosines of periods between two (Vaswani et al. 2017, section 3.5): (N, width)."""
+    shortest, longest = periods
+    steps = torch.linspace(0, 1, width // 2, device=numbers.device)
+    angles = 2 * torch.pi * numbers.float()[:, None] / (shortest * (longest / shortest) ** steps)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
