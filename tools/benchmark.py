@@ -1,6 +1,7 @@
 """Time this code beside a reference, in turns, on the same work; check that both do the same.
 
     python tools/benchmark.py host [--out FILE.json]
+    python tools/benchmark.py train [--sizes tiny | --cfg configs/vla0.yaml --device cuda --apart] [--out FILE.json]
     python tools/benchmark.py decode [--batch 4] [--model_path RUN --data DEMOS.hdf5] [--out FILE.json]
     python tools/benchmark.py rollout [--num_envs 4] [--render standard --resolution 256] [--out FILE.json]
 
@@ -16,9 +17,9 @@ import time
 from pathlib import Path
 
 from libs.cli import cli_errors
-from tools.benchmarks import decode, host, rollout
+from tools.benchmarks import decode, host, rollout, train
 
-BENCHMARKS = {"host": host, "decode": decode, "rollout": rollout}
+BENCHMARKS = {"host": host, "train": train, "decode": decode, "rollout": rollout}
 
 
 def parse_args(argv=None):

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from tests.tiny import ROOT
 from tools import benchmark
-from tools.benchmarks import host
+from tools.benchmarks import host, train
 
 
 def run(tmp_path, *arguments):
@@ -41,8 +42,48 @@ def test_a_batch_that_differs_is_noticed():
     assert all(problem.startswith("batch 4: ") for problem in problems)
 
 
-@pytest.mark.parametrize("argument", ["--batch", "--rounds"])
-def test_bad_numbers_of_host_are_one_line(argument, capsys):
+TINY = ["train", "--cfg", str(ROOT / "configs/tiny.yaml"), "--threads", "1", "--steps", "3"]
+
+
+@pytest.mark.parametrize("apart", [[], ["--apart"]])
+def test_training_steps_have_the_same_losses(tmp_path, capsys, apart):
+    result = run(tmp_path, *TINY, *apart, "--opts", "TRAIN.clip_grad", "0.1")
+    (model,) = result["models"].values()
+    assert result["problems"] == [] and model["largest_loss_difference"] < 1e-5 and model["peak_tflops"] is None
+    losses = [step["loss"] for step in model["steps"]["ours"]]
+    assert len(losses) == 4 and losses[-1] < losses[0]
+    assert model["steps"]["ours"][1]["flops"] == model["steps"]["upstream"][1]["flops"] > 1e6
+    for numbers in model["variants"].values():
+        assert numbers["device_samples_per_s"] > numbers["samples_per_s"] > 0 and numbers["mfu"] is None
+    assert "losses within" in capsys.readouterr().out
+
+
+def test_utilisation_is_told_where_the_peak_is_known(tmp_path):
+    result = run(tmp_path, *TINY, "--variants", "ours", "--opts", "TRAIN.peak_tflops", "2.0")
+    (model,) = result["models"].values()
+    flops, numbers = model["steps"]["ours"][1]["flops"], model["variants"]["ours"]
+    assert numbers["mfu"] == pytest.approx(flops * numbers["device_samples_per_s"] / 2 / 2e12, rel=0.3)
+
+
+def test_other_losses_are_noticed():
+    steps = {name: [{"loss": loss} for loss in losses] for name, losses in (("upstream", (3, 2)), ("ours", (3, 2.001)))}
+    assert train.disagreements("tiny", steps, 2e-3) == []
+    (problem,) = train.disagreements("tiny", steps, 1e-4)
+    assert problem == "tiny, step 1: losses 2.000000 (upstream-style step) and 2.001000 (this code)"
+    steps["ours"][0]["loss"] = float("nan")
+    assert "step 0" in train.disagreements("tiny", steps, 1e-4)[0]
+
+
+def test_a_model_that_the_library_does_not_know_is_one_line(capsys):
     with pytest.raises(SystemExit, match="2"):
-        benchmark.main(["host", argument, "0"])
-    assert argument in capsys.readouterr().err
+        benchmark.main([*TINY, "--opts", "MODEL.NAME", "flow_expert"])
+    assert "MODEL.NAME flow_expert" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["host", "--batch"], ["host", "--rounds"], ["train", "--steps"], ["train", "--batch"]]
+)
+def test_bad_numbers_are_one_line(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main([*arguments, "0"])
+    assert arguments[1] in capsys.readouterr().err
