@@ -3,6 +3,7 @@
     python tools/benchmark.py host [--out FILE.json]
     python tools/benchmark.py train [--sizes tiny | --cfg configs/vla0.yaml --device cuda --apart] [--out FILE.json]
     python tools/benchmark.py decode [--batch 4] [--model_path RUN --data DEMOS.hdf5] [--out FILE.json]
+    python tools/benchmark.py backbone [--batch 8] [--device cuda --sizes 7b] [--out FILE.json]
     python tools/benchmark.py rollout [--num_envs 4] [--render standard --resolution 256] [--out FILE.json]
 
 Exit code: 0 measured; 1 the two did not agree, or something failed on the way; 2 bad input.
@@ -17,9 +18,9 @@ import time
 from pathlib import Path
 
 from libs.cli import cli_errors
-from tools.benchmarks import decode, host, rollout, train
+from tools.benchmarks import backbone, decode, host, rollout, train
 
-BENCHMARKS = {"host": host, "train": train, "decode": decode, "rollout": rollout}
+BENCHMARKS = {"backbone": backbone, "host": host, "train": train, "decode": decode, "rollout": rollout}
 
 
 def parse_args(argv=None):
