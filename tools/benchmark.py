@@ -1,5 +1,6 @@
 """Time this code beside a reference, in turns, on the same work; check that both do the same.
 
+    python tools/benchmark.py data --data DEMOS.hdf5 [--out FILE.json]
     python tools/benchmark.py host [--out FILE.json]
     python tools/benchmark.py train [--sizes tiny | --cfg configs/vla0.yaml --device cuda --apart] [--out FILE.json]
     python tools/benchmark.py decode [--batch 4] [--model_path RUN --data DEMOS.hdf5] [--out FILE.json]
@@ -18,9 +19,9 @@ import time
 from pathlib import Path
 
 from libs.cli import cli_errors
-from tools.benchmarks import backbone, decode, host, rollout, train
+from tools.benchmarks import backbone, data, decode, host, rollout, train
 
-BENCHMARKS = {"backbone": backbone, "host": host, "train": train, "decode": decode, "rollout": rollout}
+BENCHMARKS = {"backbone": backbone, "data": data, "host": host, "train": train, "decode": decode, "rollout": rollout}
 
 
 def parse_args(argv=None):

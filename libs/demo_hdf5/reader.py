@@ -144,7 +144,7 @@ class DemoFile:
         """(H, W, 3) uint8, upright. ValueError where the file is damaged there."""
         import cv2  # here: playing a checkpoint reads no demo file, and must not need what OpenCV links to
 
-        stored = self._read(demo, self.key_map.views[view], t)
+        stored = self._read(demo, self.key_map.views[view], t, read_picture)
         if not self.key_map.upside_down:
             return stored
         return cv2.flip(stored, -1)  # both axes; numpy's [::-1, ::-1] with a copy takes 0.4 ms at 256 pixels, this 5 us
@@ -169,9 +169,9 @@ class DemoFile:
             self._check_version()
         return self._file
 
-    def _read(self, demo, key, part=()):
+    def _read(self, demo, key, part=(), read=lambda file, path, part: file[path][part]):
         try:
-            values = self._handle["data"][demo][key][part]
+            values = read(self._handle, f"data/{demo}/{key}", part)
         except (KeyError, TypeError):  # TypeError: a group
             self._check_version()
             raise ValueError(f"demo file {self.path}, {demo}: no {key}") from None
@@ -210,6 +210,23 @@ class DemoFile:
 
     def __getstate__(self):
         return {**self.__dict__, "_file": None, "_pid": None}
+
+
+def read_picture(file, path, t):
+    """`file[path][t]` of pictures (T, H, W, 3) uint8, by HDF5's own calls: unpacked ones in 0.05 instead of 0.14 ms.
+
+    Raises:
+        KeyError: nothing of that name, or no array; IndexError: t is not in 0..T-1; OSError: damaged.
+    """
+    pictures = h5py.h5d.open(file.id, path.encode())
+    length, *shape = pictures.shape
+    if not 0 <= t < length:
+        raise IndexError(f"{path} has pictures 0..{length - 1}, not {t}")
+    place = pictures.get_space()
+    place.select_hyperslab((t, 0, 0, 0), (1, *shape))
+    picture = np.empty((1, *shape), dtype=np.uint8)
+    pictures.read(h5py.h5s.create_simple(picture.shape), place, picture)
+    return picture[0]
 
 
 def _plain(value):

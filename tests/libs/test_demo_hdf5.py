@@ -50,6 +50,9 @@ def test_what_is_written_is_read_back_upright(path):
         for view in file.views:
             for t in range(T):
                 assert np.array_equal(file.frame(name, t, view), demo.obs[view][t])
+            for beyond in (T, -1):
+                with pytest.raises(IndexError, match=f"pictures 0..{T - 1}, not {beyond}"):
+                    file.frame(name, beyond, view)
         assert file.demo_attrs(name)["model_file"] == "<mujoco/>"
         assert np.array_equal(file.demo_attrs(name)["init_state"], demo.states[0])
 

@@ -2,12 +2,17 @@
 
 import json
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
+from libs.demo_hdf5.synthetic import write_synthetic_demo_file
 from tests.tiny import ROOT
 from tools import benchmark
 from tools.benchmarks import host, train
+from tools.benchmarks.readers import PlainH5py
+from tools.benchmarks.storages import STORAGES
 
 
 def run(tmp_path, *arguments):
@@ -78,6 +83,47 @@ def test_a_model_that_the_library_does_not_know_is_one_line(capsys):
     with pytest.raises(SystemExit, match="2"):
         benchmark.main([*TINY, "--opts", "MODEL.NAME", "flow_expert"])
     assert "MODEL.NAME flow_expert" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demos") / "a.hdf5"
+    write_synthetic_demo_file(path, 2, 12, 256, seed=0)
+    return path
+
+
+def test_every_way_to_store_and_to_read_gives_the_same(tmp_path, capsys, demos):
+    result = run(tmp_path, "data", "--data", str(demos), "--samples", "8", "--rounds", "1")
+    assert result["problems"] == [] and result["frames"] == {"number": 24, "views": 2, "resolution": 256}
+    assert list(result["storage"]) == [storage.name for storage in STORAGES]
+    sizes = {name: numbers["bytes_per_frame"] for name, numbers in result["storage"].items()}
+    assert sizes["gzip 1, one frame per chunk"] < 0.8 * sizes["not packed, contiguous"]
+    assert sizes["not packed, contiguous"] < 1.1 * 256 * 256 * 3
+    for readers in result["readers"].values():
+        assert {"this code", "h5py sample by sample", "this code, with all loader work"} <= set(readers)
+        assert readers["this code"]["ours_faster_by"] == 1.0
+    printed = capsys.readouterr().out
+    assert ("robomimic is not installed" in printed) == (result["robomimic"] == "not installed")
+
+
+def test_stored_pictures_come_back(tmp_path, demos):
+    key = "data/demo_1/obs/agentview_rgb"
+    with h5py.File(demos) as file:
+        expected = file[key][7]
+    for storage in STORAGES:
+        storage.write(demos, tmp_path / "copy.hdf5", ["obs/agentview_rgb"])
+        with h5py.File(tmp_path / "copy.hdf5") as file:
+            picture = storage.read(file, key, 7)
+            assert set(file["data/demo_1"]) >= {"actions", "states"} and picture.shape == expected.shape
+        apart = np.abs(picture.astype(int) - expected).mean()
+        assert apart == 0 if storage.encoded != ".jpg" else 0 < apart < 20
+
+
+def test_the_plain_reader_repeats_the_last_action(demos):
+    reader = PlainH5py(demos, ["obs/agentview_rgb"], 8)
+    assert len(reader) == 24
+    pictures, actions = reader[10]
+    assert len(pictures) == 1 and actions.shape == (8, 7) and (actions[1:] == actions[1]).all()
 
 
 @pytest.mark.parametrize(
