@@ -132,14 +132,14 @@ def embed_prompt(backbone, batch, image_id, picture):
         image_id: id of `<|image_pad|>`.
         picture: (rows, columns) of image tokens per picture.
     """
+    from rv_train.models.vision import picture_features
+
     model, ids = backbone.model, batch["input_ids"]
     if "pixel_values" in batch:  # DATA.PREPROCESS reference: cut into patches by the library's processor
-        rows, columns = (MERGE * side for side in picture)
         patches = batch["pixel_values"].to(model.visual.dtype)
-        grid = torch.tensor([[1, rows, columns]], device=ids.device).expand(len(patches) // (rows * columns), 3)
     else:
-        patches, grid = image_patches(batch["images"].flatten(0, 1), model.visual.dtype)
-    features = model.visual(patches, grid_thw=grid).pooler_output  # (image tokens of the batch, D)
+        patches, _ = image_patches(batch["images"].flatten(0, 1), model.visual.dtype)
+    features = picture_features(model.visual, patches, *(MERGE * side for side in picture))
     embeds = model.language_model.embed_tokens(ids)
     is_image = (ids == image_id).unsqueeze(-1)
     embeds = embeds.masked_scatter(is_image, features.to(embeds.dtype))

@@ -28,6 +28,12 @@ def build_backbone(cfg, tokenizer, weights=None):
     Raises:
         ValueError: weights that cannot be found, or not those that something was trained over.
     """
+    from rv_train.models.vision import use_windows_at_once
+
+    return use_windows_at_once(_build(cfg, tokenizer, weights))
+
+
+def _build(cfg, tokenizer, weights):
     attention = cfg.MODEL.ATTENTION
     if weights and attention == FLASH and not has_flash():
         attention = "sdpa"  # a saved model answers on any machine; training was refused by check_attention before

@@ -12,6 +12,7 @@ robomimic 0.3.0 without its dependencies is enough:
     pip install --no-deps --target FOLDER robomimic==0.3.0; PYTHONPATH=FOLDER python tools/benchmark.py data ...
 """
 
+import importlib
 import importlib.util
 import os
 import statistics
@@ -169,9 +170,7 @@ def _compare_readers(cfg, path, order, rounds, report):
 def _robomimic_version() -> str:
     if importlib.util.find_spec("robomimic") is None:
         return "not installed"
-    import robomimic
-
-    return robomimic.__version__
+    return importlib.import_module("robomimic").__version__
 
 
 def table(result) -> str:

@@ -1,6 +1,7 @@
 """Who reads demonstrations: this code, h5py sample by sample, robomimic."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 from collections.abc import Callable
@@ -77,12 +78,12 @@ def _stack_samples(samples):
 
 
 def _robomimic(path, keys, steps):
-    import robomimic.utils.obs_utils as obs_utils
-    from robomimic.utils.dataset import SequenceDataset
-
+    # By name: it is compared with where somebody has put it, and no dependency of this project.
+    obs_utils = importlib.import_module("robomimic.utils.obs_utils")
+    dataset = importlib.import_module("robomimic.utils.dataset")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         obs_utils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": [], "rgb": keys}})
-        return SequenceDataset(
+        return dataset.SequenceDataset(
             str(path),
             obs_keys=keys,
             dataset_keys=["actions"],

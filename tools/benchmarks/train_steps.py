@@ -5,6 +5,7 @@ import time
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
 from rv_train.data.features import TrainingSet
 from rv_train.data.prompt import IGNORE
@@ -103,6 +104,8 @@ class UpstreamStep(_Step):
 
     def __init__(self, cfg, device, encoder, samples, backend="pil"):
         super().__init__(cfg, device, encoder, samples)
+        for block in self.model.backbone.model.visual.blocks:
+            block.attn.__class__ = Qwen2_5_VLVisionAttention  # the library's own, in place of `rv_train.models.vision`
         self.encoder, self.upstream = encoder, UpstreamEncoder(cfg, encoder.prompt, backend)
         train = cfg.TRAIN
         options = {"lr": self.lr, "betas": tuple(train.betas), "weight_decay": train.weight_decay}

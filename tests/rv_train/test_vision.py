@@ -1,0 +1,82 @@
+"""The vision tower with windows at once, beside the library's own, to the last bit."""
+
+import pytest
+import torch
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
+
+from rv_train.models.qwen import image_patches
+from rv_train.models.vision import VisionAttention, _layout, picture_features
+from tests.tiny import tiny_cfg, tiny_model
+
+# 112 pixels are 4 image tokens, one window; 168 are 6: windows of 4 and 2; 224: two windows, where 2 views are four
+SIDES = {56: "half a window", 112: "one window", 168: "windows of two lengths", 224: "several windows"}
+
+
+def tower(attention, dtype=torch.float32):
+    """Layers with windows and without."""
+    cfg = tiny_cfg(MODEL__ATTENTION=attention, MODEL__VISION__FULL_ATTENTION=[1])
+    return tiny_model(cfg).backbone.model.visual.to(dtype)
+
+
+def passed(visual, patches, rows, columns, library):
+    """(features, gradients) by this code, or by the library alone."""
+    for block in visual.blocks:
+        block.attn.__class__ = Qwen2_5_VLVisionAttention if library else VisionAttention
+    visual.zero_grad()
+    if library:
+        grid = torch.tensor([[1, rows, columns]]).expand(len(patches) // (rows * columns), 3)
+        features = visual(patches, grid_thw=grid).pooler_output
+    else:
+        features = picture_features(visual, patches, rows, columns)
+    (features.float() * torch.linspace(-1, 1, features.numel()).view_as(features)).sum().backward()
+    return features.detach(), [parameter.grad.clone() for parameter in visual.parameters()]
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_features_and_gradients_are_the_librarys(side, attention, autocast):
+    visual = tower(attention)
+    generator = torch.Generator().manual_seed(side)
+    images = torch.randint(0, 256, (3, side, 2 * side, 3), dtype=torch.uint8, generator=generator)
+    patches, grid = image_patches(images)
+    rows, columns = grid[0, 1:].tolist()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        (features, gradients), (expected, of_library) = (
+            passed(visual, patches, rows, columns, library) for library in (False, True)
+        )
+    assert torch.equal(features, expected) and features.shape == (3 * rows * columns // 4, 32)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(gradients, of_library, strict=True))
+
+
+def test_windows_of_one_length_are_one_call(monkeypatch):
+    visual, calls = tower("sdpa"), []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(query, *args, **kwargs):
+        calls.append(tuple(query.shape[:3]))
+        return attend(query, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    patches, _ = image_patches(torch.zeros(3, 224, 224, 3, dtype=torch.uint8))
+    picture_features(visual, patches, 16, 16)
+    assert calls == [(12, 2, 64), (3, 2, 256)]  # (windows, heads, patches)
+
+
+def test_what_is_kept_may_be_trained_with():
+    visual = tower("sdpa")
+    patches, _ = image_patches(torch.zeros(1, 56, 56, 3, dtype=torch.uint8))
+    _layout.cache_clear()
+    with torch.inference_mode():
+        picture_features(visual, patches, 4, 4)
+    picture_features(visual, patches, 4, 4).sum().backward()
+    assert _layout.cache_info().hits == 1 and visual.patch_embed.proj.weight.grad is not None
+    _layout.cache_clear()
+
+
+def test_flash_attention_is_given_lengths_on_the_device():
+    sizes = (2, 16, 32, 2, 112, 14, torch.device("cpu"))
+    flash, other = _layout(*sizes, True), _layout(*sizes, False)
+    assert (flash["max_seqlen"], flash["max_window_seqlen"]) == (512, 64)
+    assert not {"max_seqlen", "max_window_seqlen"} & set(other)
+    assert other["cu_seqlens"].tolist() == [0, 512, 1024] and len(other["cu_window_seqlens"]) == 17
