@@ -11,6 +11,7 @@ whose weights are random, too. Of the 3.75 billion parameters on one GPU two do 
         --variants ours compiled --out FILE.json
 """
 
+import gc
 import statistics
 from pathlib import Path
 
@@ -119,6 +120,9 @@ def _measure_model(rank, args, name, cfg, report):
                 report(f"{name}, {' and '.join(together)}: {number} of {args.steps} steps, loss {losses}")
         peaks |= {variant: contestant.peak_gib() for variant, contestant in contestants.items()}
         contestants.clear()
+        gc.collect()  # models and wrappers refer to each other; the next one needs their memory
+        if rank.device.type == "cuda":
+            torch.cuda.empty_cache()
     amp = resolve_amp(cfg.AMP.mode, rank.device)
     peak = cfg.TRAIN.peak_tflops or peak_tflops(rank.device)
     return {
@@ -170,7 +174,7 @@ def summarize(steps, batch, peak, peaks) -> dict:
             "samples_per_s": batch / statistics.median(step["s"] for step in own),
             "device_samples_per_s": batch / device_s,
             "mfu": flops / device_s / (peak * 1e12) if peak else None,
-            "peak_gib": peaks[variant],
+            "peak_gib": peaks[variant],  # of this variant alone only with --apart
             "faster_by": spread([theirs["s"] / mine["s"] for theirs, mine in zip(reference, own, strict=True)]),
             "cpu_ratio": statistics.median(
                 theirs["cpu_s"] / mine["cpu_s"] for theirs, mine in zip(reference, own, strict=True)
