@@ -83,6 +83,7 @@ def data_lines(cfg, data):
     origin = info["stats"] or "of this data"
     written = "are clipped" if cfg.MODEL.NAME == "vla0" else "stay what they are"
     yield "", f"range of the actions {origin}, {info['num_clipped']:,} values outside it {written}"
+    yield from (("", line) for line in info.get("constant", ()))
     yield "", f"fingerprint {info['fingerprint'][:16]}"
     if info.get("num_bad_lines"):
         yield "", f"{info['num_bad_lines']:,} bad lines of the manifest are left out (DATA.SKIP_BAD)"

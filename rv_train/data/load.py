@@ -21,7 +21,8 @@ class TrainingData:
     info: what checkpoints and run.json say of the data: render, resolution, fingerprint (of the data, whichever
         statistics are used), files, num_demos and num_frames (of all files), num_valid_demos, num_clipped (action
         values outside the range), stats (path, "" where they were computed). Of demonstration files also key_map (its
-        name), of a manifest num_bad_lines (left out) and num_hidden (samples with hidden digits).
+        name) and constant (lines: what never changes), of a manifest num_bad_lines (left out) and num_hidden (samples
+        with hidden digits).
     remarks: lines that somebody who starts a run should see.
     """
 
@@ -71,8 +72,9 @@ def _load_demos(cfg):
         "num_clipped": sum(codec.count_clipped(rows.actions) for rows in dataset.demos),
         "stats": cfg.DATA.STATS,
         "key_map": key_map.name,
+        "constant": constant_dims(stats),
     }
-    return _split(cfg, dataset, stats, fingerprint, more, constant_dims(stats))
+    return _split(cfg, dataset, stats, fingerprint, more)
 
 
 def _load_manifests(cfg):

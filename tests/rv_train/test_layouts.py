@@ -159,7 +159,7 @@ def test_what_never_changes_has_a_spread_of_exactly_zero_and_is_reported(tmp_pat
     assert data.action_stats["std"][4] == data.action_stats["proprio"]["std"][3 + 8] == 0
     assert sum(std == 0 for std in data.action_stats["std"] + data.action_stats["proprio"]["std"]) == 2
     assert (
-        data.remarks
+        data.info["constant"]
         == constant_dims(data.action_stats)
         == [
             "dimension 4 of the actions never changes: it is 0.1 in every frame",
