@@ -52,7 +52,7 @@ def sanity_forward(cfg, device):
         result = model(batch)
     loss = result["loss"].item()
     guess, meaning = model.chance(batch)
-    print(f"\nloss {loss:.4f}, a mean over {result['count']} ({guess:.2f}: {meaning})")
+    print(f"\nloss {loss:.4f} over {result['count']} {model.COUNTED} ({guess:.2f}: {meaning})")
     if not math.isfinite(loss):
         print("the loss is not a finite number")
     return 0 if math.isfinite(loss) else 1
@@ -64,6 +64,6 @@ def print_sample(features, encoder, dataset):
     start = len(encoder.prompt.encode(dataset[index].instruction)["input_ids"])
     print(f"\nprompt of {dataset.where(index)}: {start} tokens")
     print(abbreviated(tokenizer.decode(ids[:start])))
-    print(f"\n{encoder.target(features)}")
+    print(f"\n{encoder.target(features, start)}")
     if len(ids) > start:
         print(abbreviated(tokenizer.decode(ids[start:])))

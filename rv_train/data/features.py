@@ -112,11 +112,10 @@ class TextEncoder(ObservationEncoder):
         codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS) if stats else None
         return super().from_cfg(cfg, tokenizer, codec=codec)
 
-    def target(self, features):
-        """What is learned of a sample, in words."""
-        return (
-            f"action text: {int((features['labels'] != IGNORE).sum())} of {len(features['labels'])} tokens are learned"
-        )
+    def target(self, features, start):
+        """What is learned of a sample whose prompt has `start` tokens, in words."""
+        learned = int((features["labels"] != IGNORE).sum())
+        return f"action text: {len(features['labels']) - start} tokens, {learned} of them learned"
 
     def encode_training(self, sample, rng, augment=True):
         """A Sample → features with labels; `rng` draws the augmentation."""

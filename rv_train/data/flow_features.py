@@ -76,7 +76,7 @@ class FlowEncoder(ObservationEncoder):
             "time": torch.from_numpy(draw_times(rng, (self.draws,), self.times)),
         }
 
-    def target(self, features):
+    def target(self, features, _start):
         """What is learned of a sample, in words."""
         horizon, dim = features["actions"].shape
         state = f"robot state of {len(features['proprio'])} numbers; " if len(features["proprio"]) else ""

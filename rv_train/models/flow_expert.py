@@ -157,6 +157,7 @@ class FlowExpert(nn.Module):
     """
 
     TEMPERATURE = 1.0  # of an answer, where nobody says: noise as in training
+    COUNTED = "draws of noise"  # what the loss is a mean over
     DRAFTS = False  # an answer is not written token by token
 
     def __init__(self, backbone, expert, prompt, picture, actions, proprio, condition, solver, steps):

@@ -38,6 +38,7 @@ class VLA0(nn.Module):
     """
 
     TEMPERATURE = 0.0  # of an answer, where nobody says
+    COUNTED = "learned tokens"  # what the loss is a mean over
     DRAFTS = True  # `predict` takes a batch's "drafts"
 
     def __init__(self, backbone, prompt, codec, horizon, picture):

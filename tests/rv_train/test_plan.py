@@ -95,7 +95,7 @@ def test_with_data_a_real_sample_and_the_steps(capsys, demos):
     assert "54 (3 epochs of 18 steps, DATA.SAMPLER full)" in out
     sample = out[out.index("one sample (") :]
     assert re.search(
-        r"synthetic_demo\.hdf5, demo_\d, frame \d+\): \d+ ids; action text: \d+ of \d+ tokens are learned", sample
+        r"synthetic_demo\.hdf5, demo_\d, frame \d+\): \d+ ids; action text: \d+ tokens, \d+ of them learned", sample
     )
     assert "pick up the stripe<|im_end|>" in sample and sample.rstrip().endswith("missing: nothing")
     assert re.search(r"assistant\n( +[\d? ]+\n)* +[\d? ]+<\|im_end\|>", sample)
