@@ -135,7 +135,7 @@ def test_the_base_is_part_of_what_is_evaluated(run, tmp_path):
 
 def test_what_cannot_be_resumed_or_started_costs_one_line(folder, run, tmp_path, capsys):
     for flags, opts, message in (
-        (("--resume",), {"MODEL__PATH": str(tmp_path)}, "step_00000006/model is an adapter and needs the weights"),
+        (("--resume",), {"MODEL__PATH": str(tmp_path)}, "step_00000006/model needs the weights it was trained over"),
         (("--resume", "--allow_changes"), {"MODEL__LORA__RANK": 8}, "MODEL.LORA.RANK is 8 now"),
         ((), {"EXP__ID": "fresh", "MODEL__PATH": str(run / "last/model")}, "holds no model, it lacks config.json"),
     ):
