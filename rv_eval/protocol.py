@@ -107,9 +107,9 @@ def read_observation(message, views, proprio) -> dict:
     _check_instruction(instruction)
     more = {"proprio": _chosen_state(state, proprio)} if proprio else {}
     if "random_key" in message:
-        more["random_key"] = _random_key(message["random_key"])
+        more["random_key"] = _ints(message["random_key"], "random_key", MAX_RANDOM_KEY)
     if "draft" in message:
-        more["draft"] = _draft(message["draft"])
+        more["draft"] = _ints(message["draft"], "draft", MAX_DRAFT)
     return {"views": {view: pictures[view] for view in views}, "instruction": instruction, **more}
 
 
@@ -160,22 +160,13 @@ def _chosen_state(given, parts):
     return given
 
 
-def _random_key(key):
-    if isinstance(key, np.ndarray) and key.ndim == 1:
-        key = key.tolist()
-    fits = isinstance(key, list) and len(key) <= MAX_RANDOM_KEY
-    if not fits or not all(type(number) is int and 0 <= number < 2**63 for number in key):
-        raise ValueError(f"random_key: a list of at most {MAX_RANDOM_KEY} ints, none negative")
-    return tuple(key)
-
-
-def _draft(numbers):
-    if isinstance(numbers, np.ndarray) and numbers.ndim == 1:
-        numbers = numbers.tolist()
-    fits = isinstance(numbers, list) and len(numbers) <= MAX_DRAFT
-    if not fits or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
-        raise ValueError(f"draft: a list of at most {MAX_DRAFT} ints, none negative")
-    return tuple(numbers)
+def _ints(values, name, most):
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        values = values.tolist()
+    fits = isinstance(values, list) and len(values) <= most
+    if not fits or not all(type(number) is int and 0 <= number < 2**63 for number in values):
+        raise ValueError(f"{name}: a list of at most {most} ints, none negative")
+    return tuple(values)
 
 
 def _names(message):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from libs.flow_matching import SAMPLERS, Normalizer, flow_matching_loss, interpolate
+from libs.flow_matching import SAMPLERS, Normalizer, draw_noise, flow_matching_loss, interpolate
 from rv_train.data.prompt import image_grid
 from rv_train.flops import FlowFlops, TrainingFlops
 from rv_train.models.lora import adapter_sizes, has_adapter
@@ -271,7 +271,7 @@ class FlowExpert(nn.Module):
         with without_flash(self.backbone), eager:
             features = self._features(batch)
             shape = features.shape[1], self.actions.dim
-            noise = np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in generators])
+            noise = np.stack([draw_noise(generator, shape) for generator in generators])
             noise = torch.from_numpy(noise).to(features) * (self.TEMPERATURE if temperature is None else temperature)
             x = self.solver(lambda x, time: self.velocity(features, x, time), noise, self.steps)
         chunk = self.actions.denormalize(x).cpu().numpy()
@@ -283,8 +283,10 @@ class FlowExpert(nn.Module):
         """What an answer is computed from: the hidden states that the expert sees, their mean; (B, D) float32."""
         with without_flash(self.backbone):
             hidden, padding = self._condition(batch)
-        counts = 1.0 if padding is None else (~padding)[..., None].float()
-        return (hidden.float() * counts).sum(1) / (counts.sum(1) if padding is not None else hidden.shape[1])
+        if padding is None:
+            return hidden.float().mean(1)
+        real = (~padding)[..., None].float()
+        return (hidden.float() * real).sum(1) / real.sum(1)
 
     def _targets(self, batch):
         """(B, 1, H, A) normalised chunks, for every draw."""

@@ -15,16 +15,11 @@ import gc
 import statistics
 from pathlib import Path
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/vla0.yaml"
+from tools.benchmarks.decode import CONFIG
+from tools.benchmarks.decode import TINY as TINY_SIZES
+
 TINY = {
-    "MODEL.TEXT.HIDDEN": 128,
-    "MODEL.TEXT.LAYERS": 4,
-    "MODEL.TEXT.HEADS": 4,
-    "MODEL.TEXT.MLP": 256,
-    "MODEL.VISION.HIDDEN": 64,
-    "MODEL.VISION.LAYERS": 2,
-    "MODEL.VISION.HEADS": 2,
-    "MODEL.VISION.MLP": 128,
+    **TINY_SIZES,
     "MODEL.VISION.FULL_ATTENTION": [1],
     "AMP.mode": "off",
     "TRAIN.grad_checkpoint": False,
