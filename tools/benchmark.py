@@ -4,6 +4,7 @@
     python tools/benchmark.py host [--out FILE.json]
     python tools/benchmark.py train [--sizes tiny | --cfg configs/vla0.yaml --device cuda --apart] [--out FILE.json]
     python tools/benchmark.py decode [--batch 4] [--model_path RUN --data DEMOS.hdf5] [--out FILE.json]
+    python tools/benchmark.py quantize [--batch 4] [--weights bfloat16 int8 --device cuda] [--out FILE.json]
     python tools/benchmark.py backbone [--batch 8] [--device cuda --sizes 7b] [--out FILE.json]
     python tools/benchmark.py rollout [--num_envs 4] [--render standard --resolution 256] [--out FILE.json]
 
@@ -19,9 +20,17 @@ import time
 from pathlib import Path
 
 from libs.cli import cli_errors
-from tools.benchmarks import backbone, data, decode, host, rollout, train
+from tools.benchmarks import backbone, data, decode, host, quantize, rollout, train
 
-BENCHMARKS = {"backbone": backbone, "data": data, "host": host, "train": train, "decode": decode, "rollout": rollout}
+BENCHMARKS = {
+    "backbone": backbone,
+    "data": data,
+    "host": host,
+    "train": train,
+    "decode": decode,
+    "quantize": quantize,
+    "rollout": rollout,
+}
 
 
 def parse_args(argv=None):

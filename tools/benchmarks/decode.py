@@ -36,6 +36,12 @@ SIZES = {
         "MODEL.TEXT.HEADS": 8,
         "MODEL.TEXT.MLP": 1536,
     },
+    "wide": {  # four layers of the 3B model and short answers: 0.3 billion parameters, which no cache holds
+        **{name: value for name, value in TINY.items() if "TEXT" not in name},
+        "MODEL.TEXT.LAYERS": 4,
+        "MODEL.VOCAB_CUT": 512,
+        "ACTION.HORIZON": 1,
+    },
     "3b": {"AMP.param_dtype": "bfloat16"},
 }
 VARIANTS = {
@@ -80,7 +86,7 @@ def measure(args, report) -> dict:
     torch.set_num_threads(args.threads)
     models, problems = {}, []
     for name in [args.model_path] if args.model_path else args.sizes:
-        model, encoder = _checkpoint(args) if args.model_path else _random_model(name, args.device)
+        model, encoder = checkpoint(args) if args.model_path else random_model(name, args.device)
         if args.torch_compile:
             model.compile_predict()
         models[name] = _measure_model(args, name, model, encoder, report)
@@ -104,12 +110,12 @@ def _measure_model(args, name, model, encoder, report):
     calls, first = {variant: [] for variant in variants}, {"generate": [], "plain": []}
     problems, drafts, number_of_calls = [], None, -(-prompts // args.batch)
     for call in range(-1, number_of_calls):  # the first is a warm-up
-        observations = _observations(args, max(call, 0), encoder)
-        batch = encoder.collate([encoder.encode(observation) for observation in observations])
+        seen = observations(args, max(call, 0), encoder)
+        batch = encoder.collate([encoder.encode(observation) for observation in seen])
         batch = {name: tensor.to(args.device) for name, tensor in batch.items()}
         few = call * args.batch < args.few_prompts
         turn = variants if few else ["generate", "plain", "drafts"]
-        answers = {variant: ways.answer(variant, batch, drafts) for variant in _rotated(turn, call)}
+        answers = {variant: ways.answer(variant, batch, drafts) for variant in rotated(turn, call)}
         problems += _disagreements(f"{name}, call {call}", answers)
         if call >= 0:
             for variant, answer in answers.items():
@@ -134,7 +140,7 @@ def _measure_model(args, name, model, encoder, report):
     }
 
 
-def _rotated(names, call):
+def rotated(names, call):
     """Nobody always comes first."""
     start = max(call, 0) % len(names)
     return names[start:] + names[:start]
@@ -158,13 +164,13 @@ def summarize(calls, first) -> dict:
     summary, reference = {}, {call["call"]: call["s"] for call in calls["generate"]}
     for variant, own in calls.items():
         prompt_ms = 1e3 * statistics.median(first["plain" if variant in OURS else "generate"])
-        call_ms = _spread([1e3 * call["s"] for call in own])
+        call_ms = spread([1e3 * call["s"] for call in own])
         summary[variant] = {
             "calls": len(own),
             "call_ms": call_ms,
             "prompt_ms": prompt_ms,
             "decoding_ms": call_ms["median"] - prompt_ms,
-            "faster_by": _spread([reference[call["call"]] / call["s"] for call in own]),
+            "faster_by": spread([reference[call["call"]] / call["s"] for call in own]),
             "passes_per_answer": statistics.mean(count for call in own for count in call["passes"]),
             "passes_per_call": statistics.mean(max(call["passes"]) for call in own),
         }
@@ -174,7 +180,7 @@ def summarize(calls, first) -> dict:
     return summary
 
 
-def _spread(values):
+def spread(values):
     low, middle, high = np.percentile(values, [25, 50, 75])
     return {"median": float(middle), "quartiles": [float(low), float(high)]}
 
@@ -182,14 +188,14 @@ def _spread(values):
 # ------------------------------------------------------------------------------------------------ models and pictures
 
 
-def _checkpoint(args):
+def checkpoint(args):
     from rv_eval.policy import Policy
 
     policy = Policy.from_checkpoint(args.model_path, args.device)
     return policy.model, policy.encoder
 
 
-def _random_model(name, device):
+def random_model(name, device):
     """A model of random weights, so large that answers differ and every rounding shows; and its encoder."""
     import torch
 
@@ -207,7 +213,7 @@ def _random_model(name, device):
     return model, encoder
 
 
-def _observations(args, number, encoder):
+def observations(args, number, encoder):
     """What the rows of call `number` see: row by row the next frame of a sequence."""
     if args.data:
         return _recorded(args, number, encoder)

@@ -1,0 +1,187 @@
+"""Answers by quantized weights beside float32 and bfloat16: what a pass costs, and what changes in the text.
+
+Quantized are the linear layers of the text tower; decoding is this code's. All kinds of weights answer every batch in
+turns. CPU seconds count, which another process disturbs least; on a GPU seconds. Texts are compared with those of the
+first kind: equal ids, equal answers, and how far the numbers in them are apart, in % of the range of an action.
+
+Prompts, pictures and models are those of `decode`; --data takes the frames of demonstrations.
+"""
+
+import statistics
+import time
+from pathlib import Path
+
+from tools.benchmarks import decode
+
+WEIGHTS = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "int8": "int8, torchao",
+    "fp8": "fp8, torchao",
+    "int8_both": "int8 numbers and weights, torchao",
+    "int8_kernel": "int8, kernel of torch",
+    "int8_dynamic": "int8 numbers and weights, torch",
+}
+
+
+def add_arguments(parser):
+    add = parser.add_argument
+    add("--sizes", nargs="+", choices=decode.SIZES, default=["middle", "wide"], help="models of random weights")
+    add("--model_path", help="a checkpoint in place of --sizes")
+    add("--data", type=Path, help="demonstrations (.hdf5) whose frames are the pictures, with --model_path")
+    add("--weights", nargs="+", choices=WEIGHTS, default=["float32", "bfloat16", "int8_kernel"], help="kinds")
+    add("--prompts", type=int, default=8)
+    add("--batch", type=int, default=1, help="rows per call")
+    add("--drafts", action="store_true", help="each kind with its own previous answers as drafts: other passes")
+    add("--torch_compile", action="store_true", help="compile the step")
+    add("--device", default="cpu")
+    add("--threads", type=int, default=1, help="of a CPU")
+
+
+def measure(args, report) -> dict:
+    """Run the benchmark; report(line) tells what is going on.
+
+    Returns {"settings", "models": {name: see `_measure_model`}, "problems": []}. ValueError: bad arguments, no torchao.
+    """
+    for name in ("prompts", "batch", "threads"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.data and not args.model_path:
+        raise ValueError("--data gives a checkpoint frames it knows: name the checkpoint with --model_path")
+    from tools.benchmarks.quantized import CPU_ONLY
+
+    of_cpus = [kind for kind in args.weights if kind in CPU_ONLY]
+    if of_cpus and args.device != "cpu":
+        raise ValueError(f"--weights {of_cpus[0]} is computed on CPUs only, not on {args.device}")
+    import torch
+
+    torch.set_num_threads(args.threads)
+    models = {}
+    for name in [args.model_path] if args.model_path else args.sizes:
+        model, encoder = decode.checkpoint(args) if args.model_path else decode.random_model(name, args.device)
+        models[name] = _measure_model(args, name, model, encoder, report)
+    settings = {name: value for name, value in vars(args).items() if name not in ("out", "benchmark")}
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    return {"settings": settings, "models": models, "problems": []}
+
+
+def _measure_model(args, name, model, encoder, report):
+    """{"parameters", "prompts", "prompt_tokens", "kinds": {kind: see `summarize`}}"""
+    from tools.benchmarks.decode_ways import Ways
+    from tools.benchmarks.quantized import quantized
+
+    ways = {}
+    for kind in args.weights:
+        own = quantized(model, kind)
+        if args.torch_compile:
+            own.compile_predict()
+        ways[kind] = Ways(own, args.device)
+    calls, drafts = {kind: [] for kind in ways}, dict.fromkeys(ways)
+    number_of_calls = -(-args.prompts // args.batch)
+    for call in range(-1, number_of_calls):  # the first is a warm-up
+        seen = decode.observations(args, max(call, 0), encoder)
+        batch = encoder.collate([encoder.encode(observation) for observation in seen])
+        batch = {key: tensor.to(args.device) for key, tensor in batch.items()}
+        for kind in decode.rotated(list(ways), call):
+            one = _timed(ways[kind], batch, drafts[kind], args.drafts)
+            one["numbers"] = _numbers(model, one["ids"])
+            drafts[kind] = one["numbers"].to(args.device).roll(-model.codec.action_dim, 1)
+            drafts[kind][:, -model.codec.action_dim :] = -1
+            if call >= 0:
+                calls[kind].append(one)
+        report(f"{name}: {(call + 1) * args.batch} of {number_of_calls * args.batch} prompts")
+    clock = "cpu_s" if args.device == "cpu" else "s"
+    first = args.weights[0]
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "prompts": number_of_calls * args.batch,
+        "prompt_tokens": batch["input_ids"].shape[1],
+        "clock": clock,
+        "kinds": {
+            kind: {"mib": _mib(ways[kind].model), **summarize(own, calls[first], clock, model.codec.num_bins)}
+            for kind, own in calls.items()
+        },
+    }
+
+
+def _timed(ways, batch, drafts, drafted):
+    """A prompt, then a prompt and its answer: {"s", "cpu_s", "prompt": {"s", "cpu_s"}, "ids", "passes"}."""
+    way = "drafts" if drafted else "plain"
+    start = time.process_time()
+    prompt = {"s": ways.answer(way, batch, drafts, only_first=True)["s"], "cpu_s": time.process_time() - start}
+    start = time.process_time()
+    answer = ways.answer(way, batch, drafts)
+    return {**answer, "cpu_s": time.process_time() - start, "prompt": prompt}
+
+
+def _numbers(model, ids):
+    """(B, H * A) integers of the answers."""
+    import torch
+
+    return torch.tensor([[int(word) for word in model.prompt.decode(row).split()] for row in ids])
+
+
+def summarize(own, reference, clock, num_bins) -> dict:
+    """Medians over calls of the milliseconds of a call, its prompt and a pass; what differs from the reference."""
+    median = statistics.median
+    rows = [(a, b) for x, y in zip(own, reference, strict=True) for a, b in zip(x["ids"], y["ids"], strict=True)]
+    equal = sum(i == j for a, b in rows for i, j in zip(a, b, strict=False))  # an end too early or late is a difference
+    apart = [(x["numbers"] - y["numbers"]).abs().float().mean() for x, y in zip(own, reference, strict=True)]
+    return {
+        "call_ms": 1e3 * median(call[clock] for call in own),
+        "prompt_ms": 1e3 * median(call["prompt"][clock] for call in own),
+        "pass_ms": 1e3 * median((call[clock] - call["prompt"][clock]) / max(call["passes"]) for call in own),
+        "passes_per_call": statistics.mean(max(call["passes"]) for call in own),
+        "faster_by": median(ref[clock] / call[clock] for call, ref in zip(own, reference, strict=True)),
+        "equal_ids": equal / sum(max(len(a), len(b)) for a, b in rows),
+        "equal_answers": sum(a == b for a, b in rows) / len(rows),
+        "numbers_apart_percent": 100 * float(sum(apart) / len(apart)) / num_bins,
+        "calls": [{key: call[key] for key in ("s", "cpu_s", "prompt", "passes")} for call in own],
+    }
+
+
+def _mib(model):
+    """MiB of the text tower's layers."""
+    held = 0
+    for tensor in model.backbone.model.language_model.layers.state_dict().values():
+        if isinstance(tensor, tuple):  # torch keeps int8_dynamic packed, with a kind of number beside it
+            tensor = tensor[0]
+        parts = getattr(tensor, "tensor_data_names", None)  # of torchao
+        if hasattr(tensor, "element_size"):
+            held += sum(_bytes(getattr(tensor, part)) for part in parts) if parts else _bytes(tensor)
+    return held / 2**20
+
+
+def _bytes(tensor):
+    return tensor.numel() * tensor.element_size()
+
+
+def table(result) -> str:
+    """The summary as text."""
+    lines = []
+    for name, model in result["models"].items():
+        lines.append(
+            f"{name}: {model['parameters'] / 1e6:.1f} M parameters, {model['prompts']} prompts of "
+            f"{model['prompt_tokens']} tokens, {result['settings']['batch']} per call; milliseconds of "
+            + ("the processor" if model["clock"] == "cpu_s" else "the clock")
+        )
+        head = ("", "MiB", "call", "prompt", "pass", "passes", "faster by", "equal ids", "answers", "numbers apart")
+        rows = [head]
+        for kind, numbers in model["kinds"].items():
+            rows.append(
+                (
+                    WEIGHTS[kind],
+                    f"{numbers['mib']:.1f}",
+                    *(f"{numbers[key]:.1f}" for key in ("call_ms", "prompt_ms")),
+                    f"{numbers['pass_ms']:.2f}",
+                    f"{numbers['passes_per_call']:.0f}",
+                    f"{numbers['faster_by']:.2f}x",
+                    f"{100 * numbers['equal_ids']:.1f} %",
+                    f"{100 * numbers['equal_answers']:.0f} %",
+                    f"{numbers['numbers_apart_percent']:.2f} %",
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+        lines.append("")
+    return "\n".join(lines)
