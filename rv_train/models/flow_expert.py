@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from libs.flow_matching import SAMPLERS, Normalizer, draw_noise, flow_matching_loss, interpolate
 from rv_train.data.prompt import image_grid
@@ -38,7 +39,11 @@ from rv_train.models.weights import EXPERT, build_backbone, save_weights
 ALIGNED = 4  # numbers
 # Shortest and longest period of the sines that are to tell a number
 TIME_PERIODS = (0.004, 4.0)
-PLACE_PERIODS = (4.0, 4096.0)  # tokens
+PLACE_PERIODS = (2.0, 1024.0)  # tokens
+# What the queries' and keys' weights of the attention to the condition begin with, times PyTorch's. With PyTorch's own
+# every query sees the mean of all tokens, and learns slowly to look somewhere; so each begins at a few tokens of its
+# own. (Where the cubes are, told from the features after 4,000 samples: 0.50 of the variance unexplained, now 0.23.)
+LOOK_CLOSELY = 2.5
 
 
 class ActionExpert(nn.Module):
@@ -63,8 +68,12 @@ class ActionExpert(nn.Module):
         )
         self.expert = nn.Module()
         self.expert.place = nn.Linear(width, width, bias=False)
-        self.expert.queries = nn.Parameter(0.02 * torch.randn(horizon, width))
+        self.expert.memory_norm = nn.LayerNorm(width)
+        self.expert.queries = nn.Parameter(torch.randn(horizon, width))
         self.expert.layers = nn.ModuleList(nn.TransformerDecoderLayer(width, heads, **sizes) for _ in range(layers))
+        with torch.no_grad():
+            for layer in self.expert.layers:
+                layer.multihead_attn.in_proj_weight[: 2 * width] *= LOOK_CLOSELY
         self.expert.norm = nn.LayerNorm(width)
         self.unused = -proprio_dim % ALIGNED
         if proprio_dim:
@@ -108,7 +117,8 @@ class ActionExpert(nn.Module):
         memory = self.projector(condition.to(self.projector[1].weight.dtype))
         # Attention does not know where in the prompt, and so where in a picture, a token stands: it is told.
         places = torch.arange(memory.shape[1], device=memory.device)
-        memory = memory + self.expert.place(_sines(places, memory.shape[-1], PLACE_PERIODS).to(memory.dtype))
+        places = self.expert.place(_sines(places, memory.shape[-1], PLACE_PERIODS).to(memory.dtype))
+        memory = self.expert.memory_norm(memory + places)
         if self.proprio_dim:
             state = nn.functional.pad(proprio.to(memory.dtype), (0, self.unused))
             memory = torch.cat([memory, self.expert.proprio(state)[:, None]], dim=1)
@@ -226,8 +236,9 @@ class FlowExpert(nn.Module):
             {"loss": scalar float32, "count": draws in the batch, which it is the mean over}.
         """
         x, velocity = interpolate(batch["noise"], self._targets(batch), batch["time"])
-        features = self._features(batch).repeat_interleave(x.shape[1], dim=0)
-        predicted = self.action_expert.velocity(features, x.flatten(0, 1), batch["time"].flatten())
+        with self._attention():
+            features = self._features(batch).repeat_interleave(x.shape[1], dim=0)
+            predicted = self.action_expert.velocity(features, x.flatten(0, 1), batch["time"].flatten())
         return {"loss": flow_matching_loss(predicted, velocity.flatten(0, 1)), "count": batch["time"].numel()}
 
     def recompute_activations(self):
@@ -268,7 +279,7 @@ class FlowExpert(nn.Module):
         """
         eager = torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
         generators = generators or [np.random.default_rng() for _ in batch["lengths"]]
-        with without_flash(self.backbone), eager:
+        with without_flash(self.backbone), self._attention(), eager:
             features = self._features(batch)
             shape = features.shape[1], self.actions.dim
             noise = np.stack([draw_noise(generator, shape) for generator in generators])
@@ -287,6 +298,11 @@ class FlowExpert(nn.Module):
             return hidden.float().mean(1)
         real = (~padding)[..., None].float()
         return (hidden.float() * real).sum(1) / real.sum(1)
+
+    def _attention(self):
+        """The expert's kernels: plain products where the backbone has them, on a CPU faster at small sizes."""
+        plain = self.backbone.config._attn_implementation == "eager"
+        return sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext()
 
     def _targets(self, batch):
         """(B, 1, H, A) normalised chunks, for every draw."""
