@@ -25,8 +25,9 @@ quickstart: setup gl
 		--episodes 10 --num_envs 2 --log_dir $(EVAL) --skip_evaluated
 	@echo "curves:  $(BIN)/tensorboard --logdir $(RUN)"
 
+# Two processes at a time, each with the tests of a file: what a file's tests share is made once.
 test: lint gl browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

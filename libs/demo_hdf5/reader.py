@@ -1,9 +1,11 @@
 """Reading demonstration files: this project's, LIBERO's own, re-rendered ones, and what else a key map describes."""
 
 import json
+import math
 import os
 from pathlib import Path
 
+import deflate
 import h5py
 import numpy as np
 
@@ -215,6 +217,9 @@ class DemoFile:
 def read_picture(file, path, t):
     """`file[path][t]` of pictures (T, H, W, 3) uint8, by HDF5's own calls: unpacked ones in 0.05 instead of 0.14 ms.
 
+    Pictures in chunks of their own, packed by gzip alone (as this project writes them), are unpacked by libdeflate in
+    less than half the time of HDF5's zlib.
+
     Raises:
         KeyError: nothing of that name, or no array; IndexError: t is not in 0..T-1; OSError: damaged.
     """
@@ -222,11 +227,36 @@ def read_picture(file, path, t):
     length, *shape = pictures.shape
     if not 0 <= t < length:
         raise IndexError(f"{path} has pictures 0..{length - 1}, not {t}")
+    if _are_gzip_chunks(pictures, (1, *shape)):
+        left_unpacked, stored = pictures.read_direct_chunk((t, 0, 0, 0))  # HDF5 leaves what gzip would not shrink
+        return _picture(stored, bool(left_unpacked), shape, f"{path}[{t}]")
     place = pictures.get_space()
     place.select_hyperslab((t, 0, 0, 0), (1, *shape))
     picture = np.empty((1, *shape), dtype=np.uint8)
     pictures.read(h5py.h5s.create_simple(picture.shape), place, picture)
     return picture[0]
+
+
+def _are_gzip_chunks(pictures, chunk):
+    """Whether every picture stands in the file, each in a chunk of its own that gzip alone was to pack."""
+    made = pictures.get_create_plist()
+    if made.get_layout() != h5py.h5d.CHUNKED or made.get_chunk() != chunk or pictures.dtype != np.uint8:
+        return False
+    if made.get_nfilters() != 1 or made.get_filter(0)[0] != h5py.h5z.FILTER_DEFLATE:
+        return False
+    return pictures.get_num_chunks() == pictures.shape[0]
+
+
+def _picture(stored, unpacked, shape, where):
+    """(H, W, 3) uint8 out of a chunk's bytes; OSError where they are damaged or of another number."""
+    size = math.prod(shape)
+    try:
+        picture = bytearray(stored) if unpacked else deflate.zlib_decompress(stored, size)
+    except deflate.DeflateError:
+        picture = b""
+    if len(picture) != size:
+        raise OSError(f"{where} is damaged: its {len(stored)} bytes are no picture of {size}")
+    return np.frombuffer(picture, dtype=np.uint8).reshape(shape)
 
 
 def _plain(value):

@@ -187,6 +187,43 @@ def test_missing_and_truncated_files_are_named(path):
             DemoFile(path)
 
 
+STORED = {
+    "gzip": {"chunks": (1, SIDE, SIDE, 3), "compression": "gzip", "compression_opts": 1},
+    "gzip and shuffle": {"chunks": (1, SIDE, SIDE, 3), "compression": "gzip", "shuffle": True},
+    "gzip, two frames together": {"chunks": (2, SIDE, SIDE, 3), "compression": "gzip"},
+    "gzip, parts of a frame": {"chunks": (1, SIDE // 2, SIDE, 3), "compression": "gzip"},
+    "lzf": {"chunks": (1, SIDE, SIDE, 3), "compression": "lzf"},
+    "chunks": {"chunks": (1, SIDE, SIDE, 3)},
+    "contiguous": {},
+}
+
+
+@pytest.mark.parametrize("storage", STORED.values(), ids=STORED)
+@pytest.mark.parametrize("noise", [False, True], ids=["flat", "noise"])  # noise: gzip would not shrink it
+def test_pictures_are_read_however_they_are_stored(path, storage, noise):
+    write_synthetic_demo_file(path, 1, T, SIDE, seed=0)
+    pictures = np.random.default_rng(0).integers(0, 256 if noise else 2, (T, SIDE, SIDE, 3), dtype=np.uint8)
+    with h5py.File(path, "r+") as file:
+        obs = file["data/demo_0/obs"]
+        del obs["agentview_rgb"]
+        obs.create_dataset("agentview_rgb", data=pictures, **storage)
+    file = DemoFile(path)
+    for t in range(T):
+        np.testing.assert_array_equal(file.frame("demo_0", t, "agentview"), pictures[t, ::-1, ::-1])
+
+
+def test_a_picture_that_was_never_written_is_black(path):
+    write_synthetic_demo_file(path, 1, T, SIDE, seed=0)
+    with h5py.File(path, "r+") as file:
+        obs = file["data/demo_0/obs"]
+        del obs["agentview_rgb"]
+        pictures = obs.create_dataset("agentview_rgb", (T, SIDE, SIDE, 3), np.uint8, **STORED["gzip"])
+        pictures[0] = 7
+    file = DemoFile(path)
+    assert file.frame("demo_0", 0, "agentview").min() == 7
+    assert file.frame("demo_0", 1, "agentview").max() == 0
+
+
 def test_a_damaged_frame_is_named(path):
     write_synthetic_demo_file(path, 1, T, SIDE, seed=0)
     with h5py.File(path, "r") as file:
