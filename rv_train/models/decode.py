@@ -45,12 +45,12 @@ class Decoder:
     def __init__(self, backbone, grammar):
         self.text, self.head = backbone.model.language_model, backbone.lm_head
         self.grammar = grammar
-        self.step = self._step
+        self.one_pass = _Answer.one_pass
         self._graphs = {}  # of CUDA: shapes → _Answer, the latest last
 
     def compile(self):
-        """Compile the step: once for each shape (B, L, W) that comes, at its first pass."""
-        self.step = torch.compile(self._step, dynamic=False)
+        """Compile a pass, grammar and drafts included: once for each shape (B, L, W) that comes, when it first does."""
+        self.one_pass = torch.compile(_Answer.one_pass, dynamic=False)
         self._graphs.clear()
 
     @torch.inference_mode()
@@ -104,7 +104,7 @@ class Decoder:
         output = self.text(inputs_embeds=embeds, position_ids=position_ids, use_cache=True)
         return output.last_hidden_state, [(layer.keys, layer.values) for layer in output.past_key_values.layers]
 
-    def _step(self, layers, x, cos, sin, slots, mask, cache):
+    def step(self, layers, x, cos, sin, slots, mask, cache):
         """Some tokens of every row → (B * W, D) final hidden states; their keys and values are written to the cache.
 
         Args:
@@ -201,7 +201,11 @@ class _Answer:
             self.ended |= ~real[:, None]
 
     def advance(self):
-        """A pass: the last token of every row and a draft of those behind it; at least one more is written."""
+        """Write at least one more token of every row."""
+        self.decoder.one_pass(self)
+
+    def one_pass(self):
+        """The last token of every row and a draft of those behind it, through all layers."""
         grammar, drafts = self.grammar, self.drafts
         expected, states = drafts.propose(self.state[:, 0], self.width - 1)
         columns = torch.cat([self.column, expected], dim=1)  # (B, W)
