@@ -163,7 +163,7 @@ def louder(model):
     """A new expert answers every input alike, as its velocity is 0: give all weights some size."""
     noise = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
-        parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.15)
+        parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.25)
 
 
 def deaf(model):

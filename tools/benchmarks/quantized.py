@@ -1,6 +1,7 @@
 """A copy of a model whose text tower computes with other weights."""
 
 import copy
+import importlib
 import warnings
 
 import torch
@@ -42,20 +43,15 @@ def quantized(model, kind):
 
 def _by_torchao(layers, kind):
     try:
-        from torchao.quantization import (
-            Float8WeightOnlyConfig,
-            Int8DynamicActivationInt8WeightConfig,
-            Int8WeightOnlyConfig,
-            quantize_,
-        )
+        torchao = importlib.import_module("torchao.quantization")
     except ImportError as error:
         raise ValueError(f"--weights {kind} needs torchao: pip install --no-deps torchao=={TORCHAO}") from error
     configs = {
-        "int8": Int8WeightOnlyConfig,
-        "fp8": Float8WeightOnlyConfig,
-        "int8_both": Int8DynamicActivationInt8WeightConfig,
+        "int8": torchao.Int8WeightOnlyConfig,
+        "fp8": torchao.Float8WeightOnlyConfig,
+        "int8_both": torchao.Int8DynamicActivationInt8WeightConfig,
     }
-    quantize_(layers, configs[kind]())
+    torchao.quantize_(layers, configs[kind]())
     _replace(layers, nn.Sequential)  # they are nn.Linear still, whose weights the decoder would join
 
 
