@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.benchmarks.samples import columns, rotated, spread, with_quartiles
+
 CONFIG = Path(__file__).resolve().parents[2] / "configs/vla0.yaml"
 TINY = {
     "MODEL.TEXT.HIDDEN": 128,
@@ -140,12 +142,6 @@ def _measure_model(args, name, model, encoder, report):
     }
 
 
-def rotated(names, call):
-    """Nobody always comes first."""
-    start = max(call, 0) % len(names)
-    return names[start:] + names[:start]
-
-
 def _disagreements(where, answers) -> list[str]:
     expected = answers["plain"]["ids"]
     return [
@@ -178,11 +174,6 @@ def summarize(calls, first) -> dict:
         same = 1e3 * statistics.median(reference[call["call"]] for call in own) - summary["generate"]["prompt_ms"]
         summary[variant]["decoding_faster_by"] = same / summary[variant]["decoding_ms"]
     return summary
-
-
-def spread(values):
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    return {"median": float(middle), "quartiles": [float(low), float(high)]}
 
 
 # ------------------------------------------------------------------------------------------------ models and pictures
@@ -256,11 +247,10 @@ def table(result) -> str:
         )
         rows = [("", "ms per call", "prompt", "decoding", "passes", "faster by", "decoding faster by")]
         for variant, numbers in model["variants"].items():
-            low, high = numbers["call_ms"]["quartiles"]
             rows.append(
                 (
                     VARIANTS[variant],
-                    f"{numbers['call_ms']['median']:.0f} ({low:.0f}-{high:.0f})",
+                    with_quartiles(numbers["call_ms"], 0),
                     f"{numbers['prompt_ms']:.0f}",
                     f"{numbers['decoding_ms']:.0f}",
                     f"{numbers['passes_per_answer']:.0f}",
@@ -268,7 +258,5 @@ def table(result) -> str:
                     f"{numbers['decoding_faster_by']:.2f}x",
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-        lines.append("")
+        lines += [columns(rows), ""]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import statistics
 import time
 from pathlib import Path
 
-from tools.benchmarks import decode
+from tools.benchmarks import decode, samples
 
 WEIGHTS = {
     "float32": "float32",
@@ -82,7 +82,7 @@ def _measure_model(args, name, model, encoder, report):
         seen = decode.observations(args, max(call, 0), encoder)
         batch = encoder.collate([encoder.encode(observation) for observation in seen])
         batch = {key: tensor.to(args.device) for key, tensor in batch.items()}
-        for kind in decode.rotated(list(ways), call):
+        for kind in samples.rotated(list(ways), call):
             one = _timed(ways[kind], batch, drafts[kind], args.drafts)
             one["numbers"] = _numbers(model, one["ids"])
             drafts[kind] = one["numbers"].to(args.device).roll(-model.codec.action_dim, 1)
@@ -181,7 +181,5 @@ def table(result) -> str:
                     f"{numbers['numbers_apart_percent']:.2f} %",
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-        lines.append("")
+        lines += [samples.columns(rows), ""]
     return "\n".join(lines)
