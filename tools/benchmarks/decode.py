@@ -62,13 +62,19 @@ INSTRUCTION = "put the white mug on the left plate"
 def add_arguments(parser):
     add = parser.add_argument
     add("--sizes", nargs="+", choices=SIZES, default=["tiny", "tiny_whole", "middle"], help="models of random weights")
-    add("--model_path", help="a checkpoint in place of --sizes")
-    add("--data", type=Path, help="demonstrations (.hdf5) whose frames are the pictures, with --model_path")
     add("--prompts", type=int, default=500, help="that generate() and this code answer")
     add("--few_prompts", type=int, default=40, help="that the slower references answer too; all of a model beyond 10 M")
-    add("--batch", type=int, default=1, help="rows per call")
     add("--compiled", action="store_true", help="also generate() compiled (minutes)")
-    add("--torch_compile", action="store_true", help="compile this code's step")
+    add_call_arguments(parser)
+
+
+def add_call_arguments(parser):
+    """Options of every benchmark that answers prompts; `start` takes them up."""
+    add = parser.add_argument
+    add("--model_path", help="a checkpoint in place of --sizes")
+    add("--data", type=Path, help="demonstrations (.hdf5) whose frames are the pictures, with --model_path")
+    add("--batch", type=int, default=1, help="rows per call")
+    add("--torch_compile", action="store_true", help="compile this code's pass")
     add("--device", default="cpu")
     add("--threads", type=int, default=1, help="of a CPU")
 
@@ -78,7 +84,23 @@ def measure(args, report) -> dict:
 
     Returns {"settings", "models": {name: see `_measure_model`}, "problems"}. ValueError: bad arguments.
     """
-    for name in ("prompts", "few_prompts", "batch", "threads"):
+    settings, names = start(args, ("prompts", "few_prompts", "batch", "threads"))
+    models, problems = {}, []
+    for name in names:
+        model, encoder = load(args, name)
+        if args.torch_compile:
+            model.compile_predict()
+        models[name] = _measure_model(args, name, model, encoder, report)
+        problems += models[name]["problems"]
+    return {"settings": settings, "models": models, "problems": problems}
+
+
+def start(args, numbers):
+    """Check the arguments, `numbers` are those that must be at least 1, and set the threads.
+
+    Returns ({option: value} as JSON takes it, names of the models to answer with). ValueError: bad arguments.
+    """
+    for name in numbers:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.data and not args.model_path:
@@ -86,17 +108,14 @@ def measure(args, report) -> dict:
     import torch
 
     torch.set_num_threads(args.threads)
-    models, problems = {}, []
-    for name in [args.model_path] if args.model_path else args.sizes:
-        model, encoder = checkpoint(args) if args.model_path else random_model(name, args.device)
-        if args.torch_compile:
-            model.compile_predict()
-        models[name] = _measure_model(args, name, model, encoder, report)
-        problems += models[name]["problems"]
     settings = {name: value for name, value in vars(args).items() if name not in ("out", "benchmark")}
-    return {"settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}, "models": models} | {
-        "problems": problems
-    }
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    return settings, [args.model_path] if args.model_path else args.sizes
+
+
+def load(args, name):
+    """The model of that name, of those that `start` gave, and its encoder."""
+    return _checkpoint(args) if args.model_path else _random_model(name, args.device)
 
 
 def _measure_model(args, name, model, encoder, report):
@@ -179,14 +198,14 @@ def summarize(calls, first) -> dict:
 # ------------------------------------------------------------------------------------------------ models and pictures
 
 
-def checkpoint(args):
+def _checkpoint(args):
     from rv_eval.policy import Policy
 
     policy = Policy.from_checkpoint(args.model_path, args.device)
     return policy.model, policy.encoder
 
 
-def random_model(name, device):
+def _random_model(name, device):
     """A model of random weights, so large that answers differ and every rounding shows; and its encoder."""
     import torch
 

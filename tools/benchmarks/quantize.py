@@ -9,7 +9,6 @@ Prompts, pictures and models are those of `decode`; --data takes the frames of d
 
 import statistics
 import time
-from pathlib import Path
 
 from tools.benchmarks import decode, samples
 
@@ -27,15 +26,10 @@ WEIGHTS = {
 def add_arguments(parser):
     add = parser.add_argument
     add("--sizes", nargs="+", choices=decode.SIZES, default=["middle", "wide"], help="models of random weights")
-    add("--model_path", help="a checkpoint in place of --sizes")
-    add("--data", type=Path, help="demonstrations (.hdf5) whose frames are the pictures, with --model_path")
     add("--weights", nargs="+", choices=WEIGHTS, default=["float32", "bfloat16", "int8_kernel"], help="kinds")
     add("--prompts", type=int, default=8)
-    add("--batch", type=int, default=1, help="rows per call")
     add("--drafts", action="store_true", help="each kind with its own previous answers as drafts: other passes")
-    add("--torch_compile", action="store_true", help="compile the step")
-    add("--device", default="cpu")
-    add("--threads", type=int, default=1, help="of a CPU")
+    decode.add_call_arguments(parser)
 
 
 def measure(args, report) -> dict:
@@ -43,25 +37,16 @@ def measure(args, report) -> dict:
 
     Returns {"settings", "models": {name: see `_measure_model`}, "problems": []}. ValueError: bad arguments, no torchao.
     """
-    for name in ("prompts", "batch", "threads"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
-    if args.data and not args.model_path:
-        raise ValueError("--data gives a checkpoint frames it knows: name the checkpoint with --model_path")
+    settings, names = decode.start(args, ("prompts", "batch", "threads"))
     from tools.benchmarks.quantized import CPU_ONLY
 
     of_cpus = [kind for kind in args.weights if kind in CPU_ONLY]
     if of_cpus and args.device != "cpu":
         raise ValueError(f"--weights {of_cpus[0]} is computed on CPUs only, not on {args.device}")
-    import torch
-
-    torch.set_num_threads(args.threads)
     models = {}
-    for name in [args.model_path] if args.model_path else args.sizes:
-        model, encoder = decode.checkpoint(args) if args.model_path else decode.random_model(name, args.device)
+    for name in names:
+        model, encoder = decode.load(args, name)
         models[name] = _measure_model(args, name, model, encoder, report)
-    settings = {name: value for name, value in vars(args).items() if name not in ("out", "benchmark")}
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     return {"settings": settings, "models": models, "problems": []}
 
 
