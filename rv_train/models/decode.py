@@ -50,7 +50,9 @@ class Decoder:
 
     def compile(self):
         """Compile a pass, grammar and drafts included: once for each shape (B, L, W) that comes, when it first does."""
-        self.one_pass = torch.compile(_Answer.one_pass, dynamic=False)
+        # On a CPU a small model's kernels are as short as the calls to them, so those are C++, too; a graph needs none.
+        options = None if self.head.weight.is_cuda else {"cpp_wrapper": True}
+        self.one_pass = torch.compile(_Answer.one_pass, dynamic=False, options=options)
         self._graphs.clear()
 
     @torch.inference_mode()

@@ -2,12 +2,14 @@
 
 The library reads the sizes of the pictures back from the device in every pass, finds the windows anew, and attends to
 one window after the other: 64 of them in 28 layers for a batch of 8 of the published recipe. Here what follows from the
-sizes is computed once and kept, and windows of one length are a batch, to the last bit the same.
+sizes is computed once and kept, and windows of one length are a batch, to the last bit the same. Patches are embedded
+by a matrix product, which is what a convolution with the patch as its kernel is, up to the order of sums.
 """
 
 import functools
 
 import torch
+import torch.nn.functional as F
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as library
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
@@ -36,10 +38,25 @@ class VisionAttention(library.Qwen2_5_VLVisionAttention):
         return self.proj(attended.reshape(number, -1))
 
 
-def use_windows_at_once(backbone):
-    """Give the layers of a Qwen2_5_VLForConditionalGeneration this attention, in place; returns it."""
-    for block in backbone.model.visual.blocks:
-        block.attn.__class__ = VisionAttention  # no weights of its own, and no name that a checkpoint would know
+class PatchEmbed(library.Qwen2_5_VisionPatchEmbed):
+    """A three-dimensional convolution costs several times the product that it is here, on a CPU."""
+
+    def forward(self, hidden_states):
+        """As in the library; hidden_states (patches, 1176) → (patches, D)."""
+        weight = self.proj.weight
+        return F.linear(hidden_states.to(weight.dtype), weight.flatten(1))
+
+
+def use_own_vision(backbone, own=True):
+    """Give the vision tower of a Qwen2_5_VLForConditionalGeneration these modules, or its own ones back, in place.
+
+    They have no weights of their own, and no names that a checkpoint would know. Returns the backbone.
+    """
+    for ours in (VisionAttention, PatchEmbed):
+        theirs = ours.__base__
+        for module in backbone.model.visual.modules():
+            if isinstance(module, theirs):
+                module.__class__ = ours if own else theirs
     return backbone
 
 

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from rv_train.data.prompt import image_grid
@@ -13,6 +12,7 @@ from rv_train.flops import TrainingFlops
 from rv_train.models.decode import Decoder
 from rv_train.models.grammar import Grammar
 from rv_train.models.lora import adapter_sizes
+from rv_train.models.loss import TokenLoss
 from rv_train.models.prediction import Prediction
 from rv_train.models.qwen import (
     check_compiler,
@@ -81,7 +81,7 @@ class VLA0(nn.Module):
         """
         learned = self._hidden(batch).flatten(0, 1)[batch["label_index"]]
         logits = self.backbone.lm_head(learned)  # (M, vocabulary)
-        loss = F.cross_entropy(logits.float(), batch["label_ids"])
+        loss = TokenLoss.apply(logits, batch["label_ids"])
         return {"loss": loss, "count": batch["label_ids"].numel()}
 
     def recompute_activations(self):

@@ -28,9 +28,9 @@ def build_backbone(cfg, tokenizer, weights=None):
     Raises:
         ValueError: weights that cannot be found, or not those that something was trained over.
     """
-    from rv_train.models.vision import use_windows_at_once
+    from rv_train.models.vision import use_own_vision
 
-    return use_windows_at_once(_build(cfg, tokenizer, weights))
+    return use_own_vision(_build(cfg, tokenizer, weights))
 
 
 def _build(cfg, tokenizer, weights):

@@ -1,11 +1,11 @@
-"""The vision tower with windows at once, beside the library's own, to the last bit."""
+"""The vision tower with windows at once, beside the library's own, to the last bit; patches up to the order of sums."""
 
 import pytest
 import torch
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionPatchEmbed, Qwen2_5_VLVisionAttention
 
 from rv_train.models.qwen import image_patches
-from rv_train.models.vision import VisionAttention, _layout, picture_features
+from rv_train.models.vision import PatchEmbed, VisionAttention, _layout, picture_features, use_own_vision
 from tests.tiny import tiny_cfg, tiny_model
 
 # 112 pixels are 4 image tokens, one window; 168 are 6: windows of 4 and 2; 224: two windows, where 2 views are four
@@ -22,6 +22,7 @@ def passed(visual, patches, rows, columns, library):
     """(features, gradients) by this code, or by the library alone."""
     for block in visual.blocks:
         block.attn.__class__ = Qwen2_5_VLVisionAttention if library else VisionAttention
+    visual.patch_embed.__class__ = Qwen2_5_VisionPatchEmbed  # compared below
     visual.zero_grad()
     if library:
         grid = torch.tensor([[1, rows, columns]]).expand(len(patches) // (rows * columns), 3)
@@ -47,6 +48,28 @@ def test_features_and_gradients_are_the_librarys(side, attention, autocast):
         )
     assert torch.equal(features, expected) and features.shape == (3 * rows * columns // 4, 32)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(gradients, of_library, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_patches_are_embedded_as_by_the_librarys_convolution(dtype):
+    patches, _ = image_patches(torch.randint(0, 256, (1, 56, 112, 3), dtype=torch.uint8))
+    ours, embed = tower("sdpa", dtype).patch_embed, {}
+    assert type(ours) is PatchEmbed
+    for own in (PatchEmbed, Qwen2_5_VisionPatchEmbed):
+        ours.__class__ = own
+        ours.zero_grad()
+        features = ours(patches)
+        (features.float() * torch.linspace(-1, 1, features.numel()).view_as(features)).sum().backward()
+        embed[own] = features.detach(), ours.proj.weight.grad.clone()
+    for mine, theirs in zip(*embed.values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-4)
+
+
+def test_the_librarys_own_modules_can_be_had_back():
+    backbone = tiny_model(tiny_cfg()).backbone
+    kinds = {own: [type(module) for module in use_own_vision(backbone, own).modules()] for own in (True, False)}
+    assert {PatchEmbed, VisionAttention} <= set(kinds[True])
+    assert not {PatchEmbed, VisionAttention} & set(kinds[False])
 
 
 def test_windows_of_one_length_are_one_call(monkeypatch):

@@ -6,6 +6,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from rv_train.models.qwen import image_patches
+from rv_train.models.vision import use_own_vision
 
 
 class Ways:
@@ -49,6 +50,7 @@ class Ways:
         grammar = self.model.decoder.grammar.to(ids.device)
         patches, grid = image_patches(batch["images"].flatten(0, 1), backbone.model.visual.dtype)
         more = {} if variant == "generate" else {"cache_implementation": "static", "disable_compile": True}
+        use_own_vision(backbone, own=False)
         if variant == "compiled":
             self._compiled = self._compiled or torch.compile(backbone.forward)
             backbone.forward = self._compiled
@@ -67,6 +69,7 @@ class Ways:
                 **more,
             )
         finally:
+            use_own_vision(backbone)
             if variant == "compiled":
                 del backbone.forward  # the class has the other one
         rows = [[*row, grammar.end_id] for row in written[:, ids.shape[1] :].tolist()]

@@ -5,12 +5,12 @@ import time
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
 from rv_train.data.features import TrainingSet
 from rv_train.data.prompt import IGNORE
 from rv_train.distributed import agree
 from rv_train.models import build_model
+from rv_train.models.vision import use_own_vision
 from rv_train.optim import Precision, base_lr, build_optimizer
 from tools.benchmarks.upstream import UpstreamEncoder
 
@@ -100,16 +100,17 @@ class OurStep(_Step):
 
 
 class UpstreamStep(_Step):
-    """The processor inside the step, labels given to the library, PyTorch's AdamW as it comes."""
+    """The processor inside the step, labels given to the library, DDP and AdamW as PyTorch gives them."""
 
     def __init__(self, cfg, device, encoder, samples, backend="pil"):
         super().__init__(cfg, device, encoder, samples)
-        for block in self.model.backbone.model.visual.blocks:
-            block.attn.__class__ = Qwen2_5_VLVisionAttention  # the library's own, in place of `rv_train.models.vision`
+        use_own_vision(self.model.backbone, own=False)
         self.encoder, self.upstream = encoder, UpstreamEncoder(cfg, encoder.prompt, backend)
         train = cfg.TRAIN
         options = {"lr": self.lr, "betas": tuple(train.betas), "weight_decay": train.weight_decay}
         self.optimizer = torch.optim.AdamW(self.parameters, **options)
+        devices = [device] if device.type == "cuda" else None
+        self.wrapped = DistributedDataParallel(self.model.backbone, device_ids=devices)
 
     def prepare(self, keys):
         features = []
@@ -125,7 +126,7 @@ class UpstreamStep(_Step):
 
     def learn(self, batch):
         with self.precision.autocast():
-            loss = self.model.backbone(**batch, use_cache=False).loss
+            loss = self.wrapped(**batch, use_cache=False).loss
         self.precision.backward(loss)
         self.precision.scaler.unscale_(self.optimizer)
         if self.cfg.TRAIN.clip_grad > 0:
