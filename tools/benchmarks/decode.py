@@ -54,16 +54,15 @@ VARIANTS = {
     "drafts": "this code, drafts",
 }
 OURS = ("plain", "drafts")
-LARGE = 1e7  # parameters; from there on few prompts are answered
 SEQUENCE = 32  # frames of a sequence of made pictures
 INSTRUCTION = "put the white mug on the left plate"
 
 
 def add_arguments(parser):
     add = parser.add_argument
-    add("--sizes", nargs="+", choices=SIZES, default=["tiny", "tiny_whole", "middle"], help="models of random weights")
+    add("--sizes", nargs="+", choices=SIZES, default=["tiny"], help="models of random weights")
     add("--prompts", type=int, default=500, help="that generate() and this code answer")
-    add("--few_prompts", type=int, default=40, help="that the slower references answer too; all of a model beyond 10 M")
+    add("--few_prompts", type=int, default=40, help="that the slower references answer too")
     add("--compiled", action="store_true", help="also generate() compiled (minutes)")
     add_call_arguments(parser)
 
@@ -126,10 +125,9 @@ def _measure_model(args, name, model, encoder, report):
 
     ways = Ways(model, args.device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    prompts = args.prompts if parameters < LARGE or args.model_path else min(args.prompts, args.few_prompts)
     variants = [variant for variant in VARIANTS if variant != "compiled" or args.compiled]
     calls, first = {variant: [] for variant in variants}, {"generate": [], "plain": []}
-    problems, drafts, number_of_calls = [], None, -(-prompts // args.batch)
+    problems, drafts, number_of_calls = [], None, -(-args.prompts // args.batch)
     for call in range(-1, number_of_calls):  # the first is a warm-up
         seen = observations(args, max(call, 0), encoder)
         batch = encoder.collate([encoder.encode(observation) for observation in seen])
