@@ -231,20 +231,40 @@ def ignore_signals(_=None):
 
 
 def agree(loss, grad_norm):
-    """What all ranks know after a step; one small reduction, the only wait for the device in a step.
+    """What all ranks know after a step, as a `Told`: one small reduction, and nobody waits for it.
 
     Args:
         loss: this rank's loss, a scalar tensor; grad_norm: of the reduced gradients, a scalar tensor.
-    Returns:
-        (mean loss over the ranks where it is finite, gradient norm, whether any rank's loss or norm is not finite,
-        whether any rank was asked to stop).
     """
     finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
     stop = torch.full_like(loss, stop_requested())
     told = torch.stack([torch.where(finite, loss, 0.0), finite.to(loss.dtype), stop]).float()
     dist.all_reduce(told)
-    total, num_finite, num_stop, norm = [*told.tolist(), float(grad_norm)]
-    return total / max(1.0, num_finite), norm, num_finite < dist.get_world_size(), num_stop > 0
+    return Told(told, grad_norm, dist.get_world_size())
+
+
+class Told:
+    """bad: scalar float32 tensor on the device, 1 where any rank's loss or norm is not finite, else 0."""
+
+    def __init__(self, told, grad_norm, world_size):
+        self.world_size, self.bad = world_size, (told[1] < world_size).float()
+        # To memory that the device writes while the host goes on; the event says when it has.
+        self._numbers = torch.cat([told, grad_norm.float()[None]]).to("cpu", non_blocking=True)
+        self._written = torch.cuda.Event() if told.is_cuda else None
+        if self._written:
+            self._written.record()
+
+    def read(self):
+        """Waits until the device has come so far.
+
+        Returns:
+            (mean loss over the ranks where it is finite, gradient norm, whether the step was bad, whether any rank was
+            asked to stop).
+        """
+        if self._written:
+            self._written.synchronize()
+        total, num_finite, num_stop, norm = self._numbers.tolist()
+        return total / max(1.0, num_finite), norm, num_finite < self.world_size, num_stop > 0
 
 
 def gather_objects(value):

@@ -98,10 +98,17 @@ class Precision:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
         return norm
 
-    def step(self, optimizer, skip):
-        """Step, or leave the weights alone, after `clip`; the scale of fp16 adapts either way."""
-        if not skip:
-            self.scaler.step(optimizer)
+    def step(self, optimizer, bad):
+        """Step after `clip`; where `bad` (a scalar tensor, 0 or 1) is 1, leave weights and moments alone. The scale of
+        fp16 adapts either way.
+
+        PyTorch's fused optimizers read `bad` on the device, as they do for its GradScaler; for others the host waits.
+        """
+        if optimizer.defaults.get("fused"):
+            optimizer.found_inf = bad
+            optimizer.step()
+        elif not bad:
+            optimizer.step()
         self.scaler.update()
 
 
@@ -117,17 +124,20 @@ class Ema:
     """
 
     def __init__(self, parameters, decay):
-        self.parameters, self.decay, self.count = parameters, decay, 0
+        self.parameters, self.decay = parameters, decay
+        self.count = torch.zeros((), dtype=torch.float64, device=parameters[0].device)  # of updates
         # float32 even for bfloat16 weights, whose eight bits would swallow a change of 1 - decay
         self.average = [p.detach().float().clone() for p in parameters] if decay else []
 
     @torch.no_grad()
-    def update(self):
+    def update(self, bad=0):
+        """Follow the weights, unless `bad` (0 or 1, may be a scalar tensor on the device) says there was no step."""
         if self.decay:
-            decay = min(self.decay, (1 + self.count) / (10 + self.count))
+            decay = ((1 + self.count) / (10 + self.count)).clamp(max=self.decay)
+            share = ((1 - decay) * (1 - bad)).float()
             for average, weight in zip(self.average, self.parameters, strict=True):
-                average.lerp_(weight.float(), 1 - decay)
-            self.count += 1
+                average.lerp_(weight.float(), share)
+            self.count += 1 - bad
 
     @contextlib.contextmanager
     def swapped(self):
@@ -152,7 +162,7 @@ class Ema:
         if not self.decay:
             return {}
         weights = [p.detach().to("cpu", copy=True) for p in self.parameters]
-        return {"count": self.count, "average": self.average, "weights": weights}
+        return {"count": int(self.count), "average": self.average, "weights": weights}
 
     def load_state_dict(self, state):
         """The state of a run that went on without an average is empty: then one starts at the weights as they are."""
@@ -160,6 +170,6 @@ class Ema:
             return
         self._set(state["weights"])
         if self.decay:
-            self.count = state["count"]
+            self.count.fill_(state["count"])
             for mine, saved in zip(self.average, state["average"], strict=True):
                 mine.copy_(saved)

@@ -35,6 +35,7 @@ from rv_train.plan import count_steps, dry_run
 from rv_train.prepare import prepare_run
 from rv_train.provenance import write_run_json
 from rv_train.sanity import sanity_forward
+from rv_train.steps import Steps
 from rv_train.tracking import Meter, Tracker, peak_memory
 from rv_train.validate import Validation, due, milestones
 
@@ -138,6 +139,7 @@ def train(rank, cfg, job):
         return scores
 
     def save(done, best, links):
+        steps.read()
         generators = gather_objects(checkpoint.rng_state(device))
         if rank.is_main:
             state = {
@@ -158,7 +160,7 @@ def train(rank, cfg, job):
     peak_lr = base_lr(cfg.TRAIN, rank.world_size)
     schedule = (cfg.TRAIN.schedule, cfg.TRAIN.warmup, cfg.TRAIN.lr_end)
     batches, meter = iter(loader), Meter(bare.flops(), rank, cfg.TRAIN.peak_tflops)
-    loss_sum, good, stop = 0.0, 0, False  # the losses of the steps since the last report, and how many there were
+    steps, stop = Steps(bad_steps, bare, precision), False
 
     with tracker or contextlib.nullcontext():
         for step in range(start_step, total_steps):
@@ -177,31 +179,28 @@ def train(rank, cfg, job):
                 step_loss += loss.detach() / cfg.TRAIN.grad_accum
                 step_batches.append(batch)
             grad_norm = precision.clip(optimizer, parameters, cfg.TRAIN.clip_grad)
-            mean_loss, grad_norm, bad, stop = agree(step_loss, grad_norm)
-            precision.step(optimizer, skip=bad)
+            told = agree(step_loss, grad_norm)
+            precision.step(optimizer, told.bad)
             optimizer.zero_grad(set_to_none=True)
-            if bad:
-                bad_steps.note_bad(bare, precision, step_batches)
-            else:
-                bad_steps.note_good()
-                ema.update()
-                loss_sum, good = loss_sum + mean_loss, good + 1
+            ema.update(told.bad)
 
             done = step + 1
-            stop = stop and done < total_steps
+            reporting = done % cfg.TRAIN.log_every == 0 or done == total_steps
+            steps.add(told, step_batches)
+            steps.read(behind=0 if reporting else 1)  # the last step's; this one may go on while the next is prepared
+            stop = steps.stop and done < total_steps
             if tracker:
                 tracker.advance(done)
-            reporting = done % cfg.TRAIN.log_every == 0 or done == total_steps
             memory = gather_objects(peak_memory(device)) if reporting else []
             if tracker and reporting:
                 scalars = {
-                    "train/loss": loss_sum / good if good else float("nan"),
+                    "train/loss": steps.mean_loss(),
                     "train/lr": lr,
-                    "train/grad_norm": grad_norm,
+                    "train/grad_norm": steps.grad_norm,
                     "train/skipped_steps": bad_steps.skipped,
                 }
                 tracker.report(done, {**scalars, **meter.scalars()}, memory)
-                loss_sum, good = 0.0, 0
+                steps.restart()
                 meter.restart()
 
             with meter.paused():

@@ -5,6 +5,7 @@ library falls back to one-dimensional positions without a word.
 """
 
 import contextlib
+import functools
 import importlib.util
 import os
 import shutil
@@ -84,20 +85,27 @@ def image_patches(images, dtype=torch.float32):
     Args:
         images: (P, H, W, 3) uint8, H and W multiples of 28.
     Returns:
-        (P * H/14 * W/14, 1176) values in `dtype`, and the grid (P, 3) int64: one frame, H/14, W/14.
+        (P * H/14 * W/14, 1176) values in `dtype`, and on the CPU the grid (P, 3) int64: one frame, H/14, W/14.
     """
     number, height, width, _ = images.shape
     rows, columns = height // (PATCH * MERGE), width // (PATCH * MERGE)
     patches = images.new_empty(number, rows * columns * MERGE**2, 3, TEMPORAL_PATCH, PATCH, PATCH, dtype=dtype)
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = _pixel_statistics(images.device)
     at_once = 1 if images.device.type == "cpu" else number  # a CPU keeps one picture in its cache
     for part, into in zip(images.split(at_once), patches.split(at_once), strict=True):
         # The bytes are put in order first, they are a quarter of the numbers.
         x = part.reshape(-1, rows, MERGE, PATCH, columns, MERGE, PATCH, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
         x = x.reshape(*into.shape[:3], 1, PATCH, PATCH).float()
         into.copy_(x.div_(255).sub_(mean).div_(std))
-    grid = torch.tensor([[1, rows * MERGE, columns * MERGE]], device=images.device).expand(number, 3)
+    grid = torch.tensor([[1, rows * MERGE, columns * MERGE]]).expand(number, 3)
     return patches.flatten(0, 1).flatten(1), grid
+
+
+@functools.lru_cache
+@torch.inference_mode(False)  # what is kept may be met by a training step next
+def _pixel_statistics(device):
+    """IMAGE_MEAN and IMAGE_STD, (3, 1, 1, 1) each. Copied once: the host would wait for the device every time."""
+    return tuple(torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
 
 
 def mrope_position_ids(input_ids, image_id, rows, columns):
@@ -141,8 +149,10 @@ def embed_prompt(backbone, batch, image_id, picture):
         patches, _ = image_patches(batch["images"].flatten(0, 1), model.visual.dtype)
     features = picture_features(model.visual, patches, *(MERGE * side for side in picture))
     embeds = model.language_model.embed_tokens(ids)
-    is_image = (ids == image_id).unsqueeze(-1)
-    embeds = embeds.masked_scatter(is_image, features.to(embeds.dtype))
+    # Their number is known, so a sort finds the places of image tokens; selecting by a mask asks the device for it.
+    places = (ids == image_id).flatten().int().argsort(descending=True, stable=True)[: len(features)]
+    rows, columns = places // ids.shape[1], places % ids.shape[1]
+    embeds = embeds.index_put((rows, columns), features.to(embeds.dtype))
     return embeds, mrope_position_ids(ids, image_id, *picture)
 
 

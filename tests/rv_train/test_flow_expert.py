@@ -16,6 +16,7 @@ from rv_train.models import build_encoder, build_model
 from rv_train.models.flow_expert import ActionExpert
 from tests.rv_train.test_memory import kept_for_backward
 from tests.tiny import ROOT, flow_opts, frozen_opts, make_tiny_base, tiny_cfg
+from tests.waiting import assert_nobody_waits
 
 PARTS = ["joint_pos", "eef_pos"]
 ISAAC = {"DATA__KEY_MAP": "isaac_cosmos", "DATA__VIEWS": ["table_cam", "wrist_cam"], "DATA__PROPRIO": PARTS}
@@ -49,6 +50,12 @@ def batch_of(samples, indices):
 
 def generators(seeds):
     return [np.random.default_rng(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("condition", ["last", "all"])
+def test_a_step_asks_the_device_for_nothing(demos, condition):
+    cfg, samples, model = setup(demos, FLOW__CONDITION=condition, FLOW__PROPRIO_DROPOUT=0.3)
+    assert_nobody_waits(cfg, model.train(), batch_of(samples, (0, 12, 25)))
 
 
 @pytest.mark.parametrize("condition", ["last", "all"])

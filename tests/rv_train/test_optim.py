@@ -45,22 +45,29 @@ def test_a_step_clips_and_reports_the_norm_before(mode):
         loss = (weight * weight).sum() / 2  # gradient = weight, norm 5
     precision.backward(loss)
     norm = precision.clip(optimizer, [weight], clip_grad=1.0)
-    precision.step(optimizer, skip=False)
+    precision.step(optimizer, bad=torch.tensor(0.0))
     assert float(norm) == pytest.approx(5.0, rel=1e-2)
     assert weight.tolist() == pytest.approx([3.0 - 0.6, 4.0 - 0.8], rel=1e-2)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("mode", ["off", "bf16", "fp16"])
-def test_a_skipped_step_leaves_the_weights_alone_and_lowers_the_scale(mode):
+def test_a_skipped_step_leaves_the_weights_alone_and_lowers_the_scale(mode, fused):
     weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     precision = Precision(mode, torch.device("cpu"))
     scale = precision.scaler.get_scale()
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    precision.backward((weight * math.inf).sum())
-    assert not torch.isfinite(precision.clip(optimizer, [weight], clip_grad=0.0))
-    precision.step(optimizer, skip=True)
-    assert weight.tolist() == [3.0, 4.0]
-    assert precision.scaler.get_scale() == (scale / 2 if mode == "fp16" else 1.0)
+    optimizer = torch.optim.AdamW([weight], lr=1.0, fused=fused)
+    for factor, bad in ((math.inf, 1.0), (1.0, 0.0), (math.inf, 1.0)):
+        optimizer.zero_grad()
+        precision.backward((weight * factor).sum())
+        norm = precision.clip(optimizer, [weight], clip_grad=0.0)
+        assert torch.isfinite(norm) != bool(bad)
+        before = weight.tolist(), [value.tolist() for value in optimizer.state[weight].values()]
+        precision.step(optimizer, torch.tensor(bad))
+        after = weight.tolist(), [value.tolist() for value in optimizer.state[weight].values()]
+        assert (before[0] == after[0]) == bool(bad) and (before == after or not bad or not before[1])
+    assert optimizer.state[weight]["step"] == 1
+    assert precision.scaler.get_scale() == (scale / 4 if mode == "fp16" else 1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -84,6 +91,17 @@ def test_moving_average_by_hand(dtype):
     other = Ema([other_weight], decay=0.5)
     other.load_state_dict(state)
     assert other.count == 4 and torch.equal(other_weight, weight) and torch.equal(other.average[0], ema.average[0])
+
+
+def test_a_moving_average_does_not_follow_a_skipped_step():
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    ema = Ema([weight], decay=0.5)
+    with torch.no_grad():
+        weight += 1.0
+    ema.update(torch.tensor(1.0))
+    assert ema.average[0].item() == 1.0 and ema.state_dict()["count"] == 0
+    ema.update(torch.tensor(0.0))
+    assert ema.average[0].item() == pytest.approx(0.1 * 1.0 + 0.9 * 2.0) and ema.state_dict()["count"] == 1
 
 
 def test_no_moving_average_costs_nothing():

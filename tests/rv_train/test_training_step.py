@@ -13,6 +13,7 @@ from rv_train.models.qwen import check_attention, image_patches, without_flash
 from rv_train.optim import Precision, build_optimizer
 from tests.rv_train.test_vla0 import observation, training_batch
 from tests.tiny import tiny_cfg, tiny_model
+from tests.waiting import WAITING, Operations, assert_nobody_waits
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,24 @@ def test_pixels_of_the_reference_preprocessing_take_the_pictures_place():
         other["pixel_values"] = image_patches(batch["images"].flatten(0, 1))[0]
         assert_same(step(model, batch), step(model, other), tolerance=1e-7)
         assert model.eval().predict(batch).texts == model.predict(other).texts
+
+
+# ------------------------------------------------------------------------------------------------ nobody waits
+
+
+def test_the_list_of_waiting_operations_finds_them():
+    with Operations() as done:
+        values = torch.arange(4.0)
+        assert values.max() > 2 and values[values > 2].shape == (1,) and values.nonzero().shape == (3, 1)
+        assert float(values.masked_select(values > 2)) == 3
+    assert done.names & WAITING >= {"_local_scalar_dense", "nonzero", "masked_select"}
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("mode", ["off", "bf16", "fp16"])
+def test_a_step_asks_the_device_for_nothing(encoder, mode, checkpointed):
+    cfg = tiny_cfg(TRAIN__grad_checkpoint=checkpointed)
+    assert_nobody_waits(cfg, training_model(cfg), training_batch(encoder), mode)
 
 
 # ------------------------------------------------------------------------------------------------ attention

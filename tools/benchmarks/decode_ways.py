@@ -59,7 +59,7 @@ class Ways:
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),  # no padding
                 pixel_values=patches,
-                image_grid_thw=grid,
+                image_grid_thw=grid.to(ids.device),
                 mm_token_type_ids=(ids == self.model.prompt.image_id).int(),
                 max_new_tokens=1 if only_first else grammar.longest,
                 do_sample=False,

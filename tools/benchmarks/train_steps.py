@@ -93,10 +93,10 @@ class OurStep(_Step):
             loss = self.wrapped(batch)["loss"]
         self.precision.backward(loss)
         grad_norm = self.precision.clip(self.optimizer, self.parameters, self.cfg.TRAIN.clip_grad)
-        mean_loss, _, bad, _ = agree(loss.detach(), grad_norm)
-        self.precision.step(self.optimizer, skip=bad)
+        told = agree(loss.detach(), grad_norm)
+        self.precision.step(self.optimizer, told.bad)
         self.optimizer.zero_grad(set_to_none=True)
-        return mean_loss
+        return told.read()[0]
 
 
 class UpstreamStep(_Step):
@@ -131,6 +131,6 @@ class UpstreamStep(_Step):
         self.precision.scaler.unscale_(self.optimizer)
         if self.cfg.TRAIN.clip_grad > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.cfg.TRAIN.clip_grad)
-        self.precision.step(self.optimizer, skip=False)
+        self.precision.step(self.optimizer, bad=False)
         self.optimizer.zero_grad(set_to_none=True)
         return loss.item()

@@ -1,0 +1,48 @@
+"""What the steps of a run told. Read one step late, so that the device has the next one to work on meanwhile."""
+
+import math
+
+
+class Steps:
+    """Takes in what `rv_train.distributed.agree` gives; all ranks read the same at the same time.
+
+    stop: whether any rank was asked to stop. grad_norm: of the step that was read last.
+
+    Args:
+        bad_steps: a BadSteps, which hears of every step.
+        model: the bare model; precision: its Precision.
+    """
+
+    def __init__(self, bad_steps, model, precision):
+        self.bad_steps, self.model, self.precision = bad_steps, model, precision
+        self.stop, self.grad_norm = False, math.nan
+        self._waiting = []
+        self.restart()
+
+    def restart(self):
+        """Begin a new window for `mean_loss`."""
+        self._sum, self._good = 0.0, 0
+
+    def mean_loss(self):
+        """Of the good steps of the window that were read; NaN if there were none."""
+        return self._sum / self._good if self._good else math.nan
+
+    def add(self, told, batches):
+        """A step is on its way; batches: what this rank fed it."""
+        self._waiting.append((told, batches))
+
+    def read(self, behind=0):
+        """Wait for the device, for all steps but the last `behind`; for all of them if one of them was asked to stop.
+
+        Raises:
+            ValueError: too many bad steps in a row, see `BadSteps`.
+        """
+        while len(self._waiting) > (0 if self.stop else behind):
+            told, batches = self._waiting.pop(0)
+            loss, self.grad_norm, bad, stop = told.read()
+            self.stop |= stop
+            if bad:
+                self.bad_steps.note_bad(self.model, self.precision, batches)
+            else:
+                self.bad_steps.note_good()
+                self._sum, self._good = self._sum + loss, self._good + 1
