@@ -86,6 +86,6 @@ def test_the_loop_reads_a_step_when_the_next_is_on_its_way(tmp_path, monkeypatch
     cfg = tiny_cfg(**options, TRAIN__log_every=log_every, TRAIN__save_every=5)
     device = torch.device("cpu")
     assert launch(train.train, [device], cfg, prepare_run(cfg, device, 1)) == 0
-    # (step that was read, step that was on its way): at once where a report (steps 2, 5, 6) or a checkpoint (4) needs it
+    # (step that was read, step on its way then): at once where a report (steps 2, 5, 6) or a checkpoint (4) needs it
     late = [(0, 1), (1, 2), (2, 2), (3, 4), (4, 4), (5, 5), (6, 6)]
     assert reads == (late if log_every == 3 else [(step, step) for step in range(7)])
