@@ -9,7 +9,7 @@ from rv_train.optim import Ema, Precision, build_optimizer
 # Each needs a value or a size that only the device knows, or, like the gradient of masked_scatter, calls one that does.
 WAITING = {
     *("_local_scalar_dense", "is_nonzero", "equal"),
-    *("nonzero", "masked_select", "masked_scatter_backward", "_unique2", "repeat_interleave"),
+    *("nonzero", "masked_select", "masked_scatter_backward", "_unique2"),
 }
 
 
