@@ -7,7 +7,7 @@ from rv_train.distributed import Told
 from rv_train.optim import Ema, Precision, build_optimizer
 
 # Each needs a value or a size that only the device knows, or, like the gradient of masked_scatter, calls one that does.
-WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "masked_scatter_backward", "_unique2"}
+WAITING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "masked_scatter_backward", "_unique2"}
 
 
 class Operations(TorchDispatchMode):
