@@ -62,9 +62,9 @@ def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
     else:
         kept += text.number * text.inside * tokens + vision.number * vision.inside * patches
         parts["activations"] = batch * kept
-    if learned:  # float32 logits, their softmax, and the product's own 16-bit result before them
+    if learned:  # in float32, and 16-bit logits before them, or their gradient behind
         values = batch * learned * config.text_config.vocab_size
-        parts["logits and loss"] = values * (8 + (compute if compute < 4 else 0))
+        parts["logits and loss"] = values * (4 + (compute if compute < 4 else 0))
     else:
         seen = tokens if cfg.FLOW.CONDITION == "all" else 1
         parts["activations of the expert"] = batch * expert_activations(cfg, config, seen, width, compute)
