@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from rv_train.models.loss import TokenLoss
 
 
-def made(dtype, rows=7, words=1000):
+def made(dtype, rows=7, words=1_000_000):  # four rows at once, then three
     generator = torch.Generator().manual_seed(3)
     logits = (20 * torch.randn(rows, words, generator=generator)).to(dtype).requires_grad_()
     return logits, torch.randint(0, words, (rows,), generator=generator)
