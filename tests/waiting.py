@@ -6,8 +6,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rv_train.distributed import Told
 from rv_train.optim import Ema, Precision, build_optimizer
 
-# Each needs a value or a size that only the device knows, or, like the gradient of masked_scatter, calls one that does.
-WAITING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "masked_scatter_backward", "_unique2"}
+# Each needs a value or a size that only the device knows, or calls one that does (in inference mode only that is seen).
+WAITING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "masked_scatter_backward"}
+WAITING |= {"unique", "_unique2"}
 
 
 class Operations(TorchDispatchMode):
