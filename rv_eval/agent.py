@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from libs.errors import BadInput
 from libs.temporal_ensemble import TemporalEnsembler
 
 
@@ -20,9 +21,9 @@ class AgentSettings:
     allow_no_overlap: bool = False
 
     def resolve(self, horizon: int) -> "AgentSettings":
-        """The same settings with 0 replaced by the horizon. ValueError: they do not fit the horizon."""
+        """The same settings with 0 replaced by the horizon. BadInput: they do not fit the horizon."""
         if not 0 <= self.n_action_steps <= horizon:
-            raise ValueError(
+            raise BadInput(
                 f"action horizon {self.n_action_steps}: the model predicts {horizon} actions at once, "
                 f"so execute 1 to {horizon} of them (0: all)"
             )
@@ -32,11 +33,11 @@ class AgentSettings:
 
     @classmethod
     def from_dict(cls, values: dict) -> "AgentSettings":
-        """From what `asdict` made, sent by somebody. ValueError: other names or other types."""
+        """From what `asdict` made, sent by somebody. BadInput: other names or other types."""
         wanted = asdict(cls())
         wrong = [name for name in wanted if type(values.get(name)) is not type(wanted[name])]
         if wrong or len(values) != len(wanted):
-            raise ValueError(f"settings of an agent are {', '.join(wanted)}, got {values}")
+            raise BadInput(f"settings of an agent are {', '.join(wanted)}, got {values}")
         return cls(**values)
 
     def make_ensembler(self, horizon: int) -> TemporalEnsembler:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from libs.errors import BadInput
 from rv_eval.summary import Line, Run, dependencies, order
 
 CHANCE = 0.05  # a difference that chance alone gives less often is called larger than chance
@@ -66,11 +67,11 @@ class Comparison:
 
 
 def compare(run_a: Run, run_b: Run) -> Comparison:
-    """ValueError: no episode is in both."""
+    """BadInput: no episode is in both."""
     first, second = ({line.episode: line for line in run.episodes} for run in (run_a, run_b))
     pairs = [(line, second[episode]) for episode, line in first.items() if episode in second]
     if not pairs:
-        raise ValueError("the two runs have no episode in common (same suite, task, init state and seed)")
+        raise BadInput("the two runs have no episode in common (same suite, task, init state and seed)")
     return Comparison(pairs, sorted(first.keys() - second, key=order), sorted(second.keys() - first, key=order))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from libs.errors import BadInput
 from rv_train.validate import spread
 
 OTHER_INSTRUCTION = "push the plate to the front of the stove"  # where the data has one instruction only
@@ -112,15 +113,13 @@ def diagnose(policy, dataset, known, num_demos, num_frames, seed):
         num_frames: frames whose inputs are varied, in all; evenly spaced over those demos, at least two of each.
         seed: of what is random in answers.
     Raises:
-        ValueError: data that does not fit the policy, or whose actions are all the same.
+        BadInput: data that does not fit the policy, or whose actions are all the same.
     """
     actions = dataset.all_actions().astype(np.float64)
     if actions.shape[1] != policy.action_dim:
-        raise ValueError(f"the policy writes {policy.action_dim} numbers per action, the data has {actions.shape[1]}")
+        raise BadInput(f"the policy writes {policy.action_dim} numbers per action, the data has {actions.shape[1]}")
     if (actions == actions[0]).all():
-        raise ValueError(
-            f"{dataset.files[0].path}: all recorded actions are the same, nothing can be compared with them"
-        )
+        raise BadInput(f"{dataset.files[0].path}: all recorded actions are the same, nothing can be compared with them")
     chosen = spread(len(dataset.demos), num_demos)
     frames = choose_frames(dataset, chosen, num_frames, seed)
     chunks = answer(policy, frames.observations)

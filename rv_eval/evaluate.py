@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Episode
 from rv_eval.episode import EpisodeResult
@@ -52,14 +53,14 @@ class EvalOptions:
 def plan_episodes(tasks, num_episodes: int | None, seed: int, num_steps: int | None = None) -> list[Episode]:
     """The first `num_episodes` init states of every task, None: all. num_steps: limit instead of the suite's own."""
     if num_episodes is not None and num_episodes < 1:
-        raise ValueError(f"the number of episodes must be at least 1, got {num_episodes}")
+        raise BadInput(f"the number of episodes must be at least 1, got {num_episodes}")
     if num_steps is not None and num_steps < 1:
-        raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
+        raise BadInput(f"the number of steps must be at least 1, got {num_steps}")
     if not 0 <= seed < 2**32:
-        raise ValueError(f"the seed must be from 0 to {2**32 - 1}, got {seed}")
+        raise BadInput(f"the seed must be from 0 to {2**32 - 1}, got {seed}")
     for task in tasks:
         if (num_episodes or 1) > task.num_init_states:
-            raise ValueError(
+            raise BadInput(
                 f"{num_episodes or 'all'} episodes asked for, but {task.suite} task {task.task_id} has "
                 f"{task.num_init_states} init states"
             )
@@ -77,7 +78,7 @@ def shard_episodes(episodes: list[Episode], shard_id: int, num_shards: int) -> l
     an episode is where its middle falls when the sum of all step limits is cut into equal parts.
     """
     if num_shards < 1 or not 0 <= shard_id < num_shards:
-        raise ValueError(f"shard {shard_id} of {num_shards}: shards are numbered 0 to {max(num_shards, 1) - 1}")
+        raise BadInput(f"shard {shard_id} of {num_shards}: shards are numbered 0 to {max(num_shards, 1) - 1}")
     total = sum(episode.max_steps for episode in episodes)
     part, before = [], 0
     for episode in episodes:
@@ -97,13 +98,13 @@ def evaluate(
 ) -> list[dict]:
     """Run what is left of this shard's part of `episodes`; returns the records of the part, in its order.
 
-    provenance: goes into every record, see `describe_run`. ValueError, before anything is written: the log
+    provenance: goes into every record, see `describe_run`. BadInput, before anything is written: the log
     folder holds results of these episodes already and skip_evaluated is off.
     """
     if options.save_video not in SAVE_VIDEO:
-        raise ValueError(f"save_video must be one of {', '.join(SAVE_VIDEO)}, got {options.save_video!r}")
+        raise BadInput(f"save_video must be one of {', '.join(SAVE_VIDEO)}, got {options.save_video!r}")
     if options.save_video != "none" and options.video_every < 1:
-        raise ValueError(f"steps between video frames must be at least 1, got {options.video_every}")
+        raise BadInput(f"steps between video frames must be at least 1, got {options.video_every}")
     rollout = Rollout(
         policy,
         make_env,
@@ -119,7 +120,7 @@ def evaluate(
     earlier = [record for path in shard_files(options.log_dir, "results") for record in _read_results(path)]
     done = {record_key(record): record for record in earlier if record_key(record) in plans}
     if done and not options.skip_evaluated:
-        raise ValueError(
+        raise BadInput(
             f"{options.log_dir} holds {len(done)} of these {len(plans)} episodes already: continue with "
             "--skip_evaluated, or give another --log_dir"
         )
@@ -153,13 +154,13 @@ def evaluate(
 
 
 def _read_results(path: Path) -> list[dict]:
-    """The records of a file. ValueError: a line that is none."""
+    """The records of a file. BadInput: a line that is none."""
     records = ResultsFile(path).read()
     for number, record in enumerate(records, start=1):
         try:
             hash(record_key(record))
         except (AttributeError, TypeError) as error:
-            raise ValueError(f"{path} line {number} is not a result: {error}") from error
+            raise BadInput(f"{path} line {number} is not a result: {error}") from error
     return records
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import h5py
 
 from libs.demo_hdf5 import DemoFile
+from libs.errors import BadInput
 from rv_eval.diagnosis_text import LOOK, OK
 from rv_train.train import main as train
 
@@ -15,12 +16,12 @@ def copy_first_demos(paths, count, folder, key_map):
     """Write the first `count` demos of some files, as they are stored, into new files; returns their paths.
 
     paths: demo files, read in this order. folder: to make. Lists of demos (mask/...) stay behind.
-    ValueError: fewer demos than that, or a file that cannot be used.
+    BadInput: fewer demos than that, or a file that cannot be used.
     """
     files = [DemoFile(path, key_map) for path in paths]
     available = sum(len(file.demos) for file in files)
     if not 1 <= count <= available:
-        raise ValueError(f"cannot overfit {count} demos: {paths[0]} and the files after it hold {available}")
+        raise BadInput(f"cannot overfit {count} demos: {paths[0]} and the files after it hold {available}")
     folder = Path(folder)
     folder.mkdir(parents=True)
     written = []

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
 from rv_train.checkpoint import load_model_folder
 from rv_train.models.prediction import Prediction, gather
@@ -46,11 +47,11 @@ class Policy:
         self, model, encoder, cfg, data_info: dict, folder, batch_rows: int = 1, temperature=None, drafts: bool = True
     ):
         if batch_rows < 1:
-            raise ValueError(f"a policy answers at least 1 observation per call, not {batch_rows}")
+            raise BadInput(f"a policy answers at least 1 observation per call, not {batch_rows}")
         if temperature is None:
             temperature = model.TEMPERATURE
         if not (math.isfinite(temperature) and temperature >= 0):
-            raise ValueError(f"a temperature is 0 (the likeliest answer) or a positive number, not {temperature}")
+            raise BadInput(f"a temperature is 0 (the likeliest answer) or a positive number, not {temperature}")
         self.model = model
         self.encoder = encoder
         self.horizon = cfg.ACTION.HORIZON
@@ -89,7 +90,7 @@ class Policy:
         tokens, above they are drawn; of a chunk that comes out of noise, what the noise is multiplied by. None: 0 and
         1. See `predict`. drafts: propose what a text will probably say and verify it several tokens at a time: the same
         answers, sooner.
-        ValueError: nothing to load there, a file is missing or broken, there is no such device, or a number makes
+        BadInput: nothing to load there, a file is missing or broken, there is no such device, or a number makes
         no sense. Runs no code from the folder.
         """
         device = _device(device)
@@ -102,7 +103,7 @@ class Policy:
         return policy
 
     def compile(self):
-        """Compile what answers; ValueError if there is no compiler."""
+        """Compile what answers; BadInput if there is no compiler."""
         self.model.compile_predict()
         self.compiled = True
 
@@ -122,7 +123,7 @@ class Policy:
         cannot be repeated.
         "draft", integers >= 0, is what the answer's text is expected to say, as far as anything is: the previous answer
         without the actions executed since. It makes the answer faster, and no other.
-        ValueError: a view is missing, or is not a square uint8 picture; no instruction; a random_key or a draft of
+        BadInput: a view is missing, or is not a square uint8 picture; no instruction; a random_key or a draft of
         other things.
         """
         return self.predict_detailed(observations).chunk
@@ -148,7 +149,7 @@ class Policy:
     def _encode(self, observation):
         views, instruction = observation.get("views"), observation.get("instruction")
         if not isinstance(views, dict) or not isinstance(instruction, str):
-            raise ValueError(
+            raise BadInput(
                 "an observation holds views, a dict of pictures, and an instruction, a text; got "
                 f"{type(views).__name__} and {type(instruction).__name__}"
             )
@@ -191,30 +192,30 @@ class Policy:
         return model_fingerprint(self.folder)
 
     def check_environment(self, views, action_dim: int, render: str, proprio: dict[str, int] | None = None):
-        """ValueError where an environment does not show, tell or take what the model was trained with.
+        """BadInput where an environment does not show, tell or take what the model was trained with.
 
         proprio: {part of the robot's state that it tells: numbers in it}; None: it tells nothing.
         """
         proprio = proprio or {}
         missing = [view for view in self.views if view not in views]
         if missing:
-            raise ValueError(
+            raise BadInput(
                 f"the model in {self.folder} looks at {', '.join(self.views)}, "
                 f"but the environment has no view {', '.join(missing)} (it has {', '.join(views)})"
             )
         if action_dim != self.action_dim:
-            raise ValueError(
+            raise BadInput(
                 f"the model in {self.folder} writes actions of {self.action_dim} numbers, "
                 f"the environment takes {action_dim}"
             )
         other = [name for name, size in self.proprio.items() if proprio.get(name) != size]
         if other:
-            raise ValueError(
+            raise BadInput(
                 f"the model in {self.folder} is given {self.proprio[other[0]]} numbers of {other[0]}, the environment "
                 f"tells {', '.join(f'{size} of {name}' for name, size in proprio.items()) or 'nothing'}"
             )
         if render != self.render:
-            raise ValueError(
+            raise BadInput(
                 f"the model in {self.folder} was trained on pictures of render setting {self.render!r}, "
                 f"the environment renders {render!r}: success rates would mean nothing"
             )
@@ -245,7 +246,7 @@ def _generator(observation) -> np.random.Generator:
     try:
         return np.random.default_rng(None if key is None else [operator.index(number) for number in key])
     except (TypeError, ValueError):
-        raise ValueError(f"random_key is a sequence of integers >= 0, got {key!r}") from None
+        raise BadInput(f"random_key is a sequence of integers >= 0, got {key!r}") from None
 
 
 def _draft(observation, numbers) -> list[int]:
@@ -254,7 +255,7 @@ def _draft(observation, numbers) -> list[int]:
     try:
         known = [min(max(operator.index(number), -1), 2**31) for number in draft][:numbers]
     except TypeError:
-        raise ValueError(f"draft is a sequence of integers >= 0, got {draft!r}") from None
+        raise BadInput(f"draft is a sequence of integers >= 0, got {draft!r}") from None
     return known + [-1] * (numbers - len(known))
 
 
@@ -265,5 +266,5 @@ def _device(name) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here: {reason}") from None
+        raise BadInput(f"device {name!r} cannot be used here: {reason}") from None
     return device

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
 
 PROTOCOL = "vla0-policy/1"
@@ -62,7 +63,7 @@ class PolicyFailed(RuntimeError):
     """The policy behind the server raised what the observation is not to blame for: no memory, for instance."""
 
 
-class PolicyChanged(ValueError):
+class PolicyChanged(BadInput):
     """The policy server came back with another policy."""
 
 
@@ -84,24 +85,24 @@ def read_observation(message, views, proprio) -> dict:
     other policies need.
 
     views: cameras that the policy looks at. proprio: {part of the robot's state that it is given: numbers in it}.
-    ValueError: a view or a part is missing, or something is not as above or beyond a limit.
+    BadInput: a view or a part is missing, or something is not as above or beyond a limit.
     """
     if not isinstance(message, dict):
-        raise ValueError(f"an observation is a map, this is a {type(message).__name__}")
+        raise BadInput(f"an observation is a map, this is a {type(message).__name__}")
     if "views" in message:
         pictures, instruction = message["views"], message.get("instruction")
         if not isinstance(pictures, dict):
-            raise ValueError("views: a map of camera names to pictures")
+            raise BadInput("views: a map of camera names to pictures")
         state = _checked_state(message["proprio"]) if "proprio" in message else None
     elif any(name in message for name in OPENPI_VIEWS):
         pictures = {view: message[name] for name, view in OPENPI_VIEWS.items() if name in message}
         instruction = message.get("prompt")
         state = _checked_state(message.get("observation/state")) if proprio else None
     else:
-        raise ValueError(f'an observation has "views" or "observation/image", this has {_names(message)}')
+        raise BadInput(f'an observation has "views" or "observation/image", this has {_names(message)}')
     missing = [view for view in views if view not in pictures]
     if missing:
-        raise ValueError(f"the observation has no view {missing[0]}; the policy looks at {', '.join(views)}")
+        raise BadInput(f"the observation has no view {missing[0]}; the policy looks at {', '.join(views)}")
     for view in views:
         _check_picture(pictures[view], view)
     _check_instruction(instruction)
@@ -116,23 +117,23 @@ def read_observation(message, views, proprio) -> dict:
 def _check_picture(picture, view):
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
         found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        raise ValueError(f"view {view}: a picture is (R, R, 3) uint8, not {found}")
+        raise BadInput(f"view {view}: a picture is (R, R, 3) uint8, not {found}")
     height, width, channels = picture.shape
     if channels != 3 or height != width or not MIN_SIDE <= height <= MAX_SIDE:
-        raise ValueError(
+        raise BadInput(
             f"view {view}: a picture is square, {MIN_SIDE} to {MAX_SIDE} pixels, with 3 colours, not {picture.shape}"
         )
 
 
 def _check_instruction(text):
     if not isinstance(text, str) or not text.strip():
-        raise ValueError("the instruction is missing, empty or not a string")
+        raise BadInput("the instruction is missing, empty or not a string")
     if len(text.encode()) > MAX_INSTRUCTION:
-        raise ValueError(f"the instruction has {len(text.encode())} bytes, at most {MAX_INSTRUCTION} are taken")
+        raise BadInput(f"the instruction has {len(text.encode())} bytes, at most {MAX_INSTRUCTION} are taken")
     # The tokenizer reads its own marks in any text; one that stands for a picture would move the pictures of the
     # other rows of the batch.
     if "<|" in text:
-        raise ValueError('the instruction holds "<|", with which the marks of the model begin')
+        raise BadInput('the instruction holds "<|", with which the marks of the model begin')
 
 
 def _checked_state(given):
@@ -140,7 +141,7 @@ def _checked_state(given):
     for values in given.values() if isinstance(given, dict) else [given]:
         fits = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1
         if not fits or len(values) > MAX_PROPRIO or not np.isfinite(values).all():
-            raise ValueError(f"proprio: an array of at most {MAX_PROPRIO} finite floats, or a map of such arrays")
+            raise BadInput(f"proprio: an array of at most {MAX_PROPRIO} finite floats, or a map of such arrays")
     return given
 
 
@@ -148,15 +149,15 @@ def _chosen_state(given, parts):
     """(P,) floats: the parts that a policy is given, in their order, one after another."""
     wanted = ", ".join(f"{name} ({size})" for name, size in parts.items())
     if given is None:
-        raise ValueError(f"the observation has no proprio; the policy is given {wanted}")
+        raise BadInput(f"the observation has no proprio; the policy is given {wanted}")
     if isinstance(given, dict):
         wrong = [name for name, size in parts.items() if name not in given or len(given[name]) != size]
         if wrong:
             found = f"{len(given[wrong[0]])} numbers of" if wrong[0] in given else "no"
-            raise ValueError(f"the observation's proprio has {found} {wrong[0]}; the policy is given {wanted}")
+            raise BadInput(f"the observation's proprio has {found} {wrong[0]}; the policy is given {wanted}")
         return np.concatenate([given[name] for name in parts])
     if len(given) != sum(parts.values()):
-        raise ValueError(f"the observation's proprio has {len(given)} numbers; the policy is given {wanted}")
+        raise BadInput(f"the observation's proprio has {len(given)} numbers; the policy is given {wanted}")
     return given
 
 
@@ -165,7 +166,7 @@ def _ints(values, name, most):
         values = values.tolist()
     fits = isinstance(values, list) and len(values) <= most
     if not fits or not all(type(number) is int and 0 <= number < 2**63 for number in values):
-        raise ValueError(f"{name}: a list of at most {most} ints, none negative")
+        raise BadInput(f"{name}: a list of at most {most} ints, none negative")
     return tuple(values)
 
 
@@ -174,50 +175,50 @@ def _names(message):
 
 
 def read_metadata(message) -> dict:
-    """ValueError: not the metadata of a policy server of ours; says what is missing."""
+    """BadInput: not the metadata of a policy server of ours; says what is missing."""
     if not isinstance(message, dict) or message.get("protocol") != PROTOCOL:
-        raise ValueError(f"its metadata does not say protocol {PROTOCOL!r}: not a policy server of this repository")
+        raise BadInput(f"its metadata does not say protocol {PROTOCOL!r}: not a policy server of this repository")
     wrong = [name for name, kind in METADATA.items() if not isinstance(message.get(name), kind)]
     if wrong:
-        raise ValueError(f"its metadata lacks {', '.join(wrong)}")
+        raise BadInput(f"its metadata lacks {', '.join(wrong)}")
     if not all(isinstance(text, str) for text in [*message["views"], *message["policy_versions"].values()]):
-        raise ValueError("its metadata holds views or policy_versions that are not strings")
+        raise BadInput("its metadata holds views or policy_versions that are not strings")
     sizes = message["proprio"].values()
     if not all(type(size) is int and size > 0 for size in sizes) or sum(sizes) > MAX_PROPRIO:
-        raise ValueError(f"its metadata holds a proprio that is not {{part: numbers in it}}, {MAX_PROPRIO} at most")
+        raise BadInput(f"its metadata holds a proprio that is not {{part: numbers in it}}, {MAX_PROPRIO} at most")
     if message["horizon"] < 1 or message["action_dim"] < 1 or message["batch_rows"] < 1:
-        raise ValueError("its metadata holds a horizon, action_dim or batch_rows below 1")
+        raise BadInput("its metadata holds a horizon, action_dim or batch_rows below 1")
     AgentSettings.from_dict(message["preset"])
     return message
 
 
 def read_answer(message, horizon: int, action_dim: int) -> dict:
-    """ValueError: not an answer, not of this shape, or with numbers that are not finite."""
+    """BadInput: not an answer, not of this shape, or with numbers that are not finite."""
     kinds = {"actions": np.ndarray, "valid": bool, "repaired": bool, "text": str}
     if not isinstance(message, dict) or not all(isinstance(message.get(name), kind) for name, kind in kinds.items()):
-        raise ValueError("the answer lacks actions, valid, repaired or text")
+        raise BadInput("the answer lacks actions, valid, repaired or text")
     actions = message["actions"]
     if actions.shape != (horizon, action_dim) or actions.dtype != np.float32:
-        raise ValueError(f"the answer holds actions of {actions.dtype} {actions.shape}, not ({horizon}, {action_dim})")
+        raise BadInput(f"the answer holds actions of {actions.dtype} {actions.shape}, not ({horizon}, {action_dim})")
     if not np.isfinite(actions).all():
-        raise ValueError("the answer holds actions that are not finite")
+        raise BadInput("the answer holds actions that are not finite")
     counts = {name: message.get(name, 0) for name in ("tokens", "passes")}
     if not all(type(count) is int and 0 <= count < 2**31 for count in counts.values()):
-        raise ValueError(f"the answer holds counts that are none: {counts}")
+        raise BadInput(f"the answer holds counts that are none: {counts}")
     return message | counts
 
 
 def read_api_key(path=None) -> str | None:
     """The key in the file `path`, else in the environment variable VLA0_API_KEY, else None.
 
-    Never on a command line: every user of the machine can read those. ValueError: empty or not printable ASCII.
+    Never on a command line: every user of the machine can read those. BadInput: empty or not printable ASCII.
     """
     key = Path(path).read_text() if path else os.environ.get(KEY_VARIABLE)
     if key is None:
         return None
     key = key.strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ValueError(f"the API key in {path or KEY_VARIABLE} is empty or not printable ASCII without spaces")
+        raise BadInput(f"the API key in {path or KEY_VARIABLE} is empty or not printable ASCII without spaces")
     return key
 
 

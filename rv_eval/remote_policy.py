@@ -10,6 +10,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.frames import CloseCode
 from websockets.sync.client import connect
 
+from libs.errors import BadInput
 from rv_eval import wire
 from rv_eval.agent import AgentSettings
 from rv_eval.policy import Policy
@@ -40,12 +41,12 @@ class RemotePolicy:
     Every observation of a batch has its own connection, so the server can compute them together.
     timeout_s: for one answer. reconnect_s: how long a server that was there before is given to come back; the
     observation is sent again then, which changes nothing: the server remembers nothing.
-    ValueError: no such address, a wrong key, or not a policy server of this repository. PolicyLost: nobody there.
+    BadInput: no such address, a wrong key, or not a policy server of this repository. PolicyLost: nobody there.
     """
 
     def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 60.0, reconnect_s: float = 60.0):
         if not url.startswith(("ws://", "wss://")):
-            raise ValueError(f"the address of a policy server is ws://host:port, got {url!r}")
+            raise BadInput(f"the address of a policy server is ws://host:port, got {url!r}")
         self.url, self.timeout_s, self.reconnect_s = url, timeout_s, reconnect_s
         self.reconnects = 0
         self._headers = {"Authorization": authorization(api_key)} if api_key else None
@@ -74,7 +75,7 @@ class RemotePolicy:
         return self.predict_detailed(observations).chunk
 
     def predict_detailed(self, observations: list[dict]) -> Prediction:
-        """ValueError: the server refuses an observation. PolicyLost, PolicyFailed, PolicyChanged: see there."""
+        """BadInput: the server refuses an observation. PolicyLost, PolicyFailed, PolicyChanged: see there."""
         messages = [self._pack(observation) for observation in observations]
         answers = []
         for start in range(0, len(messages), self.batch_rows):
@@ -145,7 +146,7 @@ class RemotePolicy:
             if isinstance(answer, str) and answer.startswith(FAILED):
                 raise PolicyFailed(f"the policy server {self.url}: {answer}")
             if isinstance(answer, str):
-                raise ValueError(f"the policy server refuses an observation: {answer}")
+                raise BadInput(f"the policy server refuses an observation: {answer}")
             answers[place] = read_answer(wire.unpack(answer), self.horizon, self.action_dim)
 
     def _connect(self):
@@ -163,16 +164,16 @@ class RemotePolicy:
                 legacy=True,  # gives the connection itself, to be kept
             )
         except InvalidURI as error:
-            raise ValueError(f"the address of a policy server is ws://host:port, got {self.url!r}") from error
+            raise BadInput(f"the address of a policy server is ws://host:port, got {self.url!r}") from error
         except InvalidStatus as error:
             status = error.response.status_code
             if status == 401:
                 wanted = "another API key" if self._headers else "an API key"
-                raise ValueError(
+                raise BadInput(
                     f"the policy server {self.url} wants {wanted}: set {KEY_VARIABLE} or give --api_key_file"
                 ) from error
             if status < 500:
-                raise ValueError(f"{self.url} is no policy server: it answers HTTP {status}") from error
+                raise BadInput(f"{self.url} is no policy server: it answers HTTP {status}") from error
             raise
         try:
             self._check(connection.recv(self.timeout_s))
@@ -188,7 +189,7 @@ class RemotePolicy:
         try:
             found = read_metadata(message if isinstance(message, str) else wire.unpack(message))
         except ValueError as error:
-            raise ValueError(f"{self.url}: {error}") from None
+            raise BadInput(f"{self.url}: {error}") from None
         if self._metadata is None:
             self._metadata = found
         before = self._metadata
@@ -216,7 +217,7 @@ def _abort(connection):
 
 def _refuse_if_too_large(error):
     if isinstance(error, ConnectionClosed) and error.rcvd and error.rcvd.code == CloseCode.MESSAGE_TOO_BIG:
-        raise ValueError(f"the policy server does not take observations so large: {error.rcvd.reason}") from error
+        raise BadInput(f"the policy server does not take observations so large: {error.rcvd.reason}") from error
 
 
 def _reason(error):

@@ -8,6 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from libs.errors import BadInput
+
 # Two records with the same values here are the same episode run the same way.
 EPISODE_KEYS = ("suite", "task_id", "init_state", "seed")
 SETTING_KEYS = (
@@ -57,7 +59,7 @@ class ResultsFile:
         self.path = Path(path)
 
     def read(self) -> list[dict]:
-        """All complete records. ValueError: a line that is not JSON, other than a torn last one."""
+        """All complete records. BadInput: a line that is not JSON, other than a torn last one."""
         records = []
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         for number, line in enumerate(lines, start=1):
@@ -66,9 +68,9 @@ class ResultsFile:
             try:
                 record = json.loads(line)
                 if not isinstance(record, dict):
-                    raise ValueError("not a JSON object")
+                    raise BadInput("not a JSON object")
             except ValueError as error:
-                raise ValueError(f"{self.path} line {number} is not a result: {error}") from error
+                raise BadInput(f"{self.path} line {number} is not a result: {error}") from error
             records.append(record)
         return records
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import wait
 
+from libs.errors import BadInput
 from rv_eval.agent import AgentSettings, ChunkAgent
 from rv_eval.envs.base import Episode, EpisodeEnv, WorkerFailure
 from rv_eval.episode import Attempt, EpisodeResult
@@ -50,13 +51,13 @@ class Rollout:
         recycle_after: int = 50,
     ):
         if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+            raise BadInput(f"num_envs must be at least 1, got {num_envs}")
         if recycle_after < 1:
-            raise ValueError(f"environments must play at least 1 episode, got {recycle_after}")
+            raise BadInput(f"environments must play at least 1 episode, got {recycle_after}")
         if not timeout_s > 0:
-            raise ValueError(f"a request must be given more than 0 s, got {timeout_s}")
+            raise BadInput(f"a request must be given more than 0 s, got {timeout_s}")
         if video_every < 0:
-            raise ValueError(f"video_every must not be negative, got {video_every}")
+            raise BadInput(f"video_every must not be negative, got {video_every}")
         self.policy = policy
         self.make_env = make_env
         self.settings = settings.resolve(policy.horizon)

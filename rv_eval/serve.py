@@ -20,6 +20,7 @@ from websockets.asyncio.server import serve as listen
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
+from libs.errors import BadInput
 from rv_eval import wire
 from rv_eval.protocol import FAILED, HEALTH_PATH, PROTOCOL, authorization, message_limit, read_observation
 
@@ -47,11 +48,11 @@ class ServerLimits:
 
     def __post_init__(self):
         if self.max_clients < 1:
-            raise ValueError(f"the number of clients must be at least 1, got {self.max_clients}")
+            raise BadInput(f"the number of clients must be at least 1, got {self.max_clients}")
         if not 0 <= self.batch_wait_s <= 1:
-            raise ValueError(f"a batch waits 0 to 1 s for more observations, got {self.batch_wait_s}")
+            raise BadInput(f"a batch waits 0 to 1 s for more observations, got {self.batch_wait_s}")
         if not self.idle_s > 0:
-            raise ValueError(f"the idle time must be positive, got {self.idle_s}")
+            raise BadInput(f"the idle time must be positive, got {self.idle_s}")
 
 
 class PolicyServer:
@@ -244,7 +245,7 @@ class Batcher:
                     await self._settle([request])
                 return
             self._report(f"{FAILED}: {type(error).__name__}: {error}")
-            reason = str(error) if isinstance(error, ValueError) else f"{FAILED}: {type(error).__name__}"
+            reason = str(error) if isinstance(error, BadInput) else f"{FAILED}: {type(error).__name__}"
             answers = [PolicyError(reason)]
         for request, answer in zip(requests, answers, strict=True):
             if request.answer.done():

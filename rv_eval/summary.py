@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from libs.errors import BadInput
 from libs.libero_sim import REPORTED_SUITES
 from rv_eval.results import (
     EPISODE_KEYS,
@@ -158,14 +159,14 @@ class Run:
 def gather(paths: Iterable, only: Iterable[str] = (), option: str = "--only") -> Run:
     """The run whose results lie in `paths`: folders, or single .jsonl files.
 
-    only: "KEY=VALUE" of the records to take, where there are several runs. ValueError: nothing there, a damaged
+    only: "KEY=VALUE" of the records to take, where there are several runs. BadInput: nothing there, a damaged
     file, or several runs and `only` (on the command line: `option`) does not say which.
     """
     lines = _select(_load(paths), [_parse_choice(text) for text in only])
     runs = group(lines, lambda line: line.measurement)
     played = {measurement: found for measurement, found in runs.items() if not all(_is_plan(one.file) for one in found)}
     if len(played or runs) > 1:
-        raise ValueError(_several_runs(runs, option))
+        raise BadInput(_several_runs(runs, option))
     other_plans = len(runs) - len(played) if played else 0
     lines = next(iter((played or runs).values()))
     plans = [line for line in lines if _is_plan(line.file)]
@@ -263,11 +264,11 @@ def _load(paths: Iterable) -> list[Line]:
         if path.is_dir():
             found = shard_files(path, "results") + shard_files(path, "planned")
             if not found:
-                raise ValueError(f"{path} holds no results.jsonl")
+                raise BadInput(f"{path} holds no results.jsonl")
         elif path.is_file() and path.suffix == ".jsonl":
             found = [path]
         else:
-            raise ValueError(f"{path} is neither a folder with results nor a .jsonl file")
+            raise BadInput(f"{path} is neither a folder with results nor a .jsonl file")
         files |= {file.resolve(): file for file in found if file.resolve() not in files}
     lines = [
         Line(file, number, values)
@@ -275,7 +276,7 @@ def _load(paths: Iterable) -> list[Line]:
         for number, values in enumerate(ResultsFile(file).read(), start=1)
     ]
     if not lines:
-        raise ValueError(f"no result yet in {', '.join(map(str, files.values()))}")
+        raise BadInput(f"no result yet in {', '.join(map(str, files.values()))}")
     for line in lines:
         _check(line)
     return lines
@@ -298,16 +299,16 @@ def _check(line: Line):
             raise _damaged(line, f"{name} is {json.dumps(value)}")
 
 
-def _damaged(line: Line, what: str) -> ValueError:
+def _damaged(line: Line, what: str) -> BadInput:
     kind = "a plan" if _is_plan(line.file) else "a result"
-    return ValueError(f"{line.file} line {line.number} is not {kind}: {what}")
+    return BadInput(f"{line.file} line {line.number} is not {kind}: {what}")
 
 
 def _parse_choice(text: str) -> tuple[str, object, str]:
     """KEY=VALUE -> key, value as JSON, value as text."""
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise ValueError(f"{text!r}: choose results with KEY=VALUE, for example n_action_steps=8")
+        raise BadInput(f"{text!r}: choose results with KEY=VALUE, for example n_action_steps=8")
     try:
         return name, json.loads(value), value
     except ValueError:
@@ -317,11 +318,11 @@ def _parse_choice(text: str) -> tuple[str, object, str]:
 def _select(lines: list[Line], choices: list[tuple[str, object, str]]) -> list[Line]:
     for name, value, text in choices:
         if name not in CHOICES:
-            raise ValueError(f"cannot choose results by {name}, only by {', '.join(CHOICES)}")
+            raise BadInput(f"cannot choose results by {name}, only by {', '.join(CHOICES)}")
         left = [line for line in lines if _matches(line.get(name), value, text)]
         if not left:
             found = dict.fromkeys(show(line.get(name)) for line in lines)
-            raise ValueError(f"no result has {name}={text}; there is {', '.join(list(found)[:LISTED])}")
+            raise BadInput(f"no result has {name}={text}; there is {', '.join(list(found)[:LISTED])}")
         lines = left
     return lines
 

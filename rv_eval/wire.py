@@ -12,6 +12,8 @@ import math
 import msgpack
 import numpy as np
 
+from libs.errors import BadInput
+
 DTYPES = frozenset(("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8"))
 MAX_BYTES = 8 * 2**20  # of a message, where nothing else is said
 MAX_DIMS = 4
@@ -25,24 +27,24 @@ _SCALAR = {b"__npgeneric__", b"data", b"dtype"}
 
 
 def pack(message) -> bytes:
-    """Maps, lists, strings, bytes, numbers, None, and arrays of DTYPES. ValueError: anything else."""
+    """Maps, lists, strings, bytes, numbers, None, and arrays of DTYPES. BadInput: anything else."""
     try:
         return msgpack.packb(message, default=_encode)
     except (TypeError, OverflowError) as error:
-        raise ValueError(f"cannot be sent: {error}") from None
+        raise BadInput(f"cannot be sent: {error}") from None
 
 
 def unpack(data: bytes, max_bytes: int = MAX_BYTES):
-    """The message; its arrays are read-only. ValueError: not a message, or one beyond a limit."""
+    """The message; its arrays are read-only. BadInput: not a message, or one beyond a limit."""
     if len(data) > max_bytes:
-        raise ValueError(f"a message of {len(data)} bytes, at most {max_bytes} are taken")
+        raise BadInput(f"a message of {len(data)} bytes, at most {max_bytes} are taken")
     items = 0
 
     def count(container):
         nonlocal items
         items += len(container)
         if items > MAX_ITEMS:
-            raise ValueError(f"more than {MAX_ITEMS} entries")
+            raise BadInput(f"more than {MAX_ITEMS} entries")
         return container
 
     try:
@@ -58,7 +60,7 @@ def unpack(data: bytes, max_bytes: int = MAX_BYTES):
             max_ext_len=0,
         )
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-        raise ValueError(f"not a readable message: {str(error) or type(error).__name__}") from None
+        raise BadInput(f"not a readable message: {str(error) or type(error).__name__}") from None
     _check(message, 0)
     return message
 
@@ -85,55 +87,55 @@ def _decode(found: dict):
 
 def _array(found):
     if set(found) != _ARRAY or found[b"__ndarray__"] is not True:
-        raise ValueError("an array's map has other entries than data, dtype and shape")
+        raise BadInput("an array's map has other entries than data, dtype and shape")
     data, shape = found[b"data"], found[b"shape"]
     dtype = _dtype(found[b"dtype"])
     if not isinstance(shape, list) or len(shape) > MAX_DIMS:
-        raise ValueError(f"the shape of an array is a list of at most {MAX_DIMS} numbers")
+        raise BadInput(f"the shape of an array is a list of at most {MAX_DIMS} numbers")
     if not all(type(side) is int and 0 <= side <= MAX_BYTES for side in shape):
-        raise ValueError(f"the shape of an array holds numbers from 0 to {MAX_BYTES}")
+        raise BadInput(f"the shape of an array holds numbers from 0 to {MAX_BYTES}")
     wanted = math.prod(shape) * dtype.itemsize
     if not isinstance(data, bytes) or len(data) != wanted:
-        raise ValueError(f"an array of shape {shape} and dtype {dtype} has {wanted} bytes")
+        raise BadInput(f"an array of shape {shape} and dtype {dtype} has {wanted} bytes")
     if dtype.kind == "b" and data.strip(b"\0\1"):
-        raise ValueError("an array of bool holds other bytes than 0 and 1")
+        raise BadInput("an array of bool holds other bytes than 0 and 1")
     return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _scalar(found):
     if set(found) != _SCALAR or found[b"__npgeneric__"] is not True:
-        raise ValueError("a scalar's map has other entries than data and dtype")
+        raise BadInput("a scalar's map has other entries than data and dtype")
     value, dtype = found[b"data"], _dtype(found[b"dtype"])
     fits = {"b": bool, "i": int, "u": int, "f": float}[dtype.kind]
     if type(value) is not fits:
-        raise ValueError(f"a scalar of dtype {dtype} cannot hold a {type(value).__name__}")
+        raise BadInput(f"a scalar of dtype {dtype} cannot hold a {type(value).__name__}")
     limits = np.iinfo(dtype) if fits is int else np.finfo(dtype) if fits is float else None
     if limits and math.isfinite(value) and not limits.min <= value <= limits.max:
-        raise ValueError(f"a scalar of dtype {dtype} cannot hold {value}")
+        raise BadInput(f"a scalar of dtype {dtype} cannot hold {value}")
     return dtype.type(value)
 
 
 def _dtype(name):
     if not isinstance(name, str) or name not in DTYPES:
-        raise ValueError(f"dtype {str(name)[:20]!r} is not one of {' '.join(sorted(DTYPES))}")
+        raise BadInput(f"dtype {str(name)[:20]!r} is not one of {' '.join(sorted(DTYPES))}")
     return np.dtype(name)
 
 
 def _refuse_extension(code, _):
-    raise ValueError(f"extension type {code}")
+    raise BadInput(f"extension type {code}")
 
 
 def _check(value, depth):
     """Only the types that `pack` writes, and not too deep."""
     if depth > MAX_DEPTH:
-        raise ValueError(f"more than {MAX_DEPTH} maps and lists inside one another")
+        raise BadInput(f"more than {MAX_DEPTH} maps and lists inside one another")
     if isinstance(value, dict):
         for key, entry in value.items():
             if not isinstance(key, str):
-                raise ValueError("the key of a map is not a string")
+                raise BadInput("the key of a map is not a string")
             _check(entry, depth + 1)
     elif isinstance(value, list):
         for entry in value:
             _check(entry, depth + 1)
     elif not isinstance(value, str | bytes | int | float | np.ndarray | np.generic | None):
-        raise ValueError(f"a {type(value).__name__} is not taken")
+        raise BadInput(f"a {type(value).__name__} is not taken")

@@ -2,6 +2,7 @@
 
 import torch
 
+from libs.errors import BadInput
 from rv_train.data.features import take_row
 from rv_train.distributed import gather_objects
 
@@ -32,7 +33,7 @@ class BadSteps:
         Args:
             model: the bare model; precision: its Precision; batches: this rank's batches of the step.
         Raises:
-            ValueError: `limit` steps in a row were bad; names the samples whose own loss is not finite, of all ranks.
+            BadInput: `limit` steps in a row were bad; names the samples whose own loss is not finite, of all ranks.
         """
         self.skipped += 1
         self.in_a_row += 1
@@ -46,7 +47,7 @@ class BadSteps:
             reason = f"the loss of these samples is not finite: {'; '.join(suspects[:NAMED])}{more}"
         else:
             reason = "the loss of every single sample is finite, the gradients overflow: lower TRAIN.lr or clip them"
-        raise ValueError(f"{self.in_a_row} steps in a row were skipped; {reason}")
+        raise BadInput(f"{self.in_a_row} steps in a row were skipped; {reason}")
 
     def state_dict(self):
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}

@@ -31,6 +31,7 @@ import yaml
 from safetensors import SafetensorError
 
 from libs.config_tree import to_dict
+from libs.errors import BadInput
 from rv_train.config import cfg_from_dict
 from rv_train.data.stats import read_stats, write_stats
 from rv_train.data.tokenizer import load_tokenizer
@@ -73,47 +74,47 @@ def load_model_folder(path, device="cpu", opts=()):
         (model, cfg, {"encoder": what makes its batches, "action_stats": dict, "data_info": dict, "folder": Path of the
         model folder}).
     Raises:
-        ValueError: nothing to load there, or a file of the folder is missing or broken.
+        BadInput: nothing to load there, or a file of the folder is missing or broken.
     """
     folder = find_model_folder(path)
     cfg = read_model_cfg(folder, opts)
     stats = read_stats(folder)
     data_info = _read_json(folder / DATA_INFO)
     if len(stats["min"]) != cfg.ACTION.DIM:
-        raise ValueError(f"{folder}: statistics of {len(stats['min'])} action dimensions, config of {cfg.ACTION.DIM}")
+        raise BadInput(f"{folder}: statistics of {len(stats['min'])} action dimensions, config of {cfg.ACTION.DIM}")
     encoder = build_encoder(cfg, stats, load_tokenizer(folder))
     model = build_model(cfg, encoder, weights=folder).to(device).eval()
     return model, cfg, {"encoder": encoder, "action_stats": stats, "data_info": data_info, "folder": folder}
 
 
 def find_model_folder(path):
-    """Where the weights lie below a run, step or model folder; ValueError if nowhere."""
+    """Where the weights lie below a run, step or model folder; BadInput if nowhere."""
     path = Path(path)
     for folder in (path, path / "model", path / "last" / "model"):
         has_expert = (folder / EXPERT).is_file() and (folder / BASE).is_file()
         if is_model_folder(folder) or is_adapter_folder(folder) or has_expert:
             return folder.resolve()
     reason = "holds no model (no config.json with *.safetensors) and no adapter" if path.exists() else "does not exist"
-    raise ValueError(f"model path {path} {reason}")
+    raise BadInput(f"model path {path} {reason}")
 
 
 def read_model_cfg(folder, opts=()):
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise ValueError(f"{folder} has no {CONFIG}: it was not written by this trainer")
+        raise BadInput(f"{folder} has no {CONFIG}: it was not written by this trainer")
     try:
         return cfg_from_dict(yaml.safe_load(path.read_text()), str(path), opts)
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
+        raise BadInput(f"{path} is not valid YAML: {error}") from None
 
 
 def _read_json(path):
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path.parent} has no {path.name}") from None
+        raise BadInput(f"{path.parent} has no {path.name}") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise BadInput(f"{path} is not valid JSON: {error}") from None
 
 
 def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, links=()):
@@ -262,7 +263,7 @@ def find_resume(run):
     Returns:
         (folder, remarks: one line for every newer checkpoint that is damaged).
     Raises:
-        ValueError: there is none.
+        BadInput: there is none.
     """
     remarks = []
     for folder in reversed(_step_folders(run)):
@@ -271,16 +272,16 @@ def find_resume(run):
             return folder, remarks
         remarks.append(f"{folder} is damaged: {damage}; using the one before it")
     damaged = f" ({remarks[0].split('; ')[0]})" if remarks else ""
-    raise ValueError(f"--resume: {run} has no complete checkpoint to resume from{damaged}; start without --resume")
+    raise BadInput(f"--resume: {run} has no complete checkpoint to resume from{damaged}; start without --resume")
 
 
 def refuse_foreign(run):
-    """ValueError if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
+    """BadInput if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
     links = r"(last|best|final|epoch_\d+)(\.tmp)?"
     leftovers = rf"config\.(yaml|json)|run\.json(\.tmp)?|events\..*|step_\d{{8}}(\.tmp)?|{links}|lock"
     foreign = [path.name for path in sorted(run.iterdir()) if not re.fullmatch(leftovers, path.name)]
     if foreign:
-        raise ValueError(f"{run} holds {foreign[0]} but no complete checkpoint: choose another EXP.ID, or clear it")
+        raise BadInput(f"{run} holds {foreign[0]} but no complete checkpoint: choose another EXP.ID, or clear it")
 
 
 def clear_leftovers(run):
@@ -300,7 +301,7 @@ def lock(run):
     systems without locks go without.
 
     Raises:
-        ValueError: another process still holds it after LOCK_WAIT_S seconds.
+        BadInput: another process still holds it after LOCK_WAIT_S seconds.
     """
     file = open(Path(run) / LOCK, "a")  # noqa: SIM115 - it is what the caller gets
     deadline = time.monotonic() + LOCK_WAIT_S
@@ -313,7 +314,7 @@ def lock(run):
                 return file
             if time.monotonic() > deadline:
                 file.close()
-                raise ValueError(f"{run} is in use: another process trains there") from None
+                raise BadInput(f"{run} is in use: another process trains there") from None
             time.sleep(0.1)
 
 

@@ -13,6 +13,7 @@ import yaml
 from yacs.config import CfgNode
 
 from libs.config_tree import get_leaf, merge
+from libs.errors import BadInput
 
 _C = CfgNode()
 
@@ -308,15 +309,15 @@ def load_cfg(path, opts=()):
     Returns:
         the frozen tree.
     Raises:
-        ValueError: missing or broken file, unknown key, value of the wrong type or outside its choices.
+        BadInput: missing or broken file, unknown key, value of the wrong type or outside its choices.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"config file {path} does not exist")
+        raise BadInput(f"config file {path} does not exist")
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"config file {path} is not valid YAML: {error}") from error
+        raise BadInput(f"config file {path} is not valid YAML: {error}") from error
     return _merged(tree, opts, origin=str(path))
 
 
@@ -334,38 +335,38 @@ def _merged(tree, opts, origin):
 
 def _check(cfg, origin):
     if cfg.AMP.param_dtype == "float16":
-        raise ValueError(
+        raise BadInput(
             f"{origin}: AMP.param_dtype float16 cannot work: a gradient scaler refuses float16 gradients and an update "
             "of 5e-6 is lost in 10 bits; keep float32 (with AMP.mode fp16 the multiplications are in float16)"
         )
     for key, choices in _CHOICES.items():
         if get_leaf(cfg, key) not in choices:
-            raise ValueError(f"{origin}: {key} is {get_leaf(cfg, key)!r}; choose one of {', '.join(choices)}")
+            raise BadInput(f"{origin}: {key} is {get_leaf(cfg, key)!r}; choose one of {', '.join(choices)}")
     for key, (low, high) in _RANGES.items():
         if not low <= get_leaf(cfg, key) <= high or get_leaf(cfg, key) == math.inf:  # also refuses NaN
-            raise ValueError(f"{origin}: {key} must be at least {low} and at most {high}, got {get_leaf(cfg, key)}")
+            raise BadInput(f"{origin}: {key} must be at least {low} and at most {high}, got {get_leaf(cfg, key)}")
     if not re.fullmatch(r"\w[\w.-]*", cfg.EXP.ID):
-        raise ValueError(f"{origin}: EXP.ID names a folder: letters, digits, '_', '-' and '.', got {cfg.EXP.ID!r}")
+        raise BadInput(f"{origin}: EXP.ID names a folder: letters, digits, '_', '-' and '.', got {cfg.EXP.ID!r}")
     if not cfg.DATA.VIEWS:
-        raise ValueError(f"{origin}: DATA.VIEWS needs at least one camera")
+        raise BadInput(f"{origin}: DATA.VIEWS needs at least one camera")
     _check_proprio(cfg, origin)
     for key in ("VALID.loss_every", "VALID.gen_every"):
         if not 0 < get_leaf(cfg, key) < math.inf:
-            raise ValueError(f"{origin}: {key} must be above 0 epochs, got {get_leaf(cfg, key)}")
+            raise BadInput(f"{origin}: {key} must be above 0 epochs, got {get_leaf(cfg, key)}")
     if len(cfg.TRAIN.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.TRAIN.betas):
-        raise ValueError(f"{origin}: TRAIN.betas are two numbers from 0 up to 1, got {cfg.TRAIN.betas}")
+        raise BadInput(f"{origin}: TRAIN.betas are two numbers from 0 up to 1, got {cfg.TRAIN.betas}")
     if cfg.IMAGE.SIZE % 28 or cfg.IMAGE.SIZE < 28:
-        raise ValueError(f"{origin}: IMAGE.SIZE must be a multiple of 28, got {cfg.IMAGE.SIZE}")
+        raise BadInput(f"{origin}: IMAGE.SIZE must be a multiple of 28, got {cfg.IMAGE.SIZE}")
     if cfg.ACTION.MASK_MIN > cfg.ACTION.MASK_MAX:
-        raise ValueError(
+        raise BadInput(
             f"{origin}: ACTION.MASK_MIN {cfg.ACTION.MASK_MIN} is above ACTION.MASK_MAX {cfg.ACTION.MASK_MAX}"
         )
     if not re.fullmatch(r"[!-/:-~]", cfg.ACTION.MASK_CHAR):
-        raise ValueError(
+        raise BadInput(
             f"{origin}: ACTION.MASK_CHAR is one ASCII character, neither digit nor space, got {cfg.ACTION.MASK_CHAR!r}"
         )
     if cfg.EVAL.ACTION_HORIZON > cfg.ACTION.HORIZON:
-        raise ValueError(
+        raise BadInput(
             f"{origin}: EVAL.ACTION_HORIZON {cfg.EVAL.ACTION_HORIZON} is more than the ACTION.HORIZON "
             f"{cfg.ACTION.HORIZON} actions that are predicted at once"
         )
@@ -373,11 +374,11 @@ def _check(cfg, origin):
     _check_frozen(cfg.MODEL, cfg.TRAIN, cfg.AMP, origin)
     _check_flow(cfg, origin)
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.VOCAB_CUT < 256:
-        raise ValueError(f"{origin}: MODEL.VOCAB_CUT must be 0 or at least 256 (the bytes), got {cfg.MODEL.VOCAB_CUT}")
+        raise BadInput(f"{origin}: MODEL.VOCAB_CUT must be 0 or at least 256 (the bytes), got {cfg.MODEL.VOCAB_CUT}")
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.INIT == "pretrained" and cfg.MODEL.TOKENIZER == "qwen2.5":
-        raise ValueError(f"{origin}: MODEL.VOCAB_CUT gives other ids than pretrained weights know; set it to 0")
+        raise BadInput(f"{origin}: MODEL.VOCAB_CUT gives other ids than pretrained weights know; set it to 0")
     if cfg.AMP.mode == "fp16" and cfg.AMP.param_dtype != "float32":
-        raise ValueError(
+        raise BadInput(
             f"{origin}: AMP.mode fp16 scales gradients and needs float32 parameters, got {cfg.AMP.param_dtype}"
         )
 
@@ -386,23 +387,23 @@ def _check_proprio(cfg, origin):
     parts = cfg.DATA.PROPRIO
     twice = [part for part in parts if parts.count(part) > 1]
     if twice:
-        raise ValueError(f"{origin}: DATA.PROPRIO names {twice[0]!r} twice")
+        raise BadInput(f"{origin}: DATA.PROPRIO names {twice[0]!r} twice")
     if parts and cfg.MODEL.NAME == "vla0":
-        raise ValueError(f"{origin}: DATA.PROPRIO is {parts}, but MODEL.NAME vla0 is given none: set it to []")
+        raise BadInput(f"{origin}: DATA.PROPRIO is {parts}, but MODEL.NAME vla0 is given none: set it to []")
     if parts and cfg.DATA.SOURCE == "manifest":
-        raise ValueError(f"{origin}: DATA.PROPRIO is {parts}, but manifests hold none: set it to [], or read HDF5")
+        raise BadInput(f"{origin}: DATA.PROPRIO is {parts}, but manifests hold none: set it to [], or read HDF5")
 
 
 def _check_flow(cfg, origin):
     if cfg.MODEL.NAME != "flow_expert":
         return
     if cfg.DATA.SOURCE == "manifest":
-        raise ValueError(
+        raise BadInput(
             f"{origin}: a manifest holds actions as integers; MODEL.NAME flow_expert trains on DATA.SOURCE hdf5"
         )
     flow = cfg.FLOW
     if flow.HIDDEN % (2 * flow.HEADS):
-        raise ValueError(
+        raise BadInput(
             f"{origin}: FLOW.HIDDEN must be a multiple of 2 x HEADS, got {flow.HIDDEN} and {flow.HEADS} heads"
         )
 
@@ -411,23 +412,23 @@ def _check_frozen(model, train, amp, origin):
     known = _C.MODEL.LORA.TARGETS
     wrong = [name for name in model.LORA.TARGETS if name not in known]
     if wrong or not model.LORA.TARGETS:
-        raise ValueError(f"{origin}: MODEL.LORA.TARGETS are some of {', '.join(known)}; got {wrong or 'none'}")
+        raise BadInput(f"{origin}: MODEL.LORA.TARGETS are some of {', '.join(known)}; got {wrong or 'none'}")
     if model.LORA.RANK and model.INIT != "pretrained":
-        raise ValueError(f"{origin}: MODEL.LORA trains beside pretrained weights, MODEL.INIT is {model.INIT!r}")
+        raise BadInput(f"{origin}: MODEL.LORA trains beside pretrained weights, MODEL.INIT is {model.INIT!r}")
     if model.FREEZE and model.INIT != "pretrained":
-        raise ValueError(f"{origin}: MODEL.FREEZE keeps pretrained weights as they are, MODEL.INIT is {model.INIT!r}")
+        raise BadInput(f"{origin}: MODEL.FREEZE keeps pretrained weights as they are, MODEL.INIT is {model.INIT!r}")
     if model.FREEZE and model.NAME == "vla0":
-        raise ValueError(f"{origin}: MODEL.FREEZE leaves MODEL.NAME vla0 nothing to train: set MODEL.LORA.RANK instead")
+        raise BadInput(f"{origin}: MODEL.FREEZE leaves MODEL.NAME vla0 nothing to train: set MODEL.LORA.RANK instead")
     frozen = model.FREEZE or model.LORA.RANK
     if train.save_base and not frozen:
-        raise ValueError(f"{origin}: TRAIN.save_base is for frozen weights, MODEL.FREEZE and MODEL.LORA.RANK are off")
+        raise BadInput(f"{origin}: TRAIN.save_base is for frozen weights, MODEL.FREEZE and MODEL.LORA.RANK are off")
     if model.QUANTIZE != "none" and not frozen:
-        raise ValueError(
+        raise BadInput(
             f"{origin}: MODEL.QUANTIZE {model.QUANTIZE} is for frozen weights: set MODEL.LORA.RANK or MODEL.FREEZE, or "
             "QUANTIZE none"
         )
     if model.QUANTIZE != "none" and (amp.mode, amp.frozen_dtype) == ("fp16", "bfloat16"):
-        raise ValueError(
+        raise BadInput(
             f"{origin}: MODEL.QUANTIZE {model.QUANTIZE} multiplies in AMP.frozen_dtype bfloat16, which AMP.mode fp16 "
             "cannot mix: set AMP.mode bf16, or AMP.frozen_dtype float32"
         )
@@ -437,14 +438,12 @@ def _check_sizes(text, vision, origin):
     """What the attention of both towers can divide; positions turn pairs of a head's numbers, of pictures in 2D."""
     for name, tower, unit in (("TEXT", text, 2), ("VISION", vision, 4)):
         if tower.HIDDEN % (unit * tower.HEADS):
-            raise ValueError(
+            raise BadInput(
                 f"{origin}: MODEL.{name}.HIDDEN must be a multiple of {unit} x HEADS, got {tower.HIDDEN} and "
                 f"{tower.HEADS} heads"
             )
     if text.HEADS % text.KV_HEADS:
-        raise ValueError(
-            f"{origin}: MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {text.HEADS}, {text.KV_HEADS}"
-        )
+        raise BadInput(f"{origin}: MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {text.HEADS}, {text.KV_HEADS}")
     beyond = [layer for layer in vision.FULL_ATTENTION if not 0 <= layer < vision.LAYERS]
     if beyond:
-        raise ValueError(f"{origin}: MODEL.VISION.FULL_ATTENTION names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")
+        raise BadInput(f"{origin}: MODEL.VISION.FULL_ATTENTION names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")

@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-BAD_INPUT = (ValueError, OSError)
+from libs.errors import BadInput
+
+BAD_INPUT = (BadInput, OSError)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what a cluster sends before it takes the machine away
 # How long ranks wait for each other: all the others for rank 0 while it writes tens of gigabytes. NCCL ends them after
 # ten minutes by default.
@@ -43,24 +45,22 @@ def parse_devices(devices, nproc, must_exist=True):
     Args:
         must_exist: False takes the numbers of GPUs that this machine does not have, too, for a plan.
     Raises:
-        ValueError: both given, a device that does not exist or is named twice, or fewer than one process.
+        BadInput: both given, a device that does not exist or is named twice, or fewer than one process.
     """
     if devices and nproc:
-        raise ValueError("give --devices (GPUs) or --nproc (CPU ranks), not both")
+        raise BadInput("give --devices (GPUs) or --nproc (CPU ranks), not both")
     if devices:
         available = torch.cuda.device_count()
         numbers = devices.split(",")
         bad = [n for n in numbers if not n.isdigit() or (must_exist and int(n) >= available)]
         if bad:
-            raise ValueError(
-                f"--devices {devices}: no GPU {bad[0] or 'without a number'}; this machine has {available}"
-            )
+            raise BadInput(f"--devices {devices}: no GPU {bad[0] or 'without a number'}; this machine has {available}")
         if len({int(n) for n in numbers}) < len(numbers):
-            raise ValueError(f"--devices {devices}: a GPU takes one rank, name each once")
+            raise BadInput(f"--devices {devices}: a GPU takes one rank, name each once")
         return [torch.device("cuda", int(n)) for n in numbers]
     if nproc is not None:
         if nproc < 1:
-            raise ValueError(f"--nproc must be at least 1, got {nproc}")
+            raise BadInput(f"--nproc must be at least 1, got {nproc}")
         return [torch.device("cpu")] * nproc
     gpus = torch.cuda.device_count()
     return [torch.device("cuda", n) for n in range(gpus)] or [torch.device("cpu")]
@@ -90,7 +90,7 @@ def launch(worker, devices, *args):
     are GPUs, and gets the arguments of rank 0.
 
     Raises:
-        ValueError: a rank failed with bad input (ValueError or OSError); one line that names it.
+        BadInput: a rank failed with bad input (BadInput or OSError); one line that names it.
         OSError: a rank was killed.
         RuntimeError: a rank failed otherwise; holds its traceback.
     """
@@ -121,10 +121,10 @@ def launch(worker, devices, *args):
             raise
         except mp.ProcessRaisedException as error:
             rank, traceback = _first_failure(context)
-            message = _bad_input(traceback)  # by convention, bad input is a ValueError or OSError
+            message = _bad_input(traceback)  # by convention, bad input is a BadInput or OSError
             if message is None:
                 raise RuntimeError(f"rank {rank} failed:\n{traceback}") from None
-            raise ValueError(f"rank {rank}: {message}") from error
+            raise BadInput(f"rank {rank}: {message}") from error
         except mp.ProcessExitedException as error:
             raise OSError(f"rank {error.error_index} died: {error}; --resume continues") from error
     return answer.get()
@@ -139,7 +139,7 @@ def _first_failure(context):
 
 
 def _bad_input(traceback):
-    """The message of a traceback's last line if that is a ValueError or OSError, else None."""
+    """The message of a traceback's last line if that is a BadInput or OSError, else None."""
     kind, _, message = traceback.strip().splitlines()[-1].partition(": ")
     kind = getattr(builtins, kind, None)
     return message if isinstance(kind, type) and issubclass(kind, BAD_INPUT) else None
@@ -186,7 +186,7 @@ def _run(rank, world_size, device, address, worker, args):
     except BAD_INPUT as error:
         # A loader process's exception arrives with its traceback as text: keep the line that matters.
         message = _bad_input(str(error)) if "\n" in str(error) else None
-        raise (ValueError(message) if message else error) from None
+        raise (BadInput(message) if message else error) from None
     finally:
         # After a failure the process just ends: the others shall see that only once the reason has been written down.
         _kill_loaders()

@@ -7,6 +7,8 @@ import math
 
 import torch
 
+from libs.errors import BadInput
+
 
 def lr_at(step, total_steps, base_lr, schedule="none", warmup=0.0, lr_end=0.0):
     """Learning rate of optimizer step `step` (0-based): a pure function, so a resumed run needs no scheduler state.
@@ -33,9 +35,9 @@ def base_lr(train, world_size):
 
 
 def check_optimizer(train):
-    """ValueError if TRAIN.optimizer needs a package that is not there: found out before anything is started."""
+    """BadInput if TRAIN.optimizer needs a package that is not there: found out before anything is started."""
     if train.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError("TRAIN.optimizer adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
+        raise BadInput("TRAIN.optimizer adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
 
 
 def quiet_bitsandbytes():

@@ -7,6 +7,7 @@ import textwrap
 
 import torch
 
+from libs.errors import BadInput
 from rv_train.checkpoint import run_folder
 from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.load import load_data
@@ -30,14 +31,14 @@ STAND_IN = "put the white mug on the left plate and put the yellow and white mug
 
 
 def count_steps(cfg, batches_per_epoch):
-    """Optimizer steps of the whole run; ValueError if there is none.
+    """Optimizer steps of the whole run; BadInput if there is none.
 
     Args:
         batches_per_epoch: of one rank.
     """
     steps = cfg.TRAIN.max_steps or cfg.TRAIN.epochs * batches_per_epoch // cfg.TRAIN.grad_accum
     if steps == 0:
-        raise ValueError(f"{cfg.TRAIN.epochs} epochs hold fewer batches than TRAIN.grad_accum {cfg.TRAIN.grad_accum}")
+        raise BadInput(f"{cfg.TRAIN.epochs} epochs hold fewer batches than TRAIN.grad_accum {cfg.TRAIN.grad_accum}")
     return steps
 
 
@@ -47,7 +48,7 @@ def dry_run(cfg, devices=None, nproc=None):
     Args:
         devices, nproc: `--devices` and `--nproc` as given; GPUs that this machine does not have are planned for.
     Raises:
-        ValueError: a config that could never be trained with, or devices that make no sense.
+        BadInput: a config that could never be trained with, or devices that make no sense.
     """
     missing = []
     world_size, device = _ranks(devices, nproc, missing)

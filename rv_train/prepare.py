@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.config_tree import differences
+from libs.errors import BadInput
 from rv_train import checkpoint
 from rv_train.data.features import TrainingSet
 from rv_train.data.load import TrainingData, load_data
@@ -89,7 +90,7 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
         resume: continue from the run's newest good checkpoint.
         allow_changes: resume even with another config, other data or another number of ranks.
     Raises:
-        ValueError: data or config that cannot be trained on, a package or compiler that is missing, nothing to resume,
+        BadInput: data or config that cannot be trained on, a package or compiler that is missing, nothing to resume,
             a folder that already holds something or is in use, or a resume that would be another run.
     """
     check_attention(cfg, device)
@@ -110,7 +111,7 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
     if not resume:
         check_weights(cfg)
         if checkpoint.checkpoints(run):
-            raise ValueError(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
+            raise BadInput(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
         if run.exists():
             checkpoint.refuse_foreign(run)
         run.mkdir(parents=True, exist_ok=True)
@@ -121,11 +122,11 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
             folder, remarks = checkpoint.find_resume(run)
             impossible, changes = changed(cfg, data, world_size, folder)
             if impossible:
-                raise ValueError(f"--resume: {impossible[0]}; its checkpoints cannot continue so")
+                raise BadInput(f"--resume: {impossible[0]}; its checkpoints cannot continue so")
             if cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE:
                 base_path(cfg, folder / "model")
             if changes and not allow_changes:
-                raise ValueError(f"--resume: {changes[0]}; --allow_changes resumes nevertheless, as another run")
+                raise BadInput(f"--resume: {changes[0]}; --allow_changes resumes nevertheless, as another run")
             for line in remarks + changes:
                 print(f"warning: {line}", file=sys.stderr)
         else:

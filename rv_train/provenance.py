@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from libs.errors import BadInput
 from rv_train.models.lora import num_values
 from rv_train.optim import base_lr, resolve_amp
 
@@ -68,7 +69,7 @@ def write_run_json(folder, cfg, rank, data_info, model, start_step):
         try:
             run = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged ({error}): move it away, and the record begins anew") from None
+            raise BadInput(f"{path} is damaged ({error}): move it away, and the record begins anew") from None
         run["resumed"].append({"step": start_step, **session})
     else:
         parameters = list(model.parameters())

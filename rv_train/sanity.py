@@ -26,7 +26,7 @@ def sanity_forward(cfg, device):
     Returns:
         exit code: 0, or 1 where the loss is not a finite number.
     Raises:
-        ValueError: data, config or weights that cannot be trained on.
+        BadInput: data, config or weights that cannot be trained on.
     """
     check_attention(cfg, device)
     check_packages(cfg.MODEL)

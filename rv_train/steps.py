@@ -35,7 +35,7 @@ class Steps:
         """Wait for the device, for all steps but the last `behind`; for all of them if one of them was asked to stop.
 
         Raises:
-            ValueError: too many bad steps in a row, see `BadSteps`.
+            BadInput: too many bad steps in a row, see `BadSteps`.
         """
         while len(self._waiting) > (0 if self.stop else behind):
             told, batches = self._waiting.pop(0)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from libs.cli import cli_errors
 from libs.config_tree import to_dict
+from libs.errors import BadInput
 from rv_train import checkpoint
 from rv_train.bad_steps import BadSteps
 from rv_train.config import load_cfg
@@ -243,12 +244,12 @@ def main(argv=None):
     args = parser.parse_intermixed_args(argv)
     cfg = load_cfg(args.cfg, [*args.opts, *(["DATA.SKIP_BAD", True] if args.skip_bad else [])])
     if args.allow_changes and not args.resume:
-        raise ValueError("--allow_changes says what may differ from the run that --resume continues: give both")
+        raise BadInput("--allow_changes says what may differ from the run that --resume continues: give both")
     if args.dry_run:
         dry_run(cfg, args.devices, args.nproc)
         return
     if under_torchrun() and (args.devices or args.nproc):
-        raise ValueError("--devices and --nproc choose ranks, but under torchrun (RANK is set) its ranks are used")
+        raise BadInput("--devices and --nproc choose ranks, but under torchrun (RANK is set) its ranks are used")
     devices = parse_devices(args.devices, args.nproc)
     if args.sanity_forward:
         raise SystemExit(sanity_forward(cfg, devices[0]))

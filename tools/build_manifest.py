@@ -25,6 +25,7 @@ from tqdm import tqdm
 from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
 from libs.demo_hdf5 import KeyMap, demo_files
+from libs.errors import BadInput
 from libs.manifest.build import Build, Settings, check_same, clear_parts, make_tasks
 from libs.manifest.lines import INFO, MANIFEST
 from rv_train.data.demos import DemoDataset, split_by_masks
@@ -59,7 +60,7 @@ def main(argv=None):
     args = parse_args(argv)
     for name, low, high in (("horizon", 1, 10_000), ("num_bins", 1, 10**9), ("quality", 1, 100), ("workers", 1, 4096)):
         if not low <= getattr(args, name) <= high:
-            raise ValueError(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
+            raise BadInput(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
     paths = list(dict.fromkeys(path for entry in args.files for path in demo_files(entry)))
     key_map = KeyMap.find(args.key_map)
     views = list(dict.fromkeys(args.views.split(","))) if args.views else list(key_map.views)

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from libs.cli import cli_errors
+from libs.errors import BadInput
 from libs.libero_sim import LiberoEnv, prepare_gl, simulator_versions
 from libs.libero_sim.experts import expert_actions, expert_tasks
 
@@ -79,9 +80,9 @@ def table(rows):
 def main(argv=None):
     args = parse_args(argv)
     if args.resets < 1 or args.seed < 0:
-        raise ValueError(f"--resets {args.resets} and --seed {args.seed}: at least 1 and 0 are needed")
+        raise BadInput(f"--resets {args.resets} and --seed {args.seed}: at least 1 and 0 are needed")
     if args.out and not args.out.resolve().parent.is_dir():
-        raise ValueError(f"--out {args.out}: its folder does not exist")
+        raise BadInput(f"--out {args.out}: its folder does not exist")
     tasks = expert_tasks(args.task_suite, args.task_ids)
     prepare_gl()
     seeds = range(args.seed, args.seed + args.resets)

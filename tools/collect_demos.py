@@ -12,6 +12,7 @@ from pathlib import Path
 
 from libs.cli import cli_errors
 from libs.demo_hdf5 import DemoFile
+from libs.errors import BadInput
 from libs.libero_sim import RENDER_SETTINGS
 from libs.libero_sim.collection import Settings, TaskJob
 from libs.libero_sim.experts import expert_tasks
@@ -62,14 +63,14 @@ def parse_args(argv=None):
 
 
 def check_ranges(args, **ranges):
-    """ValueError for an argument outside (lowest, highest)."""
+    """BadInput for an argument outside (lowest, highest)."""
     for name, (low, high) in ranges.items():
         if not low <= getattr(args, name) <= high:
-            raise ValueError(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
+            raise BadInput(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
 
 
 def make_jobs(args):
-    """One TaskJob per task; ValueError for anything that cannot be collected as asked."""
+    """One TaskJob per task; BadInput for anything that cannot be collected as asked."""
     check_ranges(args, **COUNTS, start_noise=(0, 0.3), start_near=(0, 1), start_late=(0, 1))
     jobs = []
     for task in expert_tasks(args.task_suite, args.task_ids):

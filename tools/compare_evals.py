@@ -21,7 +21,7 @@ def compare_evals(first, second, only=(), ignore=()) -> list[str]:
     """What differs between the evaluations in two folders, one line each; nothing where they are equal.
 
     only: "KEY=VALUE" of the records to take, where a folder holds several runs. ignore: settings that may differ.
-    ValueError: a folder without results, or with several runs that `only` does not tell apart.
+    BadInput: a folder without results, or with several runs that `only` does not tell apart.
     """
     folders, found = (Path(first), Path(second)), []
     runs = [gather([folder], only) for folder in folders]

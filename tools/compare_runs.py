@@ -16,6 +16,7 @@ from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from libs.cli import cli_errors
+from libs.errors import BadInput
 from rv_train.checkpoint import checkpoints, load_trainer
 
 UNREPEATABLE = ("speed/", "memory/")  # curves of how fast it went
@@ -25,11 +26,11 @@ def compare_runs(first, second):
     """What differs between two run folders, one line each; nothing where they are identical.
 
     Raises:
-        ValueError: a folder without a complete checkpoint.
+        BadInput: a folder without a complete checkpoint.
     """
     for run in (first, second):
         if not checkpoints(run):
-            raise ValueError(f"{run} has no complete checkpoint to compare")
+            raise BadInput(f"{run} has no complete checkpoint to compare")
     found = list(differing(_layout(first), _layout(second), "run folder"))
     for folder in checkpoints(first):
         pair = folder, Path(second) / folder.name

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from libs.cli import cli_errors
 from libs.demo_hdf5 import KeyMap, demo_files
+from libs.errors import BadInput
 from rv_train.data.demos import DemoDataset
 from rv_train.data.stats import compute_action_stats, constant_dims, write_stats
 
@@ -47,9 +48,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.out.is_dir():
-        raise ValueError(f"--out {args.out} is a folder: name the file, such as {args.out / 'action_stats.json'}")
+        raise BadInput(f"--out {args.out} is a folder: name the file, such as {args.out / 'action_stats.json'}")
     if args.out.exists() and not args.force:
-        raise ValueError(f"{args.out} exists: give another --out, or --force to overwrite it")
+        raise BadInput(f"{args.out} exists: give another --out, or --force to overwrite it")
     paths = list(dict.fromkeys(path for entry in args.files for path in demo_files(entry)))
     key_map = KeyMap.find(args.key_map)
     views = args.views.split(",") if args.views else key_map.views

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from libs.cli import cli_errors
 from libs.demo_hdf5 import KeyMap, demo_files
+from libs.errors import BadInput
 from rv_eval import overfit
 from rv_eval.diagnosis import diagnose
 from rv_eval.diagnosis_plots import write_plots
@@ -52,14 +53,14 @@ def parse_args(argv=None):
     args = parser.parse_intermixed_args(argv)
     for name in ("num_demos", "num_frames"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
+            raise BadInput(f"--{name} must be at least 1, not {getattr(args, name)}")
     if args.seed < 0:
-        raise ValueError(f"--seed must be at least 0, not {args.seed}")
+        raise BadInput(f"--seed must be at least 0, not {args.seed}")
     if args.overfit is None:
         if args.model_path is None or args.cfg or args.opts or args.nproc or args.devices:
-            raise ValueError("give --model_path, or --overfit N with --cfg (which alone takes KEY VALUE and ranks)")
+            raise BadInput("give --model_path, or --overfit N with --cfg (which alone takes KEY VALUE and ranks)")
     elif args.model_path is not None or args.cfg is None:
-        raise ValueError("--overfit trains a policy of its own: it takes --cfg, and no --model_path")
+        raise BadInput("--overfit trains a policy of its own: it takes --cfg, and no --model_path")
     return args
 
 
@@ -74,7 +75,7 @@ def main(argv=None):
     cfg = load_cfg(args.cfg, args.opts)
     out = args.out or Path("eval_logs") / f"overfit_{args.cfg.stem}"
     if (out / "demos").exists() or (out / "run").exists():
-        raise ValueError(f"{out} holds an overfit run already: choose another --out")
+        raise BadInput(f"{out} holds an overfit run already: choose another --out")
     key_map = args.key_map or cfg.DATA.KEY_MAP
     copied = overfit.copy_first_demos(files, args.overfit, out / "demos", KeyMap.find(key_map))
     ranks = [word for name in ("nproc", "devices") if (value := getattr(args, name)) for word in (f"--{name}", value)]

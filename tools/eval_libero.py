@@ -12,6 +12,7 @@ input; 130 interrupted.
 """
 
 from libs.cli import cli_errors
+from libs.errors import BadInput
 from tools.evaluation import agent_settings, check_policy_arguments, make_parser, run_evaluation, run_name
 
 __all__ = ["agent_settings", "main", "parse_args", "run_name", "select_tasks"]
@@ -21,7 +22,7 @@ def parse_args(argv=None):
     parser = make_parser(__doc__, "seed of the fixtures, set before every reset, and of sampling", _add_tasks)
     args = parser.parse_args(argv)
     if args.task_id is not None and args.task_name is not None:
-        raise ValueError("--task_id and --task_name: give one of them")
+        raise BadInput("--task_id and --task_name: give one of them")
     check_policy_arguments(args)
     return args
 
@@ -42,7 +43,7 @@ def main(argv=None):
 
 
 def select_tasks(suites, task_ids=None, task_names=None):
-    """The tasks of every suite in order, each once. ValueError for a suite, an id or a name that does not exist."""
+    """The tasks of every suite in order, each once. BadInput for a suite, an id or a name that does not exist."""
     from libs.libero_sim import REPORTED_SUITES, get_task, num_tasks
 
     names = dict.fromkeys(name for suite in suites for name in (REPORTED_SUITES if suite == "all" else (suite,)))
@@ -56,7 +57,7 @@ def select_tasks(suites, task_ids=None, task_names=None):
     unknown = [name for name in task_names if name not in {task.name for task in tasks}]
     if unknown:
         known = ", ".join(task.name for task in tasks)
-        raise ValueError(f"unknown task {unknown[0]!r} of {', '.join(names)}: there are {known}")
+        raise BadInput(f"unknown task {unknown[0]!r} of {', '.join(names)}: there are {known}")
     return [task for task in tasks if task.name in task_names]
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
 
 SERVED = ("ws://", "wss://")
@@ -75,13 +76,13 @@ def make_parser(description: str, seed: str, add_tasks: Callable | None = None) 
 
 
 def check_policy_arguments(args):
-    """ValueError for what contradicts where the policy runs."""
+    """BadInput for what contradicts where the policy runs."""
     served = args.model_path.startswith(SERVED)
     if args.api_key_file and not served:
-        raise ValueError(f"--api_key_file is for a served policy, not for {args.model_path}")
+        raise BadInput(f"--api_key_file is for a served policy, not for {args.model_path}")
     given = [name for name in OF_THE_POLICY if getattr(args, name) is not None]
     if served and given:
-        raise ValueError(f"--{given[0]} is decided where the policy is served, not for {args.model_path}")
+        raise BadInput(f"--{given[0]} is decided where the policy is served, not for {args.model_path}")
 
 
 def run_evaluation(args, tasks: list, envs, make_env: Callable):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from libs.cli import cli_errors
+from libs.errors import BadInput
 from rv_train.checkpoint import find_model_folder, load_model_folder, save_model_folder
 from rv_train.models.lora import is_adapter_folder
 
@@ -26,10 +27,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     target = args.out / "model"
     if target.exists():
-        raise ValueError(f"{target} exists already")
+        raise BadInput(f"{target} exists already")
     folder = find_model_folder(args.model_path)
     if is_adapter_folder(folder):
-        raise ValueError(
+        raise BadInput(
             f"{folder} is an adapter: tools/merge_lora.py {args.model_path} --out {args.out} --dtype {args.dtype} "
             "makes an ordinary model of it and the weights below it"
         )

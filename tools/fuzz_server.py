@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from libs.cli import cli_errors
+from libs.errors import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE_MB = 64.0  # a worst case is far more: every message is a few MB, and there are 50 clients
@@ -126,7 +127,7 @@ class HonestClient:
         answer = self._ask(self._questions[number])
         latencies.append(time.monotonic() - began)
         if answer != self.right[number]:
-            raise ValueError(f"question {number} is answered differently than before")
+            raise BadInput(f"question {number} is answered differently than before")
 
 
 def honest_asker(url, api_key):
@@ -170,7 +171,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.seconds <= 0 or args.clients < 1:
-        raise ValueError(f"--seconds and --clients must be positive, got {args.seconds} and {args.clients}")
+        raise BadInput(f"--seconds and --clients must be positive, got {args.seconds} and {args.clients}")
     from rv_eval.protocol import read_api_key
 
     with tempfile.TemporaryDirectory(prefix="fuzz_server_") as folder:

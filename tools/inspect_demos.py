@@ -19,6 +19,7 @@ from tqdm import tqdm
 from libs.cli import cli_errors
 from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, verify_demo_file
 from libs.demo_hdf5.layout import find_key_map, key_problems
+from libs.errors import BadInput
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 LABEL_WIDTH = 13
@@ -49,9 +50,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.demos is not None and args.demos < 1:
-        raise ValueError(f"--demos must be at least 1, not {args.demos}")
+        raise BadInput(f"--demos must be at least 1, not {args.demos}")
     if args.video is not None and args.video.suffix != ".mp4":
-        raise ValueError(f"--video {args.video} must end in .mp4")
+        raise BadInput(f"--video {args.video} must end in .mp4")
     given = KeyMap.find(args.key_map) if args.key_map else None
     key_maps = {path: given or find_key_map(path) for path in args.files}
     opened, problems = [], 0

@@ -16,6 +16,7 @@ import torch
 
 from libs.cli import cli_errors
 from libs.config_tree import to_dict
+from libs.errors import BadInput
 from rv_train.checkpoint import find_model_folder, load_model_folder, read_model_cfg, save_model_folder
 from rv_train.config import cfg_from_dict
 from rv_train.models.lora import is_adapter_folder, merge, read_base, weights_sha256
@@ -32,10 +33,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     target = args.out / "model"
     if target.exists():
-        raise ValueError(f"{target} exists already")
+        raise BadInput(f"{target} exists already")
     folder = find_model_folder(args.model_path)
     if not is_adapter_folder(folder):
-        raise ValueError(f"{folder} is no adapter: there is nothing to merge")
+        raise BadInput(f"{folder} is no adapter: there is nothing to merge")
     quantized = read_model_cfg(folder).MODEL.QUANTIZE
     exact = ["MODEL.QUANTIZE", "none", "AMP.frozen_dtype", "float32", "AMP.param_dtype", "float32"]
     model, cfg, extras = load_model_folder(folder, opts=exact)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
+from libs.errors import BadInput
 from libs.manifest import BadLine, Rules, numbered_lines, read_line
 from libs.manifest.lines import HIDDEN, INFO, SUMS, manifest_file
 from libs.manifest.pictures import decode_picture
@@ -48,7 +49,7 @@ def main(argv=None):
     args = parse_args(argv)
     for name, low in (("samples", 0), ("workers", 1), ("num_bins", 1)):
         if getattr(args, name) is not None and getattr(args, name) < low:
-            raise ValueError(f"--{name} must be at least {low}, not {getattr(args, name)}")
+            raise BadInput(f"--{name} must be at least {low}, not {getattr(args, name)}")
     path = manifest_file(args.manifest)
     info = read_info(path.parent)
     rules = find_rules(path, info, args)
@@ -73,7 +74,7 @@ def find_rules(path, info, args):
     first = next((found for _, _, raw in numbered_lines(path) if (found := _parsed(raw))), {})
     horizon, dim = info.get("horizon", first.get("H")), info.get("action_dim", first.get("D"))
     if not all(type(value) is int and value > 0 for value in (horizon, dim)):
-        raise ValueError(f"{path}: no line says H and D, the size of a chunk of actions")
+        raise BadInput(f"{path}: no line says H and D, the size of a chunk of actions")
     views = args.views.split(",") if args.views else info.get("views")
     if not views:
         paths = first.get("image_paths")
@@ -91,7 +92,7 @@ def find_codec(path, rules, args):
         print(f"no statistics, so the integers cannot be read as actions: {error}")
         return None
     if len(stats["min"]) != rules.action_dim:
-        raise ValueError(
+        raise BadInput(
             f"{args.stats or path.parent}: statistics of {len(stats['min'])} dimensions, not {rules.action_dim}"
         )
     return ActionTextCodec(stats["min"], stats["max"], rules.num_bins)

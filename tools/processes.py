@@ -10,6 +10,8 @@ import time
 import uuid
 from pathlib import Path
 
+from libs.errors import BadInput
+
 STRAGGLERS_S = 30.0  # for the processes of a run to be gone after one of them was killed
 
 
@@ -36,10 +38,10 @@ def run_torture(variable, out, wanted, torture):
     returns what it found wrong, a list of lines; none of its processes outlives it.
 
     out: the folder, empty or new; None: a temporary one, removed where nothing is wrong. What is found (or raised as
-    RuntimeError) is printed under "NOT {wanted}", and the exit code is 1. ValueError: the folder is not empty.
+    RuntimeError) is printed under "NOT {wanted}", and the exit code is 1. BadInput: the folder is not empty.
     """
     if out and out.exists() and any(out.iterdir()):
-        raise ValueError(f"--out {out} is not empty")
+        raise BadInput(f"--out {out} is not empty")
     folder = out.resolve() if out else Path(tempfile.mkdtemp(prefix=f"{variable.lower()}_"))
     folder.mkdir(parents=True, exist_ok=True)
     mark = f"{uuid.uuid4()}"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from libs.cli import cli_errors
 from libs.demo_hdf5 import DemoFile, demo_files
+from libs.errors import BadInput
 from libs.libero_sim import RENDER_SETTINGS, simulator_versions
 from libs.libero_sim.pool import run_with_bar
 from libs.libero_sim.regeneration import NOOP_NORM, SETTLE_STEPS, FileJob
@@ -52,14 +53,14 @@ def parse_args(argv=None):
 
 
 def make_jobs(args):
-    """One FileJob per demonstration file; ValueError for anything that cannot be regenerated as asked."""
+    """One FileJob per demonstration file; BadInput for anything that cannot be regenerated as asked."""
     for name in ("resolution", "workers"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
+            raise BadInput(f"--{name} must be at least 1, not {getattr(args, name)}")
     sources = {}  # name -> path
     for path in source_files(args.files, args.out):
         if path.name in sources:
-            raise ValueError(f"{sources[path.name]} and {path} have the same name: use two --out folders")
+            raise BadInput(f"{sources[path.name]} and {path} have the same name: use two --out folders")
         sources[path.name] = path
     jobs = []
     for path in sources.values():
@@ -72,13 +73,13 @@ def make_jobs(args):
 def source_files(entries, out):
     """Files and folders (with everything below them but what stands in `out`) -> demonstration files.
 
-    ValueError where nothing is found.
+    BadInput where nothing is found.
     """
     paths, out = {}, out.resolve()
     for entry in entries:
         found = [path for path in demo_files(entry) if out not in path.resolve().parents]
         if not found:
-            raise ValueError(f"{entry}: what is to be read stands in --out {out}; choose another folder")
+            raise BadInput(f"{entry}: what is to be read stands in --out {out}; choose another folder")
         paths.update((path.resolve(), path) for path in found)
     return list(paths.values())
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from libs.cli import cli_errors
+from libs.errors import BadInput
 
 GRACE_S = 5.0  # for the batch that is being computed when the server is told to end
 
@@ -64,9 +65,9 @@ def main(argv=None):
     limits = ServerLimits(args.max_clients, args.batch_wait_ms / 1000, args.idle_timeout)
     api_key = read_api_key(args.api_key_file)
     if not 0 <= args.port < 65536:
-        raise ValueError(f"--port must be from 0 to 65535, got {args.port}")
+        raise BadInput(f"--port must be from 0 to 65535, got {args.port}")
     if args.threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {args.threads}")
+        raise BadInput(f"--threads must be at least 1, got {args.threads}")
     try:
         policy = load_policy(args)
         server = PolicyServer(policy, limits, api_key)

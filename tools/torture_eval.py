@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from libs.cli import cli_errors
+from libs.errors import BadInput
 from rv_eval.results import ResultsFile
 from rv_eval.rollout import MAX_INCIDENTS
 from tools.compare_evals import compare_evals
@@ -290,7 +291,7 @@ def main(argv=None):
     args = parse_args(argv)
     if args.kills < 1 or args.episodes < 1 or args.num_envs < 1:
         numbers = f"{args.kills}, {args.episodes} and {args.num_envs}"
-        raise ValueError(f"--kills, --episodes and --num_envs must be at least 1, got {numbers}")
+        raise BadInput(f"--kills, --episodes and --num_envs must be at least 1, got {numbers}")
     run_torture(MARK, args.out, "equal", lambda out, mark: torture(args, out, mark))
 
 

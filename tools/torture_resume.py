@@ -24,6 +24,7 @@ import numpy as np
 
 from libs.cli import cli_errors
 from libs.demo_hdf5.synthetic import write_synthetic_demo_file
+from libs.errors import BadInput
 from rv_train.checkpoint import checkpoints
 from tools.compare_runs import compare_runs, read_curves
 from tools.processes import kill, processes, run_torture, wait_for_nobody
@@ -209,7 +210,7 @@ def main(argv=None):
     args = parse_args(argv)
     steps = 5 * args.kills + 10 if args.steps is None else args.steps
     if args.kills < 1 or steps < 4:
-        raise ValueError(f"--kills must be at least 1 and --steps at least 4, got {args.kills} and {steps}")
+        raise BadInput(f"--kills must be at least 1 and --steps at least 4, got {args.kills} and {steps}")
     rng = np.random.default_rng(args.seed)
     run_torture(MARK, args.out, "identical", lambda out, mark: torture(out, mark, args.kills, steps, rng))
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from libs.errors import BadInput
+
 # A float32 copy of a float64 limit lies outside it by this share of the range at most: not a clipped value.
 FLOAT32_SLACK = 1e-6
 
@@ -39,13 +41,13 @@ class ActionTextCodec:
         self.high = np.array(high, dtype=np.float64)
         self.num_bins = int(num_bins)
         if self.low.ndim != 1 or self.low.size == 0 or self.low.shape != self.high.shape:
-            raise ValueError(f"low and high must both have shape (A,), got {self.low.shape} and {self.high.shape}")
+            raise BadInput(f"low and high must both have shape (A,), got {self.low.shape} and {self.high.shape}")
         if not (np.isfinite(self.low).all() and np.isfinite(self.high).all()):
-            raise ValueError(f"action range is not finite: low {self.low.tolist()}, high {self.high.tolist()}")
+            raise BadInput(f"action range is not finite: low {self.low.tolist()}, high {self.high.tolist()}")
         for dim in np.flatnonzero(self.low > self.high):
-            raise ValueError(f"action dimension {dim}: low {self.low[dim]} is above high {self.high[dim]}")
+            raise BadInput(f"action dimension {dim}: low {self.low[dim]} is above high {self.high[dim]}")
         if self.num_bins != num_bins or self.num_bins < 1:
-            raise ValueError(f"num_bins must be a whole number of at least 1, got {num_bins!r}")
+            raise BadInput(f"num_bins must be a whole number of at least 1, got {num_bins!r}")
         self._span = self.high - self.low
         self._safe_span = np.where(self._span > 0, self._span, 1.0)
 
@@ -68,10 +70,10 @@ class ActionTextCodec:
         return (self.low + np.asarray(integers, dtype=np.float64) / self.num_bins * self._span).astype(np.float32)
 
     def encode(self, actions) -> list[str]:
-        """actions (B, H, A) -> B texts of H*A integers. ValueError: wrong shape, NaN or infinity."""
+        """actions (B, H, A) -> B texts of H*A integers. BadInput: wrong shape, NaN or infinity."""
         integers = self.to_integers(actions)
         if integers.ndim != 3:
-            raise ValueError(f"actions must have shape (B, H, {self.action_dim}), got {integers.shape}")
+            raise BadInput(f"actions must have shape (B, H, {self.action_dim}), got {integers.shape}")
         return [
             " ".join(map(str, chunk.ravel().tolist())) for chunk in integers
         ]  # Python's numbers print twice as fast
@@ -95,9 +97,9 @@ class ActionTextCodec:
         an integer outside 0..num_bins anywhere in the text (no action of this range), no complete action.
         """
         if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}")
+            raise BadInput(f"horizon must be at least 1, got {horizon}")
         if isinstance(texts, str):
-            raise ValueError("texts must be a list of strings, got one string")
+            raise BadInput("texts must be a list of strings, got one string")
         actions = np.empty((len(texts), horizon, self.action_dim), dtype=np.float32)
         valid = np.zeros(len(texts), dtype=bool)
         repaired = np.zeros(len(texts), dtype=bool)
@@ -131,8 +133,8 @@ class ActionTextCodec:
     def _checked(self, actions) -> np.ndarray:
         actions = np.asarray(actions, dtype=np.float64)
         if actions.ndim == 0 or actions.shape[-1] != self.action_dim:
-            raise ValueError(f"actions must have {self.action_dim} dimensions on the last axis, got {actions.shape}")
+            raise BadInput(f"actions must have {self.action_dim} dimensions on the last axis, got {actions.shape}")
         bad = np.argwhere(~np.isfinite(actions))
         if len(bad):
-            raise ValueError(f"action value {actions[tuple(bad[0])]} at index {bad[0].tolist()} is not finite")
+            raise BadInput(f"action value {actions[tuple(bad[0])]} at index {bad[0].tolist()} is not finite")
         return actions

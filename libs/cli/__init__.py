@@ -14,7 +14,7 @@ EXTRAS = {
 
 
 def cli_errors(main):
-    """Wrap a `main()`: ValueError and OSError (bad input), and a package of EXTRAS that is not installed, become one
+    """Wrap a `main()`: BadInput and OSError (bad input), and a package of EXTRAS that is not installed, become one
     line on stderr and exit code 2."""
 
     @functools.wraps(main)

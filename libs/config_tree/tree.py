@@ -5,6 +5,8 @@ import difflib
 
 from yacs.config import CfgNode
 
+from libs.errors import BadInput
+
 
 def merge(defaults, tree, opts, origin, list_items):
     """A copy of `defaults` with a nested dict, and then command-line pairs, set over it.
@@ -18,16 +20,16 @@ def merge(defaults, tree, opts, origin, list_items):
     Returns:
         CfgNode, not frozen.
     Raises:
-        ValueError: an unknown key, a value of the wrong type, a key without a value.
+        BadInput: an unknown key, a value of the wrong type, a key without a value.
     """
     cfg = defaults.clone()
     if not isinstance(tree, dict):
-        raise ValueError(f"{origin}: a config holds sections, not {type(tree).__name__}")
+        raise BadInput(f"{origin}: a config holds sections, not {type(tree).__name__}")
     for key, value in leaves(tree):
         _set_leaf(cfg, key, value, origin, list_items)
     opts = list(opts)
     if len(opts) % 2:
-        raise ValueError(f"overrides come in pairs KEY VALUE; {opts[-1]!r} has no value")
+        raise BadInput(f"overrides come in pairs KEY VALUE; {opts[-1]!r} has no value")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         _set_leaf(cfg, key, value, "command line", list_items)
     return cfg
@@ -67,7 +69,7 @@ def _set_leaf(cfg, key, value, origin, list_items):
     if not isinstance(node, CfgNode) or name not in node or isinstance(node[name], CfgNode):
         close = difflib.get_close_matches(key, [known for known, _ in leaves(cfg)], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{origin}: unknown config key {key}{hint}")
+        raise BadInput(f"{origin}: unknown config key {key}{hint}")
     node[name] = _typed(key, value, node[name], origin, list_items)
 
 
@@ -89,10 +91,10 @@ def _typed(key, value, default, origin, list_items):
             type(v) in (item, int if item is float else item) for v in values
         )
         if not fits:
-            raise ValueError(f"{origin}: {key} must be a list of {item.__name__}, got {value!r}")
+            raise BadInput(f"{origin}: {key} must be a list of {item.__name__}, got {value!r}")
         return [item(v) for v in values]
     if type(value) is not wanted:
-        raise ValueError(f"{origin}: {key} must be {wanted.__name__}, got {value!r} ({type(value).__name__})")
+        raise BadInput(f"{origin}: {key} must be {wanted.__name__}, got {value!r} ({type(value).__name__})")
     return value
 
 

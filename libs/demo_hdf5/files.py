@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
+from libs.errors import BadInput
+
 
 def demo_files(entry) -> list[Path]:
     """The file `entry`, or the sorted *.hdf5 below the folder `entry`, but for hidden folders, where the tools keep
-    unfinished parts. ValueError where it does not exist or holds none."""
+    unfinished parts. BadInput where it does not exist or holds none."""
     entry = Path(entry)
     if entry.is_file():
         return [entry]
     if not entry.is_dir():
-        raise ValueError(f"{entry} does not exist")
+        raise BadInput(f"{entry} does not exist")
     found = [path for path in sorted(entry.rglob("*.hdf5")) if "/." not in f"/{path.relative_to(entry)}"]
     if not found:
-        raise ValueError(f"{entry} holds no *.hdf5 file")
+        raise BadInput(f"{entry} holds no *.hdf5 file")
     return found

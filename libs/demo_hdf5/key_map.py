@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from libs.errors import BadInput
+
 SHIPPED = Path(__file__).with_name("key_maps")
 NAME = re.compile(r"\w[\w.-]*")  # of views and parts: names of files in manifests, words on command lines
 KEY = re.compile(r"[^/.][^/]*(/[^/.][^/]*)*")
@@ -54,28 +56,28 @@ class KeyMap:
 
     @classmethod
     def load(cls, path):
-        """From a JSON file; ValueError, naming file and entry, for anything missing, unknown or of the wrong kind."""
+        """From a JSON file; BadInput, naming file and entry, for anything missing, unknown or of the wrong kind."""
         path = Path(path)
         try:
             tree = json.loads(path.read_text(), object_pairs_hook=_without_repeats)
         except FileNotFoundError:
-            raise ValueError(f"key map {path} does not exist") from None
+            raise BadInput(f"key map {path} does not exist") from None
         except (OSError, ValueError) as error:  # a folder; not JSON, not text, an entry twice
-            raise ValueError(f"key map {path} cannot be read: {error}") from None
+            raise BadInput(f"key map {path} cannot be read: {error}") from None
         try:
             return cls(name=path.stem, **_checked(tree))
         except ValueError as error:
-            raise ValueError(f"key map {path}: {error}") from None
+            raise BadInput(f"key map {path}: {error}") from None
 
     @classmethod
     def find(cls, entry):
-        """One of this project's by its name, or a JSON file by its path; ValueError as `load`."""
+        """One of this project's by its name, or a JSON file by its path; BadInput as `load`."""
         entry = str(entry)
         if not NAME.fullmatch(entry) or entry.endswith(".json"):
             return cls.load(entry)
         if entry not in shipped():
             known = ", ".join(shipped())
-            raise ValueError(f"no key map {entry!r}: there are {known}; or give the path of a JSON file")
+            raise BadInput(f"no key map {entry!r}: there are {known}; or give the path of a JSON file")
         return cls.load(SHIPPED / f"{entry}.json")
 
     @property
@@ -84,22 +86,22 @@ class KeyMap:
         return next(iter(self.views))
 
     def dim(self, parts):
-        """How many numbers these parts are together; ValueError as `check_parts`."""
+        """How many numbers these parts are together; BadInput as `check_parts`."""
         self.check_parts(parts)
         return sum(self.proprio[part].dim for part in parts)
 
     def check_views(self, views):
-        """ValueError where one is not of this map."""
+        """BadInput where one is not of this map."""
         self._check_known(views, self.views, "view")
 
     def check_parts(self, parts):
-        """ValueError where one is not of this map."""
+        """BadInput where one is not of this map."""
         self._check_known(parts, self.proprio, "proprio part")
 
     def _check_known(self, names, known, what):
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise ValueError(f"key map {self.name} has no {what} {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+            raise BadInput(f"key map {self.name} has no {what} {unknown[0]!r}; it has {', '.join(known) or 'none'}")
 
     def layout(self, views, parts):
         """What of this map these views and parts depend on, as JSON: two maps that agree in it read the same."""
@@ -120,7 +122,7 @@ def _without_repeats(pairs):
     names = [name for name, _ in pairs]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ValueError(f"{twice[0]!r} stands there twice")
+        raise BadInput(f"{twice[0]!r} stands there twice")
     return dict(pairs)
 
 
@@ -128,17 +130,17 @@ def _checked(tree):
     """The fields of a KeyMap but its name."""
     _check_entries(tree, ("about", "views", "upside_down", "proprio", "actions", "instruction"), "the map")
     if not isinstance(tree["about"], str):
-        raise ValueError(f"about must be text, got {tree['about']!r}")
+        raise BadInput(f"about must be text, got {tree['about']!r}")
     if not isinstance(tree["upside_down"], bool):
-        raise ValueError(f"upside_down must be true or false, got {tree['upside_down']!r}")
+        raise BadInput(f"upside_down must be true or false, got {tree['upside_down']!r}")
     for group in ("views", "proprio"):
         if not isinstance(tree[group], dict):
-            raise ValueError(f"{group} must be an object of names, got {tree[group]!r}")
+            raise BadInput(f"{group} must be an object of names, got {tree[group]!r}")
         wrong = [name for name in tree[group] if not NAME.fullmatch(name)]
         if wrong:
-            raise ValueError(f"{group}: {wrong[0]!r} is no name: letters, digits, '_', '-' and '.'")
+            raise BadInput(f"{group}: {wrong[0]!r} is no name: letters, digits, '_', '-' and '.'")
     if not tree["views"]:
-        raise ValueError("views needs at least one camera")
+        raise BadInput("views needs at least one camera")
     for view, key in tree["views"].items():
         _check_key(key, f"views: {view}")
     return {
@@ -151,23 +153,23 @@ def _checked(tree):
 
 def _check_entries(tree, names, what):
     if not isinstance(tree, dict):
-        raise ValueError(f"{what} must be an object with {', '.join(names)}, got {tree!r}")
+        raise BadInput(f"{what} must be an object with {', '.join(names)}, got {tree!r}")
     missing, unknown = [name for name in names if name not in tree], [name for name in tree if name not in names]
     if missing or unknown:
         problem = f"no entry {missing[0]!r}" if missing else f"unknown entry {unknown[0]!r}"
-        raise ValueError(f"{what}: {problem}; it has {', '.join(names)}")
+        raise BadInput(f"{what}: {problem}; it has {', '.join(names)}")
 
 
 def _check_key(key, what):
     if not isinstance(key, str) or not KEY.fullmatch(key):
-        raise ValueError(f"{what}: a key is a path below data/demo_i such as 'obs/agentview_rgb', got {key!r}")
+        raise BadInput(f"{what}: a key is a path below data/demo_i such as 'obs/agentview_rgb', got {key!r}")
 
 
 def _place(tree, what):
     _check_entries(tree, Place._fields, what)
     _check_key(tree["key"], what)
     if type(tree["dim"]) is not int or tree["dim"] < 1:
-        raise ValueError(f"{what}: dim must be a whole number above 0, got {tree['dim']!r}")
+        raise BadInput(f"{what}: dim must be a whole number above 0, got {tree['dim']!r}")
     return Place(**tree)
 
 
@@ -175,9 +177,9 @@ def _instruction_place(tree):
     _check_entries(tree, InstructionPlace._fields, "instruction")
     wrong = [name for name, value in tree.items() if not isinstance(value, str)]
     if wrong:
-        raise ValueError(f"instruction: {wrong[0]} must be text, got {tree[wrong[0]]!r}")
+        raise BadInput(f"instruction: {wrong[0]} must be text, got {tree[wrong[0]]!r}")
     if tree["json_key"] and not tree["attribute"]:
-        raise ValueError("instruction: json_key needs an attribute")
+        raise BadInput("instruction: json_key needs an attribute")
     return InstructionPlace(**tree)
 
 

@@ -8,29 +8,30 @@ import numpy as np
 
 from libs.demo_hdf5.key_map import KeyMap, shipped
 from libs.demo_hdf5.schema import demo_number
+from libs.errors import BadInput
 
 
 @contextlib.contextmanager
 def readable(path):
-    """Around reading an HDF5 file: ValueError, naming it, where it is missing, truncated or something else."""
+    """Around reading an HDF5 file: BadInput, naming it, where it is missing, truncated or something else."""
     if not Path(path).is_file():
-        raise ValueError(f"demo file {path} does not exist")
+        raise BadInput(f"demo file {path} does not exist")
     try:
         yield
     except OSError as error:
-        raise ValueError(f"demo file {path} cannot be opened ({error}): truncated or not HDF5; get it again") from None
+        raise BadInput(f"demo file {path} cannot be opened ({error}): truncated or not HDF5; get it again") from None
 
 
 def demo_names(file: h5py.File) -> list[str]:
-    """demo_0, demo_1, ... in the order of their numbers; ValueError where there is none."""
+    """demo_0, demo_1, ... in the order of their numbers; BadInput where there is none."""
     if not isinstance(file.get("data"), h5py.Group):
-        raise ValueError(f"demo file {file.filename} has no group 'data': not a file of demonstrations")
+        raise BadInput(f"demo file {file.filename} has no group 'data': not a file of demonstrations")
     data = file["data"]
     names = [
         name for name in data if name.startswith("demo_") and name[5:].isdigit() and isinstance(data[name], h5py.Group)
     ]
     if not names:
-        raise ValueError(f"demo file {file.filename} holds no demos (data/demo_0, data/demo_1, ...)")
+        raise BadInput(f"demo file {file.filename} holds no demos (data/demo_0, data/demo_1, ...)")
     return sorted(names, key=demo_number)
 
 
@@ -48,7 +49,7 @@ def are_pictures(values, length: int) -> bool:
 def find_key_map(path) -> KeyMap:
     """Which of this project's key maps fits a file: the one most of whose keys its demos have.
 
-    ValueError, naming what the file's first demo has, where there are no more than actions.
+    BadInput, naming what the file's first demo has, where there are no more than actions.
     """
     with readable(path), h5py.File(path, "r") as file:
         names = demo_names(file)
@@ -56,7 +57,7 @@ def find_key_map(path) -> KeyMap:
         counts = [sum(any(key in file["data"][demo] for demo in names) for key in _keys(key_map)) for key_map in maps]
         if max(counts) < 2:
             found = _datasets(file["data"][names[0]])
-            raise ValueError(
+            raise BadInput(
                 f"demo file {path} fits none of the key maps {', '.join(shipped())}: its {names[0]} has "
                 f"{'; '.join(found) or 'nothing'}; write a map of it (libs/demo_hdf5/key_map.py) and "
                 "give it: --key_map"

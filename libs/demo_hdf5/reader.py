@@ -12,6 +12,7 @@ import numpy as np
 from libs.demo_hdf5.key_map import LIBERO
 from libs.demo_hdf5.layout import are_numbers, are_pictures, demo_names, readable
 from libs.demo_hdf5.schema import STANDARD_RENDER
+from libs.errors import BadInput
 
 
 class DemoFile:
@@ -20,7 +21,7 @@ class DemoFile:
     It can be pickled and used under forked or spawned loader workers: every process has its own handle.
 
     path: the file; key_map: its layout; instruction: the language goal in place of the file's, "" for the file's.
-    views: the cameras that it has, of those of the map. Raises ValueError, naming file and demo, where it is missing,
+    views: the cameras that it has, of those of the map. Raises BadInput, naming file and demo, where it is missing,
     truncated, not HDF5, or a demo lacks actions or pictures; and later, from every method that reads, where the file is
     no longer the one it was.
     """
@@ -47,7 +48,7 @@ class DemoFile:
         self._lengths = {name: self._checked_length(data, name) for name in self.demos}
         masks = file.get("mask", {})
         if isinstance(masks, h5py.Dataset):
-            raise ValueError(f"demo file {self.path}: 'mask' is an array, expected a group of lists of demos")
+            raise BadInput(f"demo file {self.path}: 'mask' is an array, expected a group of lists of demos")
         self._masks = {name: self._checked_mask(values) for name, values in masks.items()}
 
     def _checked_length(self, data, demo):
@@ -55,34 +56,34 @@ class DemoFile:
         key, dim = self.key_map.actions
         actions = group.get(key)
         if not isinstance(actions, h5py.Dataset):
-            raise ValueError(f"{where}: no {key}")
+            raise BadInput(f"{where}: no {key}")
         if actions.ndim != 2 or len(actions) == 0 or not are_numbers(actions, len(actions), dim):
             expected = f"expected numbers of shape (T, {dim})"
-            raise ValueError(f"{where}: {key} have shape {actions.shape} and type {actions.dtype}, {expected}")
+            raise BadInput(f"{where}: {key} have shape {actions.shape} and type {actions.dtype}, {expected}")
         for view in self.views:
             key = self.key_map.views[view]
             pictures = group.get(key)
             if not isinstance(pictures, h5py.Dataset):
-                raise ValueError(f"{where}: no {key}; render the pictures first")
+                raise BadInput(f"{where}: no {key}; render the pictures first")
             if not are_pictures(pictures, len(actions)):
                 expected = f"expected uint8 of shape ({len(actions)}, H, W, 3)"
-                raise ValueError(f"{where}: {key} has shape {pictures.shape} and type {pictures.dtype}, {expected}")
+                raise BadInput(f"{where}: {key} has shape {pictures.shape} and type {pictures.dtype}, {expected}")
             self._sizes.setdefault(demo, pictures.shape[1:3])
         for key in ("states", "robot_states"):  # groups in Isaac Lab's files
             rows = group.get(key)
             if isinstance(rows, h5py.Dataset) and rows.shape[:1] != actions.shape[:1]:
-                raise ValueError(f"{where}: {len(actions)} actions, but {key} has shape {rows.shape}")
+                raise BadInput(f"{where}: {len(actions)} actions, but {key} has shape {rows.shape}")
         return len(actions)
 
     def _checked_mask(self, names):
         values = [_plain(name) for name in names[()]] if isinstance(names, h5py.Dataset) and names.ndim == 1 else [None]
         if not all(isinstance(value, str) for value in values):
-            raise ValueError(f"demo file {self.path}: {names.name} is not a list of demo names")
+            raise BadInput(f"demo file {self.path}: {names.name} is not a list of demo names")
         return values
 
     @property
     def instruction(self):
-        """The language goal: the given one, else the file's, else the map's; ValueError where there is none."""
+        """The language goal: the given one, else the file's, else the map's; BadInput where there is none."""
         attribute, json_key, fixed = self.key_map.instruction
         if self._given_instruction:
             return self._given_instruction
@@ -93,7 +94,7 @@ class DemoFile:
             if fixed:
                 return fixed
             place = f"{json_key or 'instruction'} in data's {attribute or 'attributes'}"
-            raise ValueError(f"demo file {self.path}: no {place}") from error
+            raise BadInput(f"demo file {self.path}: no {place}") from error
 
     @property
     def render(self):
@@ -118,7 +119,7 @@ class DemoFile:
     def proprio(self, demo, parts):
         """Parts of the robot's state, one after another: (T, P) float32; P is 0 without parts.
 
-        ValueError, naming demo and key, where the map has no such part, or the demo lacks it or has it in another form.
+        BadInput, naming demo and key, where the map has no such part, or the demo lacks it or has it in another form.
         """
         self.key_map.check_parts(parts)
         length = self.num_frames(demo)
@@ -128,9 +129,9 @@ class DemoFile:
             values, where = self._read(demo, key), f"demo file {self.path}, {demo}"
             if not are_numbers(values, length, dim):
                 expected = f"expected numbers of shape ({length}, {dim})"
-                raise ValueError(f"{where}: {key} has shape {values.shape} and type {values.dtype}, {expected}")
+                raise BadInput(f"{where}: {key} has shape {values.shape} and type {values.dtype}, {expected}")
             if not np.isfinite(values).all():
-                raise ValueError(f"{where}: {key} holds a number that is not finite")
+                raise BadInput(f"{where}: {key} holds a number that is not finite")
             rows.append(values.astype(np.float32))
         return np.concatenate(rows, axis=1)
 
@@ -143,7 +144,7 @@ class DemoFile:
         return self._read(demo, "robot_states")
 
     def frame(self, demo, t, view):
-        """(H, W, 3) uint8, upright. ValueError where the file is damaged there."""
+        """(H, W, 3) uint8, upright. BadInput where the file is damaged there."""
         import cv2  # here: playing a checkpoint reads no demo file, and must not need what OpenCV links to
 
         stored = self._read(demo, self.key_map.views[view], t, read_picture)
@@ -167,7 +168,7 @@ class DemoFile:
                 self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
             except OSError as error:
                 self._check_version()
-                raise ValueError(f"demo file {self.path} cannot be opened: {error}") from None
+                raise BadInput(f"demo file {self.path} cannot be opened: {error}") from None
             self._check_version()
         return self._file
 
@@ -176,13 +177,11 @@ class DemoFile:
             values = read(self._handle, f"data/{demo}/{key}", part)
         except (KeyError, TypeError):  # TypeError: a group
             self._check_version()
-            raise ValueError(f"demo file {self.path}, {demo}: no {key}") from None
+            raise BadInput(f"demo file {self.path}, {demo}: no {key}") from None
         except (OSError, RuntimeError) as error:
             self._check_version()
             place = key if part == () else f"{key} at frame {part}"
-            raise ValueError(
-                f"demo file {self.path}, {demo}: {place} is damaged ({error}); get the file again"
-            ) from None
+            raise BadInput(f"demo file {self.path}, {demo}: {place} is damaged ({error}); get the file again") from None
         self._check_version()  # after reading: what has been read is still the file that was checked
         return values
 
@@ -194,18 +193,18 @@ class DemoFile:
         try:
             now = os.stat(self.path)
         except OSError as error:
-            raise ValueError(
+            raise BadInput(
                 f"demo file {self.path} changed while it was in use: it is gone ({error.strerror}); start again"
             ) from None
         return now.st_size, now.st_mtime_ns
 
     def _check_version(self):
-        """ValueError if the file was replaced or rewritten since the outline was read, possibly by another process."""
+        """BadInput if the file was replaced or rewritten since the outline was read, possibly by another process."""
         now = self._version_now()
         if now != self._version:
             (size, changed), (size_now, changed_now) = self._version, now
             what = f"{size:,} bytes then, {size_now:,} now" if size != size_now else "rewritten with the same size"
-            raise ValueError(
+            raise BadInput(
                 f"demo file {self.path} changed while it was in use: {what}, {(changed_now - changed) / 1e9:+,.1f} s "
                 "between the two versions; start again with files that stay as they are"
             )

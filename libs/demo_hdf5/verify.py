@@ -19,7 +19,7 @@ def verify_demo_file(path, key_map=LIBERO) -> list[str]:
     something, lists and counts agree, no demo is there twice. LIBERO's own also has attributes, types and a range of
     the actions that its other readers rely on.
 
-    Reads every picture: about a thousand per second. Raises ValueError where the file cannot be used at all
+    Reads every picture: about a thousand per second. Raises BadInput where the file cannot be used at all
     (see DemoFile).
     """
     demos, strict = DemoFile(path, key_map), key_map == LIBERO

@@ -8,6 +8,7 @@ import numpy as np
 
 from libs.demo_hdf5.key_map import LIBERO
 from libs.demo_hdf5.schema import IMAGE_CONVENTIONS, STORAGE, Demo, demo_number
+from libs.errors import BadInput
 
 
 class DemoWriter:
@@ -32,12 +33,12 @@ class DemoWriter:
         return self
 
     def add(self, demo: Demo):
-        """Append a demo; ValueError where its lengths or shapes disagree."""
+        """Append a demo; BadInput where its lengths or shapes disagree."""
         length = len(demo.actions)
         rows_of = {name: getattr(demo, name) for name in ("states", "robot_states", "rewards", "dones")}
         for name, rows in {**rows_of, **demo.obs}.items():
             if len(rows) != length:
-                raise ValueError(f"{self.path}: demo_{self._count}: {length} actions but {len(rows)} {name}")
+                raise BadInput(f"{self.path}: demo_{self._count}: {length} actions but {len(rows)} {name}")
         group = self._file["data"].create_group(f"demo_{self._count}")
         group.attrs["num_samples"] = length
         group.attrs.update(demo.attrs)
@@ -53,7 +54,7 @@ class DemoWriter:
             elif name in LIBERO.proprio:
                 group[LIBERO.proprio[name].key] = np.asarray(values, dtype=np.float64)
             else:
-                raise ValueError(f"{self.path}: unknown observation {name!r}")
+                raise BadInput(f"{self.path}: unknown observation {name!r}")
         self._count += 1
         self._total += length
 

@@ -8,6 +8,8 @@ x_1 - (1 - sigma_min) x_0 at every t. A network that regresses this velocity fro
 Nothing is drawn from a global generator: noise and times come from the caller, so that a resumed run repeats them.
 """
 
+from libs.errors import BadInput
+
 TIME_DISTRIBUTIONS = ("uniform", "beta")
 
 # Black et al., pi0, 2024, arXiv:2410.24164, appendix B: p(t) = Beta((s - t) / s; 1.5, 1), s = 0.999, where t = 0 is
@@ -23,19 +25,19 @@ def interpolate(noise, data, time, sigma_min: float = 0.0):
     time: (...,), of the noise; 0 is noise, 1 is data.
     Returns (x_t, velocity), both of the noise's shape, float32 whatever comes in: a target rounded to bfloat16 would be
     a bias that no network can learn away. Cast x_t for a network of another dtype.
-    ValueError: shapes that do not fit, or sigma_min outside [0, 1).
+    BadInput: shapes that do not fit, or sigma_min outside [0, 1).
     """
     fits = data.ndim == noise.ndim >= 2 and data.shape[-2:] == noise.shape[-2:]
     if not fits or any(size not in (1, draws) for size, draws in zip(data.shape, noise.shape, strict=True)):
-        raise ValueError(
+        raise BadInput(
             f"noise and data must have one shape (..., H, A), got {tuple(noise.shape)} and {tuple(data.shape)}"
         )
     if time.shape != noise.shape[:-2]:
-        raise ValueError(
+        raise BadInput(
             f"time must have shape {tuple(noise.shape[:-2])}, one for each (H, A) chunk, got {tuple(time.shape)}"
         )
     if not 0 <= sigma_min < 1:
-        raise ValueError(f"sigma_min must be at least 0 and below 1, got {sigma_min}")
+        raise BadInput(f"sigma_min must be at least 0 and below 1, got {sigma_min}")
     noise, data, time = noise.float(), data.float(), time.float()[..., None, None]
     keep = 1.0 - sigma_min
     return (1.0 - keep * time) * noise + time * data, data - keep * noise
@@ -44,10 +46,10 @@ def interpolate(noise, data, time, sigma_min: float = 0.0):
 def flow_matching_loss(predicted, velocity):
     """Mean squared error of a predicted velocity: scalar float32, computed in float32 whatever the dtypes.
 
-    predicted, velocity: one shape. ValueError: they differ; broadcasting would average over wrong pairs.
+    predicted, velocity: one shape. BadInput: they differ; broadcasting would average over wrong pairs.
     """
     if predicted.shape != velocity.shape:
-        raise ValueError(
+        raise BadInput(
             f"predicted and true velocity must have one shape, got {tuple(predicted.shape)} and {tuple(velocity.shape)}"
         )
     return (predicted.float() - velocity.float()).square().mean()
@@ -62,10 +64,10 @@ def draw_times(rng, shape, distribution: str = "uniform"):
     """Times in [0, 1] of `shape`, float32, from a numpy Generator; every time takes one number from it.
 
     distribution: "uniform", or "beta": pi0's, which prefers times close to the noise (see BETA_ALPHA).
-    ValueError: another distribution.
+    BadInput: another distribution.
     """
     if distribution not in TIME_DISTRIBUTIONS:
-        raise ValueError(f"the distribution of times is one of {', '.join(TIME_DISTRIBUTIONS)}, not {distribution!r}")
+        raise BadInput(f"the distribution of times is one of {', '.join(TIME_DISTRIBUTIONS)}, not {distribution!r}")
     times = rng.random(shape)
     if distribution == "beta":
         # The inverse of the distribution function of Beta(a, 1), x^a, makes uniform numbers such; s (1 - b) as above.

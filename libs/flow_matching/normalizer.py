@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+from libs.errors import BadInput
+
 # A spread smaller than this share of the value is rounding, not motion: float32 cannot tell the numbers apart.
 RESOLUTION = 2.0**-22
 
@@ -18,7 +20,7 @@ class Normalizer(nn.Module):
     The numbers are buffers, so that they move with a module. They stay float32 where a module is cast to bfloat16
     (three digits of a joint angle would be left), and out of its state dict: whoever builds the module has them.
 
-    offset, scale: D numbers each, see `from_mean_std` and `from_min_max`. ValueError: not equally many, none, not
+    offset, scale: D numbers each, see `from_mean_std` and `from_min_max`. BadInput: not equally many, none, not
     finite, or a negative scale.
     """
 
@@ -26,10 +28,10 @@ class Normalizer(nn.Module):
         super().__init__()
         offset, scale = [float(x) for x in offset], [float(x) for x in scale]
         if len(offset) != len(scale) or not offset:
-            raise ValueError(f"offset and scale must be equally many numbers, got {len(offset)} and {len(scale)}")
+            raise BadInput(f"offset and scale must be equally many numbers, got {len(offset)} and {len(scale)}")
         for dim, (center, spread) in enumerate(zip(offset, scale, strict=True)):
             if not (math.isfinite(center) and math.isfinite(spread)) or spread < 0:
-                raise ValueError(f"dimension {dim} cannot be normalised with offset {center} and scale {spread}")
+                raise BadInput(f"dimension {dim} cannot be normalised with offset {center} and scale {spread}")
         scale = [s if s > RESOLUTION * abs(o) else 0.0 for o, s in zip(offset, scale, strict=True)]
         self._values = {"offset": offset, "scale": scale, "inverse": [1.0 / s if s else 0.0 for s in scale]}
         for name, values in self._values.items():
@@ -42,11 +44,11 @@ class Normalizer(nn.Module):
 
     @classmethod
     def from_min_max(cls, low, high) -> "Normalizer":
-        """[low, high] to [-1, 1]; values outside are not clipped. ValueError: a low above its high."""
+        """[low, high] to [-1, 1]; values outside are not clipped. BadInput: a low above its high."""
         pairs = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
         for dim, (a, b) in enumerate(pairs):
             if a > b:
-                raise ValueError(f"dimension {dim}: low {a} is above high {b}")
+                raise BadInput(f"dimension {dim}: low {a} is above high {b}")
         return cls([(a + b) / 2 for a, b in pairs], [(b - a) / 2 for a, b in pairs])
 
     @property
@@ -63,7 +65,7 @@ class Normalizer(nn.Module):
 
     def _checked(self, x):
         if x.ndim == 0 or x.shape[-1] != self.dim:
-            raise ValueError(f"{self.dim} dimensions are expected on the last axis, got shape {tuple(x.shape)}")
+            raise BadInput(f"{self.dim} dimensions are expected on the last axis, got shape {tuple(x.shape)}")
         return x.float()
 
     def _apply(self, fn, recurse=True):

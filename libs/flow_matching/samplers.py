@@ -6,13 +6,15 @@ bits of a sum. What the network is given has the dtype of the noise; what it ret
 
 import torch
 
+from libs.errors import BadInput
+
 
 def euler_sample(velocity, noise, steps: int):
     """First order: x += h v(x, t), h = 1 / steps. `steps` evaluations.
 
     velocity: callable (x (B, H, A) of the noise's dtype, t (B,) float32) -> (B, H, A).
     noise: (B, H, A), any floating dtype.
-    Returns (B, H, A) float32. ValueError: wrong shapes, or fewer than one step.
+    Returns (B, H, A) float32. BadInput: wrong shapes, or fewer than one step.
     """
     _check(noise, steps)
     x = noise.float()
@@ -43,12 +45,12 @@ def _evaluate(velocity, x, time, noise):
     times = torch.full((len(noise),), time, dtype=torch.float32, device=noise.device)
     result = velocity(x.to(noise.dtype), times)
     if result.shape != noise.shape:
-        raise ValueError(f"velocity must return {tuple(noise.shape)}, it returned {tuple(result.shape)}")
+        raise BadInput(f"velocity must return {tuple(noise.shape)}, it returned {tuple(result.shape)}")
     return result.float()
 
 
 def _check(noise, steps):
     if noise.ndim != 3 or not noise.is_floating_point():
-        raise ValueError(f"noise must be floating point (B, H, A), got {noise.dtype} {tuple(noise.shape)}")
+        raise BadInput(f"noise must be floating point (B, H, A), got {noise.dtype} {tuple(noise.shape)}")
     if steps != int(steps) or steps < 1:
-        raise ValueError(f"the number of steps must be a whole number of at least 1, got {steps!r}")
+        raise BadInput(f"the number of steps must be a whole number of at least 1, got {steps!r}")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from libs.errors import BadInput
+
 ACTION_DIM = 7
 SETTLE_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 MAX_PLACEMENT_TRIES = 1000  # random placements that overlap are drawn again
@@ -20,7 +22,7 @@ class RobosuiteEnv:
 
     def __init__(self, task, resolution: int, render: str):
         if resolution <= 0:
-            raise ValueError(f"resolution must be positive, not {resolution}")
+            raise BadInput(f"resolution must be positive, not {resolution}")
         self.task = task
         self.resolution = resolution
         self.render_setting = render
@@ -36,7 +38,7 @@ class RobosuiteEnv:
         gripper's slow command stands where `gripper_action` (-1 open, +1 closed) has been held for long. So
         the same state and the same actions give the same next states, however the simulator came there after
         reset(seed) with the seed of the recording: the arm keeps tending to the pose of its last reset.
-        ValueError if the size does not fit.
+        BadInput if the size does not fit.
         """
         sim = self.robosuite_env.sim
         sim.set_state_from_flattened(self._checked_state(state))
@@ -62,22 +64,22 @@ class RobosuiteEnv:
         model = self.robosuite_env.sim.model
         size = 1 + model.nq + model.nv
         if state.shape != (size,):
-            raise ValueError(f"a state of {self.task.name} has shape ({size},), not {state.shape}")
+            raise BadInput(f"a state of {self.task.name} has shape ({size},), not {state.shape}")
         return state
 
 
 def checked_action(action: Sequence[float]) -> np.ndarray:
-    """(7,) float64. ValueError for a wrong shape or a number that is not finite."""
+    """(7,) float64. BadInput for a wrong shape or a number that is not finite."""
     action = np.asarray(action, dtype=np.float64)
     if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
-        raise ValueError(f"an action is {ACTION_DIM} finite numbers, not {action.tolist()}")
+        raise BadInput(f"an action is {ACTION_DIM} finite numbers, not {action.tolist()}")
     return action
 
 
 def check_views(views: Sequence[str], known: Sequence[str]) -> None:
-    """ValueError for a view that is not `known`."""
+    """BadInput for a view that is not `known`."""
     if isinstance(views, str) or any(view not in known for view in views):
-        raise ValueError(f"unknown views {views!r}: known are {', '.join(known)}")
+        raise BadInput(f"unknown views {views!r}: known are {', '.join(known)}")
 
 
 @contextlib.contextmanager

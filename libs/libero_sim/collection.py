@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from libs.demo_hdf5 import DemoFile, merge_files
+from libs.errors import BadInput
 from libs.libero_sim.env import LiberoEnv
 from libs.libero_sim.pool import Job
 from libs.libero_sim.recording import StartVariation, file_attrs, observe_states, record_expert, write_demo
@@ -94,7 +95,7 @@ class ExpertJob(Job):
         demos = self.open_file()
         self.check_same(json.loads(demos.attrs.get("collection", "{}")), self.path)
         if len(demos.demos) != self.num_demos:
-            raise ValueError(
+            raise BadInput(
                 f"{self.path} exists with {len(demos.demos)} demos, not {self.num_demos}: choose another --out"
             )
 
@@ -103,11 +104,11 @@ class ExpertJob(Job):
         return {int(path.stem): True for path in self.parts.glob("*.hdf5")} | failed
 
     def next_number(self) -> int | None:
-        """The lowest attempt that is needed if all running ones succeed. ValueError after too many."""
+        """The lowest attempt that is needed if all running ones succeed. BadInput after too many."""
         number = hopeful = 0
         while not self.complete and hopeful < self.num_demos:
             if number >= ATTEMPTS_PER_DEMO * self.num_demos:
-                raise ValueError(
+                raise BadInput(
                     f"the expert of {self.task.suite} task {self.task.task_id} ({self.task.name}) succeeded "
                     f"only {sum(self.finished.values())} times in {number} attempts"
                 )

@@ -28,7 +28,7 @@ class LiberoEnv(RobosuiteEnv):
 
     task: from `get_task`. resolution: pixels on each side of the square pictures. render: a key of
     RENDER_SETTINGS; anything but "standard" changes the pictures and must match between data and evaluation.
-    Raises SimulatorMissing where OpenGL or the simulator is missing, ValueError for an unknown setting.
+    Raises SimulatorMissing where OpenGL or the simulator is missing, BadInput for an unknown setting.
 
     An observation is {"views": {name: (R, R, 3) uint8, upright}, "instruction": str, "proprio": the
     robot's state by parts, see `proprio_dict`}.
@@ -55,7 +55,7 @@ class LiberoEnv(RobosuiteEnv):
         """Start an episode and return its first observation.
 
         seed: of the fixtures and, without `init_state`, of the random placement of the objects.
-        init_state: (1 + nq + nv,) one of `init_states(task)`; ValueError if its size does not fit.
+        init_state: (1 + nq + nv,) one of `init_states(task)`; BadInput if its size does not fit.
         Raises RuntimeError if no placement without overlaps is found.
         """
         self._enable(VIEWS)  # with its cameras off, a reset would shift the moment pictures are taken
@@ -78,7 +78,7 @@ class LiberoEnv(RobosuiteEnv):
         """Apply one action (7,): 3 position, 3 rotation, gripper -1 open / +1 close, each in [-1, 1].
 
         views: the pictures to render after this step; only those stand in the observation. Returns
-        (observation, success). ValueError for a wrong shape, a number that is not finite or an unknown view.
+        (observation, success). BadInput for a wrong shape, a number that is not finite or an unknown view.
         """
         action = checked_action(action)
         self._enable(views)

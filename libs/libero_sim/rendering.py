@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from libs.errors import BadInput
+
 
 @dataclass(frozen=True)
 class RenderSetting:
@@ -31,9 +33,9 @@ VISUAL_GROUP, HIDDEN_GROUP = 1, 5  # robosuite draws geoms of group 1; group 5 i
 
 
 def get_render_setting(name: str) -> RenderSetting:
-    """The setting called `name`. ValueError, listing the names, if there is none."""
+    """The setting called `name`. BadInput, listing the names, if there is none."""
     if name not in RENDER_SETTINGS:
-        raise ValueError(f"unknown render setting {name!r}: known are {', '.join(RENDER_SETTINGS)}")
+        raise BadInput(f"unknown render setting {name!r}: known are {', '.join(RENDER_SETTINGS)}")
     return RENDER_SETTINGS[name]
 
 

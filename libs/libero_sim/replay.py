@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from libs.demo_hdf5 import DemoFile
+from libs.errors import BadInput
 from libs.libero_sim.env import VIEWS, LiberoEnv
 from libs.libero_sim.suites import LIBERO_SUITES, LiberoTask, find_task
 
@@ -59,7 +60,7 @@ class Replay:
 def recorded_task(demos: DemoFile) -> LiberoTask:
     """The task of a demo file: what `bddl_file_name` (.../SUITE/NAME.bddl) says or, because published files name
     BDDL files that were renamed later, the file's own name (NAME_demo.hdf5), in the suite of bddl_file_name, of the
-    file's folder or in one of LIBERO's own. ValueError where none of that is a task of this package."""
+    file's folder or in one of LIBERO's own. BadInput where none of that is a task of this package."""
     stated = demos.attrs.get("bddl_file_name")
     bddl = PurePosixPath(stated if isinstance(stated, str) else "")
     folder, name = demos.path.resolve().parent.name, demos.path.stem.removesuffix("_demo")
@@ -67,7 +68,7 @@ def recorded_task(demos: DemoFile) -> LiberoTask:
     for suite, task in ((bddl.parent.name, bddl.stem), *((suite, name) for suite in suites)):
         with contextlib.suppress(ValueError):
             return find_task(suite, task)
-    raise ValueError(
+    raise BadInput(
         f"{demos.path}: neither bddl_file_name ({stated!r}) nor the file's name is a known task; "
         "name the file <task name>_demo.hdf5"
     )
@@ -76,7 +77,7 @@ def recorded_task(demos: DemoFile) -> LiberoTask:
 def replay_demos(demos: DemoFile, task: LiberoTask, names: list[str]) -> Iterator[tuple[str, Replay]]:
     """(demo, Replay) of each demo in `names`. Makes one LiberoEnv: 6-16 s; then a few seconds per demo.
 
-    ValueError where a demo's states do not fit the task or the file's render setting is unknown;
+    BadInput where a demo's states do not fit the task or the file's render setting is unknown;
     SimulatorMissing without a simulator.
     """
     resolution = len(demos.frame(names[0], 0, demos.views[0]))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from libs.errors import BadInput
 from libs.libero_sim.gl import SimulatorMissing
 
 # Steps an episode may take after settling, as the published evaluations count them. LIBERO-PRO's variants of
@@ -50,15 +51,15 @@ def num_tasks(suite: str) -> int:
 
 
 def get_task(suite: str, task_id: int) -> LiberoTask:
-    """Task number `task_id` of `suite`, in the benchmark's order. ValueError, with what exists, if none."""
+    """Task number `task_id` of `suite`, in the benchmark's order. BadInput, with what exists, if none."""
     benchmark = _suite(suite)
     count = len(benchmark.tasks)
     if not isinstance(task_id, int | np.integer) or not 0 <= task_id < count:
-        raise ValueError(f"unknown task id {task_id!r} of suite {suite!r}: it has tasks 0 to {count - 1}")
+        raise BadInput(f"unknown task id {task_id!r} of suite {suite!r}: it has tasks 0 to {count - 1}")
     task = benchmark.tasks[task_id]
     bddl_file = Path(benchmark.get_task_bddl_file_path(task_id)).resolve()
     if not bddl_file.is_file():
-        raise ValueError(f"task {task_id} of suite {suite!r} has no BDDL file in this package: {bddl_file}")
+        raise BadInput(f"task {task_id} of suite {suite!r} has no BDDL file in this package: {bddl_file}")
     instruction = task.language
     if suite.endswith(INSTRUCTION_IN_BDDL):
         instruction = _bddl_language(bddl_file)
@@ -68,18 +69,18 @@ def get_task(suite: str, task_id: int) -> LiberoTask:
 
 
 def find_task(suite: str, name: str) -> LiberoTask:
-    """The task called `name` (as in demo file names). ValueError, listing the names, if there is none."""
+    """The task called `name` (as in demo file names). BadInput, listing the names, if there is none."""
     names = [task.name for task in _suite(suite).tasks]
     if name not in names:
-        raise ValueError(f"unknown task {name!r} of suite {suite!r}: it has {', '.join(names)}")
+        raise BadInput(f"unknown task {name!r} of suite {suite!r}: it has {', '.join(names)}")
     return get_task(suite, names.index(name))
 
 
 def init_states(task: LiberoTask) -> np.ndarray:
-    """The benchmark's evaluation init states of a task: (N, 1 + nq + nv) float64. ValueError if none."""
+    """The benchmark's evaluation init states of a task: (N, 1 + nq + nv) float64. BadInput if none."""
     states = _load_init_states(task.suite, task.task_id)
     if len(states) == 0:
-        raise ValueError(f"task {task.task_id} of suite {task.suite!r} has no init states in this package")
+        raise BadInput(f"task {task.task_id} of suite {task.suite!r} has no init states in this package")
     return states
 
 
@@ -95,7 +96,7 @@ def _benchmarks() -> dict:
 @functools.lru_cache
 def _suite(name: str):
     if name not in _benchmarks() or not _usable(name):
-        raise ValueError(f"unknown task suite {name!r}: known are {', '.join(list_suites())}")
+        raise BadInput(f"unknown task suite {name!r}: known are {', '.join(list_suites())}")
     return _construct(name)
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from libs.action_text import ActionTextCodec
 from libs.demo_hdf5 import DemoFile
+from libs.errors import BadInput
 from libs.manifest.lines import MANIFEST, SUMS
 from libs.manifest.pictures import SUFFIXES, encode_picture
 
@@ -68,7 +69,7 @@ class Build:
     """A manifest in the making; a context manager that holds its folder, so that no other process builds there.
 
     Raises:
-        ValueError: another process builds there, it was begun with other settings, or the folder holds other things.
+        BadInput: another process builds there, it was begun with other settings, or the folder holds other things.
     """
 
     def __init__(self, out, settings, tasks):
@@ -77,14 +78,14 @@ class Build:
 
     def __enter__(self):
         if self.out.exists() and not self.parts.exists() and any(self.out.iterdir()):
-            raise ValueError(f"{self.out} is not empty, and nothing that this tool began: choose another --out")
+            raise BadInput(f"{self.out} is not empty, and nothing that this tool began: choose another --out")
         self.parts.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.parts / LOCK, "a")  # the lock goes with the process, however it ends
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise ValueError(f"{self.out} is in use: another process builds a manifest there") from None
+            raise BadInput(f"{self.out} is in use: another process builds a manifest there") from None
         record = self.parts / SETTINGS
         if record.exists():
             check_same(self.settings, json.loads(record.read_text()), self.out)
@@ -105,7 +106,7 @@ class Build:
         """Do what is missing; `progress(task)` is called after each demo.
 
         Raises:
-            ValueError: a demonstration file that is damaged or has changed.
+            BadInput: a demonstration file that is damaged or has changed.
             OSError: something cannot be written, or a process died.
         """
         todo = self.missing()
@@ -216,11 +217,11 @@ def make_tasks(files, split_of):
 
 
 def check_same(settings, found, where):
-    """ValueError, naming what differs, where `found` (a dict) are other settings."""
+    """BadInput, naming what differs, where `found` (a dict) are other settings."""
     wanted = asdict(settings)
     different = [f"{key} {found.get(key)!r}, not {wanted[key]!r}" for key in wanted if found.get(key) != wanted[key]]
     if different:
-        raise ValueError(f"{where} holds a manifest with {'; '.join(different)}: choose another --out")
+        raise BadInput(f"{where} holds a manifest with {'; '.join(different)}: choose another --out")
 
 
 def clear_parts(out):

@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from libs.errors import BadInput
+
 MANIFEST, INFO, SUMS = "manifest.jsonl", "manifest_info.json", "SHA256SUMS"  # the files of a manifest's folder
 HIDDEN = "X"  # a digit that is not known, in `Line.text`, whichever character the manifest has
 LONGEST = 1 << 20  # bytes; a longer line is no sample
@@ -23,7 +25,7 @@ _MASKS = str.maketrans("?_", HIDDEN * 2)
 _WORD = re.compile(r"[0-9X]+")
 
 
-class BadLine(ValueError):
+class BadLine(BadInput):
     """What is wrong with a line."""
 
 
@@ -58,11 +60,11 @@ class Line:
 
 
 def manifest_file(entry):
-    """The manifest `entry`, or the manifest.jsonl of the folder `entry`; ValueError where there is none."""
+    """The manifest `entry`, or the manifest.jsonl of the folder `entry`; BadInput where there is none."""
     entry = Path(entry)
     path = entry / MANIFEST if entry.is_dir() else entry
     if not path.is_file():
-        raise ValueError(f"{entry} holds no {MANIFEST}" if entry.is_dir() else f"{entry} does not exist")
+        raise BadInput(f"{entry} holds no {MANIFEST}" if entry.is_dir() else f"{entry} does not exist")
     return path
 
 

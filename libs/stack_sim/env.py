@@ -32,7 +32,7 @@ class StackEnv(RobosuiteEnv):
     """Cube stacking in the simulator. Making one takes about 3 s; a process should hold one.
 
     resolution: pixels on each side of the square pictures. render: a key of RENDER_SETTINGS, which must match
-    between data and evaluation. Raises SimulatorMissing where OpenGL or the simulator is missing, ValueError for
+    between data and evaluation. Raises SimulatorMissing where OpenGL or the simulator is missing, BadInput for
     an unknown setting.
 
     An observation is {"views": {name: (R, R, 3) uint8, upright}, "instruction": str, "proprio": see
@@ -78,7 +78,7 @@ class StackEnv(RobosuiteEnv):
     def step(self, action: Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
         """Apply one action (7,): 3 position, 3 rotation, gripper -1 open / +1 close, each in [-1, 1].
 
-        views: the pictures to render after this step. Returns (observation, success). ValueError for a wrong
+        views: the pictures to render after this step. Returns (observation, success). BadInput for a wrong
         shape, a number that is not finite or an unknown view.
         """
         self.robosuite_env.step(checked_action(action))

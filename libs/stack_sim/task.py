@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from libs.errors import BadInput
+
 NUM_INIT_STATES = 50
 _DEMO_SEEDS = 2**31  # seeds from here on are the demos', those below the evaluation's
 
@@ -23,9 +25,9 @@ class StackTask:
 
 
 def init_seed(init_state: int) -> int:
-    """The seed of the reset that is evaluation init state `init_state`; no demo has it. ValueError: there is none."""
+    """The seed of the reset that is evaluation init state `init_state`; no demo has it. BadInput: there is none."""
     if not 0 <= init_state < NUM_INIT_STATES:
-        raise ValueError(f"stack has init states 0 to {NUM_INIT_STATES - 1}, not {init_state}")
+        raise BadInput(f"stack has init states 0 to {NUM_INIT_STATES - 1}, not {init_state}")
     return init_state
 
 

@@ -4,6 +4,8 @@ from collections import deque
 
 import numpy as np
 
+from libs.errors import BadInput
+
 
 class TemporalEnsembler:
     """Weighted mean of the newest chunk and the older ones that still reach into its time.
@@ -28,20 +30,20 @@ class TemporalEnsembler:
         allow_no_overlap: bool = False,
     ):
         if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}")
+            raise BadInput(f"horizon must be at least 1, got {horizon}")
         if size < 1:
-            raise ValueError(f"ensemble size must be at least 1, got {size}")
+            raise BadInput(f"ensemble size must be at least 1, got {size}")
         if version not in (1, 2):
-            raise ValueError(f"ensemble version must be 1 or 2, got {version!r}")
+            raise BadInput(f"ensemble version must be 1 or 2, got {version!r}")
         if not (np.isfinite(weight) and weight >= 0):
-            raise ValueError(f"ensemble weight must be a finite number of at least 0, got {weight}")
+            raise BadInput(f"ensemble weight must be a finite number of at least 0, got {weight}")
         if size > 1 and n_action_steps >= horizon and not allow_no_overlap:
-            raise ValueError(
+            raise BadInput(
                 f"ensembling {size} chunks would average nothing: {n_action_steps} executed actions per "
                 f"query leave no overlap of chunks of horizon {horizon}: execute fewer (or allow_no_overlap)"
             )
         if not 1 <= n_action_steps <= horizon:
-            raise ValueError(f"n_action_steps must be between 1 and the horizon {horizon}, got {n_action_steps}")
+            raise BadInput(f"n_action_steps must be between 1 and the horizon {horizon}, got {n_action_steps}")
         self.horizon = horizon
         self.n_action_steps = n_action_steps
         self.size = size
@@ -57,9 +59,9 @@ class TemporalEnsembler:
         """The newest chunk (H, A), once per query -> the averaged chunk (H, A) of the same dtype."""
         chunk = np.asarray(chunk)
         if chunk.ndim != 2 or len(chunk) != self.horizon:
-            raise ValueError(f"chunk must have shape ({self.horizon}, A), got {chunk.shape}")
+            raise BadInput(f"chunk must have shape ({self.horizon}, A), got {chunk.shape}")
         if self._chunks and self._chunks[-1].shape != chunk.shape:
-            raise ValueError(f"chunk has shape {chunk.shape}, the one before had {self._chunks[-1].shape}")
+            raise BadInput(f"chunk has shape {chunk.shape}, the one before had {self._chunks[-1].shape}")
         if not np.issubdtype(chunk.dtype, np.floating):
             chunk = chunk.astype(np.float64)
         self._chunks.append(chunk.copy())

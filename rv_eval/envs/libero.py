@@ -11,7 +11,7 @@ PROPRIO = {part: place.dim for part, place in LIBERO.proprio.items()}  # what an
 
 
 class LiberoEpisodeEnv(ProcessEpisodeEnv):
-    """An EpisodeEnv of one LIBERO task; see ProcessEpisodeEnv. ValueError: the task has no init states."""
+    """An EpisodeEnv of one LIBERO task; see ProcessEpisodeEnv. BadInput: the task has no init states."""
 
     def __init__(self, task: LiberoTask, resolution: int, render: str):
         self._init_states = init_states(task)

@@ -10,6 +10,7 @@ import numpy as np
 
 from libs.demo_hdf5 import LIBERO, DemoFile, demo_files
 from libs.demo_hdf5.schema import IMAGE_CONVENTIONS
+from libs.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class DemoDataset:
         proprio: parts of the robot's state to read, names of the map; a sample has them one after another.
         instruction: the language goal of every file; "": what the files state.
     Raises:
-        ValueError: a file that cannot be used, naming file and demo; files rendered with different settings.
+        BadInput: a file that cannot be used, naming file and demo; files rendered with different settings.
     """
 
     def __init__(self, paths, views, horizon, key_map=LIBERO, proprio=(), instruction=""):
@@ -68,7 +69,7 @@ class DemoDataset:
         settings = {(file.render, file.picture_size(demo)[0]): file.path for file in files for demo in file.demos}
         if len(settings) > 1:
             found = "; ".join(f"{render} at {side} pixels: {path}" for (render, side), path in settings.items())
-            raise ValueError(f"demos were rendered with different settings, do not mix them: {found}")
+            raise BadInput(f"demos were rendered with different settings, do not mix them: {found}")
         ((self.render, self.resolution),) = settings  # resolution: side of the stored frames, pixels
         self._set_demos([rows for file in files for rows in _read_rows(file, self.parts)])
 
@@ -76,13 +77,13 @@ class DemoDataset:
         expected = IMAGE_CONVENTIONS[self.key_map.upside_down]
         convention = file.attrs.get("macros_image_convention", expected)
         if convention != expected:
-            raise ValueError(
+            raise BadInput(
                 f"{file.path}: pictures stored as {convention!r}, expected {expected!r}: they would stand on "
                 "their heads"
             )
         missing = [view for view in self.views if view not in file.views]
         if missing:
-            raise ValueError(f"{file.path}: no camera {missing[0]}; it has {', '.join(file.views)}")
+            raise BadInput(f"{file.path}: no camera {missing[0]}; it has {', '.join(file.views)}")
 
     def _set_demos(self, demos):
         self.demos = demos
@@ -145,7 +146,7 @@ class DemoDataset:
         Returns:
             (DemoDataset to train on, held-out DemoDataset or None where there is none).
         Raises:
-            ValueError: a demo in both masks, a mask that names one that does not exist; nothing is left to train on.
+            BadInput: a demo in both masks, a mask that names one that does not exist; nothing is left to train on.
         """
         if val_share == 0:
             return self, None
@@ -156,7 +157,7 @@ class DemoDataset:
             train |= {(file, name) for name in kept}
             valid |= {(file, name) for name in held_out}
         if not train:
-            raise ValueError(f"{self.files[0].path}: every demo is held out for validation, none is left to train on")
+            raise BadInput(f"{self.files[0].path}: every demo is held out for validation, none is left to train on")
         return self._subset(train), self._subset(valid) if valid else None
 
     def _subset(self, chosen):
@@ -170,11 +171,11 @@ def _read_rows(file, parts):
     try:
         instruction = file.instruction
     except ValueError as error:
-        raise ValueError(f"{error}; say what is to be done: DATA.INSTRUCTION (--instruction)") from error
+        raise BadInput(f"{error}; say what is to be done: DATA.INSTRUCTION (--instruction)") from error
     for name in file.demos:
         actions = np.asarray(file.actions(name), dtype=np.float32)
         if not np.isfinite(actions).all():
-            raise ValueError(f"{file.path}, {name}: an action is not a finite number")
+            raise BadInput(f"{file.path}, {name}: an action is not a finite number")
         yield DemoRows(file, instruction, name, actions, file.proprio(name, parts))
 
 
@@ -186,10 +187,10 @@ def split_by_masks(file, names):
     for mask, listed in (("train", train or []), ("valid", valid or [])):
         unknown = sorted(set(listed) - set(names))
         if unknown:
-            raise ValueError(f"{file.path}: mask/{mask} lists {unknown[0]}, but the file has no such demo")
+            raise BadInput(f"{file.path}: mask/{mask} lists {unknown[0]}, but the file has no such demo")
     both = sorted(set(train or []) & set(valid or []))
     if both:
-        raise ValueError(f"{file.path}: mask/train and mask/valid both list {both[0]}")
+        raise BadInput(f"{file.path}: mask/train and mask/valid both list {both[0]}")
     train = set(names) - set(valid) if train is None else train
     return train, set(names) - set(train) if valid is None else valid
 
@@ -205,14 +206,14 @@ def find_demo_files(entries):
     """Files and folders → the sorted list of demo files.
 
     Raises:
-        ValueError: no entry, one that does not exist, or a folder without *.hdf5.
+        BadInput: no entry, one that does not exist, or a folder without *.hdf5.
     """
     if not entries:
-        raise ValueError("no demonstrations: set DATA.FILES to HDF5 files or folders (DATA.FILES path/to/folder)")
+        raise BadInput("no demonstrations: set DATA.FILES to HDF5 files or folders (DATA.FILES path/to/folder)")
     paths = []
     for entry in entries:
         try:
             paths += demo_files(entry)
         except ValueError as error:
-            raise ValueError(f"DATA.FILES: {error}") from None
+            raise BadInput(f"DATA.FILES: {error}") from None
     return list(dict.fromkeys(paths))

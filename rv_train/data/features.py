@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from libs.action_text import ActionTextCodec
+from libs.errors import BadInput
 from rv_train.data.images import ImageTransform
 from rv_train.data.prompt import IGNORE, PromptEncoder
 from rv_train.data.reference import ReferenceEncoder
@@ -39,7 +40,7 @@ class ObservationEncoder:
 
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None, **more):
-        """From the config tree; ValueError where DATA.PREPROCESS reference lacks its packages. more: of a subclass."""
+        """From the config tree; BadInput where DATA.PREPROCESS reference lacks its packages. more: of a subclass."""
         prompt = PromptEncoder.from_cfg(cfg, tokenizer)
         reference = ReferenceEncoder.from_cfg(cfg, prompt) if cfg.DATA.PREPROCESS == "reference" else None
         return cls(cfg.DATA.VIEWS, ImageTransform.from_cfg(cfg), prompt, reference, **more)
@@ -48,11 +49,11 @@ class ObservationEncoder:
         """An observation dict (`views`, `instruction`) → features for `collate`; the prompt stays open.
 
         Raises:
-            ValueError: a camera that the model was trained with is missing.
+            BadInput: a camera that the model was trained with is missing.
         """
         missing = [view for view in self.views if view not in observation["views"]]
         if missing:
-            raise ValueError(f"observation has no view {missing[0]}; the model needs {', '.join(self.views)}")
+            raise BadInput(f"observation has no view {missing[0]}; the model needs {', '.join(self.views)}")
         frames = [np.asarray(observation["views"][view]) for view in self.views]
         return self._features(frames, observation["instruction"])
 

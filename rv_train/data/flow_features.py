@@ -11,6 +11,7 @@ and in training:
 import numpy as np
 import torch
 
+from libs.errors import BadInput
 from libs.flow_matching import draw_noise, draw_times
 from rv_train.data.features import ObservationEncoder
 from rv_train.data.load import key_map_of
@@ -41,7 +42,7 @@ class FlowEncoder(ObservationEncoder):
     def from_cfg(cls, cfg, tokenizer=None, stats=None):
         """stats: of the data, see `rv_train.data.stats`; without, the key map says how long the state's parts are.
 
-        ValueError: statistics without what FLOW.NORMALIZE or DATA.PROPRIO needs.
+        BadInput: statistics without what FLOW.NORMALIZE or DATA.PROPRIO needs.
         """
         if stats:
             proprio = _parts_of(cfg, stats)
@@ -58,7 +59,7 @@ class FlowEncoder(ObservationEncoder):
         proprio is a dict of the parts, more than are needed may be there; or (P,) numbers, just these in their order.
 
         Raises:
-            ValueError: a camera or a part that the model was trained with is missing, or has another length.
+            BadInput: a camera or a part that the model was trained with is missing, or has another length.
         """
         return {**super().encode(observation), "proprio": self._chosen(observation.get("proprio"))}
 
@@ -96,17 +97,17 @@ class FlowEncoder(ObservationEncoder):
             return torch.zeros(0)
         wanted = ", ".join(f"{name} ({size})" for name, size in self.proprio.items())
         if given is None:
-            raise ValueError(f"observation has no proprio; the model needs {wanted}")
+            raise BadInput(f"observation has no proprio; the model needs {wanted}")
         if isinstance(given, dict):
             missing = [name for name in self.proprio if name not in given]
             if missing:
-                raise ValueError(f"observation's proprio has no {missing[0]}; the model needs {wanted}")
+                raise BadInput(f"observation's proprio has no {missing[0]}; the model needs {wanted}")
             wrong = [name for name, size in self.proprio.items() if np.shape(given[name]) != (size,)]
             if wrong:
-                raise ValueError(f"proprio {wrong[0]} has shape {np.shape(given[wrong[0]])}; the model needs {wanted}")
+                raise BadInput(f"proprio {wrong[0]} has shape {np.shape(given[wrong[0]])}; the model needs {wanted}")
             given = np.concatenate([given[name] for name in self.proprio])
         if np.shape(given) != (sum(self.proprio.values()),):
-            raise ValueError(f"proprio has shape {np.shape(given)}; the model needs {wanted}, one after another")
+            raise BadInput(f"proprio has shape {np.shape(given)}; the model needs {wanted}, one after another")
         return torch.from_numpy(np.array(given, dtype=np.float32))
 
 
@@ -114,11 +115,11 @@ def _parts_of(cfg, stats):
     """{part of the robot's state: numbers in it} of statistics that have all that a model is to be built with."""
     for key in ("mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ("min", "max"):
         if np.shape(stats.get(key)) != (cfg.ACTION.DIM,):
-            raise ValueError(
+            raise BadInput(
                 f"FLOW.NORMALIZE {cfg.FLOW.NORMALIZE}: the statistics have no {key} of {cfg.ACTION.DIM} action "
                 f"dimensions, but {stats.get(key)!r}: write them with tools/compute_stats.py, or leave DATA.STATS empty"
             )
     parts = stats["proprio"]["parts"] if "proprio" in stats else {}
     if list(parts) != list(cfg.DATA.PROPRIO):
-        raise ValueError(f"DATA.PROPRIO is {cfg.DATA.PROPRIO}, the statistics have proprio {list(parts)}")
+        raise BadInput(f"DATA.PROPRIO is {cfg.DATA.PROPRIO}, the statistics have proprio {list(parts)}")
     return parts

@@ -6,6 +6,8 @@ and normalising happen on the model's device (`rv_train/models/qwen.py`), so a l
 
 import numpy as np
 
+from libs.errors import BadInput
+
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601: shares of red, green and blue
 
 
@@ -41,7 +43,7 @@ class ImageTransform:
         Returns:
             (N, size, W', 3) uint8: N = 1 and W' = size × views when tiled, else N = views and W' = size.
         Raises:
-            ValueError: a view that is not a square uint8 picture.
+            BadInput: a view that is not a square uint8 picture.
         """
         colours = None if rng is None else self._draw_jitter(rng)
         pictures = [self._resize(self._cut(view, rng)) for view in views]
@@ -52,7 +54,7 @@ class ImageTransform:
     def _cut(self, view, rng):
         square = view.ndim == 3 and view.shape[0] == view.shape[1] > 0 and view.shape[2] == 3
         if view.dtype != np.uint8 or not square:
-            raise ValueError(f"a view must be a square (H, H, 3) uint8 picture, got {view.dtype} {view.shape}")
+            raise BadInput(f"a view must be a square (H, H, 3) uint8 picture, got {view.dtype} {view.shape}")
         full = view.shape[0]
         side = round(full * self.crop)
         if rng is None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from libs.action_text import ActionTextCodec
 from libs.demo_hdf5 import KeyMap
+from libs.errors import BadInput
 from rv_train.data.demos import DemoDataset, find_demo_files
 from rv_train.data.manifest import ManifestDataset, find_manifests
 from rv_train.data.stats import FILE_NAME, NPZ_NAME, compute_action_stats, constant_dims, data_fingerprint, read_stats
@@ -37,7 +38,7 @@ def load_data(cfg):
     """The `TrainingData` of a config tree. Reads everything but the pictures, of those one per demo.
 
     Raises:
-        ValueError: no data, or data that cannot be used, naming file and demo, or file and line; statistics that are
+        BadInput: no data, or data that cannot be used, naming file and demo, or file and line; statistics that are
             missing, broken, of other dimensions or proprio parts, or not those of a manifest; DATA.VAL_SHARE above 0
             where no demo can be held out.
     """
@@ -45,15 +46,15 @@ def load_data(cfg):
 
 
 def key_map_of(cfg):
-    """The KeyMap of DATA.KEY_MAP; ValueError where it does not exist or has other views, parts or actions than cfg."""
+    """The KeyMap of DATA.KEY_MAP; BadInput where it does not exist or has other views, parts or actions than cfg."""
     try:
         key_map = KeyMap.find(cfg.DATA.KEY_MAP)
         key_map.check_views(cfg.DATA.VIEWS)
         key_map.check_parts(cfg.DATA.PROPRIO)
     except ValueError as error:
-        raise ValueError(f"DATA.KEY_MAP, VIEWS and PROPRIO: {error}") from None
+        raise BadInput(f"DATA.KEY_MAP, VIEWS and PROPRIO: {error}") from None
     if key_map.actions.dim != cfg.ACTION.DIM:
-        raise ValueError(
+        raise BadInput(
             f"ACTION.DIM is {cfg.ACTION.DIM}, actions of key map {key_map.name} have {key_map.actions.dim} dimensions"
         )
     return key_map
@@ -87,7 +88,7 @@ def _load_manifests(cfg):
         listed = "; ".join(dataset.bad) + ("; ..." if dataset.num_bad > len(dataset.bad) else "")
         found = f"{dataset.num_bad} bad lines of {dataset.num_bad + len(dataset)}"
         if not cfg.DATA.SKIP_BAD:
-            raise ValueError(
+            raise BadInput(
                 f"{found}: {listed}; tools/peek_manifest.py lists all, DATA.SKIP_BAD True (--skip_bad) goes on without"
             )
         remarks.append(f"{found} are left out: {listed}")
@@ -110,7 +111,7 @@ def _load_manifests(cfg):
 def _split(cfg, dataset, stats, fingerprint, more, remarks=()):
     train, valid = dataset.split(cfg.DATA.VAL_SHARE, cfg.EXP.SEED)
     if cfg.DATA.VAL_SHARE > 0 and valid is None:
-        raise ValueError(
+        raise BadInput(
             f"DATA.VAL_SHARE is {cfg.DATA.VAL_SHARE}, but no demo can be held out: {dataset.num_demos} demos in "
             f"{len(dataset.files)} files, whole demos are held out of files with two or more; set it to 0"
         )
@@ -139,16 +140,16 @@ def _manifest_stats(paths, cfg):
         except (ValueError, OSError) as error:
             broken = any((folder / name).exists() for name in (FILE_NAME, NPZ_NAME))
             if broken or not cfg.DATA.STATS:
-                raise ValueError(f"{error}; or name it: DATA.STATS path/to/action_stats.npz") from None
+                raise BadInput(f"{error}; or name it: DATA.STATS path/to/action_stats.npz") from None
     if cfg.DATA.STATS:
         found[cfg.DATA.STATS] = _read_given(cfg.DATA.STATS, cfg.ACTION.DIM)
     (origin, stats), *others = found.items()
     if len(stats["min"]) != cfg.ACTION.DIM:
-        raise ValueError(f"{origin} has {len(stats['min'])} action dimensions, ACTION.DIM is {cfg.ACTION.DIM}")
+        raise BadInput(f"{origin} has {len(stats['min'])} action dimensions, ACTION.DIM is {cfg.ACTION.DIM}")
     for path, other in others:
         for key in ("min", "max"):
             if len(other[key]) != len(stats[key]) or not np.allclose(other[key], stats[key], rtol=1e-5, atol=1e-8):
-                raise ValueError(
+                raise BadInput(
                     f"the statistics of {path} are not those of {origin} ({key} {other[key]}, {stats[key]}): the same "
                     "integers mean other actions; a manifest is read with the range that it was written with"
                 )
@@ -160,12 +161,12 @@ def _read_given(path, action_dim, parts=()):
     try:
         stats = read_stats(path)
     except (ValueError, OSError) as error:
-        raise ValueError(f"DATA.STATS: {error}") from None
+        raise BadInput(f"DATA.STATS: {error}") from None
     if len(stats["min"]) != action_dim:
-        raise ValueError(f"DATA.STATS: {path} has {len(stats['min'])} action dimensions, ACTION.DIM is {action_dim}")
+        raise BadInput(f"DATA.STATS: {path} has {len(stats['min'])} action dimensions, ACTION.DIM is {action_dim}")
     found = list(stats["proprio"]["parts"]) if "proprio" in stats else []
     if parts and found != list(parts):
-        raise ValueError(
+        raise BadInput(
             f"DATA.STATS: {path} has proprio {', '.join(found) or 'of no part'}, DATA.PROPRIO is {', '.join(parts)}: "
             "write it with tools/compute_stats.py --proprio"
         )

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from libs.demo_hdf5.schema import STANDARD_RENDER
+from libs.errors import BadInput
 from libs.manifest import BadLine, Rules, numbered_lines, read_line, read_picture
 from libs.manifest.lines import INFO, check_pictures, manifest_file
 from rv_train.data.demos import Sample, split_at_random
@@ -33,14 +34,14 @@ class ManifestFile:
     version: tuple
 
     def line(self, offset, length):
-        """The Line at a place; ValueError where the file is no longer the one that was read."""
+        """The Line at a place; BadInput where the file is no longer the one that was read."""
         # Opened for each line (10 us beside 1 ms for its pictures): nothing to share between loader processes.
         with open(self.path, "rb") as file:
             file.seek(offset)
             raw = file.read(length)
             changed = _version(file) != self.version
         if changed:
-            raise ValueError(f"manifest {self.path} changed while it was in use: start again with files that stay")
+            raise BadInput(f"manifest {self.path} changed while it was in use: start again with files that stay")
         return read_line(raw, self.rules)
 
 
@@ -59,7 +60,7 @@ class ManifestDataset:
         horizon: actions per chunk.
         codec: the ActionTextCodec that their integers were written with.
     Raises:
-        ValueError: manifests that were written otherwise than asked for, or differently; no line that can be used.
+        BadInput: manifests that were written otherwise than asked for, or differently; no line that can be used.
     """
 
     def __init__(self, paths, views, horizon, codec):
@@ -68,11 +69,11 @@ class ManifestDataset:
         found = {file.info.get("render", STANDARD_RENDER): file.path for file in self.files}
         if len(found) > 1:
             listed = "; ".join(f"{render}: {path}" for render, path in found.items())
-            raise ValueError(f"manifests were rendered with different settings, do not mix them: {listed}")
+            raise BadInput(f"manifests were rendered with different settings, do not mix them: {listed}")
         (self.render,) = found
         self._read_lines()
         if not len(self):
-            raise ValueError(f"{self.files[0].path}: no line can be used{_first(self.bad)}")
+            raise BadInput(f"{self.files[0].path}: no line can be used{_first(self.bad)}")
         self.resolution = len(self._picture(0, self._line(0).pictures[0]))  # side of the stored main view, pixels
 
     def _open(self, path):
@@ -82,13 +83,13 @@ class ManifestDataset:
         keys = {"horizon": "ACTION.HORIZON", "action_dim": "ACTION.DIM", "num_bins": "ACTION.NUM_BINS"}
         for name, value in wanted.items():
             if info.get(name, value) != value:
-                raise ValueError(f"{path} was written with {name} {info[name]}, {keys[name]} is {value}")
+                raise BadInput(f"{path} was written with {name} {info[name]}, {keys[name]} is {value}")
         rules = Rules(str(path.parent), tuple(self.views), self.horizon, self.codec.action_dim, self.codec.num_bins)
         try:
             with open(path, "rb") as file:
                 return ManifestFile(path, rules, info, _version(file))
         except OSError as error:
-            raise ValueError(f"manifest {path} cannot be read ({error.strerror})") from None
+            raise BadInput(f"manifest {path} cannot be read ({error.strerror})") from None
 
     def _read_lines(self):
         """Look at every line: where the good ones stand, what the bad ones lack."""
@@ -151,15 +152,15 @@ class ManifestDataset:
         return self.files[self._source[index]].line(int(self._offset[index]), int(self._length[index]))
 
     def _picture(self, index, path, side=None):
-        """(H, H, 3) uint8; ValueError, naming the line, where it cannot be read or has another side than `side`."""
+        """(H, H, 3) uint8; BadInput, naming the line, where it cannot be read or has another side than `side`."""
         try:
             picture = read_picture(path)
         except ValueError as error:
-            raise ValueError(f"{self._place(index)}: {error}") from None
+            raise BadInput(f"{self._place(index)}: {error}") from None
         height, width = picture.shape[:2]
         if height != width or side not in (None, height):
             expected = f"{side} x {side} as the first one is" if side else "square"
-            raise ValueError(f"{self._place(index)}: picture {path} is {width} x {height}, not {expected}")
+            raise BadInput(f"{self._place(index)}: picture {path} is {width} x {height}, not {expected}")
         return picture
 
     def _actions(self, numbers):
@@ -200,7 +201,7 @@ class ManifestDataset:
         Returns:
             (ManifestDataset to train on, held-out ManifestDataset or None where there is none).
         Raises:
-            ValueError: nothing is left to train on.
+            BadInput: nothing is left to train on.
         """
         if val_share == 0:
             return self, None
@@ -218,7 +219,7 @@ class ManifestDataset:
             chosen["train"].extend(kept)
             chosen["valid"].extend(held_out)
         if not chosen["train"]:
-            raise ValueError(f"{self.files[0].path}: every demo is held out for validation, none is left to train on")
+            raise BadInput(f"{self.files[0].path}: every demo is held out for validation, none is left to train on")
         return self._subset(chosen["train"]), self._subset(chosen["valid"]) if chosen["valid"] else None
 
     def _subset(self, demos):
@@ -262,30 +263,30 @@ def find_manifests(entries):
     """Files and folders → the list of manifest files.
 
     Raises:
-        ValueError: no entry, one that does not exist, or a folder without a manifest.jsonl.
+        BadInput: no entry, one that does not exist, or a folder without a manifest.jsonl.
     """
     if not entries:
-        raise ValueError("DATA.FILES is empty; give manifests or their folders (tools/build_manifest.py writes them)")
+        raise BadInput("DATA.FILES is empty; give manifests or their folders (tools/build_manifest.py writes them)")
     paths = []
     for entry in entries:
         try:
             paths.append(manifest_file(entry))
         except ValueError as error:
-            raise ValueError(f"DATA.FILES: {error}") from None
+            raise BadInput(f"DATA.FILES: {error}") from None
     return list(dict.fromkeys(paths))
 
 
 def read_info(folder):
-    """What tools/build_manifest.py wrote of a manifest, {} where it did not; ValueError where it cannot be read."""
+    """What tools/build_manifest.py wrote of a manifest, {} where it did not; BadInput where it cannot be read."""
     path = Path(folder) / INFO
     try:
         info = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise BadInput(f"{path} cannot be read: {error}") from None
     if not isinstance(info, dict):
-        raise ValueError(f"{path} is not a JSON object")
+        raise BadInput(f"{path} is not a JSON object")
     return info
 
 

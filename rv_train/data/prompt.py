@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from libs.errors import BadInput
 from rv_train.data.tokenizer import load_tokenizer, token_id
 
 IGNORE = -100  # the label that cross-entropy leaves out
@@ -96,7 +97,7 @@ class PromptEncoder:
         Returns:
             {"input_ids": (L,) int64, "labels": (L,) int64 with -100 wherever nothing is learned}.
         Raises:
-            ValueError: the action text holds anything else than digits, spaces and X, the instruction a mark.
+            BadInput: the action text holds anything else than digits, spaces and X, the instruction a mark.
         """
         prompt = self._prompt_ids(instruction)
         answer = [] if action_text is None else [self._action_ids(action_text), self._answer_end]
@@ -125,12 +126,12 @@ class PromptEncoder:
         ids = self._byte_ids[np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8)]
         if (ids < 0).any():
             found = text[int(np.argmax(ids < 0))]
-            raise ValueError(f"action text may hold digits and spaces only, found {found!r} in {text[:60]!r}")
+            raise BadInput(f"action text may hold digits and spaces only, found {found!r} in {text[:60]!r}")
         return ids
 
     def _tokenize_prompt(self, instruction):
         if "<|" in instruction:  # would be read as a mark: another picture, the end of the turn
-            raise ValueError(f'an instruction may not hold "<|", where marks of the model begin: {instruction!r}')
+            raise BadInput(f'an instruction may not hold "<|", where marks of the model begin: {instruction!r}')
         picture = "<|vision_start|>" + "<|image_pad|>" * self.image_tokens + "<|vision_end|>"
         pictures = "".join((f"Picture {i + 1}: " if self.vision_id else "") + picture for i in range(self.num_pictures))
         system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
@@ -154,10 +155,10 @@ def image_grid(cfg):
 
 
 def system_prompt(cfg):
-    """PROMPT.SYSTEM with its numbers filled in; ValueError where it asks for another one."""
+    """PROMPT.SYSTEM with its numbers filled in; BadInput where it asks for another one."""
     horizon, dim = cfg.ACTION.HORIZON, cfg.ACTION.DIM
     numbers = {"horizon": horizon, "action_dim": dim, "num_values": horizon * dim, "num_bins": cfg.ACTION.NUM_BINS}
     try:
         return cfg.PROMPT.SYSTEM.format(**numbers)
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"PROMPT.SYSTEM: cannot fill in {error}; there are {', '.join(numbers)}") from None
+        raise BadInput(f"PROMPT.SYSTEM: cannot fill in {error}; there are {', '.join(numbers)}") from None

@@ -7,6 +7,7 @@ pixels within 1e-6) at about a quarter of the speed, and is there to be compared
 
 import torch
 
+from libs.errors import BadInput
 from rv_train.data.prompt import HIDDEN, IGNORE
 from rv_train.data.tokenizer import CHAT_TEMPLATE
 
@@ -20,7 +21,7 @@ class ReferenceEncoder:
         vision_id: write "Picture i: " before each picture.
         settings: keywords of the library's image processor.
     Raises:
-        ValueError: torchvision or qwen-vl-utils cannot be imported.
+        BadInput: torchvision or qwen-vl-utils cannot be imported.
     """
 
     def __init__(self, tokenizer, system, vision_id, settings):
@@ -89,7 +90,7 @@ def _check_packages():
         import qwen_vl_utils  # noqa: F401
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
-        raise ValueError(
+        raise BadInput(
             f"DATA.PREPROCESS reference needs the packages torchvision and qwen-vl-utils, and they cannot be imported "
             f"here ({str(error).splitlines()[0]}): pip install -e '.[reference]' on a machine whose torch is the CUDA "
             "build, or set DATA.PREPROCESS fast, which gives the same"

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from libs.errors import BadInput
+
 
 class ResumableBatchSampler:
     """Endless batches of keys (epoch, rank, index) for `TrainingSet`.
@@ -17,7 +19,7 @@ class ResumableBatchSampler:
         seed, rank, world_size: of the run.
         start_batch: number of the first batch to give, 0 for a fresh run.
     Raises:
-        ValueError: fewer samples than one batch per rank.
+        BadInput: fewer samples than one batch per rank.
     """
 
     def __init__(self, num_samples, batch_size, mode, seed, rank, world_size, start_batch=0):
@@ -27,7 +29,7 @@ class ResumableBatchSampler:
         share = num_samples if mode == "full" else num_samples // world_size
         self.batches_per_epoch = share // batch_size
         if self.batches_per_epoch == 0:
-            raise ValueError(f"{num_samples} samples do not fill one batch of {batch_size} on {world_size} rank(s)")
+            raise BadInput(f"{num_samples} samples do not fill one batch of {batch_size} on {world_size} rank(s)")
 
     def __iter__(self):
         epoch, offset = divmod(self.start_batch, self.batches_per_epoch)

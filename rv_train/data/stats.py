@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from libs.demo_hdf5 import LIBERO
+from libs.errors import BadInput
 
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
 NPZ_KEYS = {"min": "action_mins", "max": "action_maxs"}  # what others call them; further keys have our names
@@ -151,7 +152,7 @@ def read_stats(path):
     """The statistics in a JSON or .npz file, or in action_stats.json or .npz of a folder (a checkpoint's `model/`).
 
     Raises:
-        ValueError: missing or broken, or no range: min and max must be finite, as many, and min at most max; or
+        BadInput: missing or broken, or no range: min and max must be finite, as many, and min at most max; or
             "proprio" is not what `compute_action_stats` gives.
     """
     path = _file_in(path)
@@ -160,23 +161,23 @@ def read_stats(path):
     try:
         stats = _read_npz(path) if path.suffix == ".npz" else json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(
+        raise BadInput(
             f"{path.parent} has no {path.name}: without the range of the actions its integers mean nothing; "
             "copy the file from the training run, or write it with tools/compute_stats.py"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise BadInput(f"{path} is not valid JSON: {error}") from None
     for key in ("min", "max"):
         if not isinstance(stats, dict) or not isinstance(stats.get(key), list):
-            raise ValueError(f"{path}: no list {NPZ_KEYS[key] if path.suffix == '.npz' else key!r}")
+            raise BadInput(f"{path}: no list {NPZ_KEYS[key] if path.suffix == '.npz' else key!r}")
         bad = [value for value in stats[key] if not _is_finite(value)]
         if bad or not stats[key]:
-            raise ValueError(f"{path}: {key!r} must hold finite numbers, got {bad[0] if bad else 'none'}")
+            raise BadInput(f"{path}: {key!r} must hold finite numbers, got {bad[0] if bad else 'none'}")
     if len(stats["min"]) != len(stats["max"]):
-        raise ValueError(f"{path}: 'min' has {len(stats['min'])} dimensions, 'max' has {len(stats['max'])}")
+        raise BadInput(f"{path}: 'min' has {len(stats['min'])} dimensions, 'max' has {len(stats['max'])}")
     for dim, (low, high) in enumerate(zip(stats["min"], stats["max"], strict=True)):
         if low > high:
-            raise ValueError(f"{path}: dimension {dim} has min {low} above max {high}")
+            raise BadInput(f"{path}: dimension {dim} has min {low} above max {high}")
     if "proprio" in stats:
         _check_proprio(path, stats["proprio"])
     return stats
@@ -185,12 +186,12 @@ def read_stats(path):
 def _check_proprio(path, proprio):
     parts = proprio.get("parts") if isinstance(proprio, dict) else None
     if not isinstance(parts, dict) or not parts or any(type(dim) is not int or dim < 1 for dim in parts.values()):
-        raise ValueError(f"{path}: 'proprio' has no 'parts' with the size of each, got {parts!r}")
+        raise BadInput(f"{path}: 'proprio' has no 'parts' with the size of each, got {parts!r}")
     count = sum(parts.values())
     for key in ("min", "max", "mean", "std"):
         values = proprio.get(key)
         if not isinstance(values, list) or len(values) != count or not all(map(_is_finite, values)):
-            raise ValueError(f"{path}: proprio {key!r} must hold {count} finite numbers, got {values!r}")
+            raise BadInput(f"{path}: proprio {key!r} must hold {count} finite numbers, got {values!r}")
 
 
 def _is_finite(value):
@@ -208,7 +209,7 @@ def _read_npz(path):
             stats["proprio"] = {"parts": parts, **of_proprio}
         return stats
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: one array, no zip
-        raise ValueError(f"{path} is not a readable .npz file: {error}") from None
+        raise BadInput(f"{path} is not a readable .npz file: {error}") from None
 
 
 def _file_in(path):

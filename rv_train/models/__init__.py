@@ -1,6 +1,8 @@
 """Models by name, and what encodes for them. A model has two methods: `forward(batch) -> {"loss", "count"}`, which DDP
 wraps, and `predict(batch) -> Prediction`; the few others are those of `rv_train.models.vla0.VLA0`."""
 
+from libs.errors import BadInput
+
 
 def build_encoder(cfg, stats=None, tokenizer=None):
     """What turns samples and observations into batches for the model of `MODEL.NAME`.
@@ -18,7 +20,7 @@ def build_encoder(cfg, stats=None, tokenizer=None):
         from rv_train.data.flow_features import FlowEncoder
 
         return FlowEncoder.from_cfg(cfg, tokenizer, stats)
-    raise ValueError(f"MODEL.NAME: unknown model {cfg.MODEL.NAME!r}")
+    raise BadInput(f"MODEL.NAME: unknown model {cfg.MODEL.NAME!r}")
 
 
 def build_model(cfg, encoder, weights=None):
@@ -37,4 +39,4 @@ def build_model(cfg, encoder, weights=None):
         from rv_train.models.flow_expert import FlowExpert
 
         return FlowExpert.from_cfg(cfg, encoder, weights)
-    raise ValueError(f"MODEL.NAME: unknown model {cfg.MODEL.NAME!r}")
+    raise BadInput(f"MODEL.NAME: unknown model {cfg.MODEL.NAME!r}")

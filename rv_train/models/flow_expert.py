@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from libs.errors import BadInput
 from libs.flow_matching import SAMPLERS, Normalizer, draw_noise, flow_matching_loss, interpolate
 from rv_train.data.prompt import image_grid
 from rv_train.flops import FlowFlops, TrainingFlops
@@ -251,7 +252,7 @@ class FlowExpert(nn.Module):
         """Compile the training step, in place: call it before DDP wraps the model. `predict` runs uncompiled.
 
         Raises:
-            ValueError: no C++ compiler.
+            BadInput: no C++ compiler.
         """
         compile_layers(self.backbone)
         for layer in (*self.action_expert.expert.layers, *self.action_expert.head.layers):
@@ -262,7 +263,7 @@ class FlowExpert(nn.Module):
         """Compile the head, which `predict` calls at every step, in place: once for each shape of a batch.
 
         Raises:
-            ValueError: no C++ compiler.
+            BadInput: no C++ compiler.
         """
         check_compiler("torch_compile")
         self.velocity = torch.compile(self.action_expert.velocity, dynamic=False)
@@ -325,10 +326,10 @@ class FlowExpert(nn.Module):
 
 
 def load_expert(expert, folder):
-    """Weights that `FlowExpert.save` wrote; ValueError where they cannot be read or are of other sizes."""
+    """Weights that `FlowExpert.save` wrote; BadInput where they cannot be read or are of other sizes."""
     path = Path(folder) / EXPERT
     try:
         state = load_file(path)
         expert.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} is no action expert of FLOW's sizes: {str(error).splitlines()[-1].strip()}") from None
+        raise BadInput(f"{path} is no action expert of FLOW's sizes: {str(error).splitlines()[-1].strip()}") from None

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from libs.errors import BadInput
 from rv_train.optim import quiet_bitsandbytes
 
 ADAPTER, ADAPTER_CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
@@ -39,11 +40,11 @@ def target_pattern(lora):
 
 
 def check_packages(model):
-    """ValueError if MODEL asks for a package that is not there: found out before anything is started."""
+    """BadInput if MODEL asks for a package that is not there: found out before anything is started."""
     if model.LORA.RANK and importlib.util.find_spec("peft") is None:
-        raise ValueError("MODEL.LORA needs the package peft: pip install -e '.[lora]'")
+        raise BadInput("MODEL.LORA needs the package peft: pip install -e '.[lora]'")
     if model.QUANTIZE != "none" and importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(f"MODEL.QUANTIZE {model.QUANTIZE} needs the package bitsandbytes: pip install bitsandbytes")
+        raise BadInput(f"MODEL.QUANTIZE {model.QUANTIZE} needs the package bitsandbytes: pip install bitsandbytes")
 
 
 def attach(backbone, cfg, base, adapter=None):
@@ -57,7 +58,7 @@ def attach(backbone, cfg, base, adapter=None):
         base: {"path", "weights_sha256"} of those weights.
         adapter: folder that `save_adapter` wrote; None starts one, drawn from PyTorch's generator.
     Raises:
-        ValueError: a package is missing; the saved adapter was trained over other weights or does not fit this model.
+        BadInput: a package is missing; the saved adapter was trained over other weights or does not fit this model.
     """
     check_packages(cfg.MODEL)
     if adapter:
@@ -121,14 +122,14 @@ def read_base(adapter):
         base = json.loads(path.read_text())
         return {key: base[key] for key in ("path", "weights_sha256")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not say which weights the adapter was trained over ({error!r})") from None
+        raise BadInput(f"{path} does not say which weights the adapter was trained over ({error!r})") from None
 
 
 def check_base(adapter, base):
-    """ValueError where a saved adapter was trained over other weights than these."""
+    """BadInput where a saved adapter was trained over other weights than these."""
     wanted = read_base(adapter)
     if wanted["weights_sha256"] != base["weights_sha256"]:
-        raise ValueError(
+        raise BadInput(
             f"{adapter} was trained over weights of sha256 {wanted['weights_sha256'][:16]}…, then at {wanted['path']}; "
             f"those at {base['path']} have {base['weights_sha256'][:16]}…: MODEL.PATH must name the ones it belongs to"
         )
@@ -244,12 +245,12 @@ def _load_adapter(backbone, folder):
     try:
         state = load_file(folder / ADAPTER)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder / ADAPTER} cannot be read: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"{folder / ADAPTER} cannot be read: {str(error).splitlines()[0]}") from error
     state = {name.removeprefix(PREFIX): value for name, value in state.items()}
     mine = _matrices(backbone)
     wrong = sorted(mine.keys() ^ state.keys()) or [name for name in mine if mine[name].shape != state[name].shape]
     if wrong:
-        raise ValueError(f"{folder / ADAPTER} does not fit MODEL.LORA, as {wrong[0]} shows")
+        raise BadInput(f"{folder / ADAPTER} does not fit MODEL.LORA, as {wrong[0]} shows")
     with torch.no_grad():
         for name, weight in mine.items():
             weight.copy_(state[name])

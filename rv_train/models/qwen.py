@@ -12,6 +12,7 @@ import shutil
 
 import torch
 
+from libs.errors import BadInput
 from rv_train.data.prompt import MERGE, PATCH
 from rv_train.optim import resolve_amp
 
@@ -40,29 +41,29 @@ def check_attention(cfg, device, amp=None):
         device: torch.device of a rank.
         amp: AMP.mode resolved for a device that is not here; None resolves it.
     Raises:
-        ValueError: flash_attention_2 without its package, on a CPU, or without 16-bit numbers to multiply.
+        BadInput: flash_attention_2 without its package, on a CPU, or without 16-bit numbers to multiply.
     """
     if cfg.MODEL.ATTENTION != FLASH:
         return
     instead = "or set MODEL.ATTENTION sdpa: PyTorch's own fused kernels, the same numbers"
     if not has_flash():
-        raise ValueError(
+        raise BadInput(
             f"MODEL.ATTENTION {FLASH} needs flash-attn: pip install flash-attn --no-build-isolation, {instead}"
         )
     if device.type != "cuda":
-        raise ValueError(f"MODEL.ATTENTION {FLASH} runs on GPUs only, this rank is on {device}; {instead}")
+        raise BadInput(f"MODEL.ATTENTION {FLASH} runs on GPUs only, this rank is on {device}; {instead}")
     if cfg.AMP.param_dtype == "float32" and (amp or resolve_amp(cfg.AMP.mode, device)) == "off":
-        raise ValueError(
+        raise BadInput(
             f"MODEL.ATTENTION {FLASH} multiplies 16-bit numbers only, AMP.mode {cfg.AMP.mode} over float32 parameters "
             f"gives it float32: set AMP.mode bf16, {instead}"
         )
 
 
 def check_compiler(option="TRAIN.compile"):
-    """ValueError if torch.compile finds no compiler for the C++ it writes (on a GPU: around its kernels)."""
+    """BadInput if torch.compile finds no compiler for the C++ it writes (on a GPU: around its kernels)."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
-        raise ValueError(f"{option} needs a C++ compiler and finds no {compiler}: install it, or do without {option}")
+        raise BadInput(f"{option} needs a C++ compiler and finds no {compiler}: install it, or do without {option}")
 
 
 @contextlib.contextmanager
@@ -189,7 +190,7 @@ def compile_layers(backbone):
     every number of pictures.
 
     Raises:
-        ValueError: no C++ compiler.
+        BadInput: no C++ compiler.
     """
     check_compiler()
     # Dynamo would cut each layer into DDP's buckets of 25 MB; the layers are the pieces already.

@@ -92,7 +92,7 @@ class VLA0(nn.Module):
         """Compile the training step, in place: call it before DDP wraps the model. `predict` runs uncompiled.
 
         Raises:
-            ValueError: no C++ compiler.
+            BadInput: no C++ compiler.
         """
         compile_layers(self.backbone)
         self.compiled = True
@@ -101,7 +101,7 @@ class VLA0(nn.Module):
         """Compile the step of `predict`'s decoding, in place: once for each shape of a batch, when it first comes.
 
         Raises:
-            ValueError: no C++ compiler.
+            BadInput: no C++ compiler.
         """
         check_compiler("torch_compile")
         self.decoder.compile()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from libs.errors import BadInput
 from rv_train.data.prompt import MERGE, PATCH
 from rv_train.data.tokenizer import token_id
 from rv_train.models.lora import attach, is_frozen, read_base, save_adapter, weights_sha256
@@ -26,7 +27,7 @@ def build_backbone(cfg, tokenizer, weights=None):
         tokenizer: gives vocabulary size and special ids for a random model.
         weights: folder that `save_weights` wrote; None follows MODEL.INIT.
     Raises:
-        ValueError: weights that cannot be found, or not those that something was trained over.
+        BadInput: weights that cannot be found, or not those that something was trained over.
     """
     from rv_train.models.vision import use_own_vision
 
@@ -59,7 +60,7 @@ def base_path(cfg, trained=None):
     comes first, and VLA0_BASE may name another place.
 
     Raises:
-        ValueError: those of a saved folder are nowhere; without one `check_weights` has looked.
+        BadInput: those of a saved folder are nowhere; without one `check_weights` has looked.
     """
     if trained is None:
         return cfg.MODEL.PATH
@@ -70,7 +71,7 @@ def base_path(cfg, trained=None):
     try:
         check_source(path)
     except ValueError as error:
-        raise ValueError(
+        raise BadInput(
             f"{trained} needs the weights it was trained over; {error}. Put them there, or let the environment "
             f"variable {BASE_VARIABLE} name their folder"
         ) from error
@@ -110,36 +111,36 @@ def _load(path, attention, dtype):
             )
     except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise BadInput(
             f"MODEL.PATH: cannot load weights from {source} ({reason}); give a folder that holds them, "
             "or train from scratch with MODEL.INIT random"
         ) from error
     # The library would fill what is missing with random numbers and say so in a warning.
     wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wrong:
-        raise ValueError(f"MODEL.PATH: {source} lacks {len(wrong)} weights of this model, the first is {wrong[0]}")
+        raise BadInput(f"MODEL.PATH: {source} lacks {len(wrong)} weights of this model, the first is {wrong[0]}")
     return model
 
 
 def check_weights(cfg):
-    """ValueError if MODEL.INIT wants weights and MODEL.PATH has none: found out before anything is started."""
+    """BadInput if MODEL.INIT wants weights and MODEL.PATH has none: found out before anything is started."""
     if cfg.MODEL.INIT == "pretrained":
         check_source(cfg.MODEL.PATH)
 
 
 def check_source(path):
-    """ValueError unless a folder holds weights, or a hub name is in the cache or known to the hub."""
+    """BadInput unless a folder holds weights, or a hub name is in the cache or known to the hub."""
     if find_weights(path)[1]:
         return
     if Path(path).is_dir():
-        raise ValueError(f"MODEL.PATH: {path} holds no model, it lacks {missing_files(path)[0]}")
+        raise BadInput(f"MODEL.PATH: {path} holds no model, it lacks {missing_files(path)[0]}")
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:  # asks once; loading would try for half a minute
         get_hf_file_metadata(hf_hub_url(path, "config.json"))
     except Exception as error:  # of the network, the hub, or the name
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
+        raise BadInput(
             f"MODEL.PATH: {path} is neither a folder with weights nor in the cache, nor to be had from the "
             f"Hugging Face hub ({reason})"
         ) from error

@@ -9,6 +9,8 @@ import time
 
 import numpy as np
 
+from libs.errors import BadInput
+
 ROUNDS_WARM = 1
 SIZES = {
     "tiny": {"HIDDEN": 32, "LAYERS": 2, "HEADS": 2, "KV_HEADS": 1, "MLP": 64},
@@ -38,10 +40,10 @@ def measure(args, report):
     import torch
 
     if args.batch < 1 or args.rounds < 1:
-        raise ValueError(f"--batch and --rounds are at least 1, not {args.batch} and {args.rounds}")
+        raise BadInput(f"--batch and --rounds are at least 1, not {args.batch} and {args.rounds}")
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {args.device}: there is no GPU here")
+        raise BadInput(f"--device {args.device}: there is no GPU here")
     torch.set_num_threads(1)
     dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     rows, problems = [], []

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from libs.errors import BadInput
+
 CONFIG = Path(__file__).resolve().parents[2] / "configs/vla0.yaml"
 BATCH = 8
 
@@ -40,11 +42,11 @@ def measure(args, report) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
     Returns {"settings", "frames", "storage": {name: ...}, "readers": {file: {reader: ...}}, "robomimic": its version or
-    why not, "problems"}. ValueError: bad arguments.
+    why not, "problems"}. BadInput: bad arguments.
     """
     for name in ("samples", "rounds"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+            raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
     import torch
 
     from rv_train.config import load_cfg

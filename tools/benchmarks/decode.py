@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from libs.errors import BadInput
 from tools.benchmarks.samples import columns, rotated, spread, with_quartiles
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/vla0.yaml"
@@ -81,7 +82,7 @@ def add_call_arguments(parser):
 def measure(args, report) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
-    Returns {"settings", "models": {name: see `_measure_model`}, "problems"}. ValueError: bad arguments.
+    Returns {"settings", "models": {name: see `_measure_model`}, "problems"}. BadInput: bad arguments.
     """
     settings, names = start(args, ("prompts", "few_prompts", "batch", "threads"))
     models, problems = {}, []
@@ -97,13 +98,13 @@ def measure(args, report) -> dict:
 def start(args, numbers):
     """Check the arguments, `numbers` are those that must be at least 1, and set the threads.
 
-    Returns ({option: value} as JSON takes it, names of the models to answer with). ValueError: bad arguments.
+    Returns ({option: value} as JSON takes it, names of the models to answer with). BadInput: bad arguments.
     """
     for name in numbers:
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+            raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.data and not args.model_path:
-        raise ValueError("--data gives a checkpoint frames it knows: name the checkpoint with --model_path")
+        raise BadInput("--data gives a checkpoint frames it knows: name the checkpoint with --model_path")
     import torch
 
     torch.set_num_threads(args.threads)

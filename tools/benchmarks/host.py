@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from libs.errors import BadInput
+
 CONFIG = Path(__file__).resolve().parents[2] / "configs/vla0.yaml"
 VARIANTS = {
     "ours": "this code, patches on the device",
@@ -39,12 +41,12 @@ def measure(args, report) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
     Returns {"settings", "encode": {variant: numbers}, "pictures": {"ours", "pil"}, "problems"}, numbers: {"cpu_ms",
-    "wall_ms": spreads; "less_by": of the ratio to "ours" or, for encode, to both of this code}. ValueError: bad
+    "wall_ms": spreads; "less_by": of the ratio to "ours" or, for encode, to both of this code}. BadInput: bad
     arguments.
     """
     for name in ("batch", "rounds"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+            raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
     import torch
 
     from rv_train.config import load_cfg

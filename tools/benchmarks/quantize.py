@@ -10,6 +10,7 @@ Prompts, pictures and models are those of `decode`; --data takes the frames of d
 import statistics
 import time
 
+from libs.errors import BadInput
 from tools.benchmarks import decode, samples
 
 WEIGHTS = {
@@ -35,14 +36,14 @@ def add_arguments(parser):
 def measure(args, report) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
-    Returns {"settings", "models": {name: see `_measure_model`}, "problems": []}. ValueError: bad arguments, no torchao.
+    Returns {"settings", "models": {name: see `_measure_model`}, "problems": []}. BadInput: bad arguments, no torchao.
     """
     settings, names = decode.start(args, ("prompts", "batch", "threads"))
     from tools.benchmarks.quantized import CPU_ONLY
 
     of_cpus = [kind for kind in args.weights if kind in CPU_ONLY]
     if of_cpus and args.device != "cpu":
-        raise ValueError(f"--weights {of_cpus[0]} is computed on CPUs only, not on {args.device}")
+        raise BadInput(f"--weights {of_cpus[0]} is computed on CPUs only, not on {args.device}")
     models = {}
     for name in names:
         model, encoder = decode.load(args, name)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from libs.errors import BadInput
+
 TORCHAO = "0.18.0"
 CPU_ONLY = ("int8_kernel", "int8_dynamic")
 MANY = 64  # rows from which `KernelLinear` writes its weights out
@@ -21,7 +23,7 @@ def quantized(model, kind):
     int8_kernel: as int8, with torch's own kernel for that on a CPU.
     int8_dynamic: float32, weights and what goes into them in 8 bits, with one scale for all tokens of all rows (torch).
 
-    ValueError: no torchao.
+    BadInput: no torchao.
     """
     model = copy.deepcopy(model)
     dtype = torch.float32 if kind in ("float32", "int8_dynamic") else torch.bfloat16
@@ -45,7 +47,7 @@ def _by_torchao(layers, kind):
     try:
         torchao = importlib.import_module("torchao.quantization")
     except ImportError as error:
-        raise ValueError(f"--weights {kind} needs torchao: pip install --no-deps torchao=={TORCHAO}") from error
+        raise BadInput(f"--weights {kind} needs torchao: pip install --no-deps torchao=={TORCHAO}") from error
     configs = {
         "int8": torchao.Int8WeightOnlyConfig,
         "fp8": torchao.Float8WeightOnlyConfig,

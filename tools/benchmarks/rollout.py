@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 
+from libs.errors import BadInput
 from tools.benchmarks.clock import CpuMeter, add_phases
 
 VARIANTS = {"plain": "plain loop", "plain_hard": "plain, hard resets", "ours": "this code"}
@@ -41,13 +42,13 @@ def measure(args, report) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
     Returns {"settings", "start_up", "summary", "problems", "blocks"}: problems is empty where all loops agree, blocks
-    holds every episode. ValueError: bad arguments.
+    holds every episode. BadInput: bad arguments.
     """
     for name in ("block", "rounds", "num_envs"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+            raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.hard_episodes is not None and args.hard_episodes < 0:
-        raise ValueError(f"--hard_episodes must not be negative, got {args.hard_episodes}")
+        raise BadInput(f"--hard_episodes must not be negative, got {args.hard_episodes}")
     from libs.libero_sim import get_task
     from rv_eval.evaluate import plan_episodes
 

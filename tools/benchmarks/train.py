@@ -15,6 +15,7 @@ import gc
 import statistics
 from pathlib import Path
 
+from libs.errors import BadInput
 from tools.benchmarks.decode import CONFIG
 from tools.benchmarks.decode import TINY as TINY_SIZES
 
@@ -60,11 +61,11 @@ def add_arguments(parser):
 def measure(args, report) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
-    Returns {"settings", "models": {name: see `_measure_model`}, "problems"}. ValueError: bad arguments.
+    Returns {"settings", "models": {name: see `_measure_model`}, "problems"}. BadInput: bad arguments.
     """
     for name in ("steps", "batch", "threads"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+            raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
     import torch
 
     from rv_train.config import load_cfg
@@ -78,7 +79,7 @@ def measure(args, report) -> dict:
         options = {"MODEL.INIT": "random", "DATA.PREPROCESS": "fast", **({} if args.cfg else SIZES[name])}
         cfg = load_cfg(args.cfg or CONFIG, [*(part for pair in options.items() for part in pair), *args.opts])
         if cfg.MODEL.NAME != "vla0":
-            raise ValueError(f"MODEL.NAME {cfg.MODEL.NAME}: the library has no step of its own for it, only for vla0")
+            raise BadInput(f"MODEL.NAME {cfg.MODEL.NAME}: the library has no step of its own for it, only for vla0")
         models[name] = launch(_measure_model, [device], args, name, cfg, report)
     settings = {name: value for name, value in vars(args).items() if name not in ("out", "benchmark")}
     settings["cfg"] = args.cfg and str(args.cfg)

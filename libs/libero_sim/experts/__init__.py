@@ -12,6 +12,7 @@ Experts are registered by what they bring about: the goal predicate and the kind
 
 import re
 
+from libs.errors import BadInput
 from libs.libero_sim.experts.goals import read_goals
 from libs.libero_sim.experts.pick_and_place import place_in
 from libs.libero_sim.experts.scene import Scene
@@ -31,21 +32,21 @@ def has_expert(task):
 def expert_tasks(suite, task_ids):
     """The tasks of a suite numbered in "0,3", or, for "all", every one with an expert.
 
-    ValueError for other text, for a number that does not exist or that has no expert, and for none at all.
+    BadInput for other text, for a number that does not exist or that has no expert, and for none at all.
     """
     if task_ids == "all":
         tasks = [task for task in (get_task(suite, i) for i in range(num_tasks(suite))) if has_expert(task)]
         if not tasks:
-            raise ValueError(f"no task of {suite} has a scripted expert")
+            raise BadInput(f"no task of {suite} has a scripted expert")
         return tasks
     try:
         numbers = dict.fromkeys(int(part) for part in task_ids.split(","))
     except ValueError:
-        raise ValueError(f'--task_ids {task_ids!r} is neither "all" nor a list of task numbers such as 0,3') from None
+        raise BadInput(f'--task_ids {task_ids!r} is neither "all" nor a list of task numbers such as 0,3') from None
     tasks = [get_task(suite, number) for number in numbers]
     for task in tasks:
         if not has_expert(task):
-            raise ValueError(f"{suite} task {task.task_id} ({task.name}) has no scripted expert")
+            raise BadInput(f"{suite} task {task.task_id} ({task.name}) has no scripted expert")
     return tasks
 
 
@@ -54,13 +55,13 @@ def expert_actions(env, rng):
 
     env: a LiberoEnv, after its reset (and settling); each action depends on its state at that moment.
     rng: np.random.Generator for experts that vary what they do; the present ones do not.
-    ValueError, listing what exists, for a task without an expert.
+    BadInput, listing what exists, for a task without an expert.
     """
     goals = read_goals(env.task.bddl_file)
     for goal in goals:
         if _key(goal) not in EXPERTS:
             known = ", ".join(" ".join(key) for key in EXPERTS)
-            raise ValueError(
+            raise BadInput(
                 f"no scripted expert for the goal {' '.join(goal)!r} of task {env.task.name!r}; "
                 f"there are experts for: {known}"
             )

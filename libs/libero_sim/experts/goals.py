@@ -3,21 +3,23 @@
 import re
 from pathlib import Path
 
+from libs.errors import BadInput
+
 
 def read_goals(bddl_file):
     """Goal predicates of a BDDL file: a list such as [("in", "milk_1", "basket_1_contain_region")].
 
-    ValueError if the file has no goal, or one that is more than a conjunction.
+    BadInput if the file has no goal, or one that is more than a conjunction.
     """
     text = Path(bddl_file).read_text()
     start = text.find("(:goal")
     if start < 0:
-        raise ValueError(f"{bddl_file} has no (:goal ...)")
+        raise BadInput(f"{bddl_file} has no (:goal ...)")
     tree = _read(iter(re.findall(r"[()]|[^\s()]+", text[start:])))[0]
     goal = tree[1]
     predicates = goal[1:] if goal[0].lower() == "and" else [goal]
     if not all(isinstance(word, str) for predicate in predicates for word in predicate):
-        raise ValueError(f"{bddl_file} has a goal that is not a plain conjunction: {goal}")
+        raise BadInput(f"{bddl_file} has a goal that is not a plain conjunction: {goal}")
     return [(predicate[0].lower(), *predicate[1:]) for predicate in predicates]
 
 
