@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings, ChunkAgent
-from rv_eval.envs.base import Episode, EpisodeEnv, WorkerFailure
+from rv_eval.envs.base import CannotStart, Episode, EpisodeEnv, WorkerFailure
 from rv_eval.episode import Attempt, EpisodeResult
 from rv_eval.trace import EpisodeTrace
 from rv_eval.video import EpisodeFrames
@@ -70,8 +70,10 @@ class Rollout:
 
     def run(self, episodes: Iterable[Episode]) -> Iterator[EpisodeResult]:
         """Results in the order in which episodes end. SimulatorGaveUp, after all others: an episode's environment
-        failed again and again. Closes every environment when it ends, however it ends."""
+        failed again and again. BadInput: environments cannot be started here, none has answered yet. Closes every
+        environment when it ends, however it ends."""
         self._given_up = []
+        self._proven = False  # environments can be started here
         pending = deque(EpisodeResult(episode) for episode in episodes)
         slots = [_Slot() for _ in range(min(self.num_envs, len(pending)))]
         try:
@@ -119,6 +121,7 @@ class Rollout:
             except WorkerFailure as error:
                 self._incident(slot, error, pending)
             else:
+                self._proven = True
                 if result is not None:
                     yield result
 
@@ -158,7 +161,9 @@ class Rollout:
                 self._incident(slot, error, pending)
 
     def _incident(self, slot, error, pending, result=None):
-        """Give up the environment; repeat its episode, if one was running."""
+        """Give up the environment; repeat its episode, if one was running. BadInput: no other would start either."""
+        if isinstance(error, CannotStart) and not self._proven:
+            raise BadInput(f"the simulator cannot be started: {error}") from error
         if slot.attempt is not None:
             result = slot.attempt.result
         slot.close()

@@ -11,7 +11,7 @@ from rv_eval.summary import Line, Repeat, Run, Stats, dependencies, group, list_
 WIDTH = 120  # columns
 LISTED = 20  # contradictions and lines of missing episodes that are printed; the JSON and the report hold all
 # With other ones the last bits of answers or pictures may differ, so two tries at an episode may.
-ALIKE = ("device", "torch_compile", "gl_backend", "policy_versions.torch")
+ALIKE = ("device", "torch_compile", "gl_backend", "gl_renderer", "policy_versions.torch")
 HEADER = (
     ("", "", "rate", "95 %", "steps", "steps", "parse", "re-", "inci-", "policy", "sim"),
     ("task", "solved", "%", "interval", "mean", "median", "failures", "paired", "dents", "s/ep.", "s/ep."),

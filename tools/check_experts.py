@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
-from libs.libero_sim import LiberoEnv, prepare_gl, simulator_versions
+from libs.libero_sim import LiberoEnv, simulator_versions, tell_gl
 from libs.libero_sim.experts import expert_actions, expert_tasks
 
 
@@ -84,7 +84,7 @@ def main(argv=None):
     if args.out and not args.out.resolve().parent.is_dir():
         raise BadInput(f"--out {args.out}: its folder does not exist")
     tasks = expert_tasks(args.task_suite, args.task_ids)
-    prepare_gl()
+    tell_gl()
     seeds = range(args.seed, args.seed + args.resets)
     with tqdm(total=len(tasks) * len(seeds), unit="episode", dynamic_ncols=True) as bar:
         rows = [check_task(task, seeds, bar.update) for task in tasks]

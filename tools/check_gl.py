@@ -1,12 +1,16 @@
-"""Say in one line whether the simulator can draw on this machine, or which Debian packages it needs."""
+"""Say what draws the simulator's pictures on this machine and why, or which Debian packages or settings it needs."""
 
 from libs.cli import cli_errors
-from libs.libero_sim import prepare_gl
+from libs.libero_sim import tell_gl
 
 
 @cli_errors
 def main():
-    prepare_gl()
+    graphics = tell_gl()
+    print(f"pictures are drawn by {graphics}: {graphics.reason}")
+    print("simulators get " + " ".join(f"{name}={value}" for name, value in graphics.variables().items()), end="")
+    others = ", ".join(map(str, graphics.devices[1:]))
+    print(f", others of them MUJOCO_EGL_DEVICE_ID={others}" if others else "")
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
     # Cheap checks first: a policy may take long to load.
     episodes = plan_episodes(tasks, args.episodes, args.seed, args.num_steps)
     shard_episodes(episodes, args.shard_id, args.num_shards)  # refuses numbers that cannot be
+    graphics = envs.headless_gl()
 
     policy = load_policy(args)
     policy.check_environment(envs.VIEWS, envs.ACTION_DIM, args.render or policy.render, envs.PROPRIO)
@@ -114,7 +115,7 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
         timeout_s=args.timeout,
         recycle_after=args.recycle_after,
     )
-    settings = {"num_envs": args.num_envs, "gl_backend": envs.headless_gl()}
+    settings = {"num_envs": args.num_envs, "gl_backend": graphics.backend, "gl_renderer": graphics.renderer}
     provenance = describe_run(policy, args.model_path, settings)
     make_env = functools.partial(make_env, resolution=policy.resolution, render=policy.render)
     report = functools.partial(print, flush=True)

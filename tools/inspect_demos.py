@@ -55,6 +55,8 @@ def main(argv=None):
         raise BadInput(f"--video {args.video} must end in .mp4")
     given = KeyMap.find(args.key_map) if args.key_map else None
     key_maps = {path: given or find_key_map(path) for path in args.files}
+    if args.verify and LIBERO in key_maps.values():
+        check_graphics()
     opened, problems = [], 0
     for path, key_map in key_maps.items():
         print("\n".join([str(path), *key_lines(path, key_map, "given" if given else "fits")]))
@@ -186,6 +188,14 @@ def verify(demos: DemoFile, num_replayed: int) -> int:
     for problem in problems:
         print(f"    {problem}")
     return len(problems)
+
+
+def check_graphics() -> None:
+    """BadInput where the environment asks for an OpenGL that cannot work. Without any, demos are not replayed."""
+    from libs.libero_sim import SimulatorMissing, tell_gl
+
+    with contextlib.suppress(SimulatorMissing):
+        tell_gl()
 
 
 def replay(demos: DemoFile, names: list[str]) -> list[str]:

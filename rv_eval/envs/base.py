@@ -8,6 +8,10 @@ class WorkerFailure(RuntimeError):
     """The process behind an environment crashed or hung. Its episode says nothing about the policy."""
 
 
+class CannotStart(WorkerFailure):
+    """The environment's process says that its simulator cannot be made, and why."""
+
+
 @dataclass(frozen=True)
 class Episode:
     """One episode to run. `task` has suite, task_id, name and instruction; init_state is an index."""

@@ -3,8 +3,8 @@
 import abc
 from collections import deque
 
-from libs.libero_sim import SimCrash, SimProcess, SimTimeout, prepare_gl
-from rv_eval.envs.base import Episode, Reply, WorkerFailure
+from libs.libero_sim import Graphics, SimCrash, SimProcess, SimStartFailed, SimTimeout, tell_gl
+from rv_eval.envs.base import CannotStart, Episode, Reply, WorkerFailure
 
 
 class ProcessEpisodeEnv(abc.ABC):
@@ -38,6 +38,8 @@ class ProcessEpisodeEnv(abc.ABC):
     def receive(self) -> Reply | None:
         try:
             answer = self._process.recv()
+        except SimStartFailed as error:
+            raise CannotStart(str(error)) from error
         except (SimCrash, SimTimeout) as error:
             raise WorkerFailure(str(error)) from error
         request = self._unanswered.popleft()
@@ -59,6 +61,6 @@ class ProcessEpisodeEnv(abc.ABC):
         self._unanswered.append(method)
 
 
-def headless_gl() -> str:
-    """The OpenGL backend that simulator processes started from here will use. SimulatorMissing: there is none."""
-    return prepare_gl()
+def headless_gl() -> Graphics:
+    """What simulator processes started from here draw with. BadInput: nothing, or not what the environment says."""
+    return tell_gl()

@@ -15,7 +15,7 @@ import pytest
 
 from libs.demo_hdf5 import DemoFile, DemoWriter, verify_demo_file
 from libs.demo_hdf5.schema import Demo
-from libs.libero_sim import LiberoEnv, get_task, prepare_gl, replay
+from libs.libero_sim import LiberoEnv, get_task, replay
 from libs.libero_sim.recording import StartVariation, observe_states, record_expert
 from libs.libero_sim.regeneration import FileJob, RegenerationWorker, without_noops
 from libs.libero_sim.replay import replay_demos
@@ -97,7 +97,7 @@ def log(tmp_path, monkeypatch):
     """The file in which the fake workers note the demos they replay."""
     path = tmp_path / "log"
     monkeypatch.setattr(FileJob, "WORKER", "tests.tools.test_regenerate_libero:FakeWorker")
-    monkeypatch.setattr("libs.libero_sim.pool.prepare_gl", lambda: None)
+    monkeypatch.setattr("libs.libero_sim.pool.tell_gl", lambda: None)
     monkeypatch.setenv(LOG, str(path))
     return path
 
@@ -253,7 +253,7 @@ def test_a_killed_run_continues_and_workers_make_no_difference(tmp_path, log, mo
     assert (tmp_path / "three" / path.name).read_bytes() == whole.read_bytes()
     code = (
         "import sys; from tests.tools.test_regenerate_libero import FileJob, regenerate; import libs.libero_sim.pool;"
-        "FileJob.WORKER = 'tests.tools.test_regenerate_libero:FakeWorker'; libs.libero_sim.pool.prepare_gl = print;"
+        "FileJob.WORKER = 'tests.tools.test_regenerate_libero:FakeWorker'; libs.libero_sim.pool.tell_gl = print;"
         "regenerate(*sys.argv[1:], '--workers', 2)"
     )
     out, parts = tmp_path / "killed", tmp_path / "killed" / ".parts" / TASK
@@ -356,7 +356,6 @@ def published_expert(env, path):
 
 @pytest.mark.sim
 def test_a_real_demonstration(tmp_path, monkeypatch):
-    prepare_gl()
     env = LiberoEnv(get_task("libero_object", 5), resolution=32, render="fast")
     path = tmp_path / "libero_object" / f"{TASK}_demo.hdf5"
     actions, after = published_expert(env, path)

@@ -49,9 +49,10 @@ def measure(args, report) -> dict:
             raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.hard_episodes is not None and args.hard_episodes < 0:
         raise BadInput(f"--hard_episodes must not be negative, got {args.hard_episodes}")
-    from libs.libero_sim import get_task
+    from libs.libero_sim import get_task, tell_gl
     from rv_eval.evaluate import plan_episodes
 
+    tell_gl()  # before anything is loaded: it may refuse
     task = get_task(args.task_suite, args.task_id)
     episodes = plan_episodes([task], args.episodes, args.seed, args.num_steps)
     num_hard = len(episodes) if args.hard_episodes is None else args.hard_episodes
@@ -118,7 +119,7 @@ def _start(args, task, stack, report):
     began = time.perf_counter()
     with _environment(LP_NUM_THREADS=str(os.cpu_count())):  # rendering may use every core, as it does by default
         factory = "tools.benchmarks.rollout_loops:PlainLoop"
-        plain = stack.enter_context(RemoteObject(factory, kwargs, timeout_s=3600.0))
+        plain = stack.enter_context(RemoteObject(factory, kwargs, timeout_s=3600.0, hide_cuda=False))
     first_s = plain.call("first_answer", task.instruction)
     start_up["plain"] = {"start_s": time.perf_counter() - began - first_s, "first_answer_s": first_s}
     report(f"the plain loop: ready after {start_up['plain']['start_s']:.1f} s")
