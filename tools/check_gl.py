@@ -10,7 +10,7 @@ def main():
     print(f"pictures are drawn by {graphics}: {graphics.reason}")
     print("simulators get " + " ".join(f"{name}={value}" for name, value in graphics.variables().items()), end="")
     others = ", ".join(map(str, graphics.devices[1:]))
-    print(f", others of them MUJOCO_EGL_DEVICE_ID={others}" if others else "")
+    print(f", others MUJOCO_EGL_DEVICE_ID={others}" if others else "")
 
 
 if __name__ == "__main__":

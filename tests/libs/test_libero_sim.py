@@ -20,7 +20,6 @@ from libs.libero_sim import (
     SimTimeout,
     find_task,
     get_task,
-    gl,
     init_states,
     list_suites,
     num_tasks,
@@ -89,19 +88,6 @@ def test_rephrased_suites_have_their_own_instruction():
 def test_unknown_tasks_are_named_with_what_exists(suite, task_id, message):
     with pytest.raises(ValueError, match=message):
         get_task(suite, task_id)
-
-
-def test_gl_falls_back_and_names_packages(monkeypatch):
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(gl, "egl_works", lambda: False)
-    monkeypatch.setattr(gl, "osmesa_works", lambda: False)
-    with pytest.raises(OSError, match=r"libegl1 .*libosmesa6"):
-        gl.prepare_gl()
-    monkeypatch.setattr(gl, "osmesa_works", lambda: True)
-    assert gl.prepare_gl() == os.environ["MUJOCO_GL"] == "osmesa"
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    with pytest.raises(OSError, match="MUJOCO_GL=egl"):
-        gl.prepare_gl()
 
 
 def test_unknown_render_setting():

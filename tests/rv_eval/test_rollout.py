@@ -6,8 +6,9 @@ import zlib
 import h5py
 import pytest
 
+from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
-from rv_eval.envs.base import Episode, WorkerFailure
+from rv_eval.envs.base import CannotStart, Episode, WorkerFailure
 from rv_eval.rollout import MAX_INCIDENTS, Rollout, SimulatorGaveUp
 from tests.rv_eval.fakes import VIEWS, FakeEnv, FakePolicy, FakeTask
 
@@ -20,7 +21,7 @@ def episode(goal, task=TASK):
 
 
 class Factory:
-    """Makes FakeEnvs; the i-th one has the i-th trouble of the list, later ones none."""
+    """Makes FakeEnvs; the i-th one has the i-th trouble of the list (an exception: it is raised), later ones none."""
 
     def __init__(self, *troubles):
         self.troubles = list(troubles)
@@ -28,8 +29,8 @@ class Factory:
 
     def __call__(self, task):
         trouble = self.troubles.pop(0) if self.troubles else None
-        if trouble == "no start":
-            raise WorkerFailure("cannot start")
+        if isinstance(trouble, Exception):
+            raise trouble
         self.envs.append(FakeEnv(task, trouble))
         return self.envs[-1]
 
@@ -132,9 +133,19 @@ def test_crash_and_hang_repeat_the_episode(trouble, num_envs):
 
 
 def test_trouble_at_the_start_repeats_too():
-    factory = Factory("no start", {0: "crash"})
+    factory = Factory(WorkerFailure("cannot start"), {0: "crash"})
     (result,) = Rollout(FakePolicy(), factory, AgentSettings()).run([episode(3)])
     assert result.success and result.incidents == ["cannot start", "gone"]
+
+
+def test_a_simulator_that_cannot_start_is_bad_input_until_one_has_started():
+    factory = Factory(CannotStart("no context"), CannotStart("no context"))
+    with pytest.raises(BadInput, match="the simulator cannot be started: no context"):
+        list(Rollout(FakePolicy(), factory, AgentSettings(), 2).run([episode(3), episode(5)]))
+    assert not factory.envs
+    factory = Factory({3: "crash"}, CannotStart("no context"))
+    (result,) = Rollout(FakePolicy(), factory, AgentSettings()).run([episode(6)])
+    assert result.success and result.incidents == ["gone", "no context"]
 
 
 def test_gives_up_after_too_many_incidents():

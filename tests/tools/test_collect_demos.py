@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from libs.demo_hdf5 import Demo, DemoFile, DemoWriter
+from libs.errors import BadInput
 from libs.libero_sim import LiberoEnv, RemoteObject, get_task
 from libs.libero_sim.collection import Settings, TaskJob
 from libs.libero_sim.pool import run_jobs
@@ -24,7 +25,12 @@ COMMAND = ["--task_suite", "libero_object", "--resolution", "64", "--render", "f
 class FakeWorker:
     """Attempts without a simulator: number 1, 4, 7, ... fail; it notes what it attempts."""
 
-    def __init__(self, settings, log, seconds=0.0, crash_at=None, fail=False):
+    def __init__(self, settings, log, seconds=0.0, crash_at=None, fail=False, starts=None):
+        """starts: how many of them can be made, counted in the file `log`.starts."""
+        started = Path(f"{log}.starts")
+        started.write_text(f"{started.read_text() if started.exists() else ''}.")
+        if starts is not None and len(started.read_text()) > starts:
+            raise RuntimeError("Cannot create an EGL context.")
         self.log, self.seconds, self.crash_at, self.fail = Path(log), seconds, crash_at, fail
 
     def attempt(self, number, path):
@@ -105,6 +111,15 @@ def test_a_crashing_simulator_is_replaced(tmp_path):
     job, _ = run(tmp_path, tmp_path / "log", crash_at=2)
     assert len(DemoFile(job.path).demos) == 5
     assert (tmp_path / "log").read_text().split().count("2") == 2
+
+
+def test_a_simulator_that_cannot_be_started_is_no_incident(tmp_path):
+    """It is said at once; not once others have shown that simulators can be started here."""
+    with pytest.raises(BadInput, match="cannot be started: RuntimeError: Cannot create an EGL context"):
+        run(tmp_path / "a", tmp_path / "log", num_workers=1, starts=0)
+    assert (tmp_path / "log.starts").read_text() == "."
+    with pytest.raises(OSError, match="attempt 2: the simulator failed 3 times, last: RuntimeError: Cannot create"):
+        run(tmp_path / "b", tmp_path / "log2", num_workers=1, starts=1, crash_at=2)
 
 
 def test_an_expert_that_always_fails_is_reported(tmp_path):
