@@ -298,7 +298,7 @@ for number in map(int, sys.argv[2:] or ["1"]):
         os.kill(os.getpid(), 11)
     if number == 2:
         time.sleep(100)
-    print(json.dumps({"number": number, "renderer": "it"}), flush=True)
+    print(json.dumps({"number": number, "renderer": os.environ.get("CUDA_VISIBLE_DEVICES", "it")}), flush=True)
 """
 
 
@@ -307,6 +307,7 @@ def test_drivers_that_crash_or_hang_take_nobody_along(tmp_path, monkeypatch):
     monkeypatch.setattr(gl_devices, "__file__", str(tmp_path / "driver.py"))
     monkeypatch.setattr(gl_devices, "TIME_LIMIT_S", 2.0)
     monkeypatch.setattr(gl_devices, "TIME_PER_DEVICE_S", 0.0)
+    monkeypatch.setenv(VISIBLE, "0")  # hidden from the children, so that CUDA's numbers are those it speaks of
     found = Machine().try_egl([0, 1, 2, 3, 12])
     dead = Trial(problem="its driver crashes or hangs")
     far = Trial(problem="mujoco sees the first 10 only")
@@ -316,14 +317,11 @@ def test_drivers_that_crash_or_hang_take_nobody_along(tmp_path, monkeypatch):
 
 @pytest.mark.sim
 def test_this_machine_draws(monkeypatch):
-    """The children ask no driver about CUDA_VISIBLE_DEVICES; a device that EGL does not list is no crash."""
+    """And a device that EGL does not list, or a window without a display, is a problem with a name."""
     machine = Machine()
-    found = choose({}, machine)
-    assert found.renderer
-    devices = machine.egl_devices()
-    monkeypatch.setenv(VISIBLE, "-1")
-    assert machine.egl_devices() == devices
-    assert machine.try_egl([9])[9].problem or len(devices) > 9
+    assert choose({}, machine).renderer
+    if len(machine.egl_devices()) < 10:
+        assert machine.try_egl([9])[9].problem == "EGL does not list it"
     monkeypatch.delenv("DISPLAY", raising=False)
     assert machine.try_glx().problem == "it needs a display, and DISPLAY is not set"
 
