@@ -351,7 +351,7 @@ def test_files_of_a_folder_but_for_hidden_ones(tmp_path):
         (folder / name).touch()
     assert demo_files(folder) == [folder / "a/c.hdf5", folder / "b.hdf5"]
     assert demo_files(str(folder / "b.hdf5")) == [folder / "b.hdf5"]
-    with pytest.raises(ValueError, match=r"\.parts holds no \*\.hdf5 file"):
+    with pytest.raises(ValueError, match=r"\.parts holds no \*\.hdf5 or \*\.h5 file"):
         (folder / "a/.parts/d/0.hdf5").unlink()
         demo_files(folder / "a/.parts")
     with pytest.raises(ValueError, match="nowhere does not exist"):

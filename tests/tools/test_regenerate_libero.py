@@ -309,7 +309,7 @@ def without_states(path):
         (without_states, ["old"], "demo_0: no states"),
         (lambda path: publish(path.parent / "more" / path.name, [[STEP]]), ["old"], "have the same name"),
         (lambda path: path.write_bytes(b"x"), ["old"], "truncated or not HDF5"),
-        (lambda path: path.rename(path.with_name("file")), ["old"], "holds no *.hdf5 file"),
+        (lambda path: path.rename(path.with_name("file")), ["old"], "holds no *.hdf5 or *.h5 file, but others such as file"),
         (lambda path: None, ["nowhere.hdf5"], "does not exist"),
         (lambda path: None, ["old", "--workers", "0"], "--workers must be at least 1"),
         (lambda path: None, [f"old/{TASK}_demo.hdf5", "--out", "old"], "stands in --out"),
