@@ -131,7 +131,7 @@ def _problem_of_file(path) -> str:
         mode = os.stat(path).st_mode
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return f"is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else "does not exist"
+            return f"{f'is a link to {os.readlink(path)}, which ' if os.path.islink(path) else ''}does not exist"
         if error.errno == errno.ELOOP:
             return "is a link that leads back to itself"
         if error.errno == errno.EACCES:

@@ -22,9 +22,9 @@ class DemoFile:
     It can be pickled and used under forked or spawned loader workers: every process has its own handle.
 
     path: the file; key_map: its layout; instruction: the language goal in place of the file's, "" for the file's.
-    views: the cameras that it has, of those of the map. Raises BadInput, naming file and demo, where it cannot be
-    opened, a link leads nowhere, a filter is not installed, or a demo lacks actions or pictures; and later, from every method that reads, where the file is
-    no longer the one it was.
+    views: the cameras that it has, of those of the map. Raises BadInput, naming file and demo, where a demo lacks
+    actions or pictures, or (Unreadable) the file cannot be opened, a link leads nowhere or a filter is not installed;
+    and later, from every method that reads, where the file is no longer the one it was.
     """
 
     def __init__(self, path, key_map=LIBERO, instruction=""):

@@ -30,7 +30,12 @@ BATCH = 8
 
 def add_arguments(parser):
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="demonstrations (a folder: its first file) whose frames are stored in every way")
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        help="demo file (of a folder: the first); its frames are stored in every way",
+    )
     add("--samples", type=int, default=200, help="read from each file and by each reader in a round")
     add("--rounds", type=int, default=5)
     add(
