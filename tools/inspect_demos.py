@@ -19,7 +19,7 @@ from tqdm import tqdm
 from libs.cli import cli_errors
 from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, demo_files, verify_demo_file
 from libs.demo_hdf5.layout import find_key_map, key_problems
-from libs.demo_hdf5.opening import Unreadable, open_file
+from libs.demo_hdf5.opening import Unreadable, filters_of, open_file
 from libs.errors import BadInput
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
@@ -166,6 +166,8 @@ def picture_rows(demos: DemoFile) -> dict[str, str]:
         sizes = {view: sorted({data.shape[1:3] for data in datasets}) for view, datasets in pictures.items()}
         first = pictures[demos.views[0]][0]
         kind = f"{first.compression} {first.compression_opts or ''}".strip() if first.compression else "uncompressed"
+        if first.compression == "unknown":  # to h5py, which knows four
+            kind = " and ".join(filters_of(first).values())
         chunks = f"chunks of {first.chunks[0]}" if first.chunks else "contiguous"
     frames = sum(demos.num_frames(demo) for demo in demos.demos)
     return {

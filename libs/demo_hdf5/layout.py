@@ -1,14 +1,18 @@
 """What a demonstration file holds beside what a key map says that it should."""
 
 import contextlib
+import re
 
 import h5py
 import numpy as np
 
 from libs.demo_hdf5.key_map import KeyMap, shipped
-from libs.demo_hdf5.opening import Unreadable, check_readable, find, open_file
+from libs.demo_hdf5.opening import Unreadable, check_readable, find, open_file, sound
 from libs.demo_hdf5.schema import demo_number
 from libs.errors import BadInput
+
+
+DEMO = re.compile(r"demo_\d+")
 
 
 def demo_groups(file: h5py.File) -> dict[str, h5py.Group]:
@@ -17,7 +21,7 @@ def demo_groups(file: h5py.File) -> dict[str, h5py.Group]:
     data = find(file, "data", where)
     if not isinstance(data, h5py.Group):
         raise BadInput(f"{where} has no group 'data': not a file of demonstrations")
-    names = sorted((name for name in data if name.startswith("demo_") and name[5:].isdigit()), key=demo_number)
+    names = sorted((name for name in data if DEMO.fullmatch(str(name))), key=demo_number)
     groups = {name: find(file, f"data/{name}", where) for name in names}
     groups = {name: group for name, group in groups.items() if isinstance(group, h5py.Group)}
     if not groups:
@@ -41,7 +45,7 @@ def find_key_map(path) -> KeyMap:
 
     BadInput, naming what the file's first demo has, where there are no more than actions.
     """
-    with open_file(path) as file:
+    with open_file(path) as file, sound(path):
         demos = demo_groups(file)
         maps = [KeyMap.find(name) for name in shipped()]
         counts = [sum(_has(demos, key) for key in _keys(key_map)) for key_map in maps]
@@ -59,12 +63,13 @@ def find_key_map(path) -> KeyMap:
 def key_problems(path, key_map: KeyMap) -> list[str]:
     """Of every key of a map that a demo lacks or has in another form, a line: what is found and wanted, and where."""
     found = {}  # (key, kind of problem) -> (text of the first, demos)
-    with open_file(path) as file:
+    with open_file(path) as file, sound(path):
         demos = demo_groups(file)
         total = len(demos)
         for demo, group in demos.items():
             length = None  # of the actions, which come first
             for key, (what, dim) in _keys(key_map).items():
+                data = None
                 try:
                     data = find(group, key, demo)
                     kind, text = _problem(data, length, dim)

@@ -26,6 +26,9 @@ BEGINNINGS = {  # first bytes of a file that is not HDF5 -> what it is and what 
     b"<": "a web page, not the data (was a login needed?): get it again",
 }
 FILTERS = {  # numbers that the HDF Group has given away
+    1: "gzip",
+    2: "shuffle",
+    3: "Fletcher-32",
     4: "SZIP",
     307: "bzip2",
     32000: "LZF",
@@ -65,6 +68,16 @@ def open_file(path, mode="r") -> h5py.File:
         raise Unreadable(f"demo file {path} cannot be opened: {problem}") from None
 
 
+@contextlib.contextmanager
+def sound(path):
+    """Around reading an open file: Unreadable, naming it, where its bytes make no sense to HDF5."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        raise Unreadable(f"demo file {path} is damaged ({text}); get it again") from None
+
+
 def check_file(path, what="demo file ") -> None:
     """Unreadable where there is no ordinary file. what: how the message begins."""
     if problem := _problem_of_file(path):
@@ -95,12 +108,10 @@ def find(group: h5py.Group, key: str, where: str):
 def check_readable(array: h5py.Dataset, where: str) -> None:
     """Unreadable where an array's values are packed by a filter that is not installed, or stand in other files that
     cannot be opened (HDF5 itself would read zeros in their place). where: as it is to be called in the message."""
-    made = array.id.get_create_plist()
-    for number, _, _, name in (made.get_filter(n) for n in range(made.get_nfilters())):
+    for number, name in filters_of(array).items():
         if not h5py.h5z.filter_avail(number):
-            called = FILTERS.get(number) or name.decode(errors="replace").strip("\0 ") or "unknown"
             raise Unreadable(
-                f"{where} is packed by HDF5 filter {number} ({called}), which is not installed: pip install hdf5plugin "
+                f"{where} is packed by HDF5 filter {number} ({name}), which is not installed: pip install hdf5plugin "
                 "(it is loaded by itself), or write the file anew where the filter is: h5repack -f GZIP=1 OLD NEW"
             )
     if not array.is_virtual:
@@ -116,6 +127,16 @@ def check_readable(array: h5py.Dataset, where: str) -> None:
             raise Unreadable(f"{about}: {error}") from None
         if found is None:
             raise Unreadable(f"{about}, {source.file_name}, where there is nothing of that name")
+
+
+def filters_of(array: h5py.Dataset) -> dict[int, str]:
+    """{number: name} of the filters that an array is packed by, in their order."""
+    made = array.id.get_create_plist()
+    filters = (made.get_filter(n) for n in range(made.get_nfilters()))
+    return {
+        number: FILTERS.get(number) or name.decode(errors="replace").strip("\0 ") or "unknown"
+        for number, _, _, name in filters
+    }
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import numpy as np
 
 from libs.demo_hdf5.key_map import LIBERO
 from libs.demo_hdf5.layout import are_numbers, are_pictures, demo_groups
-from libs.demo_hdf5.opening import Unreadable, check_file, check_readable, find, open_file
+from libs.demo_hdf5.opening import Unreadable, check_file, check_readable, find, open_file, sound
 from libs.demo_hdf5.schema import STANDARD_RENDER
 from libs.errors import BadInput
 
@@ -34,22 +34,21 @@ class DemoFile:
         self._version = self._version_now()
         self._file, self._pid = open_file(self.path), os.getpid()
         try:
-            self._read_outline(self._file)
-        except ValueError:
+            with sound(self.path):
+                self._read_outline(self._file)
+        except BadInput:
             self.close()
             raise
-        except (OSError, RuntimeError, KeyError) as error:  # what HDF5 says of bytes that make no sense
-            self.close()
-            self._check_version()
-            raise Unreadable(f"demo file {self.path} is damaged ({error}); get it again") from None
         self._check_version()
 
     def _read_outline(self, file):
         groups, views = demo_groups(file), self.key_map.views
         self.demos = list(groups)
         self.attrs = {key: _plain(value) for key, value in file["data"].attrs.items()}
-        first = groups[self.demos[0]]
-        self.views = [view for view, key in views.items() if view == self.key_map.main_view or key in first]
+        name, first = next(iter(groups.items()))
+        where = f"demo file {self.path}, {name}"
+        found = {view for view, key in views.items() if find(first, key, where) is not None}
+        self.views = [view for view in views if view == self.key_map.main_view or view in found]
         self._sizes = {}  # demo -> (height, width) of the main view
         self._lengths = {name: self._checked_length(group, name) for name, group in groups.items()}
         masks = find(file, "mask", f"demo file {self.path}")
@@ -162,7 +161,8 @@ class DemoFile:
         return cv2.flip(stored, -1)  # both axes; numpy's [::-1, ::-1] with a copy takes 0.4 ms at 256 pixels, this 5 us
 
     def demo_attrs(self, demo):
-        return {key: _plain(value) for key, value in self._handle["data"][demo].attrs.items()}
+        with sound(self.path):
+            return {key: _plain(value) for key, value in self._handle["data"][demo].attrs.items()}
 
     def close(self):
         """Close this process's handle; it opens again when needed."""
