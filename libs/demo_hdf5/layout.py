@@ -11,7 +11,6 @@ from libs.demo_hdf5.opening import Unreadable, check_readable, find, open_file, 
 from libs.demo_hdf5.schema import demo_number
 from libs.errors import BadInput
 
-
 DEMO = re.compile(r"demo_\d+")
 
 
