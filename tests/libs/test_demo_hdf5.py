@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from libs.demo_hdf5 import Demo, DemoFile, DemoWriter, demo_files
+from libs.demo_hdf5 import Demo, DemoFile, DemoWriter
 from libs.demo_hdf5.writer import merge_files
 from tests.demo_files import ATTRS, synthetic_demo, write_synthetic_demo_file
 from tests.tiny import ROOT
@@ -378,18 +378,3 @@ def test_liberos_own_reader_accepts_the_file(path, capsys):
     said = capsys.readouterr().out
     assert "total transitions: 66" in said and "language instruction: pick up the soup" in said
     assert "observation key agentview_rgb with shape (6, 32, 32, 3)" in said
-
-
-def test_files_of_a_folder_but_for_hidden_ones(tmp_path):
-    """A hidden folder above the one that is asked for hides nothing."""
-    folder = tmp_path / ".cache" / "suite"
-    for name in ("b.hdf5", "a/c.hdf5", ".parts/0.hdf5", "a/.parts/d/0.hdf5", "b.hdf5.tmp"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    assert demo_files(folder) == [folder / "a/c.hdf5", folder / "b.hdf5"]
-    assert demo_files(str(folder / "b.hdf5")) == [folder / "b.hdf5"]
-    with pytest.raises(ValueError, match=r"\.parts holds no \*\.hdf5 or \*\.h5 file"):
-        (folder / "a/.parts/d/0.hdf5").unlink()
-        demo_files(folder / "a/.parts")
-    with pytest.raises(ValueError, match="nowhere does not exist"):
-        demo_files(folder / "nowhere")

@@ -5,15 +5,17 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from libs.demo_hdf5 import DemoFile, demo_files, merge_files
+from libs.demo_hdf5 import DemoFile, demo_files, merge_files, verify_demo_file
 from libs.demo_hdf5.layout import find_key_map, key_problems
 from libs.demo_hdf5.opening import Unreadable, open_file
-from tests.demo_files import write_synthetic_demo_file
+from tests.demo_files import pack_by_filter, write_synthetic_demo_file
 from tests.tiny import ROOT
 
 T, SIDE = 6, 32
@@ -115,20 +117,34 @@ def test_a_failing_disk_is_no_bad_input(path, monkeypatch):
         open_file(path)
 
 
-def test_a_file_of_somebody_else_is_named(path):
-    """Root may read everything, so another user has to try."""
-    path.chmod(0)
+def as_another_user(call, path):
+    """The last line of what `call` of the path says; root, who may read everything, becomes somebody else before."""
     code = (
         "import os, sys\n"
-        "from libs.demo_hdf5 import DemoFile\n"
+        "from libs.demo_hdf5 import DemoFile, demo_files\n"
         "if os.geteuid() == 0:\n"
-        "    for folder in (os.path.dirname(sys.argv[1]), os.path.dirname(os.path.dirname(sys.argv[1]))):\n"
-        "        os.chmod(folder, 0o755)\n"
         "    os.seteuid(65534)\n"
-        "DemoFile(sys.argv[1])\n"
+        f"{call}(sys.argv[1])\n"
     )
     done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True)
-    assert "Permission denied" in done.stderr.splitlines()[-1] and str(path) in done.stderr.splitlines()[-1]
+    return done.stderr.splitlines()[-1]
+
+
+def test_what_only_somebody_else_may_read_is_named():
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
+        folder = Path(place)
+        folder.chmod(0o755)
+        path, closed = folder / "demo.hdf5", folder / "closed"
+        write_synthetic_demo_file(path, 1, T, SIDE, seed=0)
+        closed.mkdir()
+        path.chmod(0)
+        closed.chmod(0)
+        said = [as_another_user("DemoFile", path), as_another_user("demo_files", folder)]
+        said.append(as_another_user("DemoFile", closed / "demo.hdf5"))
+        closed.chmod(0o755)
+        assert f"demo file {path} cannot be opened: Permission denied: ask its owner" in said[0]
+        assert f"folder {closed} cannot be read: Permission denied" in said[1]
+        assert f"demo file {closed / 'demo.hdf5'} cannot be reached: you may not look into its folder" in said[2]
 
 
 OTHERS = {
@@ -284,20 +300,6 @@ def test_a_view_of_another_file_needs_that_file(path, elsewhere, name):
         DemoFile(path)
 
 
-def pack(path, key, number):
-    """Put a dataset in the place of another that is packed by a filter that nobody has: its chunks hold some bytes."""
-    with h5py.File(path, "r+") as file:
-        shape, dtype = file[key].shape, file[key].dtype
-        del file[key]
-        made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        made.set_chunk((1, *shape[1:]))
-        made.set_filter(number, h5py.h5z.FLAG_OPTIONAL)  # only so will HDF5 make it without having the filter
-        space = h5py.h5s.create_simple(shape)
-        made_key = h5py.h5d.create(file.id, key.encode(), h5py.h5t.py_create(dtype), space, made)
-        for t in range(shape[0]):
-            made_key.write_direct_chunk((t, *(0 for _ in shape[1:])), b"packed")
-
-
 FILTERS = {32001: "Blosc", 32015: "Zstd", 32004: "LZ4", 32008: "Bitshuffle", 32026: "Blosc2", MADE_UP: "unknown"}
 
 
@@ -306,7 +308,7 @@ FILTERS = {32001: "Blosc", 32015: "Zstd", 32004: "LZ4", 32008: "Bitshuffle", 320
 def test_a_filter_that_is_not_installed_is_named(path, key, number):
     if h5py.h5z.filter_avail(number):
         pytest.skip(f"filter {number} is installed")
-    pack(path, f"data/demo_1/{key}", number)
+    pack_by_filter(path, f"data/demo_1/{key}", number)
     named = rf"is packed by HDF5 filter {number} \({FILTERS[number]}\), .*pip install hdf5plugin.*h5repack"
     with pytest.raises(Unreadable, match=rf"demo\.hdf5, demo_1: {key} {named}"):
         DemoFile(path)
@@ -315,51 +317,41 @@ def test_a_filter_that_is_not_installed_is_named(path, key, number):
 
 
 def test_a_filter_on_what_is_not_needed_is_named_when_it_is(path):
-    pack(path, "data/demo_1/obs/joint_states", MADE_UP)
+    pack_by_filter(path, "data/demo_1/obs/joint_states", MADE_UP)
     file = DemoFile(path)
     assert file.proprio("demo_0", ["joint_states"]).shape == (T, 7)
     with pytest.raises(Unreadable, match=rf"demo_1: obs/joint_states is packed by HDF5 filter {MADE_UP} "):
         file.proprio("demo_1", ["joint_states"])
 
 
-def test_every_file_of_a_folder_once(tmp_path):
-    data, suite = tmp_path / "data", tmp_path / "disk/suite"
-    for name in ("b.hdf5", "a.H5", "deep/er/c.h5", "folder.hdf5/d.hdf5", "._b.hdf5", "e.hdf5.tmp", "f.hdf"):
-        (suite / name).parent.mkdir(parents=True, exist_ok=True)
-        (suite / name).touch()
-    data.mkdir()
-    (data / "suite").symlink_to(suite)  # a link to a folder
-    (suite / "again").symlink_to(suite)  # one back to itself
-    (suite / "up").symlink_to(tmp_path)  # one to what is above it
-    (data / "twice").symlink_to(suite / "deep")
-    (data / "b_too.hdf5").symlink_to(suite / "b.hdf5")
-    below = {path.relative_to(data).as_posix() for path in demo_files(data)}
-    assert below == {"b_too.hdf5", "suite/a.H5", "suite/deep/er/c.h5", "suite/folder.hdf5/d.hdf5"}
-    assert demo_files(data, suite, suite / "b.hdf5") == demo_files(data)
-    assert demo_files(suite / "f.hdf", suite) == [suite / "f.hdf", *demo_files(suite)]
+def test_what_installs_filters_is_loaded_before_a_file_is_opened(path, tmp_path):
+    """Importing hdf5plugin is what makes its filters known; this one only says that it was."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/hdf5plugin.py").write_text("print('loaded')")
+    code = (
+        "import sys\n"
+        "from libs.demo_hdf5 import DemoFile\n"
+        "assert 'hdf5plugin' not in sys.modules\n"
+        "print(DemoFile(sys.argv[1]).demos)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path / 'more'}"}
+    done = subprocess.run([sys.executable, "-c", code, path], env=env, capture_output=True, text=True)
+    assert done.stdout == "loaded\n['demo_0', 'demo_1']\n"
 
 
-def test_what_a_folder_has_instead_is_said(tmp_path):
-    (tmp_path / "x.zip").touch()
-    with pytest.raises(ValueError, match=r"holds no \*.hdf5 or \*.h5 file, but others such as x.zip: name such a file"):
-        demo_files(tmp_path)
-    (tmp_path / "x.zip").unlink()
-    with pytest.raises(ValueError, match=r"holds no \*.hdf5 or \*.h5 file$"):
-        demo_files(tmp_path)
+def test_verifying_names_what_cannot_be_read(path):
+    pack_by_filter(path, "data/demo_1/obs/joint_states", MADE_UP)
+    (problem,) = verify_demo_file(path)
+    assert problem.startswith("demo_1: obs/joint_states cannot be read (")
 
 
-@pytest.mark.parametrize("name", ["demo.hdf5", "suite"])
-def test_a_link_to_nothing_in_a_folder_is_not_passed_over(path, name):
-    link = path.parent / "sub" / name
-    link.parent.mkdir()
-    link.symlink_to("/mnt/not_mounted")
-    assert link in demo_files(path.parent)
-    with pytest.raises(Unreadable, match=rf"sub/{name} is a link to /mnt/not_mounted, which does not exist"):
-        [DemoFile(path) for path in demo_files(path.parent)]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_a_folder_that_may_not_be_read_is_named(path):
-    (path.parent / "closed").mkdir(mode=0)
-    with pytest.raises(ValueError, match=r"folder \S+closed cannot be read: Permission denied"):
-        demo_files(path.parent)
+def test_a_damaged_outline_is_named(path):
+    """Bytes of the table of demos: HDF5 opens the file, and finds out later."""
+    with h5py.File(path, "r") as file:
+        address = h5py.h5o.get_info(file["data"].id).addr
+    with path.open("r+b") as raw:
+        raw.seek(address)
+        raw.write(bytes([255]) * 64)
+    for read in (DemoFile, find_key_map):
+        with pytest.raises(Unreadable, match=r"demo\.hdf5.* damaged \(.*\); get (it|the file) again"):
+            read(path)
