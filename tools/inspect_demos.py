@@ -58,14 +58,17 @@ def main(argv=None):
     opened, problems, unreadable = [], 0, False
     for path in demo_files(*args.files):
         try:
-            problems += report(path, given, opened)
+            demos = report(path, given)
         except BadInput as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             unreadable = True
+            continue
+        if demos is None:
+            problems += 1
         else:
-            if args.verify and opened and opened[-1].path == path:
-                problems += verify(opened[-1], args.demos or 1)
-            print()
+            opened.append(demos)
+            problems += verify(demos, args.demos or 1) if args.verify else 0
+        print()
     if args.video is not None and opened:
         frames = write_video(args.video, opened, args.demos)
         print(f"{args.video}  {frames} frames")
@@ -73,10 +76,10 @@ def main(argv=None):
         raise SystemExit(2 if unreadable else 1)
 
 
-def report(path: Path, given: KeyMap | None, opened: list[DemoFile]) -> int:
-    """Print what is in a file and add it to `opened`; the number of problems that leave nothing to train on.
+def report(path: Path, given: KeyMap | None) -> DemoFile | None:
+    """Print what is in a file and return it, None where it holds nothing to train on.
 
-    BadInput where it cannot be read or no key map fits; then nothing is printed.
+    given: its key map, None to find one. BadInput where it cannot be read or no map fits; then nothing is printed.
     """
     key_map = given or find_key_map(path)
     lines = [str(path), *key_lines(path, key_map, "given" if given else "fits")]
@@ -87,10 +90,9 @@ def report(path: Path, given: KeyMap | None, opened: list[DemoFile]) -> int:
         raise
     except BadInput as error:
         print("\n".join([*lines, row("unusable", error)]), flush=True)
-        return 1
+        return None
     print("\n".join(lines), flush=True)
-    opened.append(demos)
-    return 0
+    return demos
 
 
 def row(name, value) -> str:
