@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import h5py
-
 from libs.demo_hdf5 import DemoFile
+from libs.demo_hdf5.opening import open_file
+from libs.demo_hdf5.writer import copy_demo
 from libs.errors import BadInput
 from rv_eval.diagnosis_text import LOOK, OK
 from rv_train.train import main as train
@@ -35,11 +35,11 @@ def copy_first_demos(paths, count, folder, key_map):
 
 
 def _copy(source, names, target):
-    with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
+    with open_file(source) as old, open_file(target, "w") as new:
         data = new.create_group("data")
         data.attrs.update(old["data"].attrs)
         for name in names:
-            old.copy(f"data/{name}", data, name=name)
+            copy_demo(old, name, data, name)
 
 
 def train_on(cfg_path, opts, demos, folder, seed, devices=()):

@@ -28,7 +28,7 @@ _C.DATA = CfgNode()
 # hdf5:     demonstration files
 # manifest: manifest.jsonl, a JSON line per sample with its pictures beside (tools/build_manifest.py, or anybody's)
 _C.DATA.SOURCE = "hdf5"
-# hdf5: demo files or folders of them, searched for *.hdf5; several suites may be mixed
+# hdf5: demo files or folders of them, searched for *.hdf5 and *.h5; several suites may be mixed
 # manifest: manifests or folders that hold a manifest.jsonl
 _C.DATA.FILES = []
 _C.DATA.SKIP_BAD = False  # train without the lines of a manifest that cannot be used, instead of refusing it

@@ -61,7 +61,7 @@ def main(argv=None):
     for name, low, high in (("horizon", 1, 10_000), ("num_bins", 1, 10**9), ("quality", 1, 100), ("workers", 1, 4096)):
         if not low <= getattr(args, name) <= high:
             raise BadInput(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
-    paths = list(dict.fromkeys(path for entry in args.files for path in demo_files(entry)))
+    paths = demo_files(*args.files)
     key_map = KeyMap.find(args.key_map)
     views = list(dict.fromkeys(args.views.split(","))) if args.views else list(key_map.views)
     dataset = DemoDataset(paths, views, args.horizon, key_map, instruction=args.instruction)

@@ -51,7 +51,7 @@ def main(argv=None):
         raise BadInput(f"--out {args.out} is a folder: name the file, such as {args.out / 'action_stats.json'}")
     if args.out.exists() and not args.force:
         raise BadInput(f"{args.out} exists: give another --out, or --force to overwrite it")
-    paths = list(dict.fromkeys(path for entry in args.files for path in demo_files(entry)))
+    paths = demo_files(*args.files)
     key_map = KeyMap.find(args.key_map)
     views = args.views.split(",") if args.views else key_map.views
     parts = args.proprio.split(",") if args.proprio else ()

@@ -1,24 +1,25 @@
 """Say what is in demonstration files, check them, and play them as a video.
 
-    python tools/inspect_demos.py FILE... [--key_map NAME_OR_PATH] [--verify] [--video OUT.mp4] [--demos N]
+    python tools/inspect_demos.py FILE_OR_FOLDER... [--key_map NAME_OR_PATH] [--verify] [--video OUT.mp4] [--demos N]
 
 Where a file keeps what, a key map says (DATA.KEY_MAP): of those that come with this project the one that fits is found,
 and every key of it that demos lack or have in another form is reported. Exit code: 0, 1 where --verify finds a problem
-or a file has no actions or pictures to train on, 2 where it cannot be read or no map fits.
+or a file has no actions or pictures to train on, 2 where one cannot be read or no map fits (the others are reported).
 """
 
 import argparse
 import contextlib
 import os
+import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
 from libs.cli import cli_errors
-from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, verify_demo_file
+from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, demo_files, verify_demo_file
 from libs.demo_hdf5.layout import find_key_map, key_problems
+from libs.demo_hdf5.opening import Unreadable, filters_of, open_file
 from libs.errors import BadInput
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
@@ -29,7 +30,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("files", nargs="+", metavar="FILE_OR_FOLDER", help="HDF5 files, or folders of them")
     parser.add_argument(
         "--key_map", metavar="NAME_OR_PATH", help="layout of the files (default: the one that fits each)"
     )
@@ -54,28 +55,44 @@ def main(argv=None):
     if args.video is not None and args.video.suffix != ".mp4":
         raise BadInput(f"--video {args.video} must end in .mp4")
     given = KeyMap.find(args.key_map) if args.key_map else None
-    key_maps = {path: given or find_key_map(path) for path in args.files}
-    if args.verify and LIBERO in key_maps.values():
-        check_graphics()
-    opened, problems = [], 0
-    for path, key_map in key_maps.items():
-        print("\n".join([str(path), *key_lines(path, key_map, "given" if given else "fits")]))
+    opened, problems, unreadable = [], 0, False
+    for path in demo_files(*args.files):
         try:
-            demos = DemoFile(path, key_map)
-        except ValueError as error:
-            print(row("unusable", error), flush=True)
+            demos = report(path, given)
+        except BadInput as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            unreadable = True
+            continue
+        if demos is None:
             problems += 1
         else:
             opened.append(demos)
-            print("\n".join(summary(demos)), flush=True)
-            if args.verify:
-                problems += verify(demos, args.demos or 1)
+            problems += verify(demos, args.demos or 1) if args.verify else 0
         print()
     if args.video is not None and opened:
         frames = write_video(args.video, opened, args.demos)
         print(f"{args.video}  {frames} frames")
-    if problems:
-        raise SystemExit(1)
+    if problems or unreadable:
+        raise SystemExit(2 if unreadable else 1)
+
+
+def report(path: Path, given: KeyMap | None) -> DemoFile | None:
+    """Print what is in a file and return it, None where it holds nothing to train on.
+
+    given: its key map, None to find one. BadInput where it cannot be read or no map fits; then nothing is printed.
+    """
+    key_map = given or find_key_map(path)
+    lines = [str(path), *key_lines(path, key_map, "given" if given else "fits")]
+    try:
+        demos = DemoFile(path, key_map)
+        lines += summary(demos)
+    except Unreadable:
+        raise
+    except BadInput as error:
+        print("\n".join([*lines, row("unusable", error)]), flush=True)
+        return None
+    print("\n".join(lines), flush=True)
+    return demos
 
 
 def row(name, value) -> str:
@@ -143,7 +160,7 @@ def constant(what: str, values: np.ndarray, names) -> str:
 
 def picture_rows(demos: DemoFile) -> dict[str, str]:
     """The views with their sizes, how pictures are stored, and what a frame (all views) takes on disk."""
-    with h5py.File(demos.path, "r") as file:
+    with open_file(demos.path) as file:
         groups = [file["data"][demo] for demo in demos.demos]
         pictures = {view: [group[demos.key_map.views[view]] for group in groups] for view in demos.views}
         stored = sum(data.id.get_storage_size() for datasets in pictures.values() for data in datasets)
@@ -151,6 +168,8 @@ def picture_rows(demos: DemoFile) -> dict[str, str]:
         sizes = {view: sorted({data.shape[1:3] for data in datasets}) for view, datasets in pictures.items()}
         first = pictures[demos.views[0]][0]
         kind = f"{first.compression} {first.compression_opts or ''}".strip() if first.compression else "uncompressed"
+        if first.compression == "unknown":  # to h5py, which knows four
+            kind = " and ".join(filters_of(first).values())
         chunks = f"chunks of {first.chunks[0]}" if first.chunks else "contiguous"
     frames = sum(demos.num_frames(demo) for demo in demos.demos)
     return {
@@ -181,6 +200,8 @@ def instruction_of(demos: DemoFile) -> str:
 
 def verify(demos: DemoFile, num_replayed: int) -> int:
     """Print what is wrong with a file and how its first demos replay; the number of problems."""
+    if demos.key_map == LIBERO:
+        check_graphics()
     problems = grouped(verify_demo_file(demos.path, demos.key_map))
     names = demos.demos[:num_replayed]
     problems += replay(demos, names)

@@ -7,7 +7,7 @@ those that neither move the arm nor change the gripper. All actions are run, and
 solved after the last one, as in the sets that VLA-0's and OpenVLA's published numbers were trained on; with
 --stop_at_success it ends, and counts, where the task is first solved.
 
-Writes DIR/<same name>.hdf5 and DIR/summary.json. The same command continues after an interruption; the files
+Writes DIR/<same name> and DIR/summary.json. The same command continues after an interruption; the files
 depend neither on interruptions nor on the number of workers. Exit code: 0; 1 where no demo of a file succeeds (the
 other files are written); 2 for bad input.
 """

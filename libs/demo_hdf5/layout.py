@@ -1,38 +1,31 @@
 """What a demonstration file holds beside what a key map says that it should."""
 
 import contextlib
-from pathlib import Path
+import re
 
 import h5py
 import numpy as np
 
 from libs.demo_hdf5.key_map import KeyMap, shipped
+from libs.demo_hdf5.opening import Unreadable, check_readable, find, open_file, sound
 from libs.demo_hdf5.schema import demo_number
 from libs.errors import BadInput
 
-
-@contextlib.contextmanager
-def readable(path):
-    """Around reading an HDF5 file: BadInput, naming it, where it is missing, truncated or something else."""
-    if not Path(path).is_file():
-        raise BadInput(f"demo file {path} does not exist")
-    try:
-        yield
-    except OSError as error:
-        raise BadInput(f"demo file {path} cannot be opened ({error}): truncated or not HDF5; get it again") from None
+DEMO = re.compile(r"demo_\d+")
 
 
-def demo_names(file: h5py.File) -> list[str]:
-    """demo_0, demo_1, ... in the order of their numbers; BadInput where there is none."""
-    if not isinstance(file.get("data"), h5py.Group):
-        raise BadInput(f"demo file {file.filename} has no group 'data': not a file of demonstrations")
-    data = file["data"]
-    names = [
-        name for name in data if name.startswith("demo_") and name[5:].isdigit() and isinstance(data[name], h5py.Group)
-    ]
-    if not names:
-        raise BadInput(f"demo file {file.filename} holds no demos (data/demo_0, data/demo_1, ...)")
-    return sorted(names, key=demo_number)
+def demo_groups(file: h5py.File) -> dict[str, h5py.Group]:
+    """{"demo_0": its group, ...} in the order of their numbers; BadInput where there is none, or one leads nowhere."""
+    where = f"demo file {file.filename}"
+    data = find(file, "data", where)
+    if not isinstance(data, h5py.Group):
+        raise BadInput(f"{where} has no group 'data': not a file of demonstrations")
+    names = sorted((name for name in data if DEMO.fullmatch(str(name))), key=demo_number)
+    groups = {name: find(file, f"data/{name}", where) for name in names}
+    groups = {name: group for name, group in groups.items() if isinstance(group, h5py.Group)}
+    if not groups:
+        raise BadInput(f"{where} holds no demos (data/demo_0, data/demo_1, ...)")
+    return groups
 
 
 def are_numbers(values, length: int, dim: int) -> bool:
@@ -51,14 +44,15 @@ def find_key_map(path) -> KeyMap:
 
     BadInput, naming what the file's first demo has, where there are no more than actions.
     """
-    with readable(path), h5py.File(path, "r") as file:
-        names = demo_names(file)
+    with open_file(path) as file, sound(path):
+        demos = demo_groups(file)
         maps = [KeyMap.find(name) for name in shipped()]
-        counts = [sum(any(key in file["data"][demo] for demo in names) for key in _keys(key_map)) for key_map in maps]
+        counts = [sum(_has(demos, key) for key in _keys(key_map)) for key_map in maps]
         if max(counts) < 2:
-            found = _datasets(file["data"][names[0]])
+            first = next(iter(demos))
+            found = _datasets(demos[first])
             raise BadInput(
-                f"demo file {path} fits none of the key maps {', '.join(shipped())}: its {names[0]} has "
+                f"demo file {path} fits none of the key maps {', '.join(shipped())}: its {first} has "
                 f"{'; '.join(found) or 'nothing'}; write a map of it (libs/demo_hdf5/key_map.py) and "
                 "give it: --key_map"
             )
@@ -68,17 +62,32 @@ def find_key_map(path) -> KeyMap:
 def key_problems(path, key_map: KeyMap) -> list[str]:
     """Of every key of a map that a demo lacks or has in another form, a line: what is found and wanted, and where."""
     found = {}  # (key, kind of problem) -> (text of the first, demos)
-    with readable(path), h5py.File(path, "r") as file:
-        names = demo_names(file)
-        for demo in names:
-            group = file["data"][demo]
-            actions = group.get(key_map.actions.key)
-            length = actions.shape[0] if isinstance(actions, h5py.Dataset) and actions.shape else None
+    with open_file(path) as file, sound(path):
+        demos = demo_groups(file)
+        total = len(demos)
+        for demo, group in demos.items():
+            length = None  # of the actions, which come first
             for key, (what, dim) in _keys(key_map).items():
-                kind, text = _problem(group.get(key), length, dim)
+                data = None
+                try:
+                    data = find(group, key, demo)
+                    kind, text = _problem(data, length, dim)
+                    if not kind:
+                        check_readable(data, f"{demo}: {key}")
+                except Unreadable as error:
+                    kind, text = "unreadable", f"{error};"
+                if key == key_map.actions.key and isinstance(data, h5py.Dataset) and data.shape:
+                    length = data.shape[0]
                 if kind:
                     found.setdefault((f"{key} ({what})", kind), (text, []))[1].append(demo)
-    return [f"{key}: {text} in {_listed(demos, len(names))}" for (key, _), (text, demos) in found.items()]
+    return [f"{key}: {text} in {_listed(having, total)}" for (key, _), (text, having) in found.items()]
+
+
+def _has(demos: dict[str, h5py.Group], key: str) -> bool:
+    """Whether any demo has something of that name, be it a link that leads nowhere."""
+    with contextlib.suppress(Unreadable):
+        return any(find(group, key, "") is not None for group in demos.values())
+    return True
 
 
 def _keys(key_map: KeyMap) -> dict:

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 
 from libs.demo_hdf5.key_map import LIBERO
-from libs.demo_hdf5.layout import are_numbers, are_pictures, demo_names, readable
+from libs.demo_hdf5.layout import are_numbers, are_pictures, demo_groups
+from libs.demo_hdf5.opening import Unreadable, check_file, check_readable, find, open_file, sound
 from libs.demo_hdf5.schema import STANDARD_RENDER
 from libs.errors import BadInput
 
@@ -21,64 +22,71 @@ class DemoFile:
     It can be pickled and used under forked or spawned loader workers: every process has its own handle.
 
     path: the file; key_map: its layout; instruction: the language goal in place of the file's, "" for the file's.
-    views: the cameras that it has, of those of the map. Raises BadInput, naming file and demo, where it is missing,
-    truncated, not HDF5, or a demo lacks actions or pictures; and later, from every method that reads, where the file is
-    no longer the one it was.
+    views: the cameras that it has, of those of the map. Raises BadInput, naming file and demo, where a demo lacks
+    actions or pictures, or (Unreadable) the file cannot be opened, a link leads nowhere or a filter is not installed;
+    and later, from every method that reads, where the file is no longer the one it was.
     """
 
     def __init__(self, path, key_map=LIBERO, instruction=""):
         self.path, self.key_map, self._given_instruction = Path(path), key_map, instruction
         self._file, self._pid = None, None
-        with readable(self.path):
-            self._version = self._version_now()
-            try:
-                self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
+        check_file(self.path)
+        self._version = self._version_now()
+        self._file, self._pid = open_file(self.path), os.getpid()
+        try:
+            with sound(self.path):
                 self._read_outline(self._file)
-            except (OSError, ValueError):
-                self.close()
-                raise
+        except BadInput:
+            self.close()
+            raise
         self._check_version()
 
     def _read_outline(self, file):
-        self.demos, data = demo_names(file), file["data"]
-        self.attrs = {key: _plain(value) for key, value in data.attrs.items()}
-        first, views = data[self.demos[0]], self.key_map.views
-        self.views = [view for view, key in views.items() if view == self.key_map.main_view or key in first]
+        groups, views = demo_groups(file), self.key_map.views
+        self.demos = list(groups)
+        self.attrs = {key: _plain(value) for key, value in file["data"].attrs.items()}
+        name, first = next(iter(groups.items()))
+        where = f"demo file {self.path}, {name}"
+        found = {view for view, key in views.items() if find(first, key, where) is not None}
+        self.views = [view for view in views if view == self.key_map.main_view or view in found]
         self._sizes = {}  # demo -> (height, width) of the main view
-        self._lengths = {name: self._checked_length(data, name) for name in self.demos}
-        masks = file.get("mask", {})
+        self._lengths = {name: self._checked_length(group, name) for name, group in groups.items()}
+        masks = find(file, "mask", f"demo file {self.path}")
         if isinstance(masks, h5py.Dataset):
             raise BadInput(f"demo file {self.path}: 'mask' is an array, expected a group of lists of demos")
-        self._masks = {name: self._checked_mask(values) for name, values in masks.items()}
+        self._masks = {name: self._checked_mask(masks, name) for name in masks or ()}
 
-    def _checked_length(self, data, demo):
-        group, where = data[demo], f"demo file {self.path}, {demo}"
+    def _checked_length(self, group, demo):
+        where = f"demo file {self.path}, {demo}"
         key, dim = self.key_map.actions
-        actions = group.get(key)
+        actions = find(group, key, where)
         if not isinstance(actions, h5py.Dataset):
             raise BadInput(f"{where}: no {key}")
         if actions.ndim != 2 or len(actions) == 0 or not are_numbers(actions, len(actions), dim):
             expected = f"expected numbers of shape (T, {dim})"
             raise BadInput(f"{where}: {key} have shape {actions.shape} and type {actions.dtype}, {expected}")
+        check_readable(actions, f"{where}: {key}")
         for view in self.views:
             key = self.key_map.views[view]
-            pictures = group.get(key)
+            pictures = find(group, key, where)
             if not isinstance(pictures, h5py.Dataset):
                 raise BadInput(f"{where}: no {key}; render the pictures first")
             if not are_pictures(pictures, len(actions)):
                 expected = f"expected uint8 of shape ({len(actions)}, H, W, 3)"
                 raise BadInput(f"{where}: {key} has shape {pictures.shape} and type {pictures.dtype}, {expected}")
+            check_readable(pictures, f"{where}: {key}")
             self._sizes.setdefault(demo, pictures.shape[1:3])
         for key in ("states", "robot_states"):  # groups in Isaac Lab's files
-            rows = group.get(key)
+            rows = find(group, key, where)
             if isinstance(rows, h5py.Dataset) and rows.shape[:1] != actions.shape[:1]:
                 raise BadInput(f"{where}: {len(actions)} actions, but {key} has shape {rows.shape}")
         return len(actions)
 
-    def _checked_mask(self, names):
+    def _checked_mask(self, masks, name):
+        names = find(masks, name, f"demo file {self.path}: mask")
         values = [_plain(name) for name in names[()]] if isinstance(names, h5py.Dataset) and names.ndim == 1 else [None]
         if not all(isinstance(value, str) for value in values):
-            raise BadInput(f"demo file {self.path}: {names.name} is not a list of demo names")
+            raise BadInput(f"demo file {self.path}: mask/{name} is not a list of demo names")
         return values
 
     @property
@@ -89,7 +97,7 @@ class DemoFile:
             return self._given_instruction
         try:
             text = json.loads(self.attrs[attribute])[json_key] if json_key else self.attrs[attribute]
-            return "".join(text).strip('"')  # some of LIBERO's files hold a list of characters, some quote the text
+            return _sentence(text).strip('"')  # some of LIBERO's files quote the text
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             if fixed:
                 return fixed
@@ -153,7 +161,8 @@ class DemoFile:
         return cv2.flip(stored, -1)  # both axes; numpy's [::-1, ::-1] with a copy takes 0.4 ms at 256 pixels, this 5 us
 
     def demo_attrs(self, demo):
-        return {key: _plain(value) for key, value in self._handle["data"][demo].attrs.items()}
+        with sound(self.path):
+            return {key: _plain(value) for key, value in self._handle["data"][demo].attrs.items()}
 
     def close(self):
         """Close this process's handle; it opens again when needed."""
@@ -165,23 +174,25 @@ class DemoFile:
     def _handle(self):
         if self._file is None or self._pid != os.getpid():  # a handle does not survive a fork
             try:
-                self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
-            except OSError as error:
+                self._file, self._pid = open_file(self.path), os.getpid()
+            except (Unreadable, OSError):
                 self._check_version()
-                raise BadInput(f"demo file {self.path} cannot be opened: {error}") from None
+                raise
             self._check_version()
         return self._file
 
     def _read(self, demo, key, part=(), read=lambda file, path, part: file[path][part]):
         try:
             values = read(self._handle, f"data/{demo}/{key}", part)
-        except (KeyError, TypeError):  # TypeError: a group
+        except (KeyError, TypeError, OSError, RuntimeError) as error:  # TypeError: a group
             self._check_version()
-            raise BadInput(f"demo file {self.path}, {demo}: no {key}") from None
-        except (OSError, RuntimeError) as error:
-            self._check_version()
+            where = f"demo file {self.path}, {demo}"
+            array = find(self._handle, f"data/{demo}/{key}", where)
+            if not isinstance(array, h5py.Dataset):
+                raise BadInput(f"{where}: no {key}") from None
+            check_readable(array, f"{where}: {key}")
             place = key if part == () else f"{key} at frame {part}"
-            raise BadInput(f"demo file {self.path}, {demo}: {place} is damaged ({error}); get the file again") from None
+            raise Unreadable(f"{where}: {place} is damaged ({error}); get the file again") from None
         self._check_version()  # after reading: what has been read is still the file that was checked
         return values
 
@@ -256,6 +267,18 @@ def _picture(stored, unpacked, shape, where):
     if len(picture) != size:
         raise OSError(f"{where} is damaged: its {len(stored)} bytes are no picture of {size}")
     return np.frombuffer(picture, dtype=np.uint8).reshape(shape)
+
+
+def _sentence(stored):
+    """A language goal as it stands in a file: a text, the list of its words (as LIBERO's task files are parsed) or of
+    its characters (as some of its demonstration files have it). TypeError where it is none of them."""
+    if isinstance(stored, str):
+        return stored
+    if not isinstance(stored, (list, np.ndarray)):
+        raise TypeError(f"an instruction is a text or a list of texts, not {stored!r}")
+    parts = [_plain(part) for part in stored]
+    characters = all(len(part) == 1 for part in parts)
+    return "".join(parts) if characters else " ".join(" ".join(parts).split())
 
 
 def _plain(value):

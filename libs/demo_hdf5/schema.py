@@ -1,6 +1,6 @@
 """Names, types and shapes of a LIBERO demonstration file.
 
-    data                      attributes: env_name, problem_info (JSON, language_instruction), bddl_file_name,
+    data                      attributes: tag, env_name, problem_info (JSON, language_instruction), bddl_file_name,
                               bddl_file_content, env_args (JSON), macros_image_convention, num_demos, total
     data/demo_0               attributes: num_samples, model_file (MuJoCo XML), init_state
     data/demo_0/actions       float64 (T, 7): 3 position, 3 rotation, gripper -1 open / +1 close
@@ -19,6 +19,7 @@ import numpy as np
 
 IMAGE_CONVENTIONS = {True: "opengl", False: "opencv"}  # KeyMap.upside_down -> macros_image_convention
 STANDARD_RENDER = "standard"
+TAG = "libero-v1"  # attribute of `data` that LIBERO's own collector writes and its check_dataset_integrity.py reads
 
 # One frame per chunk, because training reads single frames at random: of eight together seven are unpacked for nothing,
 # 6.5 x slower. gzip, because every HDF5 library has it. `tools/benchmark.py data` on rendered LIBERO frames (256

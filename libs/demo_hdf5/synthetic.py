@@ -11,10 +11,11 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from libs.demo_hdf5.schema import Demo
+from libs.demo_hdf5.schema import TAG, Demo
 from libs.demo_hdf5.writer import DemoWriter
 
 ATTRS = {
+    "tag": TAG,
     "env_name": "Libero_Floor_Manipulation",
     "bddl_file_name": "synthetic.bddl",
     "bddl_file_content": "(define (problem synthetic))",

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 
 from libs.demo_hdf5.key_map import LIBERO, KeyMap
+from libs.demo_hdf5.opening import open_file
 from libs.demo_hdf5.reader import DemoFile
 from libs.demo_hdf5.schema import IMAGE_CONVENTIONS
 
@@ -25,7 +26,7 @@ def verify_demo_file(path, key_map=LIBERO) -> list[str]:
     demos, strict = DemoFile(path, key_map), key_map == LIBERO
     exact_gripper = "render" in demos.attrs and "regeneration" not in demos.attrs  # the experts'
     first_with = {}  # the bytes of the actions -> demo
-    with h5py.File(path, "r") as file:
+    with open_file(path) as file:
         problems = _file_problems(demos, list(file.get("mask", {})), strict)
         for demo in demos.demos:
             group, length = file["data"][demo], demos.num_frames(demo)
@@ -112,7 +113,10 @@ def _read_arrays(group: h5py.Group, expected: dict) -> tuple[list[str], dict]:
         if len(data.shape) == len(shape) and all(
             want in ("any", have) for have, want in zip(data.shape, shape, strict=True)
         ):
-            arrays[name] = data[()]
+            try:
+                arrays[name] = data[()]
+            except OSError as error:  # damaged, or packed by a filter that is not installed
+                found.append(f"{name} cannot be read ({error})")
         else:
             found.append(f"{name} has shape {data.shape}, expected ({', '.join(map(str, shape))})")
     return found, arrays

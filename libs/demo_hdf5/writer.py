@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from libs.demo_hdf5.key_map import LIBERO
+from libs.demo_hdf5.opening import open_file
 from libs.demo_hdf5.schema import IMAGE_CONVENTIONS, STORAGE, Demo, demo_number
 from libs.errors import BadInput
 
@@ -26,7 +26,7 @@ class DemoWriter:
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = h5py.File(self._beside, "w")
+        self._file = open_file(self._beside, "w")
         data = self._file.create_group("data")
         data.attrs["macros_image_convention"] = IMAGE_CONVENTIONS[LIBERO.upside_down]
         data.attrs.update(self._attrs)
@@ -60,8 +60,8 @@ class DemoWriter:
 
     def copy_from(self, path, demo):
         """Append a demo of another file as it is stored, without packing its pictures again."""
-        with h5py.File(path, "r") as source:
-            source.copy(f"data/{demo}", self._file["data"], name=f"demo_{self._count}")
+        with open_file(path) as source:
+            copy_demo(source, demo, self._file["data"], f"demo_{self._count}")
             self._total += source["data"][demo]["actions"].shape[0]
         self._count += 1
 
@@ -81,16 +81,22 @@ class DemoWriter:
         os.replace(self._beside, self.path)
 
 
+def copy_demo(source, demo, data, name):
+    """Copy a demo of an open file as it is stored to `name` below the group `data` of another one: what links in it
+    lead to is copied, too, because they are relative to where their file lies."""
+    source.copy(f"data/{demo}", data, name=name, expand_soft=True, expand_external=True)
+
+
 def merge_files(path, parts, more_attrs=None):
     """Copy every demo of `parts`, file by file and in numeric order, into one file as demo_0, demo_1, ...
 
     Its attributes are the first part's and `more_attrs`.
     """
-    with h5py.File(parts[0], "r") as first:
+    with open_file(parts[0]) as first:
         attrs = {key: value for key, value in first["data"].attrs.items() if key not in ("num_demos", "total")}
     with DemoWriter(path, {**attrs, **(more_attrs or {})}) as writer:
         for part in parts:
-            with h5py.File(part, "r") as file:
+            with open_file(part) as file:
                 names = sorted(file["data"], key=demo_number)
             for name in names:
                 writer.copy_from(part, name)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from libs.demo_hdf5 import Demo, DemoWriter
+from libs.demo_hdf5.schema import TAG
 from libs.libero_sim.base import RobosuiteEnv
 from libs.libero_sim.env import ACTION_DIM, VIEWS, LiberoEnv
 from libs.libero_sim.experts import expert_actions
@@ -107,6 +108,7 @@ def file_attrs(env: LiberoEnv) -> dict:
     info = {"problem_name": name.lower(), "language_instruction": env.task.instruction}
     env_args = {"type": 1, "env_name": name, "bddl_file": bddl.name, "env_kwargs": {**robot, **camera}}
     return {
+        "tag": TAG,
         "env_name": name,
         "problem_info": json.dumps(info),
         "bddl_file_name": f"bddl_files/{bddl.parent.name}/{bddl.name}",

@@ -10,6 +10,7 @@ number of processes.
 """
 
 import concurrent.futures
+import errno
 import fcntl
 import hashlib
 import json
@@ -83,9 +84,10 @@ class Build:
         self._lock = open(self.parts / LOCK, "a")  # the lock goes with the process, however it ends
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise BadInput(f"{self.out} is in use: another process builds a manifest there") from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # others: file systems without locks, which go without
+                self._lock.close()
+                raise BadInput(f"{self.out} is in use: another process builds a manifest there") from None
         record = self.parts / SETTINGS
         if record.exists():
             check_same(self.settings, json.loads(record.read_text()), self.out)

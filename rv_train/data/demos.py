@@ -203,17 +203,14 @@ def split_at_random(names, val_share, seed):
 
 
 def find_demo_files(entries):
-    """Files and folders → the sorted list of demo files.
+    """Files and folders → the list of demo files (see demo_files).
 
     Raises:
-        BadInput: no entry, one that does not exist, or a folder without *.hdf5.
+        BadInput: no entry, one that does not exist, or a folder without demo files.
     """
     if not entries:
         raise BadInput("no demonstrations: set DATA.FILES to HDF5 files or folders (DATA.FILES path/to/folder)")
-    paths = []
-    for entry in entries:
-        try:
-            paths += demo_files(entry)
-        except ValueError as error:
-            raise BadInput(f"DATA.FILES: {error}") from None
-    return list(dict.fromkeys(paths))
+    try:
+        return demo_files(*entries)
+    except ValueError as error:
+        raise BadInput(f"DATA.FILES: {error}") from None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from libs.demo_hdf5 import Demo, DemoFile, DemoWriter, demo_files
+from libs.demo_hdf5 import Demo, DemoFile, DemoWriter
 from libs.demo_hdf5.writer import merge_files
 from tests.demo_files import ATTRS, synthetic_demo, write_synthetic_demo_file
 from tests.tiny import ROOT
@@ -63,6 +63,7 @@ def test_layout_is_liberos(path):
         data = file["data"]
         assert data.attrs["macros_image_convention"] == "opengl"
         assert (data.attrs["num_demos"], data.attrs["total"]) == (1, T)
+        assert data.attrs["tag"] == "libero-v1"  # LIBERO's check_dataset_integrity.py reads it
         assert {"env_name", "problem_info", "bddl_file_name", "bddl_file_content", "env_args"} <= set(data.attrs)
         group = data["demo_0"]
         assert group.attrs["num_samples"] == T and {"model_file", "init_state"} <= set(group.attrs)
@@ -113,6 +114,42 @@ def test_a_plain_file_from_elsewhere_opens(path):
         file.robot_states("demo_0")
     file.close()
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("stored", "instruction"),
+    [
+        ("pick up the soup", "pick up the soup"),
+        ('"pick up the soup"', "pick up the soup"),
+        (["pick", "up", "the", "soup"], "pick up the soup"),  # words, as LIBERO's parser of task files gives them
+        (['"pick', "up", "the", 'soup"'], "pick up the soup"),
+        (["pick up ", " the soup"], "pick up the soup"),
+        (list('"pick up the soup"'), "pick up the soup"),  # characters, as in some of LIBERO's demonstration files
+        (["go"], "go"),
+    ],
+)
+def test_an_instruction_is_a_text_or_a_list_of_words_or_of_characters(path, stored, instruction):
+    write_synthetic_demo_file(path, 1, T, SIDE, seed=0, instruction=stored)
+    assert DemoFile(path).instruction == instruction
+
+
+@pytest.mark.sim
+def test_liberos_parser_gives_the_instruction_as_words(path):
+    """What a collector stores that writes the parsed task as it is."""
+    from libero.libero.envs.bddl_utils import robosuite_parse_problem
+
+    bddl = path.with_name("task.bddl")
+    bddl.write_text("(define (problem X) (:domain robosuite) (:language Pick up the soup) (:goal (And (On a b))))")
+    words = robosuite_parse_problem(str(bddl))["language_instruction"]
+    write_synthetic_demo_file(path, 1, T, SIDE, seed=0, instruction=words)
+    assert words[:2] == ["pick", "up"] and DemoFile(path).instruction == "pick up the soup"
+
+
+@pytest.mark.parametrize("stored", [["pick", 3], {"pick": "up"}, 7, None])
+def test_an_instruction_of_another_kind_is_none(path, stored):
+    write_synthetic_demo_file(path, 1, T, SIDE, seed=0, instruction=stored)
+    with pytest.raises(ValueError, match=r"demo\.hdf5: no language_instruction in data's problem_info"):
+        _ = DemoFile(path).instruction
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
@@ -341,18 +378,3 @@ def test_liberos_own_reader_accepts_the_file(path, capsys):
     said = capsys.readouterr().out
     assert "total transitions: 66" in said and "language instruction: pick up the soup" in said
     assert "observation key agentview_rgb with shape (6, 32, 32, 3)" in said
-
-
-def test_files_of_a_folder_but_for_hidden_ones(tmp_path):
-    """A hidden folder above the one that is asked for hides nothing."""
-    folder = tmp_path / ".cache" / "suite"
-    for name in ("b.hdf5", "a/c.hdf5", ".parts/0.hdf5", "a/.parts/d/0.hdf5", "b.hdf5.tmp"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    assert demo_files(folder) == [folder / "a/c.hdf5", folder / "b.hdf5"]
-    assert demo_files(str(folder / "b.hdf5")) == [folder / "b.hdf5"]
-    with pytest.raises(ValueError, match=r"\.parts holds no \*\.hdf5 file"):
-        (folder / "a/.parts/d/0.hdf5").unlink()
-        demo_files(folder / "a/.parts")
-    with pytest.raises(ValueError, match="nowhere does not exist"):
-        demo_files(folder / "nowhere")

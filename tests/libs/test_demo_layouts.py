@@ -74,6 +74,9 @@ def test_an_instruction_may_be_an_attribute_of_its_own(path):
     with h5py.File(path, "r+") as file:
         file["data"].attrs["language"] = "lift the cube"
     assert DemoFile(path, key_map).instruction == "lift the cube"
+    with h5py.File(path, "r+") as file:
+        file["data"].attrs["language"] = ["lift", "the", "cube"]
+    assert DemoFile(path, key_map).instruction == "lift the cube"
 
 
 @pytest.mark.parametrize(

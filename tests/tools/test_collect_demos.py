@@ -163,6 +163,7 @@ def test_a_collected_demo_replays_to_success(tmp_path, capsys):
     demos = DemoFile(tmp_path / f"{task.name}_demo.hdf5")
     assert str(demos.path) in capsys.readouterr().out
     assert (demos.instruction, demos.render, int(demos.attrs["resolution"])) == (task.instruction, "fast", 64)
+    assert demos.attrs["tag"] == "libero-v1"  # LIBERO's check_dataset_integrity.py reads it
     actions, states = demos.actions("demo_0"), demos.states("demo_0")
     env = LiberoEnv(task, resolution=64, render="fast")
     try:

@@ -358,7 +358,7 @@ def test_overfit_verdicts():
     "more, message",
     [
         (["--data", "nowhere", "--model_path", "nowhere"], "does not exist"),
-        (["--data", ".", "--model_path", "nowhere"], "no *.hdf5 file"),
+        (["--data", ".", "--model_path", "nowhere"], "no *.hdf5 or *.h5 file"),
         (["--data", "DEMOS"], "give --model_path"),
         (["--data", "DEMOS", "--model_path", "nowhere"], "does not exist"),
         (["--data", "DEMOS", "--model_path", "nowhere", "TRAIN.lr", "1"], "give --model_path"),

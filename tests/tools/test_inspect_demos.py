@@ -5,7 +5,12 @@ import imageio
 import numpy as np
 import pytest
 
-from tests.demo_files import write_synthetic_demo_file, write_synthetic_isaac_file, write_synthetic_robomimic_file
+from tests.demo_files import (
+    pack_by_filter,
+    write_synthetic_demo_file,
+    write_synthetic_isaac_file,
+    write_synthetic_robomimic_file,
+)
 from tools.inspect_demos import main
 
 
@@ -148,6 +153,40 @@ def test_wrong_input_is_one_line_and_exit_code_2(path, arguments, message, capsy
         main([str(path), *arguments])
     said = capsys.readouterr()
     assert stop.value.code == 2 and message in said.err and said.err.count("\n") == 1 and said.out == ""
+
+
+def test_the_files_of_a_folder_are_reported_around_those_that_cannot_be_read(path, tmp_path, capsys):
+    disk = tmp_path / "disk"
+    write_synthetic_demo_file(disk / "a.hdf5", 1, 4, 16, seed=0)
+    write_synthetic_demo_file(disk / "suite/c.h5", 1, 4, 16, seed=1)
+    (disk / "b.hdf5").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_1"]
+        file["data/demo_1"] = h5py.ExternalLink("gone.hdf5", "/data/demo_1")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/disk").symlink_to(disk)
+    (tmp_path / "data/z.hdf5").symlink_to(path)
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "data")])
+    said, folder = capsys.readouterr(), tmp_path / "data"
+    assert stop.value.code == 2
+    assert [line for line in said.out.splitlines() if line.startswith("/")] == [
+        str(folder / "disk/a.hdf5"),
+        str(folder / "disk/suite/c.h5"),
+    ]
+    lfs, link = said.err.splitlines()
+    assert lfs.startswith(f"error: demo file {folder / 'disk/b.hdf5'} ") and "git lfs pull" in lfs
+    assert "z.hdf5: data/demo_1 is a link to /data/demo_1 in another file: " in link and "gone.hdf5 does not" in link
+
+
+def test_a_filter_that_is_not_installed_is_told_without_verifying(path, capsys):
+    pack_by_filter(path, "data/demo_0/obs/agentview_rgb", 510)
+    with pytest.raises(SystemExit) as stop:
+        main([str(path)])
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and said.out == "" and said.err.count("\n") == 1
+    for words in (f"{path}, demo_0: obs/agentview_rgb", "filter 510", "pip install hdf5plugin", "h5repack"):
+        assert words in said.err
 
 
 def test_a_truncated_file_is_one_line_and_leaves_no_video(path, tmp_path, capsys):

@@ -30,7 +30,12 @@ BATCH = 8
 
 def add_arguments(parser):
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="demonstrations (.hdf5) whose frames are stored in every way")
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        help="demo file (of a folder: the first); its frames are stored in every way",
+    )
     add("--samples", type=int, default=200, help="read from each file and by each reader in a round")
     add("--rounds", type=int, default=5)
     add(
@@ -49,12 +54,13 @@ def measure(args, report) -> dict:
             raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
     import torch
 
+    from libs.demo_hdf5 import demo_files
     from rv_train.config import load_cfg
     from rv_train.data.demos import DemoDataset
     from tools.benchmarks.storages import PACKED, STORAGES, UNPACKED
 
     torch.set_num_threads(1)
-    cfg = load_cfg(CONFIG)
+    cfg, args.data = load_cfg(CONFIG), demo_files(args.data)[0]
     dataset = DemoDataset([args.data], cfg.DATA.VIEWS, cfg.ACTION.HORIZON)
     keys = [dataset.key_map.views[view] for view in dataset.views]
     order = np.random.default_rng(0).integers(0, len(dataset), args.samples).tolist()

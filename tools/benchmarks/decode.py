@@ -72,7 +72,7 @@ def add_call_arguments(parser):
     """Options of every benchmark that answers prompts; `start` takes them up."""
     add = parser.add_argument
     add("--model_path", help="a checkpoint in place of --sizes")
-    add("--data", type=Path, help="demonstrations (.hdf5) whose frames are the pictures, with --model_path")
+    add("--data", type=Path, help="demo file (of a folder: the first) whose frames are the pictures, with --model_path")
     add("--batch", type=int, default=1, help="rows per call")
     add("--torch_compile", action="store_true", help="compile this code's pass")
     add("--device", default="cpu")
@@ -236,9 +236,9 @@ def observations(args, number, encoder):
 
 
 def _recorded(args, number, encoder):
-    from libs.demo_hdf5 import DemoFile
+    from libs.demo_hdf5 import DemoFile, demo_files
 
-    file = DemoFile(args.data)
+    file = DemoFile(demo_files(args.data)[0])
     try:
         observations, demos = [], list(file.demos)
         for row in range(args.batch):
