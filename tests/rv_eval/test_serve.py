@@ -68,7 +68,9 @@ def test_openpi_client_gets_what_the_policy_says(tmp_path):
     with running(policy) as server:
         openpi = client(server)
         metadata = openpi.get_server_metadata()
-        assert metadata == {"protocol": PROTOCOL, **policy.describe()}
+        keys = {"views": {"agentview": "observation/image", "eye_in_hand": "observation/wrist_image"}}
+        keys["instruction"] = "prompt"
+        assert metadata == {"protocol": PROTOCOL, **policy.describe(), "observation_keys": keys}
         assert len(metadata["model_fingerprint"]) == 64
         for own, prediction in zip(observations, wanted, strict=True):
             for form in (own, openpi_observation(own)):
