@@ -119,7 +119,8 @@ def _chosen_state(given, parts, key):
 
 def _floats(values, size, what, part, wanted):
     if not _are_floats(values):
-        raise BadInput(f"{what} {_found(values)}{part}; {wanted}")
+        found = _found(values) if isinstance(values, np.ndarray) else f"a {_found(values)}"
+        raise BadInput(f"{what} {found}{part}; {wanted}")
     if len(values) != size:
         raise BadInput(f"{what} {len(values)} numbers{part}; {wanted}")
     if not np.isfinite(values).all():

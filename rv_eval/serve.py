@@ -88,7 +88,10 @@ class PolicyServer:
         try:
             self._listener = await self._listen(host, port)
         except OSError as error:  # taken, forbidden, or no such host
-            raise BadInput(f"cannot listen at {host}, port {port}: {error.strerror or error}") from None
+            reason = error.strerror or error
+            raise BadInput(
+                f"cannot listen at {host}, port {port}: {reason}; choose another port (0: any that is free)"
+            ) from None
         if self._policy is not None:
             self._begin()
         host, port = self._listener.sockets[0].getsockname()[:2]

@@ -195,8 +195,8 @@ def _check(value, depth):
         for key, entry in value.items():
             if not isinstance(key, str):
                 raise BadInput(
-                    f"the key of a map is not a string but {str(key)[:20]}: only maps that stand for an array, "
-                    f"{', '.join(form.value for form in Form)}, have others"
+                    f"the key of a map is not a string but {str(key)[:20]}: only the maps that stand for arrays, "
+                    "openpi-client's and msgpack-numpy's, have keys of bytes"
                 )
             _check(entry, depth + 1)
     elif isinstance(value, list):
