@@ -135,7 +135,7 @@ def test_api_key():
         remote.close()
 
 
-@pytest.mark.parametrize("variable", ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "all_proxy", "socks_proxy"])
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "socks_proxy"])
 def test_the_proxies_of_the_environment_are_not_asked(variable, monkeypatch):
     monkeypatch.setenv(variable, "http://127.0.0.1:9")  # where nobody listens
     policy = PicturePolicy()
