@@ -9,7 +9,6 @@ within `dead_s` ends it, too.
 
 import asyncio
 import contextlib
-import functools
 import hmac
 import json
 import logging
@@ -64,7 +63,10 @@ class ServerLimits:
         if not self.idle_s > 0:
             raise BadInput(f"the idle time must be positive, got {self.idle_s}")
         if not (self.heartbeat_s > 0 and 0.001 <= self.dead_s <= 86400):
-            raise BadInput(f"heartbeat and dead time must be positive, got {self.heartbeat_s} and {self.dead_s}")
+            raise BadInput(
+                "the heartbeat's interval must be positive and the dead time 0.001 s to a day, "
+                f"got {self.heartbeat_s} and {self.dead_s}"
+            )
 
 
 class PolicyServer:
@@ -78,6 +80,7 @@ class PolicyServer:
         self.limits = limits or ServerLimits()
         self.clients = self.requests = self.errors = 0
         self._wanted = authorization(api_key).encode() if api_key else None
+        self._max_bytes = wire.MAX_BYTES  # until the policy's cameras are known
         self._started = time.monotonic()
         self._batcher = Batcher(self.limits.batch_wait_s, lambda: self.clients, report or _to_stderr)
         self._ready = asyncio.Event()
@@ -122,12 +125,9 @@ class PolicyServer:
             host,
             port,
             process_request=self._before_handshake,
-            create_connection=functools.partial(
-                _Connection, most=self.limits.max_clients + NEWCOMERS, dead_s=self.limits.dead_s
-            ),
+            create_connection=self._new_connection,
             origins=[None],  # a page in the user's browser must not reach a server on 127.0.0.1
             compression=None,
-            max_size=wire.MAX_BYTES,  # until the policy's cameras are known
             max_queue=1,
             open_timeout=OPEN_TIMEOUT_S,
             ping_interval=None,  # see the module's docstring
@@ -135,6 +135,12 @@ class PolicyServer:
             server_header=None,
             logger=_log,
         )
+
+    def _new_connection(self, *args, **kwargs):
+        limits = {"most": self.limits.max_clients + NEWCOMERS, "dead_s": self.limits.dead_s}
+        connection = _Connection(*args, **limits, **kwargs)
+        connection.protocol.max_message_size = self._max_bytes
+        return connection
 
     @property
     def needs_key(self) -> bool:
@@ -178,7 +184,7 @@ class PolicyServer:
         try:
             if not await _unless_gone(connection, self._ready.wait()):
                 return
-            connection.protocol.max_message_size = self._max_bytes
+            connection.protocol.max_message_size = self._max_bytes  # it may have come before this was known
             await self._send(connection, self._metadata)
             while True:
                 try:

@@ -317,6 +317,7 @@ def test_pings_whose_pongs_nobody_reads_end_the_session():
 
 def test_limits_are_checked():
     waits = {"batch_wait_s": -1}, {"batch_wait_s": 2}, {"batch_wait_s": math.nan}
-    for wrong in ({"max_clients": 0}, *waits, {"idle_s": 0}, {"idle_s": math.nan}):
+    times = [{name: wrong} for name in ("idle_s", "heartbeat_s", "dead_s") for wrong in (0, math.nan)]
+    for wrong in ({"max_clients": 0}, *waits, *times, {"dead_s": 1e9}):
         with pytest.raises(ValueError, match="got"):
             ServerLimits(**wrong)
