@@ -1,13 +1,15 @@
 """What a policy server and its clients say to each other: openpi's websocket protocol, with more in it.
 
 Over one websocket, every message as in `rv_eval.wire`:
-    server, once connected    the metadata: {"protocol": PROTOCOL} and all that `policy.describe()` says
-    client                    an observation, see `read_observation`
+    server, once connected    the metadata: {"protocol": PROTOCOL}, all that `policy.describe()` says, and
+                              "observation_keys", see `openpi_keys`; while the model is loaded, it is waited for
+    client                    an observation, see `rv_eval.observation`
     server                    {"actions": (H, A) float32 in environment units, "valid": bool, "repaired": bool,
                                "text": str, "tokens": int, "passes": int (of the model, to write them),
                                "server_timing": {"wait_ms", "infer_ms", "batch"}},
                               or a text message: what was wrong
-and so on; one observation at a time, the answers come in order.
+and so on; one observation at a time, the answers come in order, with arrays in the form in which they were asked for.
+Pongs that nobody asked for are the server's heartbeat: they keep what lies between awake, and want no answer.
 
 A policy server remembers nothing between observations: how many actions of a chunk are executed, and whether chunks are
 averaged, is the client's business.
@@ -34,7 +36,9 @@ MAX_DRAFT = 1024  # numbers; more are not needed to be fast
 
 MAX_MORE = 2**19  # bytes of an observation that are not the pictures
 
-OPENPI_VIEWS = {"observation/image": "agentview", "observation/wrist_image": "eye_in_hand"}
+OPENPI_PREFIX = "observation/"
+OPENPI_IMAGE, OPENPI_WRIST_IMAGE = "observation/image", "observation/wrist_image"
+OPENPI_STATE, OPENPI_PROMPT = "observation/state", "prompt"
 METADATA = {
     "model_folder": str,
     "model_fingerprint": str,
@@ -72,106 +76,23 @@ def message_limit(views) -> int:
     return len(views) * 3 * MAX_SIDE**2 + MAX_MORE
 
 
-def read_observation(message, views, proprio) -> dict:
-    """An observation as `Policy.predict_detailed` takes it, of one of two forms:
-
-    {"views": {name: (R, R, 3) uint8 upright}, "instruction": str} and maybe "random_key": list of ints, the seed of the
-    sampling noise; "draft": list of ints, what the text will probably say, which never changes it; where the policy is
-    given the robot's state also "proprio": {part: floats} or (P,) floats, the parts one after another;
-    {"observation/image": (R, R, 3) uint8 upright, "observation/wrist_image": the same, "prompt": str}, what openpi's
-    LIBERO client sends; image is agentview, wrist_image eye_in_hand, "observation/state" the (P,) floats.
-
-    Other entries, pictures of other cameras, and other parts of the robot's state are ignored: clients send what their
-    other policies need.
+def openpi_keys(views, proprio) -> dict:
+    """Under which keys an observation in openpi's form holds what a policy wants.
 
     views: cameras that the policy looks at. proprio: {part of the robot's state that it is given: numbers in it}.
-    BadInput: a view or a part is missing, or something is not as above or beyond a limit.
+    Returns {"views": {camera: key}, "instruction": key} and, where it is given the robot's state, "proprio": the key
+    of the parts one after another. The first camera is openpi's image, the first at a hand its wrist_image; every other
+    camera keeps its own name.
     """
-    if not isinstance(message, dict):
-        raise BadInput(f"an observation is a map, this is a {type(message).__name__}")
-    if "views" in message:
-        pictures, instruction = message["views"], message.get("instruction")
-        if not isinstance(pictures, dict):
-            raise BadInput("views: a map of camera names to pictures")
-        state = _checked_state(message["proprio"]) if "proprio" in message else None
-    elif any(name in message for name in OPENPI_VIEWS):
-        pictures = {view: message[name] for name, view in OPENPI_VIEWS.items() if name in message}
-        instruction = message.get("prompt")
-        state = _checked_state(message.get("observation/state")) if proprio else None
-    else:
-        raise BadInput(f'an observation has "views" or "observation/image", this has {_names(message)}')
-    missing = [view for view in views if view not in pictures]
-    if missing:
-        raise BadInput(f"the observation has no view {missing[0]}; the policy looks at {', '.join(views)}")
-    for view in views:
-        _check_picture(pictures[view], view)
-    _check_instruction(instruction)
-    more = {"proprio": _chosen_state(state, proprio)} if proprio else {}
-    if "random_key" in message:
-        more["random_key"] = _ints(message["random_key"], "random_key", MAX_RANDOM_KEY)
-    if "draft" in message:
-        more["draft"] = _ints(message["draft"], "draft", MAX_DRAFT)
-    return {"views": {view: pictures[view] for view in views}, "instruction": instruction, **more}
-
-
-def _check_picture(picture, view):
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
-        found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        raise BadInput(f"view {view}: a picture is (R, R, 3) uint8, not {found}")
-    height, width, channels = picture.shape
-    if channels != 3 or height != width or not MIN_SIDE <= height <= MAX_SIDE:
-        raise BadInput(
-            f"view {view}: a picture is square, {MIN_SIDE} to {MAX_SIDE} pixels, with 3 colours, not {picture.shape}"
-        )
-
-
-def _check_instruction(text):
-    if not isinstance(text, str) or not text.strip():
-        raise BadInput("the instruction is missing, empty or not a string")
-    if len(text.encode()) > MAX_INSTRUCTION:
-        raise BadInput(f"the instruction has {len(text.encode())} bytes, at most {MAX_INSTRUCTION} are taken")
-    # The tokenizer reads its own marks in any text; one that stands for a picture would move the pictures of the
-    # other rows of the batch.
-    if "<|" in text:
-        raise BadInput('the instruction holds "<|", with which the marks of the model begin')
-
-
-def _checked_state(given):
-    """The robot's state as it came: an array of floats, or a map of such."""
-    for values in given.values() if isinstance(given, dict) else [given]:
-        fits = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1
-        if not fits or len(values) > MAX_PROPRIO or not np.isfinite(values).all():
-            raise BadInput(f"proprio: an array of at most {MAX_PROPRIO} finite floats, or a map of such arrays")
-    return given
-
-
-def _chosen_state(given, parts):
-    """(P,) floats: the parts that a policy is given, in their order, one after another."""
-    wanted = ", ".join(f"{name} ({size})" for name, size in parts.items())
-    if given is None:
-        raise BadInput(f"the observation has no proprio; the policy is given {wanted}")
-    if isinstance(given, dict):
-        wrong = [name for name, size in parts.items() if name not in given or len(given[name]) != size]
-        if wrong:
-            found = f"{len(given[wrong[0]])} numbers of" if wrong[0] in given else "no"
-            raise BadInput(f"the observation's proprio has {found} {wrong[0]}; the policy is given {wanted}")
-        return np.concatenate([given[name] for name in parts])
-    if len(given) != sum(parts.values()):
-        raise BadInput(f"the observation's proprio has {len(given)} numbers; the policy is given {wanted}")
-    return given
-
-
-def _ints(values, name, most):
-    if isinstance(values, np.ndarray) and values.ndim == 1:
-        values = values.tolist()
-    fits = isinstance(values, list) and len(values) <= most
-    if not fits or not all(type(number) is int and 0 <= number < 2**63 for number in values):
-        raise BadInput(f"{name}: a list of at most {most} ints, none negative")
-    return tuple(values)
-
-
-def _names(message):
-    return ", ".join(repr(str(name)[:30]) for name in list(message)[:8]) or "nothing"
+    names = {view: view for view in views}
+    at_hand = [view for view in views if "hand" in view or "wrist" in view]
+    others = [view for view in views if view not in at_hand]
+    for key, cameras in ((OPENPI_IMAGE, others), (OPENPI_WRIST_IMAGE, at_hand)):
+        alias = key.removeprefix(OPENPI_PREFIX)
+        if cameras and alias not in views:
+            names[cameras[0]] = alias
+    keys = {"views": {view: OPENPI_PREFIX + name for view, name in names.items()}, "instruction": OPENPI_PROMPT}
+    return keys | ({"proprio": OPENPI_STATE} if proprio else {})
 
 
 def read_metadata(message) -> dict:
@@ -211,9 +132,13 @@ def read_answer(message, horizon: int, action_dim: int) -> dict:
 def read_api_key(path=None) -> str | None:
     """The key in the file `path`, else in the environment variable VLA0_API_KEY, else None.
 
-    Never on a command line: every user of the machine can read those. BadInput: empty or not printable ASCII.
+    Never on a command line: every user of the machine can read those. BadInput: it cannot be read, is empty or not
+    printable ASCII.
     """
-    key = Path(path).read_text() if path else os.environ.get(KEY_VARIABLE)
+    try:
+        key = Path(path).read_text() if path else os.environ.get(KEY_VARIABLE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"the API key file {path} cannot be read: {error}") from None
     if key is None:
         return None
     key = key.strip()

@@ -29,6 +29,7 @@ from rv_eval.protocol import (
 from rv_train.models.prediction import Prediction
 
 PAUSE_S = 0.5  # between two attempts to reach the server
+LOADING_S = 1800.0  # a model of many billions of numbers comes slowly from a slow disk
 OPEN_TIMEOUT_S = 10.0
 MAX_ANSWER = 2**20  # bytes
 
@@ -40,7 +41,8 @@ class RemotePolicy:
 
     Every observation of a batch has its own connection, so the server can compute them together.
     timeout_s: for one answer. reconnect_s: how long a server that was there before is given to come back; the
-    observation is sent again then, which changes nothing: the server remembers nothing.
+    observation is sent again then, which changes nothing: the server remembers nothing. A server that still loads its
+    model is waited for, as long as it lives, up to half an hour. No proxy is ever used, whatever the environment says.
     BadInput: no such address, a wrong key, or not a policy server of this repository. PolicyLost: nobody there.
     """
 
@@ -176,7 +178,7 @@ class RemotePolicy:
                 raise BadInput(f"{self.url} is no policy server: it answers HTTP {status}") from error
             raise
         try:
-            self._check(connection.recv(self.timeout_s))
+            self._check(self._greeting(connection))
             # A server that stands still must not block us while we send.
             limit = struct.pack("ll", int(self.timeout_s), int(self.timeout_s % 1 * 1e6))
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
@@ -184,6 +186,18 @@ class RemotePolicy:
             _abort(connection)
             raise
         return connection
+
+    def _greeting(self, connection):
+        """The first message. It comes once the model is loaded; until then a server that lives answers pings."""
+        deadline = time.monotonic() + LOADING_S
+        while True:
+            try:
+                return connection.recv(self.timeout_s)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"it still loads its model after {LOADING_S:g} s") from None
+                if not connection.ping().wait(self.timeout_s):
+                    raise
 
     def _check(self, message):
         try:

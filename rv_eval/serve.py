@@ -1,18 +1,21 @@
 """The policy server: a policy behind a websocket, for many clients at once. See `rv_eval.protocol` for what is said.
 
-One thread talks, one thread computes: while the policy works on a batch, pings and /healthz are answered.
+One thread talks, one thread computes: while the policy is loaded or works on a batch, pings and /healthz are answered.
+
+Who is there? A client that computes for an hour answers no ping, so none is demanded: only the idle time ends its
+session. Whether its machine is still there the network knows: a heartbeat that the client's system does not acknowledge
+within `dead_s` ends it, too.
 """
 
 import asyncio
 import contextlib
-import functools
 import hmac
 import json
 import logging
+import socket
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from websockets.asyncio.server import ServerConnection
@@ -22,7 +25,9 @@ from websockets.frames import CloseCode
 
 from libs.errors import BadInput
 from rv_eval import wire
-from rv_eval.protocol import FAILED, HEALTH_PATH, PROTOCOL, authorization, message_limit, read_observation
+from rv_eval.batcher import Batcher, PolicyError
+from rv_eval.observation import read_observation
+from rv_eval.protocol import HEALTH_PATH, PROTOCOL, authorization, message_limit, openpi_keys
 
 NEWCOMERS = 64  # connections beyond max_clients whose handshake is not done yet
 MAX_UNREAD = 2**20  # bytes sent to a client that does not read them
@@ -30,7 +35,7 @@ SEND_TIMEOUT_S = 20.0
 OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
 PENALTY_S = 0.05  # after a refused message, so that a flood of them leaves time for the others
-MAX_REASON = 300  # characters of an error
+MAX_REASON = 500  # characters of an error
 
 _log = logging.getLogger(__name__)  # what the library says about broken clients: nobody's concern
 _log.addHandler(logging.NullHandler())
@@ -40,11 +45,15 @@ _log.propagate = False
 @dataclass(frozen=True)
 class ServerLimits:
     """max_clients: connected at a time, more get HTTP 503. batch_wait_s: how long an observation waits for others to
-    share its batch. idle_s: a client that says nothing for so long is sent away."""
+    share its batch. idle_s: a client that says nothing for so long is sent away. heartbeat_s: between two signs of life
+    of the server, which proxies and address translators want to see. dead_s: a client whose system acknowledges nothing
+    for so long is gone."""
 
     max_clients: int = 64
     batch_wait_s: float = 0.005
     idle_s: float = 3600.0
+    heartbeat_s: float = 20.0
+    dead_s: float = 120.0
 
     def __post_init__(self):
         if self.max_clients < 1:
@@ -53,52 +62,94 @@ class ServerLimits:
             raise BadInput(f"a batch waits 0 to 1 s for more observations, got {self.batch_wait_s}")
         if not self.idle_s > 0:
             raise BadInput(f"the idle time must be positive, got {self.idle_s}")
+        if not (self.heartbeat_s > 0 and 0.001 <= self.dead_s <= 86400):
+            raise BadInput(
+                "the heartbeat's interval must be positive and the dead time 0.001 s to a day, "
+                f"got {self.heartbeat_s} and {self.dead_s}"
+            )
 
 
 class PolicyServer:
-    """Serves `policy` (predict_detailed, describe, views, batch_rows) until `close`.
+    """Serves `policy` (predict_detailed, describe, views, proprio, batch_rows) until `close`.
 
+    policy: None: `load` will bring one; who comes before waits for the metadata, and /healthz says "loading".
     api_key: clients must send it. report: takes a line whenever the policy itself fails.
     """
 
-    def __init__(self, policy, limits: ServerLimits | None = None, api_key: str | None = None, report=None):
+    def __init__(self, policy=None, limits: ServerLimits | None = None, api_key: str | None = None, report=None):
         self.limits = limits or ServerLimits()
         self.clients = self.requests = self.errors = 0
-        self._views, self._proprio = tuple(policy.views), policy.proprio
-        self._max_bytes = message_limit(self._views)
-        self._metadata = wire.pack({"protocol": PROTOCOL, **policy.describe()})
         self._wanted = authorization(api_key).encode() if api_key else None
+        self._max_bytes = wire.MAX_BYTES  # until the policy's cameras are known
         self._started = time.monotonic()
-        self._batcher = Batcher(policy, self.limits.batch_wait_s, lambda: self.clients, report or _to_stderr)
+        self._batcher = Batcher(self.limits.batch_wait_s, lambda: self.clients, report or _to_stderr)
+        self._ready = asyncio.Event()
+        self._policy, self._about = policy, policy.describe() if policy is not None else None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen; returns the address, "ws://host:port". port 0: any that is free. OSError: it is taken."""
-        self._listener = await listen(
+        """Listen; returns the address, "ws://host:port". port 0: any that is free. BadInput: it cannot be had."""
+        try:
+            self._listener = await self._listen(host, port)
+        except OSError as error:  # taken, forbidden, or no such host
+            reason = error.strerror or error
+            raise BadInput(
+                f"cannot listen at {host}, port {port}: {reason}; choose another port (0: any that is free)"
+            ) from None
+        if self._policy is not None:
+            self._begin()
+        host, port = self._listener.sockets[0].getsockname()[:2]
+        return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+
+    async def load(self, load):
+        """Serve what `load()` returns from now on; it is called in the policy's thread. Raises what it raises."""
+
+        def load_and_describe():  # which reads all weights to hash them
+            policy = load()
+            return policy, policy.describe()
+
+        self._policy, self._about = await self._batcher.load(load_and_describe)
+        self._begin()
+        return self._policy
+
+    def _begin(self):
+        self._views, self._proprio = tuple(self._policy.views), self._policy.proprio
+        self._max_bytes = message_limit(self._views)
+        keys = {"observation_keys": openpi_keys(self._views, self._proprio)}
+        self._metadata = wire.pack({"protocol": PROTOCOL, **self._about, **keys})
+        self._batcher.start(self._policy)
+        self._ready.set()
+
+    async def _listen(self, host, port):
+        return await listen(
             self._serve_client,
             host,
             port,
             process_request=self._before_handshake,
-            create_connection=functools.partial(_Connection, most=self.limits.max_clients + NEWCOMERS),
+            create_connection=self._new_connection,
             origins=[None],  # a page in the user's browser must not reach a server on 127.0.0.1
             compression=None,
-            max_size=self._max_bytes,
             max_queue=1,
             open_timeout=OPEN_TIMEOUT_S,
+            ping_interval=None,  # see the module's docstring
             close_timeout=CLOSE_TIMEOUT_S,
             server_header=None,
             logger=_log,
         )
-        self._batcher.start()
-        host, port = self._listener.sockets[0].getsockname()[:2]
-        return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+
+    def _new_connection(self, *args, **kwargs):
+        limits = {"most": self.limits.max_clients + NEWCOMERS, "dead_s": self.limits.dead_s}
+        connection = _Connection(*args, **limits, **kwargs)
+        connection.protocol.max_message_size = self._max_bytes
+        return connection
 
     @property
     def needs_key(self) -> bool:
         return self._wanted is not None
 
-    async def close(self, patience_s: float = 5.0) -> bool:
-        """Say goodbye to everyone. False: the policy is still busy after `patience_s`; its thread cannot be ended."""
-        self._listener.close()
+    async def close(self, patience_s: float = 5.0, reason: str = "") -> bool:
+        """Say goodbye to everyone. False: the policy is still loading, or busy after `patience_s`; its thread cannot be
+        ended."""
+        self._listener.close(reason=reason)
         await self._listener.wait_closed()
         return await self._batcher.close(patience_s)
 
@@ -120,7 +171,7 @@ class PolicyServer:
 
     def _health(self):
         return {
-            "status": "ok",
+            "status": "ok" if self._ready.is_set() else "loading",
             "uptime_s": round(time.monotonic() - self._started, 1),
             "clients": self.clients,
             "requests": self.requests,
@@ -129,7 +180,11 @@ class PolicyServer:
 
     async def _serve_client(self, connection):
         self.clients += 1
+        heartbeat = asyncio.create_task(self._heartbeat(connection))
         try:
+            if not await _unless_gone(connection, self._ready.wait()):
+                return
+            connection.protocol.max_message_size = self._max_bytes  # it may have come before this was known
             await self._send(connection, self._metadata)
             while True:
                 try:
@@ -149,7 +204,14 @@ class PolicyServer:
         except TimeoutError:  # it does not read its answers
             connection.transport.abort()
         finally:
+            heartbeat.cancel()
             self.clients -= 1
+
+    async def _heartbeat(self, connection):
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await asyncio.sleep(self.limits.heartbeat_s)
+                await connection.pong()
 
     async def _send(self, connection, message):
         async with asyncio.timeout(SEND_TIMEOUT_S):
@@ -160,133 +222,45 @@ class PolicyServer:
         if isinstance(message, str):
             return "a text message: observations are binary msgpack"
         try:
-            observation = read_observation(wire.unpack(message, self._max_bytes), self._views, self._proprio)
+            received, form = wire.unpack_form(message, self._max_bytes)
+            observation = read_observation(received, self._views, self._proprio)
         except ValueError as error:
             return str(error)[:MAX_REASON]
-        del message  # as long as the observation waits, it is in memory once
-        answer = asyncio.ensure_future(self._batcher.ask(observation))
-        gone = asyncio.ensure_future(connection.wait_closed())
+        del message, received  # as long as the observation waits, it is in memory once
         try:
-            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-            return answer.result() if answer.done() else "nobody listens"
+            return await _unless_gone(connection, self._batcher.ask(observation, form)) or "nobody listens"
         except PolicyError as error:
             return str(error)[:MAX_REASON]
-        finally:
-            answer.cancel()
-            gone.cancel()
 
 
-class PolicyError(Exception):
-    """The policy cannot answer this observation."""
-
-
-@dataclass
-class _Request:
-    observation: dict
-    answer: asyncio.Future
-    arrived: float = field(default_factory=time.monotonic)
-
-
-class Batcher:
-    """Collects observations and asks the policy, in a thread of its own, for up to policy.batch_rows at once.
-
-    clients: how many there are, each with one observation at most: nobody is waited for who cannot come.
-    """
-
-    def __init__(self, policy, wait_s, clients, report):
-        self._policy, self._wait_s, self._clients, self._report = policy, wait_s, clients, report
-        self._queue = asyncio.Queue()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
-        self._busy = self._task = None
-
-    def start(self):
-        self._task = asyncio.create_task(self._run())
-
-    async def close(self, patience_s) -> bool:
-        """See PolicyServer.close."""
-        self._task.cancel()
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        if self._busy is None:
-            return True
-        await asyncio.wait({self._busy}, timeout=patience_s)
-        return self._busy.done()
-
-    async def ask(self, observation) -> bytes:
-        """The packed answer. PolicyError: the policy failed on it."""
-        request = _Request(observation, asyncio.get_running_loop().create_future())
-        self._queue.put_nowait(request)
-        return await request.answer
-
-    async def _run(self):
-        while True:
-            await self._settle(await self._collect())
-
-    async def _collect(self):
-        requests = [await self._queue.get()]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._wait_s):
-                while len(requests) < min(self._policy.batch_rows, self._clients()):
-                    requests.append(await self._queue.get())
-        return [request for request in requests if not request.answer.done()]  # its client may be gone
-
-    async def _settle(self, requests):
-        if not requests:
-            return
-        began = time.monotonic()
-        loop = asyncio.get_running_loop()
-        observations = [request.observation for request in requests]
-        try:
-            self._busy = loop.run_in_executor(self._thread, self._policy.predict_detailed, observations)
-            prediction = await asyncio.shield(self._busy)
-            answers = [self._pack(prediction, row, began, request) for row, request in enumerate(requests)]
-        except Exception as error:
-            if len(requests) > 1:  # one of them is at fault: the others must not suffer
-                for request in requests:
-                    await self._settle([request])
-                return
-            self._report(f"{FAILED}: {type(error).__name__}: {error}")
-            reason = str(error) if isinstance(error, BadInput) else f"{FAILED}: {type(error).__name__}"
-            answers = [PolicyError(reason)]
-        for request, answer in zip(requests, answers, strict=True):
-            if request.answer.done():
-                continue
-            if isinstance(answer, PolicyError):
-                request.answer.set_exception(answer)
-            else:
-                request.answer.set_result(answer)
-
-    def _pack(self, prediction, row, began, request):
-        timing = {
-            "wait_ms": round(1e3 * (began - request.arrived), 3),
-            "infer_ms": round(1e3 * (time.monotonic() - began), 3),
-            "batch": len(prediction.chunk),
-        }
-        tokens, passes = prediction.writing(row)
-        return wire.pack(
-            {
-                "actions": prediction.chunk[row],
-                "valid": bool(prediction.valid[row]),
-                "repaired": bool(prediction.repaired[row]),
-                "text": prediction.texts[row],
-                "tokens": tokens,
-                "passes": passes,
-                "server_timing": timing,
-            }
-        )
+async def _unless_gone(connection, coroutine):
+    """What the coroutine returns; None where the connection is closed before."""
+    awaited = asyncio.ensure_future(coroutine)
+    gone = asyncio.ensure_future(connection.wait_closed())
+    try:
+        await asyncio.wait({awaited, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return awaited.result() if awaited.done() else None
+    finally:
+        awaited.cancel()
+        gone.cancel()
 
 
 class _Connection(ServerConnection):
-    """Two limits that the library does not have: connections before their handshake, and what a client leaves unread.
-    (A flood of pings is answered by pongs, which know no back-pressure.)"""
+    """Three limits that the library does not have: connections before their handshake, what a client leaves unread
+    (a flood of pings is answered by pongs, which know no back-pressure), and how long its system acknowledges
+    nothing."""
 
-    def __init__(self, *args, most, **kwargs):
+    def __init__(self, *args, most, dead_s, **kwargs):
         super().__init__(*args, **kwargs)
-        self._most = most
+        self._most, self._dead_s = most, dead_s
 
     def connection_made(self, transport):
         super().connection_made(transport)
         if len(self.server.handler_tasks) > self._most:
             transport.abort()
+        elif hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the system's own limit, minutes, holds
+            peer = transport.get_extra_info("socket")
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * self._dead_s))
 
     def data_received(self, data):
         super().data_received(data)

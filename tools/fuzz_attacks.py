@@ -69,7 +69,7 @@ def _array(data=b"\0" * 48, dtype="|u1", shape=(4, 4, 3)):
 
 
 def valid(rng, target):
-    return wire.pack(target.observation(rng))
+    return wire.pack(target.observation(rng), list(wire.Form)[rng.integers(len(wire.Form))])
 
 
 def random_bytes(rng, target):
@@ -125,6 +125,9 @@ def pickled(rng, target):
         target.with_picture(rng, bomb),
         target.with_picture(rng, msgpack.ExtType(int(rng.integers(0, 127)), bomb)),
         target.with_picture(rng, {b"nd": True, b"type": dtype, b"kind": b"O", b"shape": (1,), b"data": bomb}),
+        target.with_picture(rng, {b"nd": True, b"type": [("", "|O")], b"kind": b"", b"shape": (1,), b"data": bomb}),
+        target.with_picture(rng, {b"nd": False, b"type": dtype, b"data": bomb}),
+        target.with_picture(rng, {"__ndarray__": True, "data": bomb, "dtype": dtype, "shape": (1,)}),
     ]
     choice = rng.integers(len(messages) + 1)
     return bomb if choice == len(messages) else msgpack.packb(messages[choice])

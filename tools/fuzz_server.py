@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -91,6 +92,7 @@ class HonestClient:
             {
                 "views": {view: rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for view in metadata["views"]},
                 "instruction": f"put object {number} into the basket",
+                "proprio": {part: np.zeros(size, np.float32) for part, size in metadata["proprio"].items()},
                 "random_key": [7, number],
             }
             for number in range(QUESTIONS)
@@ -127,7 +129,7 @@ class HonestClient:
         answer = self._ask(self._questions[number])
         latencies.append(time.monotonic() - began)
         if answer != self.right[number]:
-            raise BadInput(f"question {number} is answered differently than before")
+            raise RuntimeError(f"question {number} is answered differently than before")
 
 
 def honest_asker(url, api_key):
@@ -144,6 +146,9 @@ def honest_asker(url, api_key):
             return prediction.chunk[0].tobytes(), prediction.texts[0]
 
         return ask, "RemotePolicy"
+    # Proxies of the environment are for others: it would ask one even for 127.0.0.1.
+    before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    os.environ["no_proxy"] = f"{before},{urlsplit(url).hostname}".strip(",")
     client = WebsocketClientPolicy(url, api_key=api_key)
 
     def ask_openpi(observation):

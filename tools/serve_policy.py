@@ -2,14 +2,16 @@
 
     python tools/serve_policy.py --model_path checkpoints/quickstart --port 8000
 
-Answers openpi-client, and `tools/eval_libero.py --model_path ws://127.0.0.1:8000` or eval_stack.py. GET /healthz says
-whether it is alive. An API key comes from the environment variable VLA0_API_KEY or a file, never from the command line.
+Answers openpi-client, and `tools/eval_libero.py --model_path ws://127.0.0.1:8000` or eval_stack.py; docs/serving.md has
+clients in other languages. GET /healthz says whether it is alive, and "loading" until the model is there: clients that
+come before wait. An API key comes from the environment variable VLA0_API_KEY or a file, never from the command line.
 Ctrl-C or SIGTERM ends it. The server remembers nothing between observations: executed horizon and ensembling are the
 client's.
 """
 
 import argparse
 import asyncio
+import functools
 import ipaddress
 import os
 import signal
@@ -60,7 +62,7 @@ def main(argv=None):
     args = parse_args(argv)
     # Cheap checks first: torch takes seconds to import.
     from rv_eval.protocol import read_api_key
-    from rv_eval.serve import PolicyServer, ServerLimits
+    from rv_eval.serve import ServerLimits
 
     limits = ServerLimits(args.max_clients, args.batch_wait_ms / 1000, args.idle_timeout)
     api_key = read_api_key(args.api_key_file)
@@ -69,9 +71,7 @@ def main(argv=None):
     if args.threads < 1:
         raise BadInput(f"--threads must be at least 1, got {args.threads}")
     try:
-        policy = load_policy(args)
-        server = PolicyServer(policy, limits, api_key)
-        idle = asyncio.run(serve(server, args.host, args.port, ready_line(policy)))
+        idle = asyncio.run(serve(limits, api_key, args.host, args.port, functools.partial(load_policy, args)))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     if not idle:
@@ -111,8 +111,13 @@ def ready_line(policy) -> str:
     )
 
 
-async def serve(server, host, port, about) -> bool:
-    """Until SIGINT or SIGTERM; False where the policy is still busy then. A second signal ends the process at once."""
+async def serve(limits, api_key, host, port, load) -> bool:
+    """Serve what `load()` returns until SIGINT or SIGTERM; False where the policy is still busy or loading then.
+
+    The port is taken before anything is loaded. A second signal ends the process at once.
+    """
+    from rv_eval.serve import PolicyServer
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -122,13 +127,23 @@ async def serve(server, host, port, about) -> bool:
             signal.signal(number, signal.SIG_DFL)
         stop.set()
 
+    server = PolicyServer(None, limits, api_key)
+    address = await server.start(host, port)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    address = await server.start(host, port)
-    if not server.needs_key and not is_loopback(host):
-        print(f"warning: anyone who reaches {address} can use this policy: no API key is set", file=sys.stderr)
-    print(f"serving {address} | {about}", flush=True)
-    await stop.wait()
+    stopped = asyncio.create_task(stop.wait())
+    loading = asyncio.create_task(server.load(load))
+    await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
+    if loading.done():
+        try:
+            about = ready_line(loading.result())
+        except BaseException:
+            await server.close(reason="the policy cannot be loaded")
+            raise
+        if not server.needs_key and not is_loopback(host):
+            print(f"warning: anyone who reaches {address} can use this policy: no API key is set", file=sys.stderr)
+        print(f"serving {address} | {about}", flush=True)
+        await stopped
     print("stopping", flush=True)
     return await server.close(GRACE_S)
 

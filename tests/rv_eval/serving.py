@@ -2,11 +2,15 @@
 
 import asyncio
 import contextlib
+import http.client
+import json
 import threading
 import time
 from dataclasses import asdict
 
 import numpy as np
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from websockets.sync.client import connect
 
 from rv_eval.agent import AgentSettings
 from rv_eval.serve import PolicyServer
@@ -19,10 +23,10 @@ class PicturePolicy:
     """Its actions are numbers of the pictures, the instruction and the random key, so no two observations are
     answered alike. An instruction "fail" makes it raise; `delay_s` is how long a call takes."""
 
-    horizon, action_dim, views, render, resolution, batch_rows = 3, 7, VIEWS, "fast", 32, 4
+    horizon, action_dim, render, resolution, batch_rows = 3, 7, "fast", 32, 4
 
-    def __init__(self, delay_s=0.0, proprio=None, **changes):
-        self.delay_s, self.batches, self.proprio = delay_s, [], proprio or {}
+    def __init__(self, delay_s=0.0, proprio=None, views=VIEWS, **changes):
+        self.delay_s, self.batches, self.proprio, self.views = delay_s, [], proprio or {}, views
         self.about = {
             "model_folder": "runs/pictures",
             "model_fingerprint": "ab" * 32,
@@ -57,7 +61,8 @@ class PicturePolicy:
         if observation["instruction"] == "fail":
             raise RuntimeError("asked to")
         chunk = np.zeros((self.horizon, self.action_dim), np.float32)
-        chunk[:, 0] = [observation["views"][view].sum() % 9973 for view in VIEWS] + [len(observation["instruction"])]
+        sums = [observation["views"][view].sum() % 9973 for view in self.views]
+        chunk[:, 0] = [*sums, len(observation["instruction"])]
         chunk[0, 1 : 1 + len(observation.get("random_key", ()))] = observation.get("random_key", ())
         chunk[1, 1] = observation["proprio"] @ np.arange(1, 1 + len(observation["proprio"])) if self.proprio else 0
         return chunk
@@ -78,7 +83,8 @@ def openpi_observation(own):
 
 @contextlib.contextmanager
 def running(policy, limits=None, api_key=None, report=None, port=0):
-    """A server in a thread of this process; yields it with its `url` and `port`, and `leave()`, which ends it early."""
+    """A server in a thread of this process; yields it with its `url` and `port`, `load(function)`, and `leave()`, which
+    ends it early. policy None: it is loading."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -93,6 +99,8 @@ def running(policy, limits=None, api_key=None, report=None, port=0):
         server = run(make())
         server.url = run(server.start("127.0.0.1", port))
         server.leave = lambda: run(server.close())
+        begin_to_load = server.load
+        server.load = lambda function: run(begin_to_load(function))
         server.port = int(server.url.rpartition(":")[2])
         try:
             yield server
@@ -102,3 +110,28 @@ def running(policy, limits=None, api_key=None, report=None, port=0):
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+def client(server, api_key=None):
+    return WebsocketClientPolicy("127.0.0.1", server.port, api_key)
+
+
+def health(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request("GET", "/healthz")
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def raw(server, **more):
+    """A websocket past its metadata."""
+    connection = connect(server.url, compression=None, proxy=None, max_size=None, legacy=True, **more)
+    connection.recv(10)
+    return connection
+
+
+def wait_until(condition, seconds=5):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "in vain"
+        time.sleep(0.02)

@@ -135,6 +135,16 @@ def test_api_key():
         remote.close()
 
 
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "socks_proxy"])
+def test_the_proxies_of_the_environment_are_not_asked(variable, monkeypatch):
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")  # where nobody listens
+    policy = PicturePolicy()
+    with running(policy) as server:
+        remote = RemotePolicy(server.url)
+        np.testing.assert_array_equal(remote.predict([observation(0)])[0], policy.chunk(observation(0)))
+        remote.close()
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://127.0.0.1", "ws://"])
 def test_no_address(url):
     with pytest.raises(ValueError, match="ws://host:port"):

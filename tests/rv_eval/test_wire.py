@@ -39,6 +39,24 @@ def test_it_is_the_encoding_of_openpi_client(packer, unpacker):
     assert same(unpacker(packer(message())), message())
 
 
+@pytest.mark.parametrize("form", wire.Form)
+def test_every_form_is_read_as_it_was_written(form):
+    assert same(wire.unpack(wire.pack(message(), form)), message())
+    assert wire.unpack_form(wire.pack(message(), form))[1] is form
+
+
+def test_a_message_without_arrays_counts_as_openpis():
+    assert wire.unpack_form(wire.pack({"a": [1, "__ndarray__"]}, wire.Form.TEXT_KEYS)) == (
+        {"a": [1, "__ndarray__"]},
+        wire.Form.OPENPI,
+    )
+
+
+def test_older_msgpack_numpy_writes_no_kind():
+    data = msgpack.packb({b"nd": True, b"type": "<f4", b"shape": (2,), b"data": b"\0" * 8})
+    assert wire.unpack(data).tolist() == [0, 0]
+
+
 def test_the_text_of_a_long_chunk_goes_through():
     text = " ".join(["1000"] * (100 * 14))
     assert wire.unpack(wire.pack({"text": text}))["text"] == text
@@ -60,6 +78,19 @@ def array(data=b"\0" * 8, dtype="<f4", shape=(2,), **more):
 
 def scalar(data, dtype="<f4"):
     return msgpack.packb({b"__npgeneric__": True, b"data": data, b"dtype": dtype})
+
+
+def text_array(data=b"\0" * 8, dtype="<f4", shape=(2,), **more):
+    return msgpack.packb({"__ndarray__": True, "data": data, "dtype": dtype, "shape": shape, **more})
+
+
+def numpy_array(data=b"\0" * 8, dtype="<f4", shape=(2,), kind=b"", nd=True, **more):
+    array = {b"nd": nd, b"type": dtype, b"kind": kind, b"shape": shape, b"data": data}
+    return msgpack.packb(array | {name.encode(): value for name, value in more.items()})
+
+
+def numpy_scalar(data=b"\0" * 4, dtype="<f4"):
+    return msgpack.packb({b"nd": False, b"type": dtype, b"data": data})
 
 
 class Bomb:
@@ -101,6 +132,23 @@ BROKEN = {
     "scalar object": (scalar(b"", "|O"), "dtype '|O'"),
     "scalar too large": (scalar(300, "|u1"), "cannot hold 300"),
     "float too large": (scalar(1e300), "cannot hold 1e"),
+    "text keys: object array": (text_array(dtype="|O"), "dtype '|O'"),
+    "text keys: too few bytes": (text_array(shape=(3,)), "has 12 bytes"),
+    "text keys: entry too many": (text_array(more=1), "other entries"),
+    "text keys: mark of 1": (msgpack.packb({"__ndarray__": 1, "data": b"", "dtype": "|u1", "shape": [0]}), "not 1"),
+    "both kinds of keys": (msgpack.packb({"__ndarray__": True, b"data": b"", "dtype": "|u1", "shape": [0]}), "entries"),
+    "msgpack-numpy: pickled objects": (numpy_array(dtype=[["", "|O"]], kind=b"O"), "nothing is unpickled"),
+    "msgpack-numpy: objects without their kind": (numpy_array(dtype="|O"), "dtype '|O'"),
+    "msgpack-numpy: objects in a structure": (numpy_array(dtype=[["", "|O"]]), "dtype"),
+    "msgpack-numpy: structured": (numpy_array(dtype=[["a", "<f4"]], kind=b"V"), "kind b'V'"),
+    "msgpack-numpy: big endian": (numpy_array(dtype=">f4"), "dtype '>f4'"),
+    "msgpack-numpy: too many bytes": (numpy_array(shape=(1,)), "has 4 bytes"),
+    "msgpack-numpy: declared huge": (numpy_array(shape=(8000, 8000, 8000)), "has 2048000000000 bytes"),
+    "msgpack-numpy: entry too many": (numpy_array(more=1), "other entries"),
+    "msgpack-numpy: neither array nor scalar": (numpy_array(nd=None), "other entries"),
+    "msgpack-numpy: scalar too short": (numpy_scalar(b"\0"), "has 4 bytes"),
+    "msgpack-numpy: scalar object": (numpy_scalar(dtype="|O"), "dtype '|O'"),
+    "msgpack-numpy: complex": (msgpack.packb({b"complex": True, b"data": "1j"}), "not a string but b'complex'"),
     "list too long": (msgpack.packb([0] * 1025), "max_array_len"),
     "list declared too long": (b"\xdd\xff\xff\xff\xff", "max_array_len"),
     "map too long": (msgpack.packb({str(i): 0 for i in range(1025)}), "max_map_len"),
@@ -133,7 +181,12 @@ def test_more_bytes_than_allowed():
 
 def test_nothing_is_unpickled(tmp_path):
     bomb = pickle.dumps(Bomb(str(tmp_path / "marker")))
-    for data in (bomb, array(bomb, "|O", (1,)), array(bomb, "O8", (1,)), scalar(bomb, "|O")):
+    objects = [["", "|O"]]
+    for data in (
+        *(bomb, array(bomb, "|O", (1,)), array(bomb, "O8", (1,)), scalar(bomb, "|O"), text_array(bomb, "|O", (1,))),
+        *(numpy_array(bomb, dtype, (1,), kind) for dtype in ("|O", objects) for kind in (b"O", b"", b"V", "O")),
+        numpy_scalar(bomb, "|O"),
+    ):
         with pytest.raises(ValueError):
             wire.unpack(data)
     assert wire.unpack(msgpack.packb({"data": bomb})) == {"data": bomb}
