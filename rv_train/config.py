@@ -74,7 +74,12 @@ _C.IMAGE.HUE = 0.05
 _C.ACTION = CfgNode()
 _C.ACTION.DIM = 7  # numbers per action (LIBERO: 3 position, 3 rotation, gripper)
 _C.ACTION.HORIZON = 8  # actions predicted at once (the chunk)
-_C.ACTION.NUM_BINS = 1000  # an action is written as an integer 0..NUM_BINS between the data's minimum and maximum
+_C.ACTION.NUM_BINS = 1000  # an action is written as an integer 0..NUM_BINS between the ends of ACTION.RANGE
+# What the integers are spread over, dimension by dimension. What lies outside is clipped, and counted at the start.
+# min_max: the data's smallest and largest value (VLA-0)
+# q01_q99: the quantiles that leave out 1 % on either side: a few wild values do not take the bins from all others. But
+#          what the robot does seldom lies there, too. For text; of a flow policy FLOW.NORMALIZE says what is used.
+_C.ACTION.RANGE = "min_max"
 # Hiding digits in training, so that the model looks at the picture instead of copying the numbers before:
 _C.ACTION.MASK_MIN = 0.0  # per sample a share drawn uniformly from MASK_MIN..MASK_MAX of the digits is hidden
 _C.ACTION.MASK_MAX = 0.4  # MASK_MIN 0.3, MASK_MAX 0.3, MASK_NONE 0 is "each digit with probability 0.3"
@@ -227,6 +232,7 @@ _CHOICES = {
     "DATA.SOURCE": ("hdf5", "manifest"),
     "DATA.SAMPLER": ("full", "sharded"),
     "DATA.PREPROCESS": ("fast", "reference"),
+    "ACTION.RANGE": ("min_max", "q01_q99"),
     "ACTION.MASK_STYLE": ("dropped", "learned"),
     "MODEL.NAME": ("vla0", "flow_expert"),
     "MODEL.INIT": ("pretrained", "random"),
@@ -400,6 +406,11 @@ def _check_flow(cfg, origin):
     if cfg.DATA.SOURCE == "manifest":
         raise BadInput(
             f"{origin}: a manifest holds actions as integers; MODEL.NAME flow_expert trains on DATA.SOURCE hdf5"
+        )
+    if cfg.ACTION.RANGE != "min_max":
+        raise BadInput(
+            f"{origin}: ACTION.RANGE {cfg.ACTION.RANGE} is what integers are spread over, and MODEL.NAME flow_expert "
+            "writes none: leave it min_max; FLOW.NORMALIZE mean_std is disturbed less by single values"
         )
     flow = cfg.FLOW
     if flow.HIDDEN % (2 * flow.HEADS):

@@ -12,6 +12,7 @@ import numpy as np
 from libs.demo_hdf5.key_map import LIBERO
 from libs.demo_hdf5.layout import are_numbers, are_pictures, demo_names, readable
 from libs.demo_hdf5.schema import STANDARD_RENDER
+from libs.demo_hdf5.task_text import benchmark_text
 from libs.errors import BadInput
 
 
@@ -44,7 +45,7 @@ class DemoFile:
         self.attrs = {key: _plain(value) for key, value in data.attrs.items()}
         first, views = data[self.demos[0]], self.key_map.views
         self.views = [view for view, key in views.items() if view == self.key_map.main_view or key in first]
-        self._sizes = {}  # demo -> (height, width) of the main view
+        self._sizes = {}  # (demo, view) -> (height, width)
         self._lengths = {name: self._checked_length(data, name) for name in self.demos}
         masks = file.get("mask", {})
         if isinstance(masks, h5py.Dataset):
@@ -68,7 +69,7 @@ class DemoFile:
             if not are_pictures(pictures, len(actions)):
                 expected = f"expected uint8 of shape ({len(actions)}, H, W, 3)"
                 raise BadInput(f"{where}: {key} has shape {pictures.shape} and type {pictures.dtype}, {expected}")
-            self._sizes.setdefault(demo, pictures.shape[1:3])
+            self._sizes[demo, view] = pictures.shape[1:3]
         for key in ("states", "robot_states"):  # groups in Isaac Lab's files
             rows = group.get(key)
             if isinstance(rows, h5py.Dataset) and rows.shape[:1] != actions.shape[:1]:
@@ -83,10 +84,18 @@ class DemoFile:
 
     @property
     def instruction(self):
-        """The language goal: the given one, else the file's, else the map's; BadInput where there is none."""
-        attribute, json_key, fixed = self.key_map.instruction
+        """The language goal: the given one; of a file named after a task of LIBERO's what its benchmark will state
+        (see `task_text`); else what the file or the map states. BadInput where these state nothing."""
         if self._given_instruction:
             return self._given_instruction
+        stated = self.stated_instruction
+        named = benchmark_text(self.path, self.attrs.get("bddl_file_name"))
+        return named if named and stated.strip() else stated
+
+    @property
+    def stated_instruction(self):
+        """The language goal that the file states, else the map's, whatever was given; BadInput where there is none."""
+        attribute, json_key, fixed = self.key_map.instruction
         try:
             text = json.loads(self.attrs[attribute])[json_key] if json_key else self.attrs[attribute]
             return "".join(text).strip('"')  # some of LIBERO's files hold a list of characters, some quote the text
@@ -104,9 +113,9 @@ class DemoFile:
     def num_frames(self, demo):
         return self._lengths[demo]
 
-    def picture_size(self, demo):
-        """(height, width) of the main view's pictures, pixels."""
-        return self._sizes[demo]
+    def picture_size(self, demo, view=None):
+        """(height, width) of a view's pictures, pixels; None: the main view's."""
+        return self._sizes[demo, view or self.key_map.main_view]
 
     def mask(self, name):
         """Demo names of `mask/<name>` (robomimic's train and valid), None where the file has no such list."""

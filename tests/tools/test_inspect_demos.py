@@ -44,14 +44,21 @@ def test_problems_are_listed_and_exit_code_is_1(path, capsys):
     with h5py.File(path, "r+") as file:
         for demo in file["data"].values():
             del demo.attrs["model_file"]
-        file["data/demo_2/actions"][0, 0] = np.nan
+        file["data/demo_2/actions"][1:, 3] = np.nan
+        for key in ("actions", "obs/agentview_rgb"):
+            file["data/demo_1"][key][:] = file["data/demo_0"][key][:]
+        file["data"].attrs["macros_image_convention"] = "opencv"
     with pytest.raises(SystemExit) as stop:
         main([str(path), "--verify"])
     assert stop.value.code == 1
-    assert capsys.readouterr().out.split("verified     ")[1].splitlines()[:3] == [
-        "2 problems",
+    assert capsys.readouterr().out.split("verified     ")[1].splitlines()[:5] == [
+        "4 problems",
         "    demo_0 and 2 more: attribute model_file is missing",
-        "    demo_2: actions has NaN or infinity, first at step 0",
+        f"    {path}: pictures stored as 'opencv', expected 'opengl': they would stand on their heads",
+        "    demo_2: dimension 3 of the action at frame 1 is nan, not a finite number (4 such frames): mend the demo "
+        "or leave it out",
+        f"    1 demo of 3 repeats another one, actions and first picture: {path}, demo_1 has those of demo_0; it "
+        "counts twice, and with DATA.VAL_SHARE a copy may be held out of what is trained on",
     ]
 
 
