@@ -90,7 +90,7 @@ class DemoFile:
             return self._given_instruction
         stated = self.stated_instruction
         named = benchmark_text(self.path, self.attrs.get("bddl_file_name"))
-        return named if named and stated.strip() else stated
+        return named if named and any(map(str.isalnum, stated)) else stated
 
     @property
     def stated_instruction(self):

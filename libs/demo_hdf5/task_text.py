@@ -33,9 +33,14 @@ def benchmark_text(path, bddl_file_name) -> str:
     bddl_file_name: the attribute of `data`, None where there is none. "" where the file is not named after one of
     LIBERO's tasks, or its suite states the BDDL file's text.
     """
-    suite = PurePosixPath(bddl_file_name).parent.name if isinstance(bddl_file_name, str) else ""
-    known = Path(path).stem.removesuffix("_demo") in libero_tasks() and not suite.endswith(INSTRUCTION_IN_BDDL)
+    known = Path(path).stem.removesuffix("_demo") in libero_tasks() and not evaluated_with_bddl_text(bddl_file_name)
     return text_of_name(path) if known else ""
+
+
+def evaluated_with_bddl_text(bddl_file_name) -> bool:
+    """Whether that attribute, a path .../SUITE/NAME.bddl, names a suite of INSTRUCTION_IN_BDDL."""
+    suite = PurePosixPath(bddl_file_name).parent.name if isinstance(bddl_file_name, str) else ""
+    return suite.endswith(INSTRUCTION_IN_BDDL)
 
 
 def same_text(one: str, other: str) -> bool:

@@ -16,10 +16,10 @@ import numpy as np
 
 from libs.action_text import is_constant
 from libs.demo_hdf5.schema import IMAGE_CONVENTIONS
-from libs.demo_hdf5.task_text import benchmark_text, same_text, text_of_name
+from libs.demo_hdf5.task_text import benchmark_text, evaluated_with_bddl_text, same_text, text_of_name
 from libs.errors import BadInput
 
-MAX_INSTRUCTION = 512  # bytes of UTF-8: no more tokens than that; the policy server takes no longer ones
+MAX_INSTRUCTION = 512  # bytes of UTF-8: no more tokens than that; rv_eval/protocol.py takes no longer ones
 SQUEEZED = 0.1  # share of a range: where nearly all values lie in less, a few others have made it so wide
 USUAL_BINS = 1000  # what ACTION.NUM_BINS is unless a recipe says otherwise: for tools that read none
 FEW = 100  # one value in so many (at least one) counts as few
@@ -100,7 +100,7 @@ def instruction_problems(files):
 
 def text_problem(text):
     """What is wrong with an instruction, "" if nothing."""
-    if not text.strip():
+    if not any(map(str.isalnum, text)):
         return "is empty"
     if len(text.encode()) > MAX_INSTRUCTION:
         return f"has {len(text.encode()):,} bytes, at most {MAX_INSTRUCTION} are taken ({text[:40]!r} ...)"
@@ -179,8 +179,10 @@ def text_remarks(files):
 
 def _may_say(path, bddl_file_name):
     """Whether the name of a file may be an instruction: LIBERO's way, NAME_demo.hdf5, and a task of BDDL."""
+    if not isinstance(bddl_file_name, str) or not bddl_file_name.endswith(".bddl"):
+        return False
     named = path.stem.endswith("_demo") and len(text_of_name(path).split()) >= NAME_WORDS
-    return named and isinstance(bddl_file_name, str) and bddl_file_name.endswith(".bddl")
+    return named and not evaluated_with_bddl_text(bddl_file_name)
 
 
 def constant_dims(stats):
