@@ -39,7 +39,9 @@ _C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras, of the key map or manif
 # Parts of the robot's state that the model is given, names of the key map in the order of its input. Text policies take
 # none: VLA-0 sees pictures only.
 _C.DATA.PROPRIO = []
-_C.DATA.INSTRUCTION = ""  # the language goal of every demo, in place of what the files state; "": what they state
+# The language goal of every demo, in place of what the files state. "": what they state; of files named after LIBERO's
+# tasks what the name says, because LIBERO's benchmark states that at evaluation.
+_C.DATA.INSTRUCTION = ""
 # full:    every rank sees the whole set each epoch, shuffled on its own (upstream: 24 epochs on 8 GPUs are 192 passes)
 # sharded: the ranks share one pass over the set each epoch (the common DistributedSampler behaviour)
 # The two agree: 24 epochs of "full" on 8 GPUs and 192 epochs of "sharded" are the same number of passes and of steps.
