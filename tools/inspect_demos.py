@@ -210,7 +210,9 @@ def training_lines(demos: DemoFile) -> tuple[list[str], list[str]]:
     remarks += checks.text_remarks([demos])
     actions = np.concatenate([demo.actions for demo in rows])
     if np.isfinite(actions).all():
-        remarks += checks.range_remarks(rows, actions.min(axis=0), actions.max(axis=0), checks.USUAL_BINS)
+        low, high = actions.min(axis=0).tolist(), actions.max(axis=0).tolist()
+        remarks += checks.constant_dims({"min": low, "max": high})
+        remarks += checks.range_remarks(rows, low, high, checks.USUAL_BINS)
     where = f"{demos.path}, "
     return [line.removeprefix(where) for line in hindrances], remarks
 

@@ -62,6 +62,24 @@ def test_problems_are_listed_and_exit_code_is_1(path, capsys):
     ]
 
 
+def test_what_a_starting_run_says_is_said_before(path, tmp_path, capsys):
+    """Remarks do not make a file bad: the range of a single wild value, noise, another instruction in the name."""
+    named = path.rename(tmp_path / "wipe_the_table_demo.hdf5")
+    with h5py.File(named, "r+") as file:
+        file["data/demo_1/actions"][2, 1] = 0.9
+        for number, demo in enumerate(file["data"].values()):
+            demo["actions"][:, 4] *= 0.01
+            demo["actions"][:, 1] = np.where(demo["actions"][:, 1] == 0.9, 0.9, 0.001 * np.arange(5) / (number + 1))
+            demo["actions"][:, 3] = 0.57 + 1e-7 * np.arange(5)
+    main([str(named), "--verify"])
+    out = capsys.readouterr().out
+    remarks = [line[15:] for line in out.splitlines() if line.startswith("  remark")]
+    assert "verified     no problems" in out and "never change" in out and len(remarks) == 4
+    for remark, start in zip(remarks, ("two instructions: ", "dimension 3", "dimension 6", "dimension 1"), strict=True):
+        assert remark.startswith(start)
+    assert f"is 0.9 in {named}, demo_1, frame 2; the other 93 % of the values" in remarks[3]
+
+
 def test_video_plays_the_demos_of_files_of_different_shapes(path, tmp_path, capsys):
     other = tmp_path / "other.hdf5"
     write_synthetic_demo_file(other, 2, 4, 32, seed=9, instruction="pick up the stripe " * 6)
