@@ -80,6 +80,12 @@ def test_what_a_starting_run_says_is_said_before(path, tmp_path, capsys):
     assert f"is 0.9 in {named}, demo_1, frame 2; the other 93 % of the values" in remarks[3]
 
 
+def test_the_instruction_that_training_takes_stands_beside_the_stated_one(path, tmp_path, capsys):
+    main([str(path.rename(tmp_path / "turn_on_the_stove_demo.hdf5"))])
+    said = "instruction  turn on the stove (LIBERO's, by the file's name; it states 'pick up the stripe')"
+    assert said in capsys.readouterr().out
+
+
 def test_video_plays_the_demos_of_files_of_different_shapes(path, tmp_path, capsys):
     other = tmp_path / "other.hdf5"
     write_synthetic_demo_file(other, 2, 4, 32, seed=9, instruction="pick up the stripe " * 6)
