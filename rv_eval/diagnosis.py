@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from libs.action_text import is_constant
 from libs.errors import BadInput
 from rv_train.validate import spread
 
@@ -95,7 +96,7 @@ class Diagnosis:
     @property
     def span(self):
         """(A,) width of the recorded range, NaN for an action that never changes: no share of it can be told."""
-        return np.where(self.high > self.low, self.high - self.low, np.nan)
+        return np.where(is_constant(self.low, self.high), np.nan, self.high - self.low)
 
     def share(self, differences):
         """Differences of actions (..., A), environment units -> (A,) their mean size as a share of the range."""
@@ -118,7 +119,7 @@ def diagnose(policy, dataset, known, num_demos, num_frames, seed):
     actions = dataset.all_actions().astype(np.float64)
     if actions.shape[1] != policy.action_dim:
         raise BadInput(f"the policy writes {policy.action_dim} numbers per action, the data has {actions.shape[1]}")
-    if (actions == actions[0]).all():
+    if is_constant(actions.min(axis=0), actions.max(axis=0)).all():
         raise BadInput(f"{dataset.files[0].path}: all recorded actions are the same, nothing can be compared with them")
     chosen = spread(len(dataset.demos), num_demos)
     frames = choose_frames(dataset, chosen, num_frames, seed)

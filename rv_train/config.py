@@ -39,7 +39,9 @@ _C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras, of the key map or manif
 # Parts of the robot's state that the model is given, names of the key map in the order of its input. Text policies take
 # none: VLA-0 sees pictures only.
 _C.DATA.PROPRIO = []
-_C.DATA.INSTRUCTION = ""  # the language goal of every demo, in place of what the files state; "": what they state
+# The language goal of every demo, in place of what the files state. "": what they state; of files named after LIBERO's
+# tasks what the name says, because LIBERO's benchmark states that at evaluation.
+_C.DATA.INSTRUCTION = ""
 # full:    every rank sees the whole set each epoch, shuffled on its own (upstream: 24 epochs on 8 GPUs are 192 passes)
 # sharded: the ranks share one pass over the set each epoch (the common DistributedSampler behaviour)
 # The two agree: 24 epochs of "full" on 8 GPUs and 192 epochs of "sharded" are the same number of passes and of steps.
@@ -74,7 +76,12 @@ _C.IMAGE.HUE = 0.05
 _C.ACTION = CfgNode()
 _C.ACTION.DIM = 7  # numbers per action (LIBERO: 3 position, 3 rotation, gripper)
 _C.ACTION.HORIZON = 8  # actions predicted at once (the chunk)
-_C.ACTION.NUM_BINS = 1000  # an action is written as an integer 0..NUM_BINS between the data's minimum and maximum
+_C.ACTION.NUM_BINS = 1000  # an action is written as an integer 0..NUM_BINS between the ends of ACTION.RANGE
+# What the integers are spread over, dimension by dimension. What lies outside is clipped, and counted at the start.
+# min_max: the data's smallest and largest value (VLA-0)
+# q01_q99: the quantiles that leave out 1 % on either side: a few wild values do not take the bins from all others. But
+#          what the robot does seldom lies there, too. For text; of a flow policy FLOW.NORMALIZE says what is used.
+_C.ACTION.RANGE = "min_max"
 # Hiding digits in training, so that the model looks at the picture instead of copying the numbers before:
 _C.ACTION.MASK_MIN = 0.0  # per sample a share drawn uniformly from MASK_MIN..MASK_MAX of the digits is hidden
 _C.ACTION.MASK_MAX = 0.4  # MASK_MIN 0.3, MASK_MAX 0.3, MASK_NONE 0 is "each digit with probability 0.3"
@@ -227,6 +234,7 @@ _CHOICES = {
     "DATA.SOURCE": ("hdf5", "manifest"),
     "DATA.SAMPLER": ("full", "sharded"),
     "DATA.PREPROCESS": ("fast", "reference"),
+    "ACTION.RANGE": ("min_max", "q01_q99"),
     "ACTION.MASK_STYLE": ("dropped", "learned"),
     "MODEL.NAME": ("vla0", "flow_expert"),
     "MODEL.INIT": ("pretrained", "random"),
@@ -400,6 +408,11 @@ def _check_flow(cfg, origin):
     if cfg.DATA.SOURCE == "manifest":
         raise BadInput(
             f"{origin}: a manifest holds actions as integers; MODEL.NAME flow_expert trains on DATA.SOURCE hdf5"
+        )
+    if cfg.ACTION.RANGE != "min_max":
+        raise BadInput(
+            f"{origin}: ACTION.RANGE {cfg.ACTION.RANGE} is what integers are spread over, and MODEL.NAME flow_expert "
+            "writes none: leave it min_max; FLOW.NORMALIZE mean_std is disturbed less by single values"
         )
     flow = cfg.FLOW
     if flow.HIDDEN % (2 * flow.HEADS):

@@ -82,7 +82,7 @@ def data_lines(cfg, data):
     yield "", f"trained on {len(data.train):,} frames, held out: {held_out} (DATA.VAL_SHARE {cfg.DATA.VAL_SHARE:g})"
     origin = info["stats"] or "of this data"
     written = "are clipped" if cfg.MODEL.NAME == "vla0" else "stay what they are"
-    yield "", f"range of the actions {origin}, {info['num_clipped']:,} values outside it {written}"
+    yield "", f"range of the actions {origin}, {cfg.ACTION.RANGE}, {info['num_clipped']:,} values outside it {written}"
     yield from (("", line) for line in info.get("constant", ()))
     yield "", f"fingerprint {info['fingerprint'][:16]}"
     if info.get("num_bad_lines"):

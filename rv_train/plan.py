@@ -70,7 +70,8 @@ def dry_run(cfg, devices=None, nproc=None):
             len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=world_size
         )
         steps = count_steps(cfg, sampler.batches_per_epoch)
-        lines += [*data_lines(cfg, data), *step_lines(cfg, sampler.batches_per_epoch, steps)]
+        lines += [*data_lines(cfg, data), *(("warning", remark) for remark in data.remarks)]
+        lines += step_lines(cfg, sampler.batches_per_epoch, steps)
     lines += [*recipe_lines(cfg, world_size, amp), *eval_lines(cfg)]
     lines.append(("device", plural(world_size, "GPU" if device.type == "cuda" else "CPU rank")))
     if device.type == "cpu" and nproc is None and not under_torchrun():

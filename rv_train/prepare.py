@@ -10,7 +10,7 @@ from rv_train import checkpoint
 from rv_train.data.features import TrainingSet
 from rv_train.data.load import TrainingData, load_data
 from rv_train.data.sampler import ResumableBatchSampler
-from rv_train.data.stats import read_stats
+from rv_train.data.stats import RANGES, read_stats
 from rv_train.models import build_encoder
 from rv_train.models.lora import check_packages
 from rv_train.models.qwen import check_attention, check_compiler
@@ -142,7 +142,7 @@ def changed(cfg, data, world_size, folder):
         if trainer[name] != now:
             found.append(f"{folder} was written with {name} {trainer[name]}, this run has {now}")
     stored = read_stats(folder / "model")
-    for key in ("min", "max", "mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ("min", "max"):
+    for key in (*RANGES[cfg.ACTION.RANGE], *(("mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ())):
         before, now = stored.get(key), data.action_stats.get(key)
         if before != now:
             found.append(f"{folder} was written with actions of {key} {before}, now {now}")

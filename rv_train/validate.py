@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from rv_train.data.features import TrainingSet
+from rv_train.data.stats import action_range
 from rv_train.distributed import ignore_signals
 
 FIGURE_SAMPLES = 4
@@ -31,7 +32,7 @@ class Validation:
 
     def __init__(self, cfg, dataset, encoder, stats, rank):
         self.dataset, self.encoder, self.rank, self.seed = dataset, encoder, rank, cfg.EXP.SEED
-        self.low, self.high = np.array(stats["min"]), np.array(stats["max"])
+        self.low, self.high = map(np.array, action_range(stats, cfg.ACTION.RANGE))
         self.batch_size, self.num_workers = cfg.TRAIN.batch_size, cfg.DATA.NUM_WORKERS
         self.features = TrainingSet(dataset, encoder, cfg.EXP.SEED, augment=False)
         whole, share = len(dataset), slice(rank.rank, None, rank.world_size)

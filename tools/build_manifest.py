@@ -4,7 +4,7 @@
 
     manifest.jsonl       {"image_paths", "instruction", "target_action_text", "H", "D", "file", "demo", "frame"} a line
     frames/              upright, one file per frame and camera, a folder per demo with its SHA256SUMS
-    action_stats.json    the range that the integers stand for, and action_stats.npz
+    action_stats.json    statistics of the actions, and action_stats.npz: the integers stand for --range of them
     manifest_info.json   how all this was made
 
 Files of another layout than LIBERO's are read by a key map: --key_map isaac_cosmos.
@@ -28,9 +28,18 @@ from libs.demo_hdf5 import KeyMap, demo_files
 from libs.errors import BadInput
 from libs.manifest.build import Build, Settings, check_same, clear_parts, make_tasks
 from libs.manifest.lines import INFO, MANIFEST
+from rv_train.data.checks import demo_remarks, motion_problems, refuse
 from rv_train.data.demos import DemoDataset, split_by_masks
 from rv_train.data.manifest import read_info
-from rv_train.data.stats import FILE_NAME, NPZ_NAME, compute_action_stats, read_stats, stats_as_bytes
+from rv_train.data.stats import (
+    FILE_NAME,
+    NPZ_NAME,
+    RANGES,
+    action_range,
+    compute_action_stats,
+    read_stats,
+    stats_as_bytes,
+)
 
 
 def parse_args(argv=None):
@@ -48,6 +57,9 @@ def parse_args(argv=None):
     )
     parser.add_argument("--horizon", type=int, default=8, help="actions per sample, ACTION.HORIZON (default: 8)")
     parser.add_argument("--num_bins", type=int, default=1000, help="largest integer, ACTION.NUM_BINS (default: 1000)")
+    parser.add_argument(
+        "--range", choices=tuple(RANGES), default="min_max", help="of the statistics, ACTION.RANGE (default: min_max)"
+    )
     parser.add_argument("--stats", metavar="FILE", help="range of the actions (default: of these demonstrations)")
     parser.add_argument("--format", choices=("png", "jpeg"), default="png", help="png is lossless (default)")
     parser.add_argument("--quality", type=int, default=95, help="of jpeg, 1 to 100 (default: %(default)s)")
@@ -65,16 +77,18 @@ def main(argv=None):
     key_map = KeyMap.find(args.key_map)
     views = list(dict.fromkeys(args.views.split(","))) if args.views else list(key_map.views)
     dataset = DemoDataset(paths, views, args.horizon, key_map, instruction=args.instruction)
+    refuse(motion_problems(dataset.demos))
     stats = compute_action_stats(dataset)
     fingerprint = stats["fingerprint"]
     if args.stats:
         stats = read_stats(args.stats)
+    low, high = action_range(stats, args.range)
     settings = Settings(
         views=dataset.views,
         horizon=args.horizon,
         num_bins=args.num_bins,
-        low=stats["min"],
-        high=stats["max"],
+        low=low,
+        high=high,
         picture_format=args.format,
         jpeg_quality=args.quality if args.format == "jpeg" else 0,
         fingerprint=fingerprint,
@@ -82,6 +96,7 @@ def main(argv=None):
     codec = ActionTextCodec(settings.low, settings.high, settings.num_bins)
     info = {
         **asdict(settings),
+        "action_range": args.range,
         "action_dim": len(settings.low),
         "pictures": "upright RGB",
         "render": dataset.render,
@@ -90,6 +105,8 @@ def main(argv=None):
         "num_demos": dataset.num_demos,
         "num_clipped": sum(codec.count_clipped(rows.actions) for rows in dataset.demos),
     }
+    for line in demo_remarks(dataset.demos, args.horizon, codec.low, codec.high, args.num_bins):
+        print(f"warning: {line}", file=sys.stderr)
     if (args.out / MANIFEST).exists():
         check_same(settings, read_info(args.out), args.out)
         clear_parts(args.out)

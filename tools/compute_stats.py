@@ -16,8 +16,9 @@ from pathlib import Path
 from libs.cli import cli_errors
 from libs.demo_hdf5 import KeyMap, demo_files
 from libs.errors import BadInput
+from rv_train.data.checks import USUAL_BINS, constant_dims, demo_remarks
 from rv_train.data.demos import DemoDataset
-from rv_train.data.stats import compute_action_stats, constant_dims, write_stats
+from rv_train.data.stats import compute_action_stats, write_stats
 
 COLUMNS = ("min", "q01", "mean", "std", "q99", "max")
 PROPRIO_COLUMNS = ("min", "mean", "std", "max")
@@ -55,9 +56,10 @@ def main(argv=None):
     key_map = KeyMap.find(args.key_map)
     views = args.views.split(",") if args.views else key_map.views
     parts = args.proprio.split(",") if args.proprio else ()
-    stats = compute_action_stats(DemoDataset(paths, views, 1, key_map, parts, args.instruction))
+    dataset = DemoDataset(paths, views, 1, key_map, parts, args.instruction)
+    stats = compute_action_stats(dataset)
     print("\n".join(table(stats)))
-    for line in constant_dims(stats):
+    for line in [*constant_dims(stats), *demo_remarks(dataset.demos, 1, stats["min"], stats["max"], USUAL_BINS)]:
         print(f"warning: {line}", file=sys.stderr)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_stats(stats, args.out)

@@ -16,11 +16,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from libs.action_text import is_constant
 from libs.cli import cli_errors
 from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, demo_files, verify_demo_file
 from libs.demo_hdf5.layout import find_key_map, key_problems
 from libs.demo_hdf5.opening import Unreadable, filters_of, open_file
 from libs.errors import BadInput
+from rv_train.data import checks
+from rv_train.data.demos import read_rows
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 LABEL_WIDTH = 13
@@ -154,7 +157,8 @@ def proprio_lines(proprio: dict[str, np.ndarray]) -> list[str]:
 
 def constant(what: str, values: np.ndarray, names) -> str:
     """ "actions roll, pitch": the columns that never change, without names where all do not; "" if there is none."""
-    fixed = [str(name) for name, one in zip(names, values.min(axis=0) == values.max(axis=0), strict=True) if one]
+    still = is_constant(values.min(axis=0), values.max(axis=0))
+    fixed = [str(name) for name, one in zip(names, still, strict=True) if one]
     return what if len(fixed) == values.shape[1] else f"{what} {', '.join(fixed)}" if fixed else ""
 
 
@@ -187,7 +191,10 @@ def instruction_row(demos: DemoFile) -> str:
     text = instruction_of(demos)
     if not text:
         return "not stated: set DATA.INSTRUCTION"
-    return f"{text} (the key map's)" if text == demos.key_map.instruction.text else text
+    if text == demos.key_map.instruction.text:
+        return f"{text} (the key map's)"
+    stated = demos.stated_instruction
+    return text if text == stated else f"{text} (LIBERO's, by the file's name; it states {stated!r})"
 
 
 def instruction_of(demos: DemoFile) -> str:
@@ -203,6 +210,10 @@ def verify(demos: DemoFile, num_replayed: int) -> int:
     if demos.key_map == LIBERO:
         check_graphics()
     problems = grouped(verify_demo_file(demos.path, demos.key_map))
+    hindrances, remarks = training_lines(demos)
+    problems += hindrances
+    for line in remarks:
+        print(row("remark", line))
     names = demos.demos[:num_replayed]
     problems += replay(demos, names)
     print(f"  {'verified':{LABEL_WIDTH}}" + (f"{len(problems)} problems" if problems else "no problems"))
@@ -217,6 +228,24 @@ def check_graphics() -> None:
 
     with contextlib.suppress(SimulatorMissing):
         tell_gl()
+
+
+def training_lines(demos: DemoFile) -> tuple[list[str], list[str]]:
+    """(what hinders training on a file, what should be known before): as a starting run says them."""
+    hindrances = list(checks.picture_problems([demos], demos.views))
+    remarks = list(checks.instruction_problems([demos]))  # no fault of the file's: a config may state one
+    if remarks:
+        demos = DemoFile(demos.path, demos.key_map, "none")
+    rows = list(read_rows(demos, ()))
+    hindrances += [*checks.number_problems(rows), *checks.motion_problems(rows), *checks.copy_remarks(rows)]
+    remarks += checks.text_remarks([demos])
+    actions = np.concatenate([demo.actions for demo in rows])
+    if np.isfinite(actions).all():
+        low, high = actions.min(axis=0).tolist(), actions.max(axis=0).tolist()
+        remarks += checks.constant_dims({"min": low, "max": high})
+        remarks += checks.range_remarks(rows, low, high, checks.USUAL_BINS)
+    where = f"{demos.path}, "
+    return [line.removeprefix(where) for line in hindrances], remarks
 
 
 def replay(demos: DemoFile, names: list[str]) -> list[str]:

@@ -25,7 +25,7 @@ from libs.manifest import BadLine, Rules, numbered_lines, read_line
 from libs.manifest.lines import HIDDEN, INFO, SUMS, manifest_file
 from libs.manifest.pictures import decode_picture
 from rv_train.data.manifest import read_info
-from rv_train.data.stats import read_stats
+from rv_train.data.stats import action_range, read_stats
 
 TOGETHER = 256  # lines that are checked at a time
 
@@ -53,7 +53,7 @@ def main(argv=None):
     path = manifest_file(args.manifest)
     info = read_info(path.parent)
     rules = find_rules(path, info, args)
-    codec = find_codec(path, rules, args)
+    codec = find_codec(path, rules, info.get("action_range", "min_max"), args)
     views = ", ".join(rules.views)
     print(f"{path}\n  {rules.horizon} x {rules.action_dim} integers from 0 to {rules.num_bins}, views {views}")
     count = check_lines(path, rules, codec, args)
@@ -82,7 +82,7 @@ def find_rules(path, info, args):
     return Rules(str(path.parent), tuple(views), horizon, dim, args.num_bins or info.get("num_bins", 1000))
 
 
-def find_codec(path, rules, args):
+def find_codec(path, rules, choice, args):
     """ActionTextCodec of the manifest's statistics; None, and a remark, where there are none."""
     try:
         stats = read_stats(args.stats or path.parent)
@@ -95,7 +95,7 @@ def find_codec(path, rules, args):
         raise BadInput(
             f"{args.stats or path.parent}: statistics of {len(stats['min'])} dimensions, not {rules.action_dim}"
         )
-    return ActionTextCodec(stats["min"], stats["max"], rules.num_bins)
+    return ActionTextCodec(*action_range(stats, choice), rules.num_bins)
 
 
 def check_lines(path, rules, codec, args):

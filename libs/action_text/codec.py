@@ -12,6 +12,19 @@ from libs.errors import BadInput
 
 # A float32 copy of a float64 limit lies outside it by this share of the range at most: not a clipped value.
 FLOAT32_SLACK = 1e-6
+# Numbers that lie closer together are one value and noise (rounding, an encoder's last digit), not motion.
+NOISE_SHARE = 1e-5  # of their size: 80 steps of float32
+NOISE = 1e-7  # around zero, environment units
+
+
+def is_constant(low, high) -> np.ndarray:
+    """(A,) bool: dimensions whose values, low (A,) to high (A,), are one and the same but for noise."""
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    return high - low <= _noise(low, high)
+
+
+def _noise(low, high):
+    return np.maximum(NOISE_SHARE * np.maximum(np.abs(low), np.abs(high)), NOISE)
 
 
 @dataclass(frozen=True)
@@ -31,8 +44,8 @@ class DecodedChunks:
 class ActionTextCodec:
     """Actions (environment units) <-> text.
 
-    low, high: (A,) range of each action dimension. A dimension with low == high always encodes to 0 and
-    decodes to that one value.
+    low, high: (A,) range of each action dimension. A dimension that is constant but for noise (`is_constant`) always
+    encodes to 0 and decodes to one value, the middle.
     num_bins: the largest integer; the resolution of a dimension is (high - low) / num_bins.
     """
 
@@ -48,6 +61,9 @@ class ActionTextCodec:
             raise BadInput(f"action dimension {dim}: low {self.low[dim]} is above high {self.high[dim]}")
         if self.num_bins != num_bins or self.num_bins < 1:
             raise BadInput(f"num_bins must be a whole number of at least 1, got {num_bins!r}")
+        constant = is_constant(self.low, self.high)
+        self.low = np.where(constant, self.low + (self.high - self.low) / 2, self.low)
+        self.high = np.where(constant, self.low, self.high)
         self._span = self.high - self.low
         self._safe_span = np.where(self._span > 0, self._span, 1.0)
 
@@ -82,6 +98,7 @@ class ActionTextCodec:
         """How many values of actions (..., A) lie outside the range, so that `encode` clips them."""
         actions = self._checked(actions)
         slack = FLOAT32_SLACK * np.maximum(self._span, np.maximum(np.abs(self.low), np.abs(self.high)))
+        slack = np.where(self._span > 0, slack, _noise(self.low, self.high))
         return int(((actions < self.low - slack) | (actions > self.high + slack)).sum())
 
     def decode(self, texts, horizon: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from libs.demo_hdf5.key_map import LIBERO
 from libs.demo_hdf5.layout import are_numbers, are_pictures, demo_groups
 from libs.demo_hdf5.opening import Unreadable, check_file, check_readable, find, open_file, sound
 from libs.demo_hdf5.schema import STANDARD_RENDER
+from libs.demo_hdf5.task_text import benchmark_text
 from libs.errors import BadInput
 
 
@@ -49,7 +50,7 @@ class DemoFile:
         where = f"demo file {self.path}, {name}"
         found = {view for view, key in views.items() if find(first, key, where) is not None}
         self.views = [view for view in views if view == self.key_map.main_view or view in found]
-        self._sizes = {}  # demo -> (height, width) of the main view
+        self._sizes = {}  # (demo, view) -> (height, width)
         self._lengths = {name: self._checked_length(group, name) for name, group in groups.items()}
         masks = find(file, "mask", f"demo file {self.path}")
         if isinstance(masks, h5py.Dataset):
@@ -75,7 +76,7 @@ class DemoFile:
                 expected = f"expected uint8 of shape ({len(actions)}, H, W, 3)"
                 raise BadInput(f"{where}: {key} has shape {pictures.shape} and type {pictures.dtype}, {expected}")
             check_readable(pictures, f"{where}: {key}")
-            self._sizes.setdefault(demo, pictures.shape[1:3])
+            self._sizes[demo, view] = pictures.shape[1:3]
         for key in ("states", "robot_states"):  # groups in Isaac Lab's files
             rows = find(group, key, where)
             if isinstance(rows, h5py.Dataset) and rows.shape[:1] != actions.shape[:1]:
@@ -91,10 +92,18 @@ class DemoFile:
 
     @property
     def instruction(self):
-        """The language goal: the given one, else the file's, else the map's; BadInput where there is none."""
-        attribute, json_key, fixed = self.key_map.instruction
+        """The language goal: the given one; of a file named after a task of LIBERO's what its benchmark will state
+        (see `task_text`); else what the file or the map states. BadInput where these state nothing."""
         if self._given_instruction:
             return self._given_instruction
+        stated = self.stated_instruction
+        named = benchmark_text(self.path, self.attrs.get("bddl_file_name"))
+        return named if named and any(map(str.isalnum, stated)) else stated
+
+    @property
+    def stated_instruction(self):
+        """The language goal that the file states, else the map's, whatever was given; BadInput where there is none."""
+        attribute, json_key, fixed = self.key_map.instruction
         try:
             text = json.loads(self.attrs[attribute])[json_key] if json_key else self.attrs[attribute]
             return _sentence(text).strip('"')  # some of LIBERO's files quote the text
@@ -112,9 +121,9 @@ class DemoFile:
     def num_frames(self, demo):
         return self._lengths[demo]
 
-    def picture_size(self, demo):
-        """(height, width) of the main view's pictures, pixels."""
-        return self._sizes[demo]
+    def picture_size(self, demo, view=None):
+        """(height, width) of a view's pictures, pixels; None: the main view's."""
+        return self._sizes[demo, view or self.key_map.main_view]
 
     def mask(self, name):
         """Demo names of `mask/<name>` (robomimic's train and valid), None where the file has no such list."""

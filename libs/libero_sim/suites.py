@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from libs.demo_hdf5.task_text import INSTRUCTION_IN_BDDL
 from libs.errors import BadInput
 from libs.libero_sim.gl import SimulatorMissing
 
@@ -24,8 +25,6 @@ MAX_STEPS = {
 }
 LIBERO_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")  # no task name twice
 REPORTED_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")  # whose mean a paper states
-# Suites whose file names do not carry the instruction: it stands in the BDDL file.
-INSTRUCTION_IN_BDDL = ("_lan", "_task", "_study_table")
 
 
 @dataclass(frozen=True)

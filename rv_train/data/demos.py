@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from libs.demo_hdf5 import LIBERO, DemoFile, demo_files
-from libs.demo_hdf5.schema import IMAGE_CONVENTIONS
 from libs.errors import BadInput
+from rv_train.data import checks
 
 
 @dataclass(frozen=True)
@@ -58,32 +58,19 @@ class DemoDataset:
         proprio: parts of the robot's state to read, names of the map; a sample has them one after another.
         instruction: the language goal of every file; "": what the files state.
     Raises:
-        BadInput: a file that cannot be used, naming file and demo; files rendered with different settings.
+        BadInput: a file that cannot be used, naming file and demo; demos that are not alike (see `checks`).
     """
 
     def __init__(self, paths, views, horizon, key_map=LIBERO, proprio=(), instruction=""):
         self.views, self.horizon, self.key_map, self.parts = list(views), horizon, key_map, list(proprio)
         files = [DemoFile(path, key_map, instruction) for path in paths]
-        for file in files:
-            self._check(file)
-        settings = {(file.render, file.picture_size(demo)[0]): file.path for file in files for demo in file.demos}
-        if len(settings) > 1:
-            found = "; ".join(f"{render} at {side} pixels: {path}" for (render, side), path in settings.items())
-            raise BadInput(f"demos were rendered with different settings, do not mix them: {found}")
-        ((self.render, self.resolution),) = settings  # resolution: side of the stored frames, pixels
-        self._set_demos([rows for file in files for rows in _read_rows(file, self.parts)])
-
-    def _check(self, file):
-        expected = IMAGE_CONVENTIONS[self.key_map.upside_down]
-        convention = file.attrs.get("macros_image_convention", expected)
-        if convention != expected:
-            raise BadInput(
-                f"{file.path}: pictures stored as {convention!r}, expected {expected!r}: they would stand on "
-                "their heads"
-            )
-        missing = [view for view in self.views if view not in file.views]
-        if missing:
-            raise BadInput(f"{file.path}: no camera {missing[0]}; it has {', '.join(file.views)}")
+        checks.refuse(checks.picture_problems(files, self.views))
+        checks.refuse(checks.instruction_problems(files))
+        self.render = files[0].render
+        self.resolution = files[0].picture_size(files[0].demos[0])[0]  # side of the stored frames, pixels
+        demos = [rows for file in files for rows in read_rows(file, self.parts)]
+        checks.refuse(checks.number_problems(demos))
+        self._set_demos(demos)
 
     def _set_demos(self, demos):
         self.demos = demos
@@ -166,17 +153,11 @@ class DemoDataset:
         return part
 
 
-def _read_rows(file, parts):
-    """DemoRows of every demo of a file."""
-    try:
-        instruction = file.instruction
-    except ValueError as error:
-        raise BadInput(f"{error}; say what is to be done: DATA.INSTRUCTION (--instruction)") from error
+def read_rows(file, parts):
+    """DemoRows of every demo of a DemoFile that states an instruction."""
     for name in file.demos:
         actions = np.asarray(file.actions(name), dtype=np.float32)
-        if not np.isfinite(actions).all():
-            raise BadInput(f"{file.path}, {name}: an action is not a finite number")
-        yield DemoRows(file, instruction, name, actions, file.proprio(name, parts))
+        yield DemoRows(file, file.instruction, name, actions, file.proprio(name, parts))
 
 
 def split_by_masks(file, names):

@@ -22,6 +22,7 @@ from libs.errors import BadInput
 from rv_train.data.images import ImageTransform
 from rv_train.data.prompt import IGNORE, PromptEncoder
 from rv_train.data.reference import ReferenceEncoder
+from rv_train.data.stats import action_range
 
 
 class ObservationEncoder:
@@ -110,7 +111,7 @@ class TextEncoder(ObservationEncoder):
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None, stats=None):
         """stats: of the actions, see `rv_train.data.stats`."""
-        codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS) if stats else None
+        codec = ActionTextCodec(*action_range(stats, cfg.ACTION.RANGE), cfg.ACTION.NUM_BINS) if stats else None
         return super().from_cfg(cfg, tokenizer, codec=codec)
 
     def target(self, features, start):

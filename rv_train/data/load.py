@@ -7,9 +7,18 @@ import numpy as np
 from libs.action_text import ActionTextCodec
 from libs.demo_hdf5 import KeyMap
 from libs.errors import BadInput
+from rv_train.data import checks
 from rv_train.data.demos import DemoDataset, find_demo_files
-from rv_train.data.manifest import ManifestDataset, find_manifests
-from rv_train.data.stats import FILE_NAME, NPZ_NAME, compute_action_stats, constant_dims, data_fingerprint, read_stats
+from rv_train.data.manifest import ManifestDataset, find_manifests, read_info
+from rv_train.data.stats import (
+    FILE_NAME,
+    NPZ_NAME,
+    RANGES,
+    action_range,
+    compute_action_stats,
+    data_fingerprint,
+    read_stats,
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +27,7 @@ class TrainingData:
 
     train, valid: demos to train on and held-out ones (None where DATA.VAL_SHARE is 0).
     action_stats: of every demo of DATA.FILES, held out or not, or read from DATA.STATS; a manifest's own. With
-        "proprio" where DATA.PROPRIO chooses parts.
+        "proprio" where DATA.PROPRIO chooses parts. ACTION.RANGE says which range of them is in use.
     info: what checkpoints and run.json say of the data: render, resolution, fingerprint (of the data, whichever
         statistics are used), files, num_demos and num_frames (of all files), num_valid_demos, num_clipped (action
         values outside the range), stats (path, "" where they were computed). Of demonstration files also key_map (its
@@ -68,21 +77,27 @@ def _load_demos(cfg):
     else:
         stats = compute_action_stats(dataset)
         fingerprint = stats["fingerprint"]
-    codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
+    checks.refuse(checks.motion_problems(dataset.demos))
+    codec = ActionTextCodec(*action_range(stats, cfg.ACTION.RANGE), cfg.ACTION.NUM_BINS)
     more = {
         "num_clipped": sum(codec.count_clipped(rows.actions) for rows in dataset.demos),
         "stats": cfg.DATA.STATS,
         "key_map": key_map.name,
-        "constant": constant_dims(stats),
+        "constant": list(checks.constant_dims(stats)),
     }
-    return _split(cfg, dataset, stats, fingerprint, more)
+    num_bins = cfg.ACTION.NUM_BINS if cfg.MODEL.NAME == "vla0" else None
+    remarks = checks.demo_remarks(dataset.demos, cfg.ACTION.HORIZON, codec.low, codec.high, num_bins)
+    return _split(cfg, dataset, stats, fingerprint, more, remarks)
 
 
 def _load_manifests(cfg):
     paths = find_manifests(cfg.DATA.FILES)
+    _check_written(paths, cfg.ACTION.RANGE)
     stats, origin = _manifest_stats(paths, cfg)
-    codec = ActionTextCodec(stats["min"], stats["max"], cfg.ACTION.NUM_BINS)
+    codec = ActionTextCodec(*action_range(stats, cfg.ACTION.RANGE), cfg.ACTION.NUM_BINS)
     dataset = ManifestDataset(paths, cfg.DATA.VIEWS, cfg.ACTION.HORIZON, codec)
+    problems = filter(None, map(checks.text_problem, dataset.instructions))
+    checks.refuse(f"{', '.join(map(str, paths))}: an instruction {problem}" for problem in problems)
     remarks = []
     if dataset.num_bad:
         listed = "; ".join(dataset.bad) + ("; ..." if dataset.num_bad > len(dataset.bad) else "")
@@ -128,6 +143,15 @@ def _split(cfg, dataset, stats, fingerprint, more, remarks=()):
     return TrainingData(train, valid, stats, info, list(remarks))
 
 
+def _check_written(paths, choice):
+    """BadInput where a manifest says that its integers stand for another range; somebody else's says nothing."""
+    for path in paths:
+        info = read_info(path.parent)
+        written = info.get("action_range", "min_max") if info else choice
+        if written != choice:
+            raise BadInput(f"{path} was written with action_range {written}, ACTION.RANGE is {choice}")
+
+
 def _manifest_stats(paths, cfg):
     """(the statistics that the manifests were written with, where they were found).
 
@@ -147,11 +171,12 @@ def _manifest_stats(paths, cfg):
     if len(stats["min"]) != cfg.ACTION.DIM:
         raise BadInput(f"{origin} has {len(stats['min'])} action dimensions, ACTION.DIM is {cfg.ACTION.DIM}")
     for path, other in others:
-        for key in ("min", "max"):
-            if len(other[key]) != len(stats[key]) or not np.allclose(other[key], stats[key], rtol=1e-5, atol=1e-8):
+        ranges = (action_range(one, cfg.ACTION.RANGE) for one in (other, stats))
+        for key, theirs, ours in zip(RANGES[cfg.ACTION.RANGE], *ranges, strict=True):
+            if len(theirs) != len(ours) or not np.allclose(theirs, ours, rtol=1e-5, atol=1e-8):
                 raise BadInput(
-                    f"the statistics of {path} are not those of {origin} ({key} {other[key]}, {stats[key]}): the same "
-                    "integers mean other actions; a manifest is read with the range that it was written with"
+                    f"the statistics of {path} are not those of {origin} ({key} {theirs}, {ours}): the same integers "
+                    "mean other actions; a manifest is read with the range that it was written with"
                 )
     return stats, str(origin)
 

@@ -1,6 +1,6 @@
 """Statistics of the actions and of the chosen parts of the robot's state, and what the data is known by.
 
-The range of the actions is what integers are spread over; what is generated as numbers is normalised by them.
+A range of the actions is what integers are spread over; what is generated as numbers is normalised by them.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from libs.demo_hdf5 import LIBERO
 from libs.errors import BadInput
 
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
+RANGES = {"min_max": ("min", "max"), "q01_q99": ("q01", "q99")}  # ACTION.RANGE -> keys of the statistics
 NPZ_KEYS = {"min": "action_mins", "max": "action_maxs"}  # what others call them; further keys have our names
 
 
@@ -87,17 +88,25 @@ def compute_action_stats(dataset):
     return stats
 
 
-def constant_dims(stats):
-    """What never changes in the data of these statistics, a line each: nothing can be learned there, or from it."""
-    found = [(f"dimension {dim} of the actions", low, high) for dim, (low, high) in enumerate(_ranges(stats))]
-    if "proprio" in stats:
-        names = [f"{part} {n}" for part, dim in stats["proprio"]["parts"].items() for n in range(dim)]
-        found += [(f"proprio {name}", *span) for name, span in zip(names, _ranges(stats["proprio"]), strict=True)]
-    return [f"{what} never changes: it is {low:g} in every frame" for what, low, high in found if low == high]
+def action_range(stats, choice="min_max"):
+    """What ACTION.RANGE chooses of statistics: (low, high), lists of A floats.
 
-
-def _ranges(stats):
-    return zip(stats["min"], stats["max"], strict=True)
+    BadInput where the statistics have no such range: other people's files may hold min and max only.
+    """
+    if choice not in RANGES:
+        raise BadInput(f"no range {choice!r} of statistics: there are {', '.join(RANGES)}")
+    low, high = (stats.get(key) for key in RANGES[choice])
+    for key, values in zip(RANGES[choice], (low, high), strict=True):
+        if not isinstance(values, list) or len(values) != len(stats["min"]) or not all(map(_is_finite, values)):
+            raise BadInput(
+                f"ACTION.RANGE {choice}: the statistics have no {key} of {len(stats['min'])} finite numbers, but "
+                f"{values!r}; write them with tools/compute_stats.py, or choose min_max"
+            )
+    crossed = [dim for dim, (a, b) in enumerate(zip(low, high, strict=True)) if a > b]
+    if crossed:
+        dim = crossed[0]
+        raise BadInput(f"ACTION.RANGE {choice}: dimension {dim} of the statistics runs from {low[dim]} to {high[dim]}")
+    return low, high
 
 
 def data_fingerprint(dataset):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from libs.action_text import is_constant
 from libs.errors import BadInput
 from libs.flow_matching import SAMPLERS, Normalizer, draw_noise, flow_matching_loss, interpolate
 from rv_train.data.prompt import image_grid
@@ -189,10 +190,13 @@ class FlowExpert(nn.Module):
         stats, proprio = encoder.stats, None
         if encoder.proprio:
             proprio = Normalizer.from_mean_std(stats["proprio"]["mean"], stats["proprio"]["std"])
+        low, high = np.array(stats["min"]), np.array(stats["max"])
+        constant = is_constant(low, high)  # noise is not learned, and a constant is answered as it is
         if cfg.FLOW.NORMALIZE == "min_max":
-            actions = Normalizer.from_min_max(stats["min"], stats["max"])
+            middle = low + (high - low) / 2
+            actions = Normalizer.from_min_max(np.where(constant, middle, low), np.where(constant, middle, high))
         else:
-            actions = Normalizer.from_mean_std(stats["mean"], stats["std"])
+            actions = Normalizer.from_mean_std(stats["mean"], np.where(constant, 0.0, stats["std"]))
         dim = backbone.config.text_config.hidden_size
         expert = ActionExpert.from_cfg(cfg, dim, sum(encoder.proprio.values())).to(DTYPES[cfg.AMP.param_dtype])
         if weights:

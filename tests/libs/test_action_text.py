@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from libs.action_text import ActionTextCodec
+from libs.action_text import ActionTextCodec, is_constant
 
 LOW, HIGH = [-1.0, 0.0, -0.5], [1.0, 2.0, 0.5]
 
@@ -83,6 +83,23 @@ def test_a_dimension_without_range_keeps_its_value():
     actions, _ = codec.decode(["500 0 500 1000"], horizon=2)
     np.testing.assert_allclose(actions[0], [[0.5, 0.3], [0.5, 0.3]])
     assert codec.count_clipped([[[0.5, 0.3], [0.5, 9.0]]]) == 1
+
+
+@pytest.mark.parametrize(("value", "noise"), [(1.57, 1e-7), (-300.0, 1e-3), (0.0, 4e-8), (1.57, 0.0)])
+def test_noise_around_one_value_gets_no_bins(value, noise):
+    codec = ActionTextCodec([0.0, value - noise], [1.0, value + noise])
+    actions = np.array([[[0.5, value - noise], [0.5, value], [0.5, value + noise]]])
+    assert codec.encode(actions) == ["500 0 500 0 500 0"] and codec.count_clipped(actions.astype(np.float32)) == 0
+    decoded, _ = codec.decode(["500 0 500 731 500 1000"], horizon=3)
+    np.testing.assert_allclose(decoded[0, :, 1], value, rtol=1e-7)
+    assert codec.count_clipped(actions + np.array([0, 0.1])) == 3
+
+
+def test_what_is_motion_keeps_its_bins():
+    """Small numbers, and small steps beside a large offset."""
+    low, high = [-1e-6, 1000.0, 0.3], [1e-6, 1000.02, 0.3]
+    assert is_constant(low, high).tolist() == [False, False, True]
+    assert ActionTextCodec(low, high).encode([[[1e-6, 1000.01, 0.3]]]) == ["1000 500 0"]
 
 
 def test_golden_text_form():

@@ -45,16 +45,11 @@ def attribute(place, name, value=None):
     return change
 
 
-def copied_actions(file):
-    file["data/demo_2/actions"][:] = file["data/demo_1/actions"][:]
-
-
 def listed(file):
     file["mask/train"] = [b"demo_1", b"demo_7"]
 
 
 PROBLEMS = {
-    "demo_1: actions has NaN or infinity, first at step 2": changed("actions", (2, 3), np.nan),
     "demo_1: states has NaN or infinity, first at step 0": changed("states", (0, 1), np.inf),
     "demo_1: robot_states has NaN or infinity, first at step 4": changed("robot_states", (4, 8), np.nan),
     "demo_1: obs/ee_pos has NaN or infinity, first at step 1": changed("obs/ee_pos", (1, 0), np.nan),
@@ -73,7 +68,6 @@ PROBLEMS = {
     "demo_1: attribute model_file is missing": attribute("data/demo_1", "model_file"),
     "demo_1: attribute init_state is missing": attribute("data/demo_1", "init_state"),
     "demo_1: init_state has shape (3,), a state (11,)": attribute("data/demo_1", "init_state", np.zeros(3)),
-    "demo_2: the same actions as demo_1": copied_actions,
     "demo_1: obs/agentview_rgb: 2 of 5 pictures have one colour only, first frame 2": changed(
         "obs/agentview_rgb", slice(2, 4), 0
     ),
@@ -87,9 +81,6 @@ PROBLEMS = {
     "data: attribute env_args is not JSON": attribute("data", "env_args", "{"),
     "data: attribute problem_info has no language_instruction": attribute("data", "problem_info", "{}"),
     "data: attribute macros_image_convention is missing": attribute("data", "macros_image_convention"),
-    "data: macros_image_convention is 'opencv', not 'opengl': the pictures would be read upside down": attribute(
-        "data", "macros_image_convention", "opencv"
-    ),
     "mask/train: lists demos that do not exist: demo_7": listed,
 }
 

@@ -10,12 +10,12 @@ import pytest
 
 from libs.demo_hdf5 import KeyMap
 from rv_train import train
+from rv_train.data.checks import constant_dims
 from rv_train.data.demos import DemoDataset
 from rv_train.data.load import key_map_of, load_data
 from rv_train.data.stats import (
     Moments,
     compute_action_stats,
-    constant_dims,
     data_fingerprint,
     read_stats,
     write_stats,
@@ -160,7 +160,7 @@ def test_what_never_changes_has_a_spread_of_exactly_zero_and_is_reported(tmp_pat
     assert sum(std == 0 for std in data.action_stats["std"] + data.action_stats["proprio"]["std"]) == 2
     assert (
         data.info["constant"]
-        == constant_dims(data.action_stats)
+        == list(constant_dims(data.action_stats))
         == [
             "dimension 4 of the actions never changes: it is 0.1 in every frame",
             "proprio joint_pos 8 never changes: it is 0.333333 in every frame",

@@ -9,6 +9,7 @@ import pytest
 
 from libs.demo_hdf5 import DemoFile
 from libs.demo_hdf5.writer import merge_files
+from libs.errors import BadInput
 from rv_train.data.demos import DemoDataset
 from rv_train.data.load import load_data
 from rv_train.data.stats import compute_action_stats, data_fingerprint, read_stats, write_stats
@@ -199,11 +200,15 @@ def test_the_fingerprint_tells_data_apart_wherever_it_lies(folder, tmp_path):
 
 
 def test_demos_of_different_sizes_are_refused_wherever_they_lie(tmp_path):
-    for side in (32, 48):
-        write_synthetic_demo_file(tmp_path / f"{side}.hdf5", 1, 3, side, seed=side)
+    for side, demos in ((32, 2), (48, 1)):
+        write_synthetic_demo_file(tmp_path / f"{side}.hdf5", demos, 3, side, seed=side)
     merge_files(tmp_path / "mixed.hdf5", [tmp_path / "32.hdf5", tmp_path / "48.hdf5"])
-    for paths in ([tmp_path / "mixed.hdf5"], [tmp_path / "32.hdf5", tmp_path / "48.hdf5"]):
-        with pytest.raises(ValueError, match=r"different settings.* fast at 32 pixels: .*; fast at 48 pixels"):
+    for paths, odd in (
+        ([tmp_path / "mixed.hdf5"], r"mixed\.hdf5, demo_2"),
+        ([tmp_path / "48.hdf5", tmp_path / "32.hdf5"], r"48\.hdf5, demo_0"),
+    ):
+        wanted = r"pictures of agentview are 48 x 48 pixels, 2 of 3 demos have 32 x 32 pixels \(.*\.hdf5, demo_0\)"
+        with pytest.raises(BadInput, match=rf"{odd}: {wanted}"):
             DemoDataset(paths, VIEWS, 2)
 
 

@@ -49,15 +49,46 @@ def test_problems_are_listed_and_exit_code_is_1(path, capsys):
     with h5py.File(path, "r+") as file:
         for demo in file["data"].values():
             del demo.attrs["model_file"]
-        file["data/demo_2/actions"][0, 0] = np.nan
+        file["data/demo_2/actions"][1:, 3] = np.nan
+        for key in ("actions", "obs/agentview_rgb"):
+            file["data/demo_1"][key][:] = file["data/demo_0"][key][:]
+        file["data"].attrs["macros_image_convention"] = "opencv"
     with pytest.raises(SystemExit) as stop:
         main([str(path), "--verify"])
     assert stop.value.code == 1
-    assert capsys.readouterr().out.split("verified     ")[1].splitlines()[:3] == [
-        "2 problems",
+    assert capsys.readouterr().out.split("verified     ")[1].splitlines()[:5] == [
+        "4 problems",
         "    demo_0 and 2 more: attribute model_file is missing",
-        "    demo_2: actions has NaN or infinity, first at step 0",
+        f"    {path}: pictures stored as 'opencv', expected 'opengl': they would stand on their heads",
+        "    demo_2: dimension 3 of the action at frame 1 is nan, not a finite number (4 such frames): mend the demo "
+        "or leave it out",
+        f"    1 demo of 3 repeats another one, actions and first picture: {path}, demo_1 has those of demo_0; it "
+        "counts twice, and with DATA.VAL_SHARE a copy may be held out of what is trained on",
     ]
+
+
+def test_what_a_starting_run_says_is_said_before(path, tmp_path, capsys):
+    """Remarks do not make a file bad: the range of a single wild value, noise, another instruction in the name."""
+    named = path.rename(tmp_path / "wipe_the_table_demo.hdf5")
+    with h5py.File(named, "r+") as file:
+        file["data/demo_1/actions"][2, 1] = 0.9
+        for number, demo in enumerate(file["data"].values()):
+            demo["actions"][:, 4] *= 0.01
+            demo["actions"][:, 1] = np.where(demo["actions"][:, 1] == 0.9, 0.9, 0.001 * np.arange(5) / (number + 1))
+            demo["actions"][:, 3] = 0.57 + 1e-7 * np.arange(5)
+    main([str(named), "--verify"])
+    out = capsys.readouterr().out
+    remarks = [line[15:] for line in out.splitlines() if line.startswith("  remark")]
+    assert "verified     no problems" in out and "never change" in out and len(remarks) == 4
+    for remark, start in zip(remarks, ("two instructions: ", "dimension 3", "dimension 6", "dimension 1"), strict=True):
+        assert remark.startswith(start)
+    assert f"is 0.9 in {named}, demo_1, frame 2; the other 93 % of the values" in remarks[3]
+
+
+def test_the_instruction_that_training_takes_stands_beside_the_stated_one(path, tmp_path, capsys):
+    main([str(path.rename(tmp_path / "turn_on_the_stove_demo.hdf5"))])
+    said = "instruction  turn on the stove (LIBERO's, by the file's name; it states 'pick up the stripe')"
+    assert said in capsys.readouterr().out
 
 
 def test_video_plays_the_demos_of_files_of_different_shapes(path, tmp_path, capsys):

@@ -1,0 +1,311 @@
+"""What demonstrations are looked at for before they are used: one place for a run, its --dry_run and the tools.
+
+Problems are what nobody can train on, or means to: `refuse` them. Remarks are what somebody should know before hours of
+training. All are one pass over what is in memory anyway, outlines of files and actions; pictures are read only of demos
+whose actions are those of another one, a picture each.
+
+`demos` are lists of `rv_train.data.demos.DemoRows`, `files` of DemoFiles.
+"""
+
+import hashlib
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+
+from libs.action_text import is_constant
+from libs.demo_hdf5.schema import IMAGE_CONVENTIONS
+from libs.demo_hdf5.task_text import benchmark_text, evaluated_with_bddl_text, same_text, text_of_name
+from libs.errors import BadInput
+
+MAX_INSTRUCTION = 512  # bytes of UTF-8: no more tokens than that; rv_eval/protocol.py takes no longer ones
+SQUEEZED = 0.1  # share of a range: where nearly all values lie in less, a few others have made it so wide
+USUAL_BINS = 1000  # what ACTION.NUM_BINS is unless a recipe says otherwise: for tools that read none
+FEW = 100  # one value in so many (at least one) counts as few
+WAY_OUT = "say what is to be done: DATA.INSTRUCTION (--instruction)"
+NAME_WORDS = 3  # of a file's name that may be an instruction
+
+
+def refuse(problems):
+    """BadInput with the first of some problems, if there is any."""
+    problems = list(problems)
+    if problems:
+        more = len(problems) - 1
+        rest = f"; and {more} more problem{'s' * (more > 1)} of this kind" if more else ""
+        raise BadInput(f"{problems[0]}{rest}")
+
+
+# ------------------------------------------------------------------------------------------------ problems
+
+
+def picture_problems(files, views):
+    """Cameras that are missing, pictures that stand on their heads or differ between demos in size or rendering.
+
+    The size that most demos have is what the others are held against.
+    """
+    found = []
+    for file in files:
+        expected = IMAGE_CONVENTIONS[file.key_map.upside_down]
+        convention = file.attrs.get("macros_image_convention", expected)
+        if convention != expected:
+            found.append(
+                f"{file.path}: pictures stored as {convention!r}, expected {expected!r}: they would stand on their "
+                "heads"
+            )
+        missing = [view for view in views if view not in file.views]
+        if missing:
+            found.append(f"{file.path}: no camera {missing[0]}; its {file.demos[0]} has {', '.join(file.views)}")
+    if found:
+        return found
+    renders = {file.render: file.path for file in files}
+    if len(renders) > 1:
+        listed = "; ".join(f"{render}: {path}" for render, path in renders.items())
+        found.append(f"demos were rendered with different settings, do not mix them: {listed}")
+    for view in dict.fromkeys((files[0].key_map.main_view, *views)):
+        found += _size_problems(files, view)
+    return found
+
+
+def _size_problems(files, view):
+    sizes = [(file, demo, tuple(file.picture_size(demo, view))) for file in files for demo in file.demos]
+    usual, count = Counter(size for *_, size in sizes).most_common(1)[0]
+    file, demo = next((file, demo) for file, demo, size in sizes if size == usual)
+    if usual[0] != usual[1]:
+        yield f"{file.path}, {demo}: pictures of {view} are {_pixels(usual)}, not square"
+    others = f"{count} of {len(sizes)} demos have {_pixels(usual)} ({file.path}, {demo})"
+    for file, demo, size in sizes:
+        if size != usual:
+            yield (
+                f"{file.path}, {demo}: pictures of {view} are {_pixels(size)}, {others}: leave it out, or render all "
+                "alike (tools/regenerate_libero.py --resolution)"
+            )
+
+
+def _pixels(size):
+    return f"{size[0]} x {size[1]} pixels"
+
+
+def instruction_problems(files):
+    """Files whose language goal is missing, empty, too long or would be read as marks of the model."""
+    for file in files:
+        try:
+            problem = text_problem(file.instruction)
+        except BadInput as error:
+            yield f"{error}; {WAY_OUT}"
+        else:
+            if problem:
+                yield f"{file.path}: its instruction {problem}; {WAY_OUT}"
+
+
+def text_problem(text):
+    """What is wrong with an instruction, "" if nothing."""
+    if not any(map(str.isalnum, text)):
+        return "is empty"
+    if len(text.encode()) > MAX_INSTRUCTION:
+        return f"has {len(text.encode()):,} bytes, at most {MAX_INSTRUCTION} are taken ({text[:40]!r} ...)"
+    return f'holds "<|", with which the marks of the model begin ({text[:60]!r})' if "<|" in text else ""
+
+
+def number_problems(demos):
+    """Actions that are no numbers."""
+    for rows in demos:
+        bad = ~np.isfinite(rows.actions)
+        if bad.any():
+            frame, dim = np.argwhere(bad)[0]
+            yield (
+                f"{rows.file.path}, {rows.name}: dimension {dim} of the action at frame {frame} is "
+                f"{rows.actions[frame, dim]}, not a finite number ({int(bad.any(axis=1).sum())} such frames): mend the "
+                "demo or leave it out"
+            )
+
+
+def motion_problems(demos):
+    """Data in which no dimension of the actions ever changes."""
+    low, high = _extent(demos)
+    if is_constant(low, high).all():
+        key = demos[0].file.key_map.actions.key
+        yield (
+            f"{demos[0].file.path}, {demos[0].name}: all actions of {_plural(len(demos), 'demo')} are the same, "
+            f"{[round(float(value), 6) for value in low]}: nothing can be learned; are they what {key!r} should hold?"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ remarks
+
+
+def demo_remarks(demos, horizon, low, high, num_bins=None):
+    """Lines about data that can be trained on.
+
+    Args:
+        horizon: actions per chunk.
+        low, high: (A,) the range in use.
+        num_bins: integers that it is divided into; None for a policy that writes none.
+    """
+    files = list(dict.fromkeys(rows.file for rows in demos))
+    return [
+        *text_remarks(files),
+        *_length_remarks(demos, horizon),
+        *copy_remarks(demos),
+        *range_remarks(demos, low, high, num_bins),
+    ]
+
+
+def text_remarks(files):
+    """Files whose name states another instruction than their content, and which of the two is used."""
+    used = {"name": [], "content": []}
+    for file in files:
+        try:
+            stated = file.stated_instruction
+        except BadInput:
+            continue
+        bddl, instruction = file.attrs.get("bddl_file_name"), file.instruction
+        named = benchmark_text(file.path, bddl)
+        if named and not same_text(named, stated) and instruction == named:
+            used["name"].append(f"{file.path} is named {named!r}, states {stated!r}")
+        elif not named and _may_say(file.path, bddl) and instruction == stated:
+            named = text_of_name(file.path)
+            if not same_text(named, stated):
+                used["content"].append(f"{file.path} is named {named!r}, states {stated!r}")
+    for which, why in (
+        ("name", "LIBERO's benchmark states the name's at evaluation, so training does, too"),
+        ("content", "no task of LIBERO's is called so: what the file states is used, evaluate with the same"),
+    ):
+        if used[which]:
+            more = len(used[which]) - 1
+            rest = f" (and {_plural(more, 'file')} more alike)" if more else ""
+            yield f"two instructions: {used[which][0]}{rest}; {why}; DATA.INSTRUCTION gives another"
+
+
+def _may_say(path, bddl_file_name):
+    """Whether the name of a file may be an instruction: LIBERO's way, NAME_demo.hdf5, and a task of BDDL."""
+    if not isinstance(bddl_file_name, str) or not bddl_file_name.endswith(".bddl"):
+        return False
+    named = path.stem.endswith("_demo") and len(text_of_name(path).split()) >= NAME_WORDS
+    return named and not evaluated_with_bddl_text(bddl_file_name)
+
+
+def constant_dims(stats):
+    """What never changes in the data of these statistics, a line each: nothing can be learned there, or from it."""
+    still = is_constant(stats["min"], stats["max"])
+    for dim, (low, high) in enumerate(zip(stats["min"], stats["max"], strict=True)):
+        what = f"dimension {dim} of the actions"
+        if low == high:
+            yield f"{what} never changes: it is {low:g} in every frame"
+        elif still[dim]:
+            middle = low + (high - low) / 2
+            yield f"{what} never changes but for noise, {low:.9g} to {high:.9g}: it is taken for {middle:g} everywhere"
+    if "proprio" in stats:
+        proprio = stats["proprio"]
+        names = [f"{part} {n}" for part, dim in proprio["parts"].items() for n in range(dim)]
+        for name, low, high in zip(names, proprio["min"], proprio["max"], strict=True):
+            if low == high:
+                yield f"proprio {name} never changes: it is {low:g} in every frame"
+
+
+def _length_remarks(demos, horizon):
+    short = [rows for rows in demos if len(rows.actions) < horizon]
+    if short:
+        first = min(short, key=lambda rows: len(rows.actions))
+        yield (
+            f"{len(short)} of {_plural(len(demos), 'demo')} have fewer frames than the {horizon} actions of a chunk: "
+            "all their chunks end with repetitions of the last action; the shortest is "
+            f"{first.file.path}, {first.name}: {len(first.actions)}"
+        )
+
+
+def copy_remarks(demos):
+    """Demos with the actions and the first picture of an earlier one."""
+    first_with, copies = {}, []
+    for rows in demos:
+        digest = hashlib.blake2b(rows.actions.tobytes(), digest_size=16).digest()
+        twin = first_with.setdefault(digest, rows)
+        if twin is not rows and np.array_equal(_first_picture(twin), _first_picture(rows)):
+            copies.append((twin, rows))
+    if copies:
+        twin, rows = copies[0]
+        who, counts = ("repeat", "they count") if len(copies) > 1 else ("repeats", "it counts")
+        place = f"{twin.name}" if rows.file is twin.file else f"{twin.file.path}, {twin.name}"
+        yield (
+            f"{_plural(len(copies), 'demo')} of {len(demos)} {who} another one, actions and first picture: "
+            f"{rows.file.path}, {rows.name} has those of {place}; {counts} twice, and with DATA.VAL_SHARE a copy may "
+            "be held out of what is trained on"
+        )
+
+
+def _first_picture(rows):
+    return rows.file.frame(rows.name, 0, rows.file.key_map.main_view)
+
+
+def range_remarks(demos, low, high, num_bins):
+    """Of every dimension: values that make the range too wide for all others, or that a narrow one leaves out."""
+    low, high = np.asarray(low), np.asarray(high)
+    data_low, data_high = _extent(demos)
+    still, shut = is_constant(data_low, data_high), is_constant(low, high)
+    for dim in np.flatnonzero(~still):
+        column = np.concatenate([rows.actions[:, dim] for rows in demos]).astype(np.float64)
+        if shut[dim]:
+            lost = int((~is_constant(np.minimum(column, low[dim]), np.maximum(column, low[dim]))).sum())
+            yield (
+                f"dimension {dim} of the actions: the range in use is the one value {low[dim]:g}, and {lost:,} of "
+                f"{len(column):,} values are others, from {data_low[dim]:g} to {data_high[dim]:g}: they are clipped to "
+                "it; ACTION.RANGE min_max, or DATA.STATS with a range of your own, keeps them"
+            )
+        else:
+            yield from _outlier_remark(demos, dim, column, (low[dim], high[dim]), num_bins)
+
+
+def _outlier_remark(demos, dim, column, used, num_bins):
+    """column: (N,) all values of the dimension; used: its range."""
+    values = np.clip(column, *used)
+    away = np.abs(values - np.median(values))
+    few = max(1, len(values) // FEW)
+    rest = values[np.argpartition(away, -few)[:-few]]
+    if len(rest) == 0 or is_constant(rest.min(), rest.max()):  # a switch that is seldom thrown needs no bins between
+        return
+    low, high = float(rest.min()), float(rest.max())
+    share = (high - low) / (used[1] - used[0])
+    if share >= SQUEEZED or values.max() - values.min() < (used[1] - used[0]) / 2:  # the range is not this data's
+        return
+    worst = int(away.argmax())
+    quantiles = np.quantile(column, [0.01, 0.99])
+    if num_bins is None:
+        what = f"lie in {share:.1%} of the range, {low:g} to {high:g}"
+        remedy = "mend that demo or leave it out; FLOW.NORMALIZE mean_std is disturbed less"
+    else:
+        what = f"lie between {low:g} and {high:g}, in {_bins(share, num_bins)} of the {num_bins:,} bins"
+        clipped = _bins((high - low) / max(quantiles[1] - quantiles[0], high - low), num_bins)
+        remedy = "mend that demo or leave it out"
+        if clipped > 2 * _bins(share, num_bins):
+            remedy += (
+                f", or clip the range: ACTION.RANGE q01_q99 is {quantiles[0]:g} to {quantiles[1]:g} and gives them "
+                f"{clipped:,} bins"
+            )
+    yield (
+        f"dimension {dim} of the actions is {column[worst]:g} in {_place(demos, worst)}; the other "
+        f"{math.floor(100 * len(rest) / len(values))} % of the values {what}: {remedy}"
+    )
+
+
+def _bins(share, num_bins):
+    return max(1, math.ceil(share * num_bins))
+
+
+def _place(demos, index):
+    """Number of an action, counted over all demos -> where it stands."""
+    ends = list(itertools.accumulate(len(rows.actions) for rows in demos))
+    number = int(np.searchsorted(ends, index, side="right"))
+    rows = demos[number]
+    return f"{rows.file.path}, {rows.name}, frame {index - ends[number] + len(rows.actions)}"
+
+
+def _extent(demos):
+    """(smallest, largest) action, (A,) each."""
+    return (
+        np.min([rows.actions.min(axis=0) for rows in demos], axis=0),
+        np.max([rows.actions.max(axis=0) for rows in demos], axis=0),
+    )
+
+
+def _plural(number, name):
+    return f"{number:,} {name}{'s' * (number != 1)}"
