@@ -1,6 +1,5 @@
 """Processes: one per GPU or CPU rank, started by `mp.spawn` here or by torchrun outside."""
 
-import builtins
 import contextlib
 import datetime
 import logging
@@ -141,7 +140,8 @@ def _first_failure(context):
 def _bad_input(traceback):
     """The message of a traceback's last line if that is a BadInput or OSError, else None."""
     kind, _, message = traceback.strip().splitlines()[-1].partition(": ")
-    kind = getattr(builtins, kind, None)
+    module, _, name = kind.rpartition(".")  # "OSError", "libs.errors.BadInput", or one derived from it
+    kind = getattr(sys.modules.get(module or "builtins"), name, None)
     return message if isinstance(kind, type) and issubclass(kind, BAD_INPUT) else None
 
 

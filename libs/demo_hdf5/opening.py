@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import importlib
 import os
 import re
 import stat
@@ -141,9 +142,9 @@ def filters_of(array: h5py.Dataset) -> dict[int, str]:
 
 @functools.cache
 def _load_filters() -> None:
-    """Importing hdf5plugin is what makes its filters known to h5py."""
+    """Importing hdf5plugin is what makes its filters known to h5py. Nothing here needs it: any version will do."""
     with contextlib.suppress(ImportError):
-        import hdf5plugin  # noqa: F401
+        importlib.import_module("hdf5plugin")
 
 
 def _problem_of_file(path) -> str:
