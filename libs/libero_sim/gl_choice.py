@@ -77,7 +77,7 @@ def _choose(environ: Mapping[str, str], machine: Machine) -> Graphics:
         trial = machine.try_glx()
         if not trial.works:
             raise _Refused(f"GLX does not work here ({trial.problem})")
-        return Graphics("glx", (), trial.renderer, f"{stated} is set")
+        return Graphics("glx", (), trial.renderer, f"{stated} and DISPLAY={_value(environ, 'DISPLAY')} are set")
     no_egl = None if backend == "osmesa" else _choose_egl(environ, machine)
     if isinstance(no_egl, Graphics):
         return no_egl

@@ -263,10 +263,13 @@ def _glx():
         return
     opened = glfw.init()
     glfw.window_hint(glfw.VISIBLE, 0)
-    if not opened or not glfw.create_window(64, 64, "", None, None):
+    window = opened and glfw.create_window(64, 64, "", None, None)
+    if not window:
         yield {"problem": f"it cannot open a window on DISPLAY={os.environ['DISPLAY']}"}
-    else:
-        yield {"renderer": f"DISPLAY={os.environ['DISPLAY']}"}
+        return
+    glfw.make_context_current(window)
+    get_string = ctypes.CFUNCTYPE(ctypes.c_char_p, _INT)(glfw.get_proc_address("glGetString"))
+    yield {"renderer": (get_string(_RENDERER) or b"").decode(errors="replace")}
 
 
 if __name__ == "__main__":
