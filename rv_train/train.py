@@ -12,7 +12,6 @@ import contextlib
 import json
 import math
 import os
-import sys
 
 import torch
 import torch.distributed as dist
@@ -258,8 +257,7 @@ def main(argv=None):
     try:
         code = launch(train, devices, cfg, job)
     except KeyboardInterrupt:
-        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise KeyboardInterrupt("--resume continues from the last checkpoint") from None
     raise SystemExit(code)
 
 

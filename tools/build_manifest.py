@@ -16,7 +16,6 @@ the number of processes. Exit code: 0, 2 where a file cannot be used, 130 after 
 import argparse
 import json
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -113,9 +112,7 @@ def run_with_bar(build, workers, num_frames):
         try:
             build.run(workers, lambda task: bar.update(task.frames))
         except KeyboardInterrupt:
-            bar.close()
-            print("interrupted; the same command continues", file=sys.stderr)
-            raise SystemExit(130) from None
+            raise KeyboardInterrupt("the same command continues") from None
 
 
 def splits_of(file):

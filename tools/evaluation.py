@@ -122,8 +122,7 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
     try:
         records = evaluate(policy, make_env, episodes, options, provenance, report)
     except KeyboardInterrupt:
-        report(f"interrupted: {kept}")
-        raise SystemExit(130) from None
+        raise KeyboardInterrupt(kept) from None
     except (SimulatorGaveUp, PolicyLost, PolicyFailed, PolicyChanged) as error:
         print(f"error: {error}; {kept}", file=sys.stderr)
         raise SystemExit(1) from error

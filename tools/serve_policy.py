@@ -68,12 +68,9 @@ def main(argv=None):
         raise BadInput(f"--port must be from 0 to 65535, got {args.port}")
     if args.threads < 1:
         raise BadInput(f"--threads must be at least 1, got {args.threads}")
-    try:
-        policy = load_policy(args)
-        server = PolicyServer(policy, limits, api_key)
-        idle = asyncio.run(serve(server, args.host, args.port, ready_line(policy)))
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    policy = load_policy(args)
+    server = PolicyServer(policy, limits, api_key)
+    idle = asyncio.run(serve(server, args.host, args.port, ready_line(policy)))
     if not idle:
         os._exit(0)  # the policy's thread cannot be ended, and the interpreter would wait for it
 

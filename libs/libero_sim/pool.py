@@ -8,7 +8,6 @@ import abc
 import contextlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -130,7 +129,7 @@ def run_jobs(jobs: list[Job], num_workers: int, progress: Callable[[Job], None],
     """Work in `num_workers` simulator processes until no job needs a further piece.
 
     progress: called with its job after each piece. make_worker: Job -> RemoteObject; None makes the job's own.
-    What a job or a worker raises as BadInput ends the call; so does, as OSError, a piece during which the
+    What a job or a worker raises as BadInput ends the call; so does, as RuntimeError, a piece during which the
     simulator crashed or hung again and again. Stopped by an exception, it leaves the finished pieces for another
     call.
     """
@@ -169,9 +168,7 @@ def run_with_bar(jobs: list[Job], num_workers: int) -> None:
         try:
             run_jobs(jobs, num_workers, progress)
         except KeyboardInterrupt:
-            bar.close()
-            print("interrupted; the same command continues", file=sys.stderr)
-            raise SystemExit(130) from None
+            raise KeyboardInterrupt("the same command continues") from None
 
 
 def _own_worker(job: Job) -> RemoteObject:
@@ -184,7 +181,7 @@ def _count_incident(incidents: dict, slot: "_Slot", error: RuntimeError) -> None
     key = job.path, number
     incidents[key] = incidents.get(key, 0) + 1
     if incidents[key] >= MAX_INCIDENTS:
-        raise OSError(
+        raise RuntimeError(
             f"{job.name}, {job.PIECE} {number}: the simulator failed {incidents[key]} times, last: {error}"
         ) from error
 

@@ -107,7 +107,7 @@ class Build:
 
         Raises:
             BadInput: a demonstration file that is damaged or has changed.
-            OSError: something cannot be written, or a process died.
+            OSError: something cannot be written. RuntimeError: a process died.
         """
         todo = self.missing()
         if workers == 1:
@@ -122,7 +122,7 @@ class Build:
             try:
                 self._hand_out(pool, todo, workers * AHEAD, progress)
             except concurrent.futures.process.BrokenProcessPool as error:
-                raise OSError(f"{self.out}: a process died ({error}); the same command continues") from None
+                raise RuntimeError(f"{self.out}: a process died ({error}); the same command continues") from error
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
