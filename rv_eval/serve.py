@@ -161,7 +161,7 @@ class PolicyServer:
             return "a text message: observations are binary msgpack"
         try:
             observation = read_observation(wire.unpack(message, self._max_bytes), self._views, self._proprio)
-        except ValueError as error:
+        except BadInput as error:
             return str(error)[:MAX_REASON]
         del message  # as long as the observation waits, it is in memory once
         answer = asyncio.ensure_future(self._batcher.ask(observation))

@@ -119,7 +119,7 @@ def _check_packages(cfg, tokenizer, device, amp, missing):
     def check(function, *args):
         try:
             function(*args)
-        except ValueError as error:
+        except BadInput as error:
             missing.append(str(error))
 
     check(check_attention, cfg, device, amp)
@@ -153,7 +153,7 @@ def _data(cfg, missing):
         return None
     try:
         return load_data(cfg)
-    except (ValueError, OSError) as error:
+    except BadInput as error:
         missing.append(f"data: {error}")
         return None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from libs.config_tree import differences
 from libs.errors import BadInput
+from libs.files import kind_of, make_folder
 from rv_train import checkpoint
 from rv_train.data.features import TrainingSet
 from rv_train.data.load import TrainingData, load_data
@@ -112,10 +113,10 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
         check_weights(cfg)
         if checkpoint.checkpoints(run):
             raise BadInput(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
-        if run.exists():
+        if kind_of(run):
             checkpoint.refuse_foreign(run)
-        run.mkdir(parents=True, exist_ok=True)
-    elif not run.is_dir():
+        make_folder(run)
+    elif kind_of(run) != "folder":
         checkpoint.find_resume(run)  # says that there is none
     with checkpoint.lock(run):  # what a killed run leaves running has ended now
         if resume:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from libs.errors import BadInput
+from libs.files import check_new_folder
 from rv_eval.agent import AgentSettings
 
 SERVED = ("ws://", "wss://")
@@ -96,6 +97,8 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
     from rv_eval.rollout import SimulatorGaveUp
 
     # Cheap checks first: a policy may take long to load.
+    if args.log_dir:
+        check_new_folder(args.log_dir)
     episodes = plan_episodes(tasks, args.episodes, args.seed, args.num_steps)
     shard_episodes(episodes, args.shard_id, args.num_shards)  # refuses numbers that cannot be
 

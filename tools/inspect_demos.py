@@ -20,6 +20,7 @@ from libs.cli import cli_errors
 from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, verify_demo_file
 from libs.demo_hdf5.layout import find_key_map, key_problems
 from libs.errors import BadInput
+from libs.files import check_new_file
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 LABEL_WIDTH = 13
@@ -53,6 +54,8 @@ def main(argv=None):
         raise BadInput(f"--demos must be at least 1, not {args.demos}")
     if args.video is not None and args.video.suffix != ".mp4":
         raise BadInput(f"--video {args.video} must end in .mp4")
+    if args.video is not None:
+        check_new_file(args.video)
     given = KeyMap.find(args.key_map) if args.key_map else None
     key_maps = {path: given or find_key_map(path) for path in args.files}
     opened, problems = [], 0
@@ -60,7 +63,7 @@ def main(argv=None):
         print("\n".join([str(path), *key_lines(path, key_map, "given" if given else "fits")]))
         try:
             demos = DemoFile(path, key_map)
-        except ValueError as error:
+        except BadInput as error:
             print(row("unusable", error), flush=True)
             problems += 1
         else:
@@ -118,7 +121,7 @@ def read_proprio(demos: DemoFile) -> dict[str, np.ndarray]:
     """{part: (frames, n)} of the parts that every demo has as its key map says."""
     found = {}
     for part in demos.key_map.proprio:
-        with contextlib.suppress(ValueError):  # reported with the keys, or by --verify
+        with contextlib.suppress(BadInput):  # reported with the keys, or by --verify
             found[part] = np.concatenate([demos.proprio(demo, [part]) for demo in demos.demos])
     return found
 
@@ -173,7 +176,7 @@ def instruction_of(demos: DemoFile) -> str:
     """The language goal, "" where neither file nor key map states one."""
     try:
         return demos.instruction
-    except ValueError:
+    except BadInput:
         return ""
 
 
@@ -200,7 +203,7 @@ def replay(demos: DemoFile, names: list[str]) -> list[str]:
     try:
         demos.states(names[0]), demos.robot_states(names[0])
         task = recorded_task(demos)
-    except (ValueError, SimulatorMissing) as error:  # no such task, no simulator
+    except BadInput as error:  # no such task, no simulator
         print(f"{label}not replayed: {error}")
         return []
     try:
@@ -224,7 +227,7 @@ def replay(demos: DemoFile, names: list[str]) -> list[str]:
             problems += [f"{name}: {problem}" for problem in result.problems()]
     except SimulatorMissing as error:
         print(f"{label}not replayed: {error}")
-    except ValueError as error:
+    except BadInput as error:
         problems.append(f"{names[0]}: cannot be replayed: {error}")
     return problems
 

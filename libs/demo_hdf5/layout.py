@@ -1,7 +1,6 @@
 """What a demonstration file holds beside what a key map says that it should."""
 
 import contextlib
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -9,13 +8,15 @@ import numpy as np
 from libs.demo_hdf5.key_map import KeyMap, shipped
 from libs.demo_hdf5.schema import demo_number
 from libs.errors import BadInput
+from libs.files import kind_of
 
 
 @contextlib.contextmanager
 def readable(path):
     """Around reading an HDF5 file: BadInput, naming it, where it is missing, truncated or something else."""
-    if not Path(path).is_file():
-        raise BadInput(f"demo file {path} does not exist")
+    kind = kind_of(path)
+    if kind != "file":
+        raise BadInput(f"demo file {path} " + ("is a folder" if kind else "does not exist"))
     try:
         yield
     except OSError as error:

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import json
+import os
+import stat
 from pathlib import Path
 
 import yaml
@@ -22,22 +24,33 @@ def named_path(path, what="read"):
 
     what: what cannot be done then, "read", "written". Every other error comes out as it is.
     """
+    if "\0" in str(path):
+        raise BadInput(f"{str(path)!r} is no path")
     try:
         yield
     except OSError as error:
         if error.errno not in OF_THE_PATH:
             raise
-        raise BadInput(f"{path} cannot be {what} ({error.strerror})") from error
+        missing = what == "read" and error.errno == errno.ENOENT
+        reason = "does not exist" if missing else f"cannot be {what} ({error.strerror})"
+        raise BadInput(f"{path} {reason}") from error
+
+
+def kind_of(path) -> str:
+    """ "file" or "folder", "" where nothing stands there; BadInput where that cannot be seen."""
+    with named_path(path):
+        try:
+            mode = os.stat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+    return "folder" if stat.S_ISDIR(mode) else "file"
 
 
 def read_text(path) -> str:
     """The UTF-8 text of a file; BadInput where it is missing, unreadable, a folder or no text."""
-    path = Path(path)
-    if "\0" in str(path):
-        raise BadInput(f"{str(path)!r} is no path")
     with named_path(path):
         try:
-            return path.read_text(encoding="utf-8")
+            return Path(path).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise BadInput(f"{path} is not a text file ({error})") from None
 
@@ -74,3 +87,25 @@ def make_folder(path) -> Path:
     with named_path(path, "made"):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def check_new_folder(path):
+    """BadInput unless files can be put into this folder, which need not exist. Makes nothing: for the start of what
+    writes at its end."""
+    place = Path(os.path.abspath(path))
+    while not (kind := kind_of(place)):
+        place = place.parent
+    if kind == "file":
+        raise BadInput(f"{path} cannot be a folder: {place} is a file")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise BadInput(f"{path} cannot be written: no permission to write into {place}")
+
+
+def check_new_file(path):
+    """BadInput unless a file can be written there, over one that exists, too. Makes nothing."""
+    path = Path(path)
+    if kind_of(path) == "folder":
+        raise BadInput(f"{path} is a folder: name a file")
+    if kind_of(path) == "file" and not os.access(path, os.W_OK):
+        raise BadInput(f"{path} cannot be written: no permission")
+    check_new_folder(path.parent)

@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from libs.errors import BadInput
+from libs.files import make_folder, read_json_object
 from libs.libero_sim.gl import prepare_gl
 from libs.libero_sim.remote import RemoteObject, SimCrash, SimTimeout
 
@@ -46,7 +47,7 @@ class Job(abc.ABC):
         if self.complete:
             self.read_file()
         elif self.parts.exists():
-            self.check_same(json.loads((self.parts / "settings.json").read_text()), self.parts)
+            self.check_same(read_json_object(self.parts / "settings.json"), self.parts)
             self.finished = self.read_parts()
 
     @property
@@ -91,7 +92,7 @@ class Job(abc.ABC):
         """Make the folder of the parts (with its settings, at once), or end what a kill left nearly done."""
         if not self.complete and not self.parts.exists():
             beside = self.parts.with_name(self.parts.name + ".tmp")
-            beside.mkdir(parents=True, exist_ok=True)
+            make_folder(beside)
             (beside / "settings.json").write_text(json.dumps(asdict(self.settings)))
             beside.rename(self.parts)
         self._end_if_possible()

@@ -27,6 +27,7 @@ import numpy as np
 from libs.action_text import ActionTextCodec
 from libs.demo_hdf5 import DemoFile
 from libs.errors import BadInput
+from libs.files import make_folder, named_path, read_json_object
 from libs.manifest.lines import MANIFEST, SUMS
 from libs.manifest.pictures import SUFFIXES, encode_picture
 
@@ -77,10 +78,12 @@ class Build:
         self.parts = self.out / PARTS
 
     def __enter__(self):
-        if self.out.exists() and not self.parts.exists() and any(self.out.iterdir()):
-            raise BadInput(f"{self.out} is not empty, and nothing that this tool began: choose another --out")
-        self.parts.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.parts / LOCK, "a")  # the lock goes with the process, however it ends
+        make_folder(self.out)
+        with named_path(self.out, "written"):
+            if not self.parts.exists() and any(self.out.iterdir()):
+                raise BadInput(f"{self.out} is not empty, and nothing that this tool began: choose another --out")
+            self.parts.mkdir(exist_ok=True)
+            self._lock = open(self.parts / LOCK, "a")  # the lock goes with the process, however it ends
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -88,7 +91,7 @@ class Build:
             raise BadInput(f"{self.out} is in use: another process builds a manifest there") from None
         record = self.parts / SETTINGS
         if record.exists():
-            check_same(self.settings, json.loads(record.read_text()), self.out)
+            check_same(self.settings, read_json_object(record), self.out)
         else:
             _write(record, json.dumps(asdict(self.settings)).encode())
         for rest in self.parts.glob("*/*.frames"):  # what a kill cut off

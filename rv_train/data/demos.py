@@ -170,7 +170,7 @@ def _read_rows(file, parts):
     """DemoRows of every demo of a file."""
     try:
         instruction = file.instruction
-    except ValueError as error:
+    except BadInput as error:
         raise BadInput(f"{error}; say what is to be done: DATA.INSTRUCTION (--instruction)") from error
     for name in file.demos:
         actions = np.asarray(file.actions(name), dtype=np.float32)
@@ -214,6 +214,6 @@ def find_demo_files(entries):
     for entry in entries:
         try:
             paths += demo_files(entry)
-        except ValueError as error:
+        except BadInput as error:
             raise BadInput(f"DATA.FILES: {error}") from None
     return list(dict.fromkeys(paths))

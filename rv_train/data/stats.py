@@ -16,6 +16,7 @@ import numpy as np
 
 from libs.demo_hdf5 import LIBERO
 from libs.errors import BadInput
+from libs.files import named_path, read_json
 
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
 NPZ_KEYS = {"min": "action_mins", "max": "action_maxs"}  # what others call them; further keys have our names
@@ -159,14 +160,14 @@ def read_stats(path):
     if path.name == FILE_NAME and not path.exists() and path.with_name(NPZ_NAME).exists():
         path = path.with_name(NPZ_NAME)
     try:
-        stats = _read_npz(path) if path.suffix == ".npz" else json.loads(path.read_text())
-    except FileNotFoundError:
+        stats = _read_npz(path) if path.suffix == ".npz" else read_json(path)
+    except BadInput as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         raise BadInput(
             f"{path.parent} has no {path.name}: without the range of the actions its integers mean nothing; "
             "copy the file from the training run, or write it with tools/compute_stats.py"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not valid JSON: {error}") from None
     for key in ("min", "max"):
         if not isinstance(stats, dict) or not isinstance(stats.get(key), list):
             raise BadInput(f"{path}: no list {NPZ_KEYS[key] if path.suffix == '.npz' else key!r}")
@@ -200,8 +201,10 @@ def _is_finite(value):
 
 def _read_npz(path):
     names = {theirs: ours for ours, theirs in NPZ_KEYS.items()}
+    with named_path(path):
+        content = io.BytesIO(Path(path).read_bytes())
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(content, allow_pickle=False) as arrays:
             stats = {names.get(key, key): arrays[key].tolist() for key in arrays.files}
         of_proprio = {key.removeprefix("proprio_"): stats.pop(key) for key in list(stats) if key.startswith("proprio_")}
         if of_proprio:

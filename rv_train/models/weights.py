@@ -1,7 +1,6 @@
 """The weights of the backbone: the library's own Qwen2.5-VL class, pretrained or random at any size, and its files."""
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from libs.errors import BadInput
+from libs.files import kind_of, read_json_object
 from rv_train.data.prompt import MERGE, PATCH
 from rv_train.data.tokenizer import token_id
 from rv_train.models.lora import attach, is_frozen, read_base, save_adapter, weights_sha256
@@ -70,7 +70,7 @@ def base_path(cfg, trained=None):
     path = os.environ.get(BASE_VARIABLE) or cfg.MODEL.PATH
     try:
         check_source(path)
-    except ValueError as error:
+    except BadInput as error:
         raise BadInput(
             f"{trained} needs the weights it was trained over; {error}. Put them there, or let the environment "
             f"variable {BASE_VARIABLE} name their folder"
@@ -155,7 +155,7 @@ def find_weights(path):
     from huggingface_hub import try_to_load_from_cache
 
     folder = Path(path)
-    if not folder.is_dir():
+    if kind_of(folder) != "folder":
         try:
             found = try_to_load_from_cache(path, "config.json")
         except ValueError:  # not the form of a hub name
@@ -218,7 +218,10 @@ def missing_files(folder):
     """Names of the files that a folder of saved weights lacks, such as a part that was not downloaded."""
     folder, index = Path(folder), Path(folder) / "model.safetensors.index.json"
     if index.is_file():
-        weights = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        places = read_json_object(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise BadInput(f"{index} has no 'weight_map' that says which file a weight is in")
+        weights = sorted(set(places.values()))
     else:
         weights = [] if any(folder.glob("model*.safetensors")) else ["model.safetensors"]
     return [name for name in ("config.json", *weights) if not (folder / name).is_file()]
