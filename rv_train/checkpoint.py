@@ -217,7 +217,10 @@ def checkpoints(run):
 
 
 def _step_folders(run):
-    return sorted(p for p in Path(run).glob("step_*") if re.fullmatch(r"step_\d{8}", p.name))
+    if kind_of(run) != "folder":
+        return []
+    with named_path(run):
+        return sorted(p for p in Path(run).glob("step_*") if re.fullmatch(r"step_\d{8}", p.name))
 
 
 def _step(folder):

@@ -25,6 +25,7 @@ from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
 from libs.demo_hdf5 import KeyMap, demo_files
 from libs.errors import BadInput
+from libs.files import check_new_folder, kind_of
 from libs.manifest.build import Build, Settings, check_same, clear_parts, make_tasks
 from libs.manifest.lines import INFO, MANIFEST
 from rv_train.data.demos import DemoDataset, split_by_masks
@@ -60,6 +61,7 @@ def main(argv=None):
     for name, low, high in (("horizon", 1, 10_000), ("num_bins", 1, 10**9), ("quality", 1, 100), ("workers", 1, 4096)):
         if not low <= getattr(args, name) <= high:
             raise BadInput(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
+    check_new_folder(args.out)
     paths = list(dict.fromkeys(path for entry in args.files for path in demo_files(entry)))
     key_map = KeyMap.find(args.key_map)
     views = list(dict.fromkeys(args.views.split(","))) if args.views else list(key_map.views)
@@ -89,7 +91,7 @@ def main(argv=None):
         "num_demos": dataset.num_demos,
         "num_clipped": sum(codec.count_clipped(rows.actions) for rows in dataset.demos),
     }
-    if (args.out / MANIFEST).exists():
+    if kind_of(args.out / MANIFEST):
         check_same(settings, read_info(args.out), args.out)
         clear_parts(args.out)
     else:

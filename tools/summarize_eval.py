@@ -45,11 +45,11 @@ def parse_args(argv=None):
 @cli_errors
 def main(argv=None):
     args = parse_args(argv)
+    runs = [gather(args.dirs, args.only)]
     first = args.dirs[0]
     page = args.out or (first if first.is_dir() else first.parent) / "report.html"
     for path in ([args.json] if args.json else []) + ([page] if args.html else []):
         check_new_file(path)
-    runs = [gather(args.dirs, args.only)]
     comparison = None
     if args.compare:
         runs.append(gather(args.compare, args.compare_only, "--compare_only"))

@@ -92,13 +92,7 @@ def make_folder(path) -> Path:
 def check_new_folder(path):
     """BadInput unless files can be put into this folder, which need not exist. Makes nothing: for the start of what
     writes at its end."""
-    place = Path(os.path.abspath(path))
-    while not (kind := kind_of(place)):
-        place = place.parent
-    if kind == "file":
-        raise BadInput(f"{path} cannot be a folder: {place} is a file")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise BadInput(f"{path} cannot be written: no permission to write into {place}")
+    _check_room(path, Path(os.path.abspath(path)))
 
 
 def check_new_file(path):
@@ -108,4 +102,15 @@ def check_new_file(path):
         raise BadInput(f"{path} is a folder: name a file")
     if kind_of(path) == "file" and not os.access(path, os.W_OK):
         raise BadInput(f"{path} cannot be written: no permission")
-    check_new_folder(path.parent)
+    _check_room(path, Path(os.path.abspath(path)).parent)
+
+
+def _check_room(path, folder):
+    """BadInput, about `path`, unless `folder` stands there or can be made, and files in it."""
+    kind_of(path)
+    while not (kind := kind_of(folder)):
+        folder = folder.parent
+    if kind == "file":
+        raise BadInput(f"{path} cannot be written: {folder} is a file, not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadInput(f"{path} cannot be written: no permission to write into {folder}")

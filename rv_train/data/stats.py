@@ -16,7 +16,7 @@ import numpy as np
 
 from libs.demo_hdf5 import LIBERO
 from libs.errors import BadInput
-from libs.files import named_path, read_json
+from libs.files import kind_of, named_path, read_json
 
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
 NPZ_KEYS = {"min": "action_mins", "max": "action_maxs"}  # what others call them; further keys have our names
@@ -156,18 +156,16 @@ def read_stats(path):
         BadInput: missing or broken, or no range: min and max must be finite, as many, and min at most max; or
             "proprio" is not what `compute_action_stats` gives.
     """
-    path = _file_in(path)
-    if path.name == FILE_NAME and not path.exists() and path.with_name(NPZ_NAME).exists():
+    given, path = path, _file_in(path)
+    if path.name == FILE_NAME and not kind_of(path) and kind_of(path.with_name(NPZ_NAME)):
         path = path.with_name(NPZ_NAME)
-    try:
-        stats = _read_npz(path) if path.suffix == ".npz" else read_json(path)
-    except BadInput as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
+    if not kind_of(path):
+        missing = f"{given} does not exist" if path == Path(given) else f"{given} has no {path.name}"
         raise BadInput(
-            f"{path.parent} has no {path.name}: without the range of the actions its integers mean nothing; "
+            f"{missing}: without the range of the actions its integers mean nothing; "
             "copy the file from the training run, or write it with tools/compute_stats.py"
-        ) from None
+        )
+    stats = _read_npz(path) if path.suffix == ".npz" else read_json(path)
     for key in ("min", "max"):
         if not isinstance(stats, dict) or not isinstance(stats.get(key), list):
             raise BadInput(f"{path}: no list {NPZ_KEYS[key] if path.suffix == '.npz' else key!r}")
@@ -217,4 +215,4 @@ def _read_npz(path):
 
 def _file_in(path):
     path = Path(path)
-    return path / FILE_NAME if path.is_dir() else path
+    return path / FILE_NAME if kind_of(path) == "folder" else path

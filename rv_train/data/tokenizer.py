@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from libs.errors import BadInput
+from libs.files import kind_of
 
 # Qwen2.5's added tokens in the order of their ids: 151643 ... 151656, then eight that are not "special".
 SPECIAL_TOKENS = (
@@ -57,9 +58,13 @@ def load_tokenizer(source, vocab_cut=0):
 
     if source == "qwen2.5":
         return _build_qwen(vocab_cut)
-    if not Path(source).is_dir():
+    if kind_of(source) != "folder":
         raise BadInput(f"MODEL.TOKENIZER: {source} is neither 'qwen2.5' nor a folder with a saved tokenizer")
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)  # never code from the folder
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)  # never code from the folder
+    except Exception as error:  # the library reads files there and nothing else, and raises whatever it stumbles over
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"MODEL.TOKENIZER: {source} holds no tokenizer that can be read ({reason})") from error
 
 
 def _build_qwen(vocab_cut):

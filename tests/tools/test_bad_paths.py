@@ -1,9 +1,6 @@
 """Every path that a command line takes, given as users give them wrongly: exit code 2 and one line that names it."""
 
 import importlib
-import json
-import os
-import shutil
 
 import pytest
 
@@ -38,10 +35,10 @@ COMMANDS = (
     f"{ON_DEMOS} DATA.KEY_MAP FILE.json",
     f"{ON_DEMOS} DATA.STATS ANY",
     f"{ON_DEMOS} DATA.STATS FILE.npz",
-    f"{ON_DEMOS} MODEL.INIT pretrained MODEL.PATH FOLDER",
+    f"{ON_DEMOS} MODEL.INIT pretrained MODEL.VOCAB_CUT 0 MODEL.PATH FOLDER",
     f"{ON_DEMOS} MODEL.TOKENIZER FOLDER",
     f"{ON_DEMOS} MODEL.TOKENIZER FOLDER --sanity_forward",
-    f"{ON_MANIFEST} DATA.FILES ANY",
+    f"{ON_MANIFEST} DATA.STATS STATS DATA.FILES ANY",
     f"{ON_MANIFEST} DATA.FILES [MANIFEST] DATA.STATS ANY",
     "tools.benchmark data --data FILE",
     "tools.benchmark data --data DEMO --samples 1 --rounds 1 --folder NEW_FOLDER",
@@ -109,6 +106,7 @@ def good(tmp_path_factory):
         "DEMO": demo,
         "DEMOS": demo.parent,
         "MANIFEST": build(folder / "manifest", demo),
+        "STATS": folder / "manifest" / "action_stats.json",
         "LOGS": write(folder / "logs" / "results.jsonl", [record(0, 0)]),
         "RUN": make_tiny_checkpoint(folder),
     }
