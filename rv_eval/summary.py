@@ -39,11 +39,8 @@ RECORD_FIELDS = PLAN_FIELDS | {
     "sim_s": (int, float),
 }
 # The fields that tell episodes of one run apart; whatever else a record holds, the result depends on.
-EPISODE_FIELDS = {*RECORD_FIELDS, "incident_errors", "wall_s", "finished", "video", "data"} - {
-    *SETTING_KEYS,
-    "seed",
-    "own_limit",
-}
+RESULT_FIELDS = {"tokens", "passes", "incident_errors", "wall_s", "finished", "video", "data"}  # that not all have
+EPISODE_FIELDS = {*RECORD_FIELDS, *RESULT_FIELDS} - {*SETTING_KEYS, "seed", "own_limit"}
 # What a choice among several runs may name: all of it stands in the plans too.
 CHOICES = (
     *SETTING_KEYS,
