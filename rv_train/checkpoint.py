@@ -32,7 +32,7 @@ import yaml
 from safetensors import SafetensorError
 
 from libs.config_tree import to_dict
-from libs.errors import BadInput
+from libs.errors import BadInput, first_line
 from libs.files import kind_of, named_path, read_json_object, read_yaml
 from rv_train.config import cfg_from_dict
 from rv_train.data.stats import read_stats, write_stats
@@ -43,7 +43,6 @@ from rv_train.models.weights import BASE_COPY, EXPERT, copy_base, image_processo
 
 CONFIG, DATA_INFO, COMPLETE, LOCK = "vla_config.yaml", "data_info.json", "complete", "lock"
 LOCK_WAIT_S = 30.0
-TRAINER_STATE = ("step", "world_size", "data_fingerprint", "optimizer", "scaler", "ema", "bad_steps", "best", "rng")
 
 
 def run_folder(cfg):
@@ -138,9 +137,8 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, lin
         free = shutil.disk_usage(run).free / 2**30
         good = checkpoints(run)
         before = f"the last good one is {good[-1].name}" if good else "there is none yet"
-        reason = str(error).splitlines()[0]
         raise OSError(
-            f"{run}: checkpoint of step {step} cannot be written ({reason}), {free:.1f} GiB are free there; {before}"
+            f"{run}: checkpoint of step {step} cannot be written ({first_line(error)}), {free:.1f} GiB are free there; {before}"
         ) from error
     shutil.rmtree(final, ignore_errors=True)  # damaged, if it exists: a run resumes behind its last good one
     os.rename(beside, final)
@@ -345,8 +343,7 @@ def load_trainer(folder, mapped=False):
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:  # of torch, where it is not such a file
-            raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    missing = [name for name in TRAINER_STATE if not isinstance(state, dict) or name not in state]
-    if missing:
-        raise BadInput(f"{path} has no {missing[0]!r}: it was not written by this trainer")
+            raise BadInput(f"{path} cannot be read: {first_line(error)}") from error
+    if not isinstance(state, dict):
+        raise BadInput(f"{path} holds a {type(state).__name__}: it was not written by this trainer")
     return state

@@ -4,7 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from libs.errors import BadInput
+from libs.errors import BadInput, first_line
 from libs.files import kind_of
 
 # Qwen2.5's added tokens in the order of their ids: 151643 ... 151656, then eight that are not "special".
@@ -63,8 +63,9 @@ def load_tokenizer(source, vocab_cut=0):
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)  # never code from the folder
     except Exception as error:  # the library reads files there and nothing else, and raises whatever it stumbles over
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"MODEL.TOKENIZER: {source} holds no tokenizer that can be read ({reason})") from error
+        raise BadInput(
+            f"MODEL.TOKENIZER: {source} holds no tokenizer that can be read ({first_line(error)})"
+        ) from error
 
 
 def _build_qwen(vocab_cut):

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from libs.errors import BadInput
+from libs.errors import BadInput, first_line
 from libs.files import read_json_object
 from rv_train.optim import quiet_bitsandbytes
 
@@ -246,7 +246,7 @@ def _load_adapter(backbone, folder):
     try:
         state = load_file(folder / ADAPTER)
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{folder / ADAPTER} cannot be read: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"{folder / ADAPTER} cannot be read: {first_line(error)}") from error
     state = {name.removeprefix(PREFIX): value for name, value in state.items()}
     mine = _matrices(backbone)
     wrong = sorted(mine.keys() ^ state.keys()) or [name for name in mine if mine[name].shape != state[name].shape]

@@ -165,7 +165,7 @@ def test_broken_statistics_are_refused(folder, tmp_path, change, message):
 
 
 def test_missing_statistics_are_refused(folder, tmp_path):
-    for path, message in ((tmp_path, r"no action_stats\.json"), (tmp_path / "x.json", r"no x\.json")):
+    for path, message in ((tmp_path, r"no action_stats\.json"), (tmp_path / "x.json", r"x\.json does not exist")):
         with pytest.raises(ValueError, match=f"DATA.STATS: .*{message}"):
             data_of(folder, DATA__STATS=str(path))
     (tmp_path / "x.json").write_bytes(b"\xff\xfe{")

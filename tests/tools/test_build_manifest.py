@@ -197,7 +197,7 @@ def test_bad_arguments_and_files_cost_one_line(demos, tmp_path, capsys):
         ([demos, "--workers", "0"], "--workers must be between 1 and 4096, not 0"),
         ([demos, "--quality", "101"], "--quality must be between 1 and 100"),
         ([demos, "--horizon", "0"], "--horizon must be between"),
-        ([demos, "--stats", tmp_path / "no.json"], "has no no.json"),
+        ([demos, "--stats", tmp_path / "no.json"], "no.json does not exist"),
     ):
         assert message in refused(capsys, *arguments, "--out", out)
     assert not out.exists()
