@@ -138,7 +138,8 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, lin
         good = checkpoints(run)
         before = f"the last good one is {good[-1].name}" if good else "there is none yet"
         raise OSError(
-            f"{run}: checkpoint of step {step} cannot be written ({first_line(error)}), {free:.1f} GiB are free there; {before}"
+            f"{run}: checkpoint of step {step} cannot be written ({first_line(error)}), {free:.1f} GiB are free there; "
+            f"{before}"
         ) from error
     shutil.rmtree(final, ignore_errors=True)  # damaged, if it exists: a run resumes behind its last good one
     os.rename(beside, final)

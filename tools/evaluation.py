@@ -135,10 +135,13 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
 def load_policy(args):
     """The policy of --model_path, loaded here or served elsewhere."""
     if args.model_path.startswith(SERVED):
-        from rv_eval.protocol import read_api_key
+        from rv_eval.protocol import PolicyLost, read_api_key
         from rv_eval.remote_policy import RemotePolicy
 
-        return RemotePolicy(args.model_path, read_api_key(args.api_key_file))
+        try:
+            return RemotePolicy(args.model_path, read_api_key(args.api_key_file))
+        except PolicyLost as error:  # nobody is there from the start
+            raise BadInput(f"--model_path: {error}") from error
     import torch
 
     from rv_eval.policy import Policy
