@@ -80,7 +80,7 @@ class RemoteObject:
             if not self._connection.poll(limit):
                 self.kill()
                 raise SimTimeout(f"no answer within {limit:g} s; the process was killed")
-            status, value = self._connection.recv()
+            status, value, *trace = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._crash() from error
         self._extra_s = 0.0
@@ -89,7 +89,10 @@ class RemoteObject:
         if status == "BadInput":
             raise BadInput(value)
         self.kill()
-        raise SimCrash(value)
+        crash = SimCrash(value)
+        for text in trace:  # the child's traceback, shown below this one's
+            crash.add_note(text)
+        raise crash
 
     def fileno(self) -> int:
         """Readable when an answer is there: for multiprocessing.connection.wait."""
@@ -196,8 +199,9 @@ def _read(connection: Connection, requests: queue.Queue) -> None:
         os._exit(0)
 
 
-def _describe(error: Exception) -> tuple[str, str]:
+def _describe(error: Exception) -> tuple[str, ...]:
     if isinstance(error, BadInput):
         return "BadInput", str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return "error", f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+    text = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+    return "error", text, "".join(traceback.format_exception(error)).rstrip()

@@ -86,9 +86,11 @@ class Build:
             self._lock = open(self.parts / LOCK, "a")  # the lock goes with the process, however it ends
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             self._lock.close()
             raise BadInput(f"{self.out} is in use: another process builds a manifest there") from None
+        except OSError:  # a file system without locks goes without
+            pass
         record = self.parts / SETTINGS
         if record.exists():
             check_same(self.settings, read_json_object(record), self.out)

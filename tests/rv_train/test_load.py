@@ -169,7 +169,7 @@ def test_missing_statistics_are_refused(folder, tmp_path):
         with pytest.raises(ValueError, match=f"DATA.STATS: .*{message}"):
             data_of(folder, DATA__STATS=str(path))
     (tmp_path / "x.json").write_bytes(b"\xff\xfe{")
-    with pytest.raises(ValueError, match="x.json is not a text file"):
+    with pytest.raises(ValueError, match=r"x\.json is not a text file"):
         data_of(folder, DATA__STATS=str(tmp_path / "x.json"))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from libs.demo_hdf5 import Demo, DemoFile, DemoWriter
+from libs.errors import BadInput
 from libs.libero_sim import LiberoEnv, RemoteObject, get_task
 from libs.libero_sim.collection import Settings, TaskJob
 from libs.libero_sim.pool import run_jobs
@@ -24,8 +25,9 @@ COMMAND = ["--task_suite", "libero_object", "--resolution", "64", "--render", "f
 class FakeWorker:
     """Attempts without a simulator: number 1, 4, 7, ... fail; it notes what it attempts."""
 
-    def __init__(self, settings, log, seconds=0.0, crash_at=None, fail=False):
+    def __init__(self, settings, log, seconds=0.0, crash_at=None, fail=False, error=None):
         self.log, self.seconds, self.crash_at, self.fail = Path(log), seconds, crash_at, fail
+        self.error = error
 
     def attempt(self, number, path):
         with self.log.open("a") as log:
@@ -33,6 +35,8 @@ class FakeWorker:
         if number == self.crash_at and self.log.read_text().split().count(str(number)) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.seconds)
+        if self.error:
+            raise {"bug": KeyError, "bad": BadInput}[self.error]("it is missing")
         if self.fail or number % 3 == 1:
             return False
         length = 2 + number
@@ -105,6 +109,16 @@ def test_a_crashing_simulator_is_replaced(tmp_path):
     job, _ = run(tmp_path, tmp_path / "log", crash_at=2)
     assert len(DemoFile(job.path).demos) == 5
     assert (tmp_path / "log").read_text().split().count("2") == 2
+
+
+def test_what_a_worker_raises_arrives_here(tmp_path):
+    with pytest.raises(BadInput, match="^it is missing$"):
+        run(tmp_path / "bad", tmp_path / "log", error="bad")
+    with pytest.raises(RuntimeError, match=r"attempt 0: the simulator failed 3 times, last: KeyError") as raised:
+        run(tmp_path / "bug", tmp_path / "log", num_workers=1, error="bug")
+    assert not isinstance(raised.value, BadInput)
+    (note,) = raised.value.__cause__.__notes__
+    assert "in attempt\n" in note and note.endswith("KeyError: 'it is missing'"), "its traceback"
 
 
 def test_an_expert_that_always_fails_is_reported(tmp_path):
