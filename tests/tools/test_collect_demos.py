@@ -112,7 +112,7 @@ def test_a_crashing_simulator_is_replaced(tmp_path):
 
 
 def test_what_a_worker_raises_arrives_here(tmp_path):
-    with pytest.raises(BadInput, match="^it is missing$"):
+    with pytest.raises(BadInput, match=r"^it is missing$"):
         run(tmp_path / "bad", tmp_path / "log", error="bad")
     with pytest.raises(RuntimeError, match=r"attempt 0: the simulator failed 3 times, last: KeyError") as raised:
         run(tmp_path / "bug", tmp_path / "log", num_workers=1, error="bug")
