@@ -6,6 +6,7 @@ from libs.demo_hdf5 import DemoFile
 from libs.demo_hdf5.opening import open_file
 from libs.demo_hdf5.writer import copy_demo
 from libs.errors import BadInput
+from libs.files import make_folder
 from rv_eval.diagnosis_text import LOOK, OK
 from rv_train.train import main as train
 
@@ -22,8 +23,7 @@ def copy_first_demos(paths, count, folder, key_map):
     available = sum(len(file.demos) for file in files)
     if not 1 <= count <= available:
         raise BadInput(f"cannot overfit {count} demos: {paths[0]} and the files after it hold {available}")
-    folder = Path(folder)
-    folder.mkdir(parents=True)
+    folder = make_folder(folder)
     written = []
     for number, file in enumerate(files):
         names = file.demos[:count]

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from libs.errors import BadInput
+from libs.errors import BadInput, first_line
 from rv_eval.agent import AgentSettings
 from rv_train.checkpoint import load_model_folder
 from rv_train.models.prediction import Prediction, gather
@@ -58,8 +58,9 @@ class Policy:
         self.action_dim = cfg.ACTION.DIM
         self.views = tuple(cfg.DATA.VIEWS)
         self.proprio = dict(encoder.proprio)
-        self.render = data_info.get("render", "standard")
-        self.resolution = int(data_info.get("resolution", 256))
+        self.render, self.resolution = data_info.get("render", "standard"), data_info.get("resolution", 256)
+        if not isinstance(self.render, str) or type(self.resolution) is not int or self.resolution < 1:
+            raise BadInput(f"{folder}/data_info.json: render {self.render!r} or resolution {self.resolution!r} is none")
         self.preset = AgentSettings(
             cfg.EVAL.ACTION_HORIZON,
             cfg.EVAL.ENSEMBLE_PREDICTION,
@@ -265,6 +266,5 @@ def _device(name) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"device {name!r} cannot be used here: {reason}") from None
+        raise BadInput(f"device {name!r} cannot be used here: {first_line(error)}") from None
     return device

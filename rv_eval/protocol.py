@@ -16,11 +16,11 @@ averaged, is the client's business.
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
 
 from libs.errors import BadInput
+from libs.files import read_text
 from rv_eval.agent import AgentSettings
 
 PROTOCOL = "vla0-policy/1"
@@ -132,13 +132,10 @@ def read_answer(message, horizon: int, action_dim: int) -> dict:
 def read_api_key(path=None) -> str | None:
     """The key in the file `path`, else in the environment variable VLA0_API_KEY, else None.
 
-    Never on a command line: every user of the machine can read those. BadInput: it cannot be read, is empty or not
+    Never on a command line: every user of the machine can read those. BadInput: no such file, or it is empty or not
     printable ASCII.
     """
-    try:
-        key = Path(path).read_text() if path else os.environ.get(KEY_VARIABLE)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the API key file {path} cannot be read: {error}") from None
+    key = read_text(path) if path else os.environ.get(KEY_VARIABLE)
     if key is None:
         return None
     key = key.strip()

@@ -202,7 +202,7 @@ class RemotePolicy:
     def _check(self, message):
         try:
             found = read_metadata(message if isinstance(message, str) else wire.unpack(message))
-        except ValueError as error:
+        except BadInput as error:
             raise BadInput(f"{self.url}: {error}") from None
         if self._metadata is None:
             self._metadata = found

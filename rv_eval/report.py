@@ -1,7 +1,8 @@
 """report.html: one page that needs nothing else, with chart, comparison, settings and every episode's video.
 
 The skeleton, its style and its script lie in report_page/. Every text of a record goes through `escape` or, as JSON,
-through `_json_in_html`; the page's content security policy runs no script but its own and fetches nothing but videos.
+through `_json_in_html`; the page's content security policy runs no script but its own and fetches nothing but
+videos and their posters.
 """
 
 import base64
@@ -10,11 +11,11 @@ import json
 import os
 import re
 import time
-import urllib.parse
 from html import escape
 from pathlib import Path
 
 from rv_eval.comparison import Comparison, differing_settings, verdict
+from rv_eval.report_videos import Videos
 from rv_eval.summary import Line, Run, Stats, dependencies, list_episodes, order, ranges, show, stats
 from rv_eval.summary_text import comparison_rows, notices, percent_range, run_rows, short_names
 
@@ -30,9 +31,14 @@ def write_report(
     comparison: Comparison | None = None,
     embed_videos: bool = False,
 ) -> int:
-    """Write the page to `path`; returns its size in bytes. Videos are linked, relative to `path`, or embedded."""
+    """Write the page to `path`; returns its size in bytes.
+
+    Videos and their posters are linked, relative to `path`, or embedded. A poster that older results
+    lack is made, beside its video.
+    """
     path = Path(path)
-    videos = _Videos(path.parent, embed_videos)
+    videos = Videos(path.parent, embed_videos)
+    videos.make_posters(line for each in (run, run_b) if each for line in each.episodes)
     style, script = (PAGE / "style.css").read_text(), (PAGE / "page.js").read_text()
     runs = [run] if run_b is None else [run, run_b]
     parts = {
@@ -68,39 +74,13 @@ def write_whole(path: Path, text: str):
         beside.unlink(missing_ok=True)
 
 
-class _Videos:
-    """Where the page finds a record's video."""
-
-    def __init__(self, folder: Path, embed: bool):
-        self.folder, self.embed = folder.resolve(), embed
-        self.lost = 0
-
-    def address(self, line: Line) -> str | None:
-        """None: the record has none, or it is not below the folder of the results, or not there."""
-        named = line.values.get("video")
-        if not named:
-            return None
-        home = line.file.parent.resolve()
-        # Older records name it relative to the folder the evaluation was started in.
-        for video in (home / named, home / "videos" / Path(named).name):
-            video = video.resolve()
-            if video.suffix == ".mp4" and video.is_relative_to(home) and video.is_file():
-                break
-        else:
-            self.lost += 1
-            return None
-        if self.embed:
-            return "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
-        return urllib.parse.quote(Path(os.path.relpath(video, self.folder)).as_posix())
-
-
 def _content_policy(style: str, script: str) -> str:
     def allowed(text):
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
     return (
         f"default-src 'none'; style-src {allowed(style)}; script-src {allowed(script)}; "
-        "media-src 'self' file: data:; img-src data:"
+        "media-src 'self' file: data:; img-src 'self' file: data:"
     )
 
 
@@ -279,7 +259,7 @@ def _settings(run: Run) -> str:
     return "".join(rows)
 
 
-def _episodes(run: Run, comparison: Comparison | None, videos: _Videos) -> dict:
+def _episodes(run: Run, comparison: Comparison | None, videos: Videos) -> dict:
     """{"shared": fields that are the same everywhere, "episodes": [...]}, failures first."""
     others = {first.episode: second for first, second in comparison.pairs} if comparison else {}
     lines = sorted(run.episodes, key=lambda line: (line.values["success"], order(line.episode)))
@@ -293,13 +273,13 @@ def _episodes(run: Run, comparison: Comparison | None, videos: _Videos) -> dict:
     episodes = []
     for line in lines:
         fields = {name: value for name, value in line.values.items() if name in always or name not in shared}
-        entry = {"fields": fields, "video": videos.address(line), "source": f"{line.file} line {line.number}"}
+        entry = {"fields": fields, **videos.addresses(line), "source": f"{line.file} line {line.number}"}
         if line.episode in others:
             other = others[line.episode]
             entry["b"] = {
                 "success": other.values["success"],
                 "steps": other.values["steps"],
-                "video": videos.address(other),
+                **videos.addresses(other),
                 "source": f"{other.file} line {other.number}",
             }
         episodes.append(entry)

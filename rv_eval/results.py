@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.errors import BadInput
+from libs.files import kind_of, make_folder, named_path
 
 # Two records with the same values here are the same episode run the same way.
 EPISODE_KEYS = ("suite", "task_id", "init_state", "seed")
@@ -61,23 +62,25 @@ class ResultsFile:
     def read(self) -> list[dict]:
         """All complete records. BadInput: a line that is not JSON, other than a torn last one."""
         records = []
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        with named_path(self.path):
+            lines = self.path.read_bytes().splitlines(keepends=True) if kind_of(self.path) else []
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 break  # the newline is written last, so without it the record is not complete
             try:
                 record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise BadInput("not a JSON object")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadInput(f"{self.path} line {number} is not a result: {error}") from error
+            if not isinstance(record, dict):
+                raise BadInput(f"{self.path} line {number} is not a result: not a JSON object")
             records.append(record)
         return records
 
     def append(self, record: dict):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         line = json.dumps(record, allow_nan=False) + "\n"
-        self.path.touch()
+        with named_path(self.path, "written"):
+            self.path.touch()
         with open(self.path, "rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # another evaluation may write here too
             try:

@@ -224,7 +224,7 @@ class PolicyServer:
         try:
             received, form = wire.unpack_form(message, self._max_bytes)
             observation = read_observation(received, self._views, self._proprio)
-        except ValueError as error:
+        except BadInput as error:
             return str(error)[:MAX_REASON]
         del message, received  # as long as the observation waits, it is in memory once
         try:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from libs.errors import BadInput
+from libs.files import kind_of
 from libs.libero_sim import REPORTED_SUITES
 from rv_eval.results import (
     EPISODE_KEYS,
@@ -38,11 +39,8 @@ RECORD_FIELDS = PLAN_FIELDS | {
     "sim_s": (int, float),
 }
 # The fields that tell episodes of one run apart; whatever else a record holds, the result depends on.
-EPISODE_FIELDS = {*RECORD_FIELDS, "incident_errors", "wall_s", "finished", "video", "data"} - {
-    *SETTING_KEYS,
-    "seed",
-    "own_limit",
-}
+RESULT_FIELDS = {"tokens", "passes", "incident_errors", "wall_s", "finished", "video", "data"}  # that not all have
+EPISODE_FIELDS = {*RECORD_FIELDS, *RESULT_FIELDS} - {*SETTING_KEYS, "seed", "own_limit"}
 # What a choice among several runs may name: all of it stands in the plans too.
 CHOICES = (
     *SETTING_KEYS,
@@ -261,11 +259,12 @@ def _is_plan(file: Path) -> bool:
 def _load(paths: Iterable) -> list[Line]:
     files = {}
     for path in map(Path, paths):
-        if path.is_dir():
+        kind = kind_of(path)
+        if kind == "folder":
             found = shard_files(path, "results") + shard_files(path, "planned")
             if not found:
                 raise BadInput(f"{path} holds no results.jsonl")
-        elif path.is_file() and path.suffix == ".jsonl":
+        elif kind == "file" and path.suffix == ".jsonl":
             found = [path]
         else:
             raise BadInput(f"{path} is neither a folder with results nor a .jsonl file")

@@ -1,4 +1,5 @@
-"""A video per episode: the views side by side; instruction, step and outcome are written under them."""
+"""A video per episode: the views side by side; instruction, step and outcome are written under them. Beside it lies its
+poster, a small picture of its end, which a page can show before the video is loaded."""
 
 import os
 import struct
@@ -10,6 +11,7 @@ CONTROL_HZ = 20  # actions per second of the robot: what real time is
 VIEW_SIDE = 256  # pixels one view takes in the video
 LINE_HEIGHT = 18
 END_SECONDS = 1.0  # how long the last picture stands
+POSTER_WIDTH, POSTER_QUALITY = 320, 75  # pixels, JPEG's 0 to 100: about 10 kB
 
 
 class EpisodeFrames:
@@ -35,7 +37,7 @@ class EpisodeFrames:
         return iter(self._frames)
 
     def write(self, path, instruction: str, success: bool, steps: int):
-        """Write the video to `path` (.mp4), in real time; a file under this name is always complete.
+        """Write the video to `path` (.mp4), in real time, and its poster; a file under these names is always complete.
 
         OSError: it cannot be written.
         """
@@ -56,9 +58,45 @@ class EpisodeFrames:
                         writer.append_data(picture)
             if not _is_whole(part):
                 raise OSError(f"the encoder left no whole video of {path}: is the disk full?")
+            if self._frames:
+                _write_poster(path, picture)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def poster_path(video) -> Path:
+    return Path(video).with_suffix(".jpg")
+
+
+def make_poster(video) -> bool:
+    """Write the poster of a video that has none, from its last picture; False where it cannot be read.
+
+    OSError: the poster cannot be written.
+    """
+    import cv2
+
+    file, picture = cv2.VideoCapture(str(video)), None
+    file.set(cv2.CAP_PROP_POS_FRAMES, max(0.0, file.get(cv2.CAP_PROP_FRAME_COUNT) - 1))
+    read, picture = file.read()
+    file.release()
+    if read:
+        _write_poster(video, picture[..., ::-1])
+    return read
+
+
+def _write_poster(video, picture: np.ndarray):
+    """picture: (H, W, 3) uint8 RGB, one of the video's."""
+    import cv2
+
+    size = POSTER_WIDTH, round(picture.shape[0] * POSTER_WIDTH / picture.shape[1])
+    small = cv2.cvtColor(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+    beside = poster_path(video).with_suffix(".part.jpg")
+    try:
+        beside.write_bytes(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, POSTER_QUALITY])[1].tobytes())
+        os.replace(beside, poster_path(video))
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _is_whole(path) -> bool:

@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 import time
@@ -31,7 +32,8 @@ import yaml
 from safetensors import SafetensorError
 
 from libs.config_tree import to_dict
-from libs.errors import BadInput
+from libs.errors import BadInput, first_line
+from libs.files import kind_of, named_path, read_json_object, read_yaml
 from rv_train.config import cfg_from_dict
 from rv_train.data.stats import read_stats, write_stats
 from rv_train.data.tokenizer import load_tokenizer
@@ -79,7 +81,7 @@ def load_model_folder(path, device="cpu", opts=()):
     folder = find_model_folder(path)
     cfg = read_model_cfg(folder, opts)
     stats = read_stats(folder)
-    data_info = _read_json(folder / DATA_INFO)
+    data_info = read_json_object(folder / DATA_INFO)
     if len(stats["min"]) != cfg.ACTION.DIM:
         raise BadInput(f"{folder}: statistics of {len(stats['min'])} action dimensions, config of {cfg.ACTION.DIM}")
     encoder = build_encoder(cfg, stats, load_tokenizer(folder))
@@ -89,12 +91,12 @@ def load_model_folder(path, device="cpu", opts=()):
 
 def find_model_folder(path):
     """Where the weights lie below a run, step or model folder; BadInput if nowhere."""
-    path = Path(path)
+    path, kind = Path(path), kind_of(path)
     for folder in (path, path / "model", path / "last" / "model"):
         has_expert = (folder / EXPERT).is_file() and (folder / BASE).is_file()
         if is_model_folder(folder) or is_adapter_folder(folder) or has_expert:
             return folder.resolve()
-    reason = "holds no model (no config.json with *.safetensors) and no adapter" if path.exists() else "does not exist"
+    reason = "holds no model (no config.json with *.safetensors) and no adapter" if kind else "does not exist"
     raise BadInput(f"model path {path} {reason}")
 
 
@@ -102,19 +104,7 @@ def read_model_cfg(folder, opts=()):
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise BadInput(f"{folder} has no {CONFIG}: it was not written by this trainer")
-    try:
-        return cfg_from_dict(yaml.safe_load(path.read_text()), str(path), opts)
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not valid YAML: {error}") from None
-
-
-def _read_json(path):
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BadInput(f"{path.parent} has no {path.name}") from None
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path} is not valid JSON: {error}") from None
+    return cfg_from_dict(read_yaml(path), str(path), opts)
 
 
 def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, links=()):
@@ -147,9 +137,9 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, lin
         free = shutil.disk_usage(run).free / 2**30
         good = checkpoints(run)
         before = f"the last good one is {good[-1].name}" if good else "there is none yet"
-        reason = str(error).splitlines()[0]
         raise OSError(
-            f"{run}: checkpoint of step {step} cannot be written ({reason}), {free:.1f} GiB are free there; {before}"
+            f"{run}: checkpoint of step {step} cannot be written ({first_line(error)}), {free:.1f} GiB are free there; "
+            f"{before}"
         ) from error
     shutil.rmtree(final, ignore_errors=True)  # damaged, if it exists: a run resumes behind its last good one
     os.rename(beside, final)
@@ -226,7 +216,10 @@ def checkpoints(run):
 
 
 def _step_folders(run):
-    return sorted(p for p in Path(run).glob("step_*") if re.fullmatch(r"step_\d{8}", p.name))
+    if kind_of(run) != "folder":
+        return []
+    with named_path(run):
+        return sorted(p for p in Path(run).glob("step_*") if re.fullmatch(r"step_\d{8}", p.name))
 
 
 def _step(folder):
@@ -279,7 +272,9 @@ def refuse_foreign(run):
     """BadInput if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
     links = r"(last|best|final|epoch_\d+)(\.tmp)?"
     leftovers = rf"config\.(yaml|json)|run\.json(\.tmp)?|events\..*|step_\d{{8}}(\.tmp)?|{links}|lock"
-    foreign = [path.name for path in sorted(run.iterdir()) if not re.fullmatch(leftovers, path.name)]
+    with named_path(run):
+        names = sorted(path.name for path in run.iterdir())
+    foreign = [name for name in names if not re.fullmatch(leftovers, name)]
     if foreign:
         raise BadInput(f"{run} holds {foreign[0]} but no complete checkpoint: choose another EXP.ID, or clear it")
 
@@ -301,9 +296,10 @@ def lock(run):
     systems without locks go without.
 
     Raises:
-        BadInput: another process still holds it after LOCK_WAIT_S seconds.
+        BadInput: another process still holds it after LOCK_WAIT_S seconds, or this one may not write there.
     """
-    file = open(Path(run) / LOCK, "a")  # noqa: SIM115 - it is what the caller gets
+    with named_path(run, "written"):
+        file = open(Path(run) / LOCK, "a")  # noqa: SIM115 - it is what the caller gets
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
@@ -339,5 +335,16 @@ def load_trainer(folder, mapped=False):
 
     mapped: tensors stay in the file until they are read, so eight ranks need its memory once; for those who copy what
     they need and let go, because a file that is overwritten meanwhile ends the process.
+
+    Raises:
+        BadInput: missing, damaged, or not what this trainer writes.
     """
-    return torch.load(Path(folder) / "trainer.pt", map_location="cpu", weights_only=True, mmap=mapped)
+    path = Path(folder) / "trainer.pt"
+    with named_path(path):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:  # of torch, where it is not such a file
+            raise BadInput(f"{path} cannot be read: {first_line(error)}") from error
+    if not isinstance(state, dict):
+        raise BadInput(f"{path} holds a {type(state).__name__}: it was not written by this trainer")
+    return state

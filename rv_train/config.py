@@ -7,13 +7,12 @@ folder and travels with the model, so evaluation never asks for a config file. U
 
 import math
 import re
-from pathlib import Path
 
-import yaml
 from yacs.config import CfgNode
 
 from libs.config_tree import get_leaf, merge
 from libs.errors import BadInput
+from libs.files import read_yaml
 
 _C = CfgNode()
 
@@ -319,14 +318,7 @@ def load_cfg(path, opts=()):
     Raises:
         BadInput: missing or broken file, unknown key, value of the wrong type or outside its choices.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"config file {path} does not exist")
-    try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"config file {path} is not valid YAML: {error}") from error
-    return _merged(tree, opts, origin=str(path))
+    return _merged(read_yaml(path) or {}, opts, origin=str(path))
 
 
 def cfg_from_dict(tree, origin, opts=()):

@@ -17,7 +17,6 @@ import torch.multiprocessing as mp
 
 from libs.errors import BadInput
 
-BAD_INPUT = (BadInput, OSError)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what a cluster sends before it takes the machine away
 # How long ranks wait for each other: all the others for rank 0 while it writes tens of gigabytes. NCCL ends them after
 # ten minutes by default.
@@ -89,9 +88,8 @@ def launch(worker, devices, *args):
     are GPUs, and gets the arguments of rank 0.
 
     Raises:
-        BadInput: a rank failed with bad input (BadInput or OSError); one line that names it.
-        OSError: a rank was killed.
-        RuntimeError: a rank failed otherwise; holds its traceback.
+        BadInput: of a rank, with its number.
+        RuntimeError: a rank failed otherwise, then it holds the traceback of the first that did; or it was killed.
     """
     if under_torchrun():
         local = int(os.environ.get("LOCAL_RANK", 0))
@@ -101,8 +99,8 @@ def launch(worker, devices, *args):
     address = f"tcp://127.0.0.1:{_free_port()}"
     if len(devices) == 1:
         return _run(0, 1, devices[0], address, worker, args)
-    answer = mp.get_context("spawn").SimpleQueue()
-    context = mp.spawn(_spawned, (devices, address, worker, args, answer), nprocs=len(devices), join=False)
+    told = mp.get_context("spawn").SimpleQueue()  # (rank, its result or BadInput)
+    context = mp.spawn(_spawned, (devices, address, worker, args, told), nprocs=len(devices), join=False)
 
     def pass_on(number, _):
         for pid in context.pids():
@@ -120,13 +118,14 @@ def launch(worker, devices, *args):
             raise
         except mp.ProcessRaisedException as error:
             rank, traceback = _first_failure(context)
-            message = _bad_input(traceback)  # by convention, bad input is a BadInput or OSError
-            if message is None:
-                raise RuntimeError(f"rank {rank} failed:\n{traceback}") from None
-            raise BadInput(f"rank {rank}: {message}") from error
+            while not told.empty():
+                sender, bad = told.get()
+                if sender == rank and isinstance(bad, BadInput):
+                    raise BadInput(f"rank {rank}: {bad}") from error
+            raise RuntimeError(f"rank {rank} failed:\n{traceback.rstrip()}") from None
         except mp.ProcessExitedException as error:
-            raise OSError(f"rank {error.error_index} died: {error}; --resume continues") from error
-    return answer.get()
+            raise RuntimeError(f"rank {error.error_index} died: {error}; --resume continues") from error
+    return told.get()[1]
 
 
 def _first_failure(context):
@@ -137,21 +136,13 @@ def _first_failure(context):
         return rank, pickle.load(file)  # mp.spawn's own file, a text
 
 
-def _bad_input(traceback):
-    """The message of a traceback's last line if that is a BadInput or OSError, else None."""
-    kind, _, message = traceback.strip().splitlines()[-1].partition(": ")
-    module, _, name = kind.rpartition(".")  # "OSError", "libs.errors.BadInput", or one derived from it
-    kind = getattr(sys.modules.get(module or "builtins"), name, None)
-    return message if isinstance(kind, type) and issubclass(kind, BAD_INPUT) else None
-
-
 def _with_arguments_of_rank_0(rank, worker, args):
     told = [args]
     dist.broadcast_object_list(told)
     return worker(rank, *told[0])
 
 
-def _spawned(rank, devices, address, worker, args, answer):
+def _spawned(rank, devices, address, worker, args, told):
     # Killed when its parent dies: mp.spawn has it sent SIGINT then, which a rank that waits for the others inside NCCL
     # does not hear for minutes. Died before this line, nobody would ever stop this rank.
     mp._prctl_pr_set_pdeathsig(signal.SIGKILL)
@@ -160,10 +151,14 @@ def _spawned(rank, devices, address, worker, args, answer):
     # A spawned process spawns its own. Loader processes need none of that: forked they start in milliseconds instead of
     # importing everything again, at every validation too. (They never touch the device; under torchrun they fork, too.)
     multiprocessing.set_start_method("fork", force=True)
-    result = _run(rank, len(devices), devices[rank], address, worker, args)
+    try:
+        result = _run(rank, len(devices), devices[rank], address, worker, args)
+    except BadInput as error:
+        told.put((rank, BadInput(str(error))))
+        raise  # mp.spawn tells the parent that this rank failed
     ignore_signals()  # all is saved: a late one must not turn the exit code into "killed"
     if rank == 0:
-        answer.put(result)
+        told.put((rank, result))
 
 
 def _run(rank, world_size, device, address, worker, args):
@@ -183,10 +178,12 @@ def _run(rank, world_size, device, address, worker, args):
     try:
         with _handling(STOP_SIGNALS, _note_stop):
             return worker(Rank(rank, world_size, device), *args)
-    except BAD_INPUT as error:
-        # A loader process's exception arrives with its traceback as text: keep the line that matters.
-        message = _bad_input(str(error)) if "\n" in str(error) else None
-        raise (BadInput(message) if message else error) from None
+    except BadInput as error:
+        # torch's loader raises it here with its process's traceback as text: keep what was said at the end of that.
+        _, found, message = str(error).rpartition(f"\n{BadInput.__module__}.{BadInput.__qualname__}: ")
+        if not found:
+            raise
+        raise BadInput(message.strip()) from error
     finally:
         # After a failure the process just ends: the others shall see that only once the reason has been written down.
         _kill_loaders()

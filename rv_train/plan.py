@@ -21,7 +21,7 @@ from rv_train.models import build_encoder
 from rv_train.models.flow_expert import ActionExpert
 from rv_train.models.lora import adapter_parameters, adapter_sizes, check_packages
 from rv_train.models.qwen import DTYPES, check_attention, check_compiler
-from rv_train.models.weights import find_weights, missing_files, random_config
+from rv_train.models.weights import check_model_type, find_weights, missing_files, random_config
 from rv_train.optim import base_lr, check_optimizer, resolve_amp
 
 GIB = 2**30
@@ -120,7 +120,7 @@ def _check_packages(cfg, tokenizer, device, amp, missing):
     def check(function, *args):
         try:
             function(*args)
-        except ValueError as error:
+        except BadInput as error:
             missing.append(str(error))
 
     check(check_attention, cfg, device, amp)
@@ -142,6 +142,7 @@ def _backbone_config(cfg, tokenizer, missing):
             nowhere = f"MODEL.PATH {cfg.MODEL.PATH} is neither a folder nor in the Hugging Face cache"
             missing.append(f"weights: {f'{folder} lacks {missing_files(folder)[0]}' if folder else nowhere}")
         if folder:
+            check_model_type(folder)
             return Qwen2_5_VLConfig.from_pretrained(folder), folder / "config.json"
     return random_config(cfg, tokenizer), "MODEL.TEXT and MODEL.VISION"
 
@@ -154,7 +155,7 @@ def _data(cfg, missing):
         return None
     try:
         return load_data(cfg)
-    except (ValueError, OSError) as error:
+    except BadInput as error:
         missing.append(f"data: {error}")
         return None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from libs.config_tree import differences
 from libs.errors import BadInput
+from libs.files import kind_of, make_folder
 from rv_train import checkpoint
 from rv_train.data.features import TrainingSet
 from rv_train.data.load import TrainingData, load_data
@@ -49,6 +50,8 @@ FREE_ON_RESUME = (
     "EVAL.ENSEMBLE_VERSION",
     "EVAL.ENSEMBLE_WEIGHT",
 )
+# What trainer.pt holds.
+TRAINER_STATE = ("step", "world_size", "data_fingerprint", "optimizer", "scaler", "ema", "bad_steps", "best", "rng")
 # What a checkpoint's weights and optimizer states are made for; nothing can allow another value.
 FIXED_ON_RESUME = (
     "ACTION.DIM",
@@ -112,10 +115,10 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
         check_weights(cfg)
         if checkpoint.checkpoints(run):
             raise BadInput(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
-        if run.exists():
+        if kind_of(run):
             checkpoint.refuse_foreign(run)
-        run.mkdir(parents=True, exist_ok=True)
-    elif not run.is_dir():
+        make_folder(run)
+    elif kind_of(run) != "folder":
         checkpoint.find_resume(run)  # says that there is none
     with checkpoint.lock(run):  # what a killed run leaves running has ended now
         if resume:
@@ -137,6 +140,9 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
 def changed(cfg, data, world_size, folder):
     """What differs between this run and the one that wrote a checkpoint: (what cannot be, what may be allowed)."""
     trainer = checkpoint.load_trainer(folder, mapped=True)
+    missing = [name for name in TRAINER_STATE if name not in trainer]
+    if missing:
+        raise BadInput(f"{folder}/trainer.pt has no {missing[0]!r}: it was not written by this trainer")
     impossible, found = [], []
     for name, now in (("world_size", world_size), ("data_fingerprint", data.info["fingerprint"])):
         if trainer[name] != now:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from libs.errors import BadInput
+from libs.files import read_json_object
 from rv_train.models.lora import num_values
 from rv_train.optim import base_lr, resolve_amp
 
@@ -67,9 +68,11 @@ def write_run_json(folder, cfg, rank, data_info, model, start_step):
     }
     if start_step and path.is_file():
         try:
-            run = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path} is damaged ({error}): move it away, and the record begins anew") from None
+            run = read_json_object(path)
+            if not isinstance(run.get("resumed"), list):
+                raise BadInput(f"{path} has no list 'resumed'")
+        except BadInput as error:
+            raise BadInput(f"{error}: move it away, and the record begins anew") from None
         run["resumed"].append({"step": start_step, **session})
     else:
         parameters = list(model.parameters())

@@ -3,8 +3,8 @@
 Read `train` from top to bottom: it is the whole loop. What can be checked before it starts is checked in
 `rv_train/prepare.py`.
 
-Exit codes: 0 done, 2 bad input (one line says which), 75 stopped by SIGTERM or SIGUSR1 after saving a checkpoint, so
-that `--resume` continues, 130 interrupted from the keyboard.
+Exit codes: 0 done, 1 failed (a traceback), 2 bad input (one line says which), 75 stopped by SIGTERM or SIGUSR1 after
+saving a checkpoint, so that `--resume` continues, 130 interrupted from the keyboard.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import contextlib
 import json
 import math
 import os
-import sys
 
 import torch
 import torch.distributed as dist
@@ -258,8 +257,7 @@ def main(argv=None):
     try:
         code = launch(train, devices, cfg, job)
     except KeyboardInterrupt:
-        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise KeyboardInterrupt("--resume continues from the last checkpoint") from None
     raise SystemExit(code)
 
 

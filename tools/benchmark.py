@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from libs.cli import cli_errors
+from libs.files import check_new_file
 from tools.benchmarks import backbone, data, decode, host, quantize, rollout, train
 
 BENCHMARKS = {
@@ -55,17 +56,14 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
+        check_new_file(args.out)
     command = f"python tools/benchmark.py {shlex.join(sys.argv[1:] if argv is None else argv)}"
     began, load = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), os.getloadavg()
-    try:
-        result = BENCHMARKS[args.benchmark].measure(args, lambda line: print(line, flush=True))
-    except RuntimeError as error:  # a process of the benchmark crashed or hung
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+    result = BENCHMARKS[args.benchmark].measure(args, lambda line: print(line, flush=True))
     print(f"\n{BENCHMARKS[args.benchmark].table(result)}")
     if args.out:
         header = {"command": command, "began": began, "load_average_before": load[0], **describe_machine()}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({**header, **result}, indent=1) + "\n")
         print(f"written: {args.out}")
     if result["problems"]:

@@ -26,6 +26,7 @@ from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
 from libs.demo_hdf5 import KeyMap, demo_files
 from libs.errors import BadInput
+from libs.files import check_new_folder, kind_of
 from libs.manifest.build import Build, Settings, check_same, clear_parts, make_tasks
 from libs.manifest.lines import INFO, MANIFEST
 from rv_train.data.checks import demo_remarks, motion_problems, refuse
@@ -73,6 +74,7 @@ def main(argv=None):
     for name, low, high in (("horizon", 1, 10_000), ("num_bins", 1, 10**9), ("quality", 1, 100), ("workers", 1, 4096)):
         if not low <= getattr(args, name) <= high:
             raise BadInput(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
+    check_new_folder(args.out)
     paths = demo_files(*args.files)
     key_map = KeyMap.find(args.key_map)
     views = list(dict.fromkeys(args.views.split(","))) if args.views else list(key_map.views)
@@ -107,7 +109,7 @@ def main(argv=None):
     }
     for line in demo_remarks(dataset.demos, args.horizon, codec.low, codec.high, args.num_bins):
         print(f"warning: {line}", file=sys.stderr)
-    if (args.out / MANIFEST).exists():
+    if kind_of(args.out / MANIFEST):
         check_same(settings, read_info(args.out), args.out)
         clear_parts(args.out)
     else:
@@ -130,9 +132,7 @@ def run_with_bar(build, workers, num_frames):
         try:
             build.run(workers, lambda task: bar.update(task.frames))
         except KeyboardInterrupt:
-            bar.close()
-            print("interrupted; the same command continues", file=sys.stderr)
-            raise SystemExit(130) from None
+            raise KeyboardInterrupt("the same command continues") from None
 
 
 def splits_of(file):

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
+from libs.files import check_new_file
 from libs.libero_sim import LiberoEnv, simulator_versions, tell_gl
 from libs.libero_sim.experts import expert_actions, expert_tasks
 
@@ -81,8 +82,8 @@ def main(argv=None):
     args = parse_args(argv)
     if args.resets < 1 or args.seed < 0:
         raise BadInput(f"--resets {args.resets} and --seed {args.seed}: at least 1 and 0 are needed")
-    if args.out and not args.out.resolve().parent.is_dir():
-        raise BadInput(f"--out {args.out}: its folder does not exist")
+    if args.out:
+        check_new_file(args.out)
     tasks = expert_tasks(args.task_suite, args.task_ids)
     tell_gl()
     seeds = range(args.seed, args.seed + args.resets)
@@ -92,6 +93,7 @@ def main(argv=None):
     if args.out:
         settings = {"task_suite": args.task_suite, "resets": args.resets, "seed": args.seed}
         text = json.dumps({**settings, "packages": simulator_versions(), "tasks": rows}, indent=2)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text + "\n")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from libs.cli import cli_errors
 from libs.demo_hdf5 import DemoFile
 from libs.errors import BadInput
+from libs.files import check_new_folder
 from libs.libero_sim import RENDER_SETTINGS
 from libs.libero_sim.collection import Settings, TaskJob
 from libs.libero_sim.experts import expert_tasks
@@ -72,6 +73,7 @@ def check_ranges(args, **ranges):
 def make_jobs(args):
     """One TaskJob per task; BadInput for anything that cannot be collected as asked."""
     check_ranges(args, **COUNTS, start_noise=(0, 0.3), start_near=(0, 1), start_late=(0, 1))
+    check_new_folder(args.out)
     jobs = []
     for task in expert_tasks(args.task_suite, args.task_ids):
         settings = Settings(

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from libs.cli import cli_errors
+from libs.files import check_new_folder
 from libs.libero_sim import RENDER_SETTINGS
 from libs.libero_sim.pool import run_with_bar
 from libs.stack_sim import StackTask
@@ -48,6 +49,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     check_ranges(args, **COUNTS, start_late=(0, 1))
+    check_new_folder(args.out)
     settings = StackSettings(args.resolution, args.render, args.seed, args.start_late)
     job = StackJob(StackTask(), settings, args.num_demos, args.out)
     run_with_bar([job], args.workers)

@@ -16,6 +16,7 @@ from pathlib import Path
 from libs.cli import cli_errors
 from libs.demo_hdf5 import KeyMap, demo_files
 from libs.errors import BadInput
+from libs.files import check_new_file, kind_of
 from rv_train.data.checks import USUAL_BINS, constant_dims, demo_remarks
 from rv_train.data.demos import DemoDataset
 from rv_train.data.stats import compute_action_stats, write_stats
@@ -48,10 +49,11 @@ def parse_args(argv=None):
 @cli_errors
 def main(argv=None):
     args = parse_args(argv)
-    if args.out.is_dir():
+    if kind_of(args.out) == "folder":
         raise BadInput(f"--out {args.out} is a folder: name the file, such as {args.out / 'action_stats.json'}")
     if args.out.exists() and not args.force:
         raise BadInput(f"{args.out} exists: give another --out, or --force to overwrite it")
+    check_new_file(args.out)
     paths = demo_files(*args.files)
     key_map = KeyMap.find(args.key_map)
     views = args.views.split(",") if args.views else key_map.views

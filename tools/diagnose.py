@@ -19,6 +19,7 @@ from pathlib import Path
 from libs.cli import cli_errors
 from libs.demo_hdf5 import KeyMap, demo_files
 from libs.errors import BadInput
+from libs.files import check_new_folder
 from rv_eval import overfit
 from rv_eval.diagnosis import diagnose
 from rv_eval.diagnosis_plots import write_plots
@@ -70,12 +71,14 @@ def main(argv=None):
     files = demo_files(args.data)
     if args.overfit is None:
         out = args.out or Path("eval_logs") / f"diagnose_{run_name(args.model_path)}"
+        check_new_folder(out)
         run_diagnosis(args, args.model_path, files, out)
         return
     cfg = load_cfg(args.cfg, args.opts)
     out = args.out or Path("eval_logs") / f"overfit_{args.cfg.stem}"
     if (out / "demos").exists() or (out / "run").exists():
         raise BadInput(f"{out} holds an overfit run already: choose another --out")
+    check_new_folder(out)
     key_map = args.key_map or cfg.DATA.KEY_MAP
     copied = overfit.copy_first_demos(files, args.overfit, out / "demos", KeyMap.find(key_map))
     ranks = [word for name in ("nproc", "devices") if (value := getattr(args, name)) for word in (f"--{name}", value)]

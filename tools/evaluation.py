@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from libs.errors import BadInput
+from libs.files import check_new_folder
 from rv_eval.agent import AgentSettings
 
 SERVED = ("ws://", "wss://")
@@ -96,6 +97,8 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
     from rv_eval.rollout import SimulatorGaveUp
 
     # Cheap checks first: a policy may take long to load.
+    if args.log_dir:
+        check_new_folder(args.log_dir)
     episodes = plan_episodes(tasks, args.episodes, args.seed, args.num_steps)
     shard_episodes(episodes, args.shard_id, args.num_shards)  # refuses numbers that cannot be
     graphics = envs.headless_gl()
@@ -123,8 +126,7 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
     try:
         records = evaluate(policy, make_env, episodes, options, provenance, report)
     except KeyboardInterrupt:
-        report(f"interrupted: {kept}")
-        raise SystemExit(130) from None
+        raise KeyboardInterrupt(kept) from None
     except (SimulatorGaveUp, PolicyLost, PolicyFailed, PolicyChanged) as error:
         print(f"error: {error}; {kept}", file=sys.stderr)
         raise SystemExit(1) from error
@@ -134,10 +136,13 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
 def load_policy(args):
     """The policy of --model_path, loaded here or served elsewhere."""
     if args.model_path.startswith(SERVED):
-        from rv_eval.protocol import read_api_key
+        from rv_eval.protocol import PolicyLost, read_api_key
         from rv_eval.remote_policy import RemotePolicy
 
-        return RemotePolicy(args.model_path, read_api_key(args.api_key_file))
+        try:
+            return RemotePolicy(args.model_path, read_api_key(args.api_key_file))
+        except PolicyLost as error:  # nobody is there from the start
+            raise BadInput(f"--model_path: {error}") from error
     import torch
 
     from rv_eval.policy import Policy

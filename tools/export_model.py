@@ -12,6 +12,7 @@ import torch
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
+from libs.files import check_new_folder, kind_of
 from rv_train.checkpoint import find_model_folder, load_model_folder, save_model_folder
 from rv_train.models.lora import is_adapter_folder
 
@@ -26,8 +27,9 @@ def main(argv=None):
     parser.add_argument("--out", required=True, type=Path, help="folder to make; its model/ holds the weights")
     args = parser.parse_args(argv)
     target = args.out / "model"
-    if target.exists():
+    if kind_of(target):
         raise BadInput(f"{target} exists already")
+    check_new_folder(args.out)
     folder = find_model_folder(args.model_path)
     if is_adapter_folder(folder):
         raise BadInput(

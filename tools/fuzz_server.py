@@ -179,6 +179,10 @@ def main(argv=None):
         raise BadInput(f"--seconds and --clients must be positive, got {args.seconds} and {args.clients}")
     from rv_eval.protocol import read_api_key
 
+    if args.model_path:
+        from rv_train.checkpoint import find_model_folder
+
+        find_model_folder(args.model_path)  # else its absence would stand in the server's console
     with tempfile.TemporaryDirectory(prefix="fuzz_server_") as folder:
         server = ServerProcess(args.model_path, Path(folder)) if args.model_path else None
         try:

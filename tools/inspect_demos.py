@@ -22,6 +22,7 @@ from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, demo_files, verify_demo_fil
 from libs.demo_hdf5.layout import find_key_map, key_problems
 from libs.demo_hdf5.opening import Unreadable, filters_of, open_file
 from libs.errors import BadInput
+from libs.files import check_new_file
 from rv_train.data import checks
 from rv_train.data.demos import read_rows
 
@@ -57,6 +58,8 @@ def main(argv=None):
         raise BadInput(f"--demos must be at least 1, not {args.demos}")
     if args.video is not None and args.video.suffix != ".mp4":
         raise BadInput(f"--video {args.video} must end in .mp4")
+    if args.video is not None:
+        check_new_file(args.video)
     given = KeyMap.find(args.key_map) if args.key_map else None
     opened, problems, unreadable = [], 0, False
     for path in demo_files(*args.files):
@@ -140,7 +143,7 @@ def read_proprio(demos: DemoFile) -> dict[str, np.ndarray]:
     """{part: (frames, n)} of the parts that every demo has as its key map says."""
     found = {}
     for part in demos.key_map.proprio:
-        with contextlib.suppress(ValueError):  # reported with the keys, or by --verify
+        with contextlib.suppress(BadInput):  # reported with the keys, or by --verify
             found[part] = np.concatenate([demos.proprio(demo, [part]) for demo in demos.demos])
     return found
 
@@ -201,7 +204,7 @@ def instruction_of(demos: DemoFile) -> str:
     """The language goal, "" where neither file nor key map states one."""
     try:
         return demos.instruction
-    except ValueError:
+    except BadInput:
         return ""
 
 
@@ -260,7 +263,7 @@ def replay(demos: DemoFile, names: list[str]) -> list[str]:
     try:
         demos.states(names[0]), demos.robot_states(names[0])
         task = recorded_task(demos)
-    except (ValueError, SimulatorMissing) as error:  # no such task, no simulator
+    except BadInput as error:  # no such task, no simulator
         print(f"{label}not replayed: {error}")
         return []
     try:
@@ -284,7 +287,7 @@ def replay(demos: DemoFile, names: list[str]) -> list[str]:
             problems += [f"{name}: {problem}" for problem in result.problems()]
     except SimulatorMissing as error:
         print(f"{label}not replayed: {error}")
-    except ValueError as error:
+    except BadInput as error:
         problems.append(f"{names[0]}: cannot be replayed: {error}")
     return problems
 

@@ -17,6 +17,7 @@ import torch
 from libs.cli import cli_errors
 from libs.config_tree import to_dict
 from libs.errors import BadInput
+from libs.files import check_new_folder, kind_of
 from rv_train.checkpoint import find_model_folder, load_model_folder, read_model_cfg, save_model_folder
 from rv_train.config import cfg_from_dict
 from rv_train.models.lora import is_adapter_folder, merge, read_base, weights_sha256
@@ -32,8 +33,9 @@ def main(argv=None):
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="as stored")
     args = parser.parse_args(argv)
     target = args.out / "model"
-    if target.exists():
+    if kind_of(target):
         raise BadInput(f"{target} exists already")
+    check_new_folder(args.out)
     folder = find_model_folder(args.model_path)
     if not is_adapter_folder(folder):
         raise BadInput(f"{folder} is no adapter: there is nothing to merge")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
 from libs.errors import BadInput
+from libs.files import named_path
 from libs.manifest import BadLine, Rules, numbered_lines, read_line
 from libs.manifest.lines import HIDDEN, INFO, SUMS, manifest_file
 from libs.manifest.pictures import decode_picture
@@ -86,7 +87,7 @@ def find_codec(path, rules, choice, args):
     """ActionTextCodec of the manifest's statistics; None, and a remark, where there are none."""
     try:
         stats = read_stats(args.stats or path.parent)
-    except ValueError as error:
+    except BadInput as error:
         if args.stats:
             raise
         print(f"no statistics, so the integers cannot be read as actions: {error}")
@@ -140,9 +141,10 @@ def check_line(raw, rules):
 def check_picture(path):
     """(shape, whether there was a checksum to compare with); BadLine where something is wrong."""
     try:
-        content = Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise BadLine(f"picture {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        with named_path(path):
+            content = Path(path).read_bytes()
+    except BadInput as error:
+        raise BadLine(f"picture {error}") from None
     folder, name = os.path.split(path)
     sums = read_sums(folder)
     if sums is not None and sums.get(name) != hashlib.sha256(content).hexdigest():

@@ -11,8 +11,13 @@ import uuid
 from pathlib import Path
 
 from libs.errors import BadInput
+from libs.files import make_folder
 
 STRAGGLERS_S = 30.0  # for the processes of a run to be gone after one of them was killed
+
+
+class TortureFailed(Exception):
+    """What was started does not work as it must for the test to go on."""
 
 
 def processes(mark):
@@ -38,17 +43,16 @@ def run_torture(variable, out, wanted, torture):
     returns what it found wrong, a list of lines; none of its processes outlives it.
 
     out: the folder, empty or new; None: a temporary one, removed where nothing is wrong. What is found (or raised as
-    RuntimeError) is printed under "NOT {wanted}", and the exit code is 1. BadInput: the folder is not empty.
+    TortureFailed) is printed under "NOT {wanted}", and the exit code is 1. BadInput: the folder is not empty.
     """
-    if out and out.exists() and any(out.iterdir()):
+    if out and any(make_folder(out).iterdir()):
         raise BadInput(f"--out {out} is not empty")
     folder = out.resolve() if out else Path(tempfile.mkdtemp(prefix=f"{variable.lower()}_"))
-    folder.mkdir(parents=True, exist_ok=True)
     mark = f"{uuid.uuid4()}"
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended below
     try:
         found = torture(folder, mark)
-    except RuntimeError as error:
+    except TortureFailed as error:
         found = [str(error)]
     finally:
         kill(processes(f"{variable}={mark}"))

@@ -21,6 +21,7 @@ from pathlib import Path
 from libs.cli import cli_errors
 from libs.demo_hdf5 import DemoFile, demo_files
 from libs.errors import BadInput
+from libs.files import check_new_folder
 from libs.libero_sim import RENDER_SETTINGS, simulator_versions
 from libs.libero_sim.pool import run_with_bar
 from libs.libero_sim.regeneration import NOOP_NORM, SETTLE_STEPS, FileJob
@@ -57,6 +58,7 @@ def make_jobs(args):
     for name in ("resolution", "workers"):
         if getattr(args, name) < 1:
             raise BadInput(f"--{name} must be at least 1, not {getattr(args, name)}")
+    check_new_folder(args.out)
     sources = {}  # name -> path
     for path in source_files(args.files, args.out):
         if path.name in sources:

@@ -70,10 +70,7 @@ def main(argv=None):
         raise BadInput(f"--port must be from 0 to 65535, got {args.port}")
     if args.threads < 1:
         raise BadInput(f"--threads must be at least 1, got {args.threads}")
-    try:
-        idle = asyncio.run(serve(limits, api_key, args.host, args.port, functools.partial(load_policy, args)))
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    idle = asyncio.run(serve(limits, api_key, args.host, args.port, functools.partial(load_policy, args)))
     if not idle:
         os._exit(0)  # the policy's thread cannot be ended, and the interpreter would wait for it
 

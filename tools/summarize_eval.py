@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 from libs.cli import cli_errors
+from libs.files import check_new_file
 from rv_eval.comparison import compare
 from rv_eval.report import write_report, write_whole
 from rv_eval.summary import gather
@@ -45,6 +46,10 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     runs = [gather(args.dirs, args.only)]
+    first = args.dirs[0]
+    page = args.out or (first if first.is_dir() else first.parent) / "report.html"
+    for path in ([args.json] if args.json else []) + ([page] if args.html else []):
+        check_new_file(path)
     comparison = None
     if args.compare:
         runs.append(gather(args.compare, args.compare_only, "--compare_only"))
@@ -59,10 +64,8 @@ def main(argv=None):
         write_whole(args.json, json.dumps(as_json(*runs, comparison=comparison), indent=1) + "\n")
         print(f"numbers: {args.json}")
     if args.html:
-        first = args.dirs[0]
-        path = args.out or (first if first.is_dir() else first.parent) / "report.html"
-        size = write_report(path, *runs, comparison=comparison, embed_videos=args.embed_videos)
-        print(f"report:  {path} ({size / 1e6:.2f} MB)")
+        size = write_report(page, *runs, comparison=comparison, embed_videos=args.embed_videos)
+        print(f"report:  {page} ({size / 1e6:.2f} MB)")
     if not all(run.is_sound for run in runs):
         raise SystemExit(1)
 

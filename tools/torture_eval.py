@@ -28,8 +28,9 @@ from libs.cli import cli_errors
 from libs.errors import BadInput
 from rv_eval.results import ResultsFile
 from rv_eval.rollout import MAX_INCIDENTS
+from rv_train.checkpoint import find_model_folder
 from tools.compare_evals import compare_evals
-from tools.processes import kill, processes, run_torture, wait_for_nobody
+from tools.processes import TortureFailed, kill, processes, run_torture, wait_for_nobody
 
 ROOT = Path(__file__).resolve().parent.parent
 MOMENTS = ("start-up", "episodes", "result")
@@ -69,18 +70,18 @@ class Attempt:
         ]
 
     def wait_until(self, condition, timeout_s=float("inf")):
-        """False where the evaluation ends before. RuntimeError: nothing of it for `timeout_s`."""
+        """False where the evaluation ends before. TortureFailed: nothing of it for `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if self.process.poll() is not None:
                 return False
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the evaluation hangs:\n{self.tail()}")
+                raise TortureFailed(f"the evaluation hangs:\n{self.tail()}")
             time.sleep(0.005)
         return self.process.poll() is None
 
     def wait_for_end(self, patience_s):
-        """Exit code. RuntimeError: it hangs."""
+        """Exit code. TortureFailed: it hangs."""
         count = -1
         while count < self.count() and self.process.poll() is None:
             count = self.count()
@@ -112,7 +113,7 @@ class Server:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return
             time.sleep(0.1)
-        raise RuntimeError(f"the policy server does not start, see {self.log.parent}")
+        raise TortureFailed(f"the policy server does not start, see {self.log.parent}")
 
 
 def start(command, log, mark):
@@ -138,26 +139,26 @@ class Torture:
         self.problems = []
 
     def run_whole(self):
-        """The undisturbed evaluation; it also tells how long things take. RuntimeError where it fails."""
+        """The undisturbed evaluation; it also tells how long things take. TortureFailed where it fails."""
         attempt = Attempt(self.arguments, self.out / "whole", self.out / "whole.log", f"{self.mark}.whole.")
         attempt.wait_until(lambda: attempt.count() > 0)
         first_s = attempt.seconds()
         if attempt.process.wait() != 0:
-            raise RuntimeError(f"the undisturbed evaluation failed:\n{attempt.tail()}")
+            raise TortureFailed(f"the undisturbed evaluation failed:\n{attempt.tail()}")
         last = attempt.records()[-1]  # its simulator ran before, if there are more episodes than simulators
         self.episode_s = last["policy_s"] + last["sim_s"]
         self.startup_s = max(1.0, first_s - self.episode_s)
         self.check_incidents(attempt, 0)
 
     def run_killed(self, kills):
-        """The same with SIGKILLs. RuntimeError where it ends in another way than it should."""
+        """The same with SIGKILLs. TortureFailed where it ends in another way than it should."""
         attempt = None
         for number in range(kills):
             if attempt is None:
                 attempt = self.start_attempt(number)
             moment = self.wait_for_moment(attempt, number, kills)
             if attempt.process.poll() is not None:
-                raise RuntimeError(
+                raise TortureFailed(
                     f"after {number} kills the evaluation ended with code {attempt.process.returncode}"
                     f" (if it is done: give more --episodes):\n{attempt.tail()}"
                 )
@@ -172,7 +173,7 @@ class Torture:
                 self.server.start()
         attempt = attempt or self.start_attempt(kills)
         if attempt.wait_for_end(self.startup_s + self.episode_s + PATIENCE_S) != 0:
-            raise RuntimeError(f"the evaluation failed by itself:\n{attempt.tail()}")
+            raise TortureFailed(f"the evaluation failed by itself:\n{attempt.tail()}")
         self.check_incidents(attempt, attempt.incidents_due)
 
     def start_attempt(self, number):
@@ -228,7 +229,7 @@ class Torture:
         attempt.process.wait()
         left = wait_for_nobody(attempt.mark)
         if left:
-            raise RuntimeError(f"{left} processes lived on after {victim} was killed:\n{attempt.tail()}")
+            raise TortureFailed(f"{left} processes lived on after {victim} was killed:\n{attempt.tail()}")
         self.check_incidents(attempt, 0)  # the episode may have been lost with the evaluation
 
     def check_incidents(self, attempt, at_least):
@@ -292,6 +293,7 @@ def main(argv=None):
     if args.kills < 1 or args.episodes < 1 or args.num_envs < 1:
         numbers = f"{args.kills}, {args.episodes} and {args.num_envs}"
         raise BadInput(f"--kills, --episodes and --num_envs must be at least 1, got {numbers}")
+    find_model_folder(args.model_path)  # else its absence would stand in a console's file
     run_torture(MARK, args.out, "equal", lambda out, mark: torture(args, out, mark))
 
 

@@ -27,7 +27,7 @@ from libs.demo_hdf5.synthetic import write_synthetic_demo_file
 from libs.errors import BadInput
 from rv_train.checkpoint import checkpoints
 from tools.compare_runs import compare_runs, read_curves
-from tools.processes import kill, processes, run_torture, wait_for_nobody
+from tools.processes import TortureFailed, kill, processes, run_torture, wait_for_nobody
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = "configs/tiny.yaml"
@@ -124,7 +124,7 @@ class Tempo:
 
 
 def run_whole(run, opts, log, mark):
-    """The uninterrupted run; returns its Tempo. RuntimeError where it fails."""
+    """The uninterrupted run; returns its Tempo. TortureFailed where it fails."""
     attempt = Attempt(run, opts, False, log, f"{mark}.whole.")
     startup = save = 0.0
     began = None  # of the checkpoint being written
@@ -138,12 +138,12 @@ def run_whole(run, opts, log, mark):
             save, began = max(save, time.monotonic() - began), None
         time.sleep(0.002)
     if attempt.process.returncode != 0:
-        raise RuntimeError(f"the uninterrupted run failed:\n{attempt.tail()}")
+        raise TortureFailed(f"the uninterrupted run failed:\n{attempt.tail()}")
     return Tempo(startup, (attempt.seconds() - startup) / attempt.step(), save)
 
 
 def run_killed(run, opts, log_folder, mark, kills, tempo, rng):
-    """The same run with SIGKILLs, each followed by a resume. RuntimeError where it ends in another way."""
+    """The same run with SIGKILLs, each followed by a resume. TortureFailed where it ends in another way."""
     attempt = None
     for count in range(kills + 1):
         if not checkpoints(run):  # the next attempt begins anew, while nobody may be about to write a checkpoint
@@ -154,9 +154,9 @@ def run_killed(run, opts, log_folder, mark, kills, tempo, rng):
         attempt = Attempt(run, opts, resume, log_folder / f"attempt_{count:03d}.log", f"{mark}.{count}.")
         if count == kills or not wait_for_moment(attempt, MOMENTS[rng.integers(3)], tempo, rng):
             if attempt.process.wait() != 0:
-                raise RuntimeError(f"attempt {count} failed by itself:\n{attempt.tail()}")
+                raise TortureFailed(f"attempt {count} failed by itself:\n{attempt.tail()}")
             if count < kills:
-                raise RuntimeError(f"the run was done after {count} kills: give more --steps")
+                raise TortureFailed(f"the run was done after {count} kills: give more --steps")
             return
         victim = VICTIMS[rng.integers(4)]
         pids = attempt.pids(victim)
@@ -167,10 +167,10 @@ def run_killed(run, opts, log_folder, mark, kills, tempo, rng):
         try:
             attempt.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"attempt {count} hangs after its {victim} was killed:\n{attempt.tail()}") from None
+            raise TortureFailed(f"attempt {count} hangs after its {victim} was killed:\n{attempt.tail()}") from None
         left = wait_for_nobody(former.mark) if former else 0
         if left:
-            raise RuntimeError(f"{left} processes of attempt {count - 1} went on without the killed one")
+            raise TortureFailed(f"{left} processes of attempt {count - 1} went on without the killed one")
         newest = [folder.name for folder in checkpoints(run)[-1:]]
         print(
             f"{count + 1:>4}  {victim:<7} {phase:<9} {step or '-':>4} {seconds:>8.2f}  {newest[0] if newest else '-'}",

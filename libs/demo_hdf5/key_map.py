@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from libs.errors import BadInput
+from libs.files import read_text
 
 SHIPPED = Path(__file__).with_name("key_maps")
 NAME = re.compile(r"\w[\w.-]*")  # of views and parts: names of files in manifests, words on command lines
@@ -58,15 +59,12 @@ class KeyMap:
     def load(cls, path):
         """From a JSON file; BadInput, naming file and entry, for anything missing, unknown or of the wrong kind."""
         path = Path(path)
+        text = read_text(path)
         try:
-            tree = json.loads(path.read_text(), object_pairs_hook=_without_repeats)
-        except FileNotFoundError:
-            raise BadInput(f"key map {path} does not exist") from None
-        except (OSError, ValueError) as error:  # a folder; not JSON, not text, an entry twice
-            raise BadInput(f"key map {path} cannot be read: {error}") from None
-        try:
-            return cls(name=path.stem, **_checked(tree))
-        except ValueError as error:
+            return cls(name=path.stem, **_checked(json.loads(text, object_pairs_hook=_without_repeats)))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise BadInput(f"key map {path} is not valid JSON: {error}") from None
+        except BadInput as error:
             raise BadInput(f"key map {path}: {error}") from None
 
     @classmethod

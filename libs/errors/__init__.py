@@ -8,3 +8,8 @@ class BadInput(ValueError):
     line and ends with exit code 2 (libs.cli); every other exception is a fault of the program or of the machine and
     keeps its traceback.
     """
+
+
+def first_line(error) -> str:
+    """What an exception of a library says first, its type where it says nothing: a part of an error's one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,14 @@ from libs.demo_hdf5 import DemoFile, merge_files
 from libs.errors import BadInput
 from libs.libero_sim.env import LiberoEnv
 from libs.libero_sim.pool import Job
-from libs.libero_sim.recording import StartVariation, file_attrs, observe_states, record_expert, write_demo
+from libs.libero_sim.recording import (
+    StartVariation,
+    file_attrs,
+    json_object,
+    observe_states,
+    record_expert,
+    write_demo,
+)
 from libs.libero_sim.suites import get_task
 
 ATTEMPTS_PER_DEMO = 5  # an expert that succeeds more rarely is broken
@@ -93,7 +100,7 @@ class ExpertJob(Job):
 
     def read_file(self) -> None:
         demos = self.open_file()
-        self.check_same(json.loads(demos.attrs.get("collection", "{}")), self.path)
+        self.check_same(json_object(demos.attrs, "collection"), self.path)
         if len(demos.demos) != self.num_demos:
             raise BadInput(
                 f"{self.path} exists with {len(demos.demos)} demos, not {self.num_demos}: choose another --out"

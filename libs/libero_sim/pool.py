@@ -8,7 +8,6 @@ import abc
 import contextlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from libs.errors import BadInput
+from libs.files import make_folder, read_json_object
 from libs.libero_sim.gl import tell_gl
 from libs.libero_sim.remote import RemoteObject, SimCrash, SimStartFailed, SimTimeout
 
@@ -47,7 +47,7 @@ class Job(abc.ABC):
         if self.complete:
             self.read_file()
         elif self.parts.exists():
-            self.check_same(json.loads((self.parts / "settings.json").read_text()), self.parts)
+            self.check_same(read_json_object(self.parts / "settings.json"), self.parts)
             self.finished = self.read_parts()
 
     @property
@@ -92,7 +92,7 @@ class Job(abc.ABC):
         """Make the folder of the parts (with its settings, at once), or end what a kill left nearly done."""
         if not self.complete and not self.parts.exists():
             beside = self.parts.with_name(self.parts.name + ".tmp")
-            beside.mkdir(parents=True, exist_ok=True)
+            make_folder(beside)
             (beside / "settings.json").write_text(json.dumps(asdict(self.settings)))
             beside.rename(self.parts)
         self._end_if_possible()
@@ -131,8 +131,8 @@ def run_jobs(jobs: list[Job], num_workers: int, progress: Callable[[Job], None],
 
     progress: called with its job after each piece. make_worker: Job -> RemoteObject; None makes the job's own.
     What a job or a worker raises as BadInput ends the call; so does, as BadInput, a worker that cannot be made before
-    any has done a piece, and, as OSError, a piece during which the simulator crashed or hung again and again. Stopped
-    by an exception, it leaves the finished pieces for another call.
+    any has done a piece, and, as RuntimeError, a piece during which the simulator crashed or hung again and again.
+    Stopped by an exception, it leaves the finished pieces for another call.
     """
     for job in jobs:
         job.begin()
@@ -173,9 +173,7 @@ def run_with_bar(jobs: list[Job], num_workers: int) -> None:
         try:
             run_jobs(jobs, num_workers, progress)
         except KeyboardInterrupt:
-            bar.close()
-            print("interrupted; the same command continues", file=sys.stderr)
-            raise SystemExit(130) from None
+            raise KeyboardInterrupt("the same command continues") from None
 
 
 def _own_worker(job: Job) -> RemoteObject:
@@ -188,7 +186,7 @@ def _count_incident(incidents: dict, slot: "_Slot", error: RuntimeError) -> None
     key = job.path, number
     incidents[key] = incidents.get(key, 0) + 1
     if incidents[key] >= MAX_INCIDENTS:
-        raise OSError(
+        raise RuntimeError(
             f"{job.name}, {job.PIECE} {number}: the simulator failed {incidents[key]} times, last: {error}"
         ) from error
 

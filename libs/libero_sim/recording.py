@@ -100,6 +100,15 @@ def observe_states(env: LiberoEnv, states: np.ndarray, views: Sequence[str] = VI
     return {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
 
 
+def json_object(attrs: dict, name: str) -> dict:
+    """The JSON object in an attribute, {} where there is none."""
+    try:
+        value = json.loads(attrs[name])
+    except (KeyError, TypeError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def file_attrs(env: LiberoEnv) -> dict:
     """Attributes of `data` in a file of demos that were recorded in `env`."""
     name, bddl = type(env.robosuite_env).__name__, Path(env.task.bddl_file)

@@ -17,9 +17,10 @@ import numpy as np
 from libs.demo_hdf5 import DemoFile, merge_files
 from libs.demo_hdf5.schema import demo_number
 from libs.errors import BadInput
+from libs.files import read_json_object
 from libs.libero_sim.env import VIEWS, LiberoEnv
 from libs.libero_sim.pool import Job
-from libs.libero_sim.recording import file_attrs, write_demo
+from libs.libero_sim.recording import file_attrs, json_object, write_demo
 from libs.libero_sim.suites import LiberoTask, get_task
 
 SETTLE_STEPS = 10
@@ -99,7 +100,7 @@ class RegenerationWorker:
                 return {**record, "reason": "every action is a no-op"}
             seed = demo_number(demo)
             states, obs, success = play_episode(self.env, seed, init_state, actions, self.settings.stop_at_success)
-        except ValueError as error:  # recorded in another scene, or numbers that are not finite
+        except BadInput as error:  # recorded in another scene, or numbers that are not finite
             return {**record, "reason": str(error)}
         finally:
             demos.close()
@@ -127,7 +128,7 @@ class RegenerationWorker:
         """
         own = file_attrs(self.env)
         carried = {key: value for key, value in source.attrs.items() if key not in _NOT_CARRIED}
-        info, env_args = _json_dict(carried, "problem_info"), _json_dict(carried, "env_args")
+        info, env_args = json_object(carried, "problem_info"), json_object(carried, "env_args")
         info = {**json.loads(own["problem_info"]), **info, "language_instruction": self.env.task.instruction}
         sizes = {key: self.settings.resolution for key in ("camera_heights", "camera_widths")}
         env_args = env_args or json.loads(own["env_args"])
@@ -172,13 +173,13 @@ class FileJob(Job):
         return {name: self.finished[number] for number, name in self.names.items() if number in self.finished}
 
     def read_file(self) -> None:
-        about = json.loads(DemoFile(self.path).attrs.get(RECORD, "{}"))
+        about = json_object(DemoFile(self.path).attrs, RECORD)
         self.check_same(about.get("settings", {}), self.path)
         self.finished = {demo_number(demo): record for demo, record in about["demos"].items()}
 
     def read_parts(self) -> dict[int, dict]:
         found = self.parts.glob("[0-9]*.json")
-        return {int(path.stem): json.loads(path.read_text()) for path in found}
+        return {int(path.stem): read_json_object(path) for path in found}
 
     def next_number(self) -> int | None:
         missing = (number for number in self.names if number not in self.finished and number not in self.running)
@@ -214,12 +215,3 @@ def fingerprint(source: DemoFile) -> str:
             digest.update(np.ascontiguousarray(values, dtype=np.float64).tobytes())
     source.close()
     return digest.hexdigest()
-
-
-def _json_dict(attrs: dict, name: str) -> dict:
-    """The JSON object in an attribute, {} where there is none."""
-    try:
-        value = json.loads(attrs[name])
-    except (KeyError, TypeError, json.JSONDecodeError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -93,7 +93,7 @@ class RemoteObject:
             if not self._connection.poll(limit):
                 self.kill()
                 raise SimTimeout(f"no answer within {limit:g} s; the process was killed")
-            status, value = self._connection.recv()
+            status, value, *trace = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._crash() from error
         self._extra_s = 0.0
@@ -102,7 +102,10 @@ class RemoteObject:
         if status == "BadInput":
             raise BadInput(value)
         self.kill()
-        raise (SimStartFailed if status == "start" else SimCrash)(value)
+        crash = (SimStartFailed if status == "start" else SimCrash)(value)
+        for text in trace:  # the child's traceback, shown below this one's
+            crash.add_note(text)
+        raise crash
 
     def fileno(self) -> int:
         """Readable when an answer is there: for multiprocessing.connection.wait."""
@@ -211,8 +214,9 @@ def _read(connection: Connection, requests: queue.Queue) -> None:
         os._exit(0)
 
 
-def _describe(error: Exception, kind: str = "error") -> tuple[str, str]:
+def _describe(error: Exception, kind: str = "error") -> tuple[str, ...]:
     if isinstance(error, BadInput):
         return "BadInput", str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return kind, f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+    text = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+    return kind, text, "".join(traceback.format_exception(error)).rstrip()

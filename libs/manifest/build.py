@@ -10,7 +10,6 @@ number of processes.
 """
 
 import concurrent.futures
-import errno
 import fcntl
 import hashlib
 import json
@@ -28,6 +27,7 @@ import numpy as np
 from libs.action_text import ActionTextCodec
 from libs.demo_hdf5 import DemoFile
 from libs.errors import BadInput
+from libs.files import make_folder, named_path, read_json_object
 from libs.manifest.lines import MANIFEST, SUMS
 from libs.manifest.pictures import SUFFIXES, encode_picture
 
@@ -78,19 +78,22 @@ class Build:
         self.parts = self.out / PARTS
 
     def __enter__(self):
-        if self.out.exists() and not self.parts.exists() and any(self.out.iterdir()):
-            raise BadInput(f"{self.out} is not empty, and nothing that this tool began: choose another --out")
-        self.parts.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.parts / LOCK, "a")  # the lock goes with the process, however it ends
+        make_folder(self.out)
+        with named_path(self.out, "written"):
+            if not self.parts.exists() and any(self.out.iterdir()):
+                raise BadInput(f"{self.out} is not empty, and nothing that this tool began: choose another --out")
+            self.parts.mkdir(exist_ok=True)
+            self._lock = open(self.parts / LOCK, "a")  # the lock goes with the process, however it ends
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # others: file systems without locks, which go without
-                self._lock.close()
-                raise BadInput(f"{self.out} is in use: another process builds a manifest there") from None
+        except (BlockingIOError, PermissionError):
+            self._lock.close()
+            raise BadInput(f"{self.out} is in use: another process builds a manifest there") from None
+        except OSError:  # a file system without locks goes without
+            pass
         record = self.parts / SETTINGS
         if record.exists():
-            check_same(self.settings, json.loads(record.read_text()), self.out)
+            check_same(self.settings, read_json_object(record), self.out)
         else:
             _write(record, json.dumps(asdict(self.settings)).encode())
         for rest in self.parts.glob("*/*.frames"):  # what a kill cut off
@@ -109,7 +112,7 @@ class Build:
 
         Raises:
             BadInput: a demonstration file that is damaged or has changed.
-            OSError: something cannot be written, or a process died.
+            OSError: something cannot be written. RuntimeError: a process died.
         """
         todo = self.missing()
         if workers == 1:
@@ -124,7 +127,7 @@ class Build:
             try:
                 self._hand_out(pool, todo, workers * AHEAD, progress)
             except concurrent.futures.process.BrokenProcessPool as error:
-                raise OSError(f"{self.out}: a process died ({error}); the same command continues") from None
+                raise RuntimeError(f"{self.out}: a process died ({error}); the same command continues") from error
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.errors import BadInput
+from libs.files import kind_of
 
 MANIFEST, INFO, SUMS = "manifest.jsonl", "manifest_info.json", "SHA256SUMS"  # the files of a manifest's folder
 HIDDEN = "X"  # a digit that is not known, in `Line.text`, whichever character the manifest has
@@ -61,10 +62,10 @@ class Line:
 
 def manifest_file(entry):
     """The manifest `entry`, or the manifest.jsonl of the folder `entry`; BadInput where there is none."""
-    entry = Path(entry)
-    path = entry / MANIFEST if entry.is_dir() else entry
-    if not path.is_file():
-        raise BadInput(f"{entry} holds no {MANIFEST}" if entry.is_dir() else f"{entry} does not exist")
+    entry, is_folder = Path(entry), kind_of(entry) == "folder"
+    path = entry / MANIFEST if is_folder else entry
+    if kind_of(path) != "file":
+        raise BadInput(f"{entry} holds no {MANIFEST}" if is_folder else f"{entry} does not exist")
     return path
 
 

@@ -33,40 +33,25 @@ function outcomeText(side) {
 
 // ---- the grid --------------------------------------------------------------------------------------------------
 
-// A card's video is loaded while the card is in sight, and let go afterwards: browsers play only so many.
-const addresses = new WeakMap();
-const inSight = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    if (isIntersecting) {
-      target.preload = "metadata";
-      target.src = addresses.get(target);
-    } else if (target.hasAttribute("src")) {
-      target.preload = "none";
-      target.removeAttribute("src");
-      target.load();
-    }
+// How the episode ended, a small picture that the browser fetches when its card comes into sight. The video itself is
+// fetched by the viewer alone.
+function thumbnail({ poster }) {
+  const frame = element("span", "poster", "▶");
+  if (poster) {
+    const picture = element("img");
+    picture.loading = "lazy";
+    picture.alt = "";
+    picture.addEventListener("error", () => picture.remove());
+    picture.src = poster;
+    frame.append(picture);
   }
-}, { rootMargin: "150px" });
-
-function thumbnail(address) {
-  const video = element("video");
-  video.preload = "none";
-  video.muted = video.playsInline = true;
-  addresses.set(video, address);
-  // The last picture shows how the episode ended.
-  video.addEventListener("loadedmetadata", () => { video.currentTime = Math.max(0, video.duration - 0.2); });
-  video.addEventListener("error", () => { if (video.hasAttribute("src")) video.hidden = true; });
-  return video;
+  return frame;
 }
 
 function card(episode, place) {
   const { fields, b } = episode;
   const made = element("button", "episode");
-  if (episode.video) {
-    const video = thumbnail(episode.video);
-    made.append(video);
-    inSight.observe(video);
-  }
+  if (episode.video) made.append(thumbnail(episode));
   const text = element("div");
   text.append(element("b", fields.success ? "success" : "failure", outcomeText(fields)));
   text.append(element("span", "", `${fields.suite} ${fields.task_id}, init ${fields.init_state}`));
@@ -160,13 +145,14 @@ choose("");
 const viewer = byId("viewer");
 let current = 0; // place in `episodes`
 
-function screen(title, video) {
+function screen(title, { video, poster }) {
   const figure = element("figure");
   if (title) figure.append(element("figcaption", "", title));
   const empty = (text) => figure.append(element("div", "empty", text));
   if (video) {
     const player = element("video");
     player.controls = player.muted = player.playsInline = player.autoplay = true;
+    if (poster) player.poster = poster;
     player.src = video;
     player.addEventListener("error", () => {
       player.remove();
@@ -190,11 +176,11 @@ function describe(list, fields) {
 
 function show(place) {
   current = place;
-  const { fields, video, source, b } = episodes[place];
+  const { fields, source, b } = episodes[place];
   byId("viewer-title").textContent =
     `${fields.suite} ${fields.task_id}, init ${fields.init_state}: ${fields.instruction}`;
-  const screens = [screen(`${b ? "A: " : ""}${outcomeText(fields)}`, video)];
-  if (b) screens.push(screen(`B: ${outcomeText(b)}`, b.video));
+  const screens = [screen(`${b ? "A: " : ""}${outcomeText(fields)}`, episodes[place])];
+  if (b) screens.push(screen(`B: ${outcomeText(b)}`, b));
   byId("screens").replaceChildren(...screens);
   describe(byId("fields"), { ...fields, "read from": source, ...(b ? { "B read from": b.source } : {}) });
   byId("previous").disabled = shown.indexOf(place) <= 0;

@@ -193,5 +193,5 @@ def find_demo_files(entries):
         raise BadInput("no demonstrations: set DATA.FILES to HDF5 files or folders (DATA.FILES path/to/folder)")
     try:
         return demo_files(*entries)
-    except ValueError as error:
+    except BadInput as error:
         raise BadInput(f"DATA.FILES: {error}") from None

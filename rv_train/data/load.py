@@ -60,7 +60,7 @@ def key_map_of(cfg):
         key_map = KeyMap.find(cfg.DATA.KEY_MAP)
         key_map.check_views(cfg.DATA.VIEWS)
         key_map.check_parts(cfg.DATA.PROPRIO)
-    except ValueError as error:
+    except BadInput as error:
         raise BadInput(f"DATA.KEY_MAP, VIEWS and PROPRIO: {error}") from None
     if key_map.actions.dim != cfg.ACTION.DIM:
         raise BadInput(
@@ -161,7 +161,7 @@ def _manifest_stats(paths, cfg):
     for folder in dict.fromkeys(path.parent for path in paths):
         try:
             found[folder] = read_stats(folder)
-        except (ValueError, OSError) as error:
+        except BadInput as error:
             broken = any((folder / name).exists() for name in (FILE_NAME, NPZ_NAME))
             if broken or not cfg.DATA.STATS:
                 raise BadInput(f"{error}; or name it: DATA.STATS path/to/action_stats.npz") from None
@@ -185,7 +185,7 @@ def _read_given(path, action_dim, parts=()):
     """Statistics with the proprio of these parts, and of no others."""
     try:
         stats = read_stats(path)
-    except (ValueError, OSError) as error:
+    except BadInput as error:
         raise BadInput(f"DATA.STATS: {error}") from None
     if len(stats["min"]) != action_dim:
         raise BadInput(f"DATA.STATS: {path} has {len(stats['min'])} action dimensions, ACTION.DIM is {action_dim}")

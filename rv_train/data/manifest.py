@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from libs.demo_hdf5.schema import STANDARD_RENDER
 from libs.errors import BadInput
+from libs.files import kind_of, named_path, read_json_object
 from libs.manifest import BadLine, Rules, numbered_lines, read_line, read_picture
 from libs.manifest.lines import INFO, check_pictures, manifest_file
 from rv_train.data.demos import Sample, split_at_random
@@ -85,11 +86,8 @@ class ManifestDataset:
             if info.get(name, value) != value:
                 raise BadInput(f"{path} was written with {name} {info[name]}, {keys[name]} is {value}")
         rules = Rules(str(path.parent), tuple(self.views), self.horizon, self.codec.action_dim, self.codec.num_bins)
-        try:
-            with open(path, "rb") as file:
-                return ManifestFile(path, rules, info, _version(file))
-        except OSError as error:
-            raise BadInput(f"manifest {path} cannot be read ({error.strerror})") from None
+        with named_path(path), open(path, "rb") as file:
+            return ManifestFile(path, rules, info, _version(file))
 
     def _read_lines(self):
         """Look at every line: where the good ones stand, what the bad ones lack."""
@@ -155,7 +153,7 @@ class ManifestDataset:
         """(H, H, 3) uint8; BadInput, naming the line, where it cannot be read or has another side than `side`."""
         try:
             picture = read_picture(path)
-        except ValueError as error:
+        except BadInput as error:
             raise BadInput(f"{self._place(index)}: {error}") from None
         height, width = picture.shape[:2]
         if height != width or side not in (None, height):
@@ -271,7 +269,7 @@ def find_manifests(entries):
     for entry in entries:
         try:
             paths.append(manifest_file(entry))
-        except ValueError as error:
+        except BadInput as error:
             raise BadInput(f"DATA.FILES: {error}") from None
     return list(dict.fromkeys(paths))
 
@@ -279,15 +277,7 @@ def find_manifests(entries):
 def read_info(folder):
     """What tools/build_manifest.py wrote of a manifest, {} where it did not; BadInput where it cannot be read."""
     path = Path(folder) / INFO
-    try:
-        info = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from None
-    if not isinstance(info, dict):
-        raise BadInput(f"{path} is not a JSON object")
-    return info
+    return read_json_object(path) if kind_of(path) else {}
 
 
 def _first(bad):

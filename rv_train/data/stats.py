@@ -16,6 +16,7 @@ import numpy as np
 
 from libs.demo_hdf5 import LIBERO
 from libs.errors import BadInput
+from libs.files import kind_of, named_path, read_json
 
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
 RANGES = {"min_max": ("min", "max"), "q01_q99": ("q01", "q99")}  # ACTION.RANGE -> keys of the statistics
@@ -164,18 +165,16 @@ def read_stats(path):
         BadInput: missing or broken, or no range: min and max must be finite, as many, and min at most max; or
             "proprio" is not what `compute_action_stats` gives.
     """
-    path = _file_in(path)
-    if path.name == FILE_NAME and not path.exists() and path.with_name(NPZ_NAME).exists():
+    given, path = path, _file_in(path)
+    if path.name == FILE_NAME and not kind_of(path) and kind_of(path.with_name(NPZ_NAME)):
         path = path.with_name(NPZ_NAME)
-    try:
-        stats = _read_npz(path) if path.suffix == ".npz" else json.loads(path.read_text())
-    except FileNotFoundError:
+    if not kind_of(path):
+        missing = f"{given} does not exist" if path == Path(given) else f"{given} has no {path.name}"
         raise BadInput(
-            f"{path.parent} has no {path.name}: without the range of the actions its integers mean nothing; "
+            f"{missing}: without the range of the actions its integers mean nothing; "
             "copy the file from the training run, or write it with tools/compute_stats.py"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not valid JSON: {error}") from None
+        )
+    stats = _read_npz(path) if path.suffix == ".npz" else read_json(path)
     for key in ("min", "max"):
         if not isinstance(stats, dict) or not isinstance(stats.get(key), list):
             raise BadInput(f"{path}: no list {NPZ_KEYS[key] if path.suffix == '.npz' else key!r}")
@@ -209,8 +208,10 @@ def _is_finite(value):
 
 def _read_npz(path):
     names = {theirs: ours for ours, theirs in NPZ_KEYS.items()}
+    with named_path(path):
+        content = io.BytesIO(Path(path).read_bytes())
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(content, allow_pickle=False) as arrays:
             stats = {names.get(key, key): arrays[key].tolist() for key in arrays.files}
         of_proprio = {key.removeprefix("proprio_"): stats.pop(key) for key in list(stats) if key.startswith("proprio_")}
         if of_proprio:
@@ -223,4 +224,4 @@ def _read_npz(path):
 
 def _file_in(path):
     path = Path(path)
-    return path / FILE_NAME if path.is_dir() else path
+    return path / FILE_NAME if kind_of(path) == "folder" else path

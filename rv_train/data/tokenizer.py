@@ -4,7 +4,8 @@ import importlib.util
 import json
 from pathlib import Path
 
-from libs.errors import BadInput
+from libs.errors import BadInput, first_line
+from libs.files import kind_of
 
 # Qwen2.5's added tokens in the order of their ids: 151643 ... 151656, then eight that are not "special".
 SPECIAL_TOKENS = (
@@ -57,9 +58,14 @@ def load_tokenizer(source, vocab_cut=0):
 
     if source == "qwen2.5":
         return _build_qwen(vocab_cut)
-    if not Path(source).is_dir():
+    if kind_of(source) != "folder":
         raise BadInput(f"MODEL.TOKENIZER: {source} is neither 'qwen2.5' nor a folder with a saved tokenizer")
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)  # never code from the folder
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)  # never code from the folder
+    except Exception as error:  # the library reads files there and nothing else, and raises whatever it stumbles over
+        raise BadInput(
+            f"MODEL.TOKENIZER: {source} holds no tokenizer that can be read ({first_line(error)})"
+        ) from error
 
 
 def _build_qwen(vocab_cut):

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from libs.errors import BadInput
+from libs.errors import BadInput, first_line
+from libs.files import read_json_object
 from rv_train.optim import quiet_bitsandbytes
 
 ADAPTER, ADAPTER_CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
@@ -118,11 +119,11 @@ def save_adapter(backbone, folder):
 def read_base(adapter):
     """{"path", "weights_sha256"} of the weights that a saved adapter was trained over."""
     path = Path(adapter) / BASE
-    try:
-        base = json.loads(path.read_text())
-        return {key: base[key] for key in ("path", "weights_sha256")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} does not say which weights the adapter was trained over ({error!r})") from None
+    base = read_json_object(path)
+    missing = [key for key in ("path", "weights_sha256") if not isinstance(base.get(key), str)]
+    if missing:
+        raise BadInput(f"{path} does not say which weights the adapter was trained over (no {missing[0]!r})")
+    return {key: base[key] for key in ("path", "weights_sha256")}
 
 
 def check_base(adapter, base):
@@ -245,7 +246,7 @@ def _load_adapter(backbone, folder):
     try:
         state = load_file(folder / ADAPTER)
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{folder / ADAPTER} cannot be read: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"{folder / ADAPTER} cannot be read: {first_line(error)}") from error
     state = {name.removeprefix(PREFIX): value for name, value in state.items()}
     mine = _matrices(backbone)
     wrong = sorted(mine.keys() ^ state.keys()) or [name for name in mine if mine[name].shape != state[name].shape]

@@ -1,20 +1,21 @@
 """The weights of the backbone: the library's own Qwen2.5-VL class, pretrained or random at any size, and its files."""
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from libs.errors import BadInput
+from libs.errors import BadInput, first_line
+from libs.files import kind_of, read_json_object
 from rv_train.data.prompt import MERGE, PATCH
 from rv_train.data.tokenizer import token_id
 from rv_train.models.lora import attach, is_frozen, read_base, save_adapter, weights_sha256
 from rv_train.models.qwen import DTYPES, FLASH, IMAGE_MEAN, IMAGE_STD, TEMPORAL_PATCH, has_flash
 
 EXPERT = "expert.safetensors"  # the weights of an action expert, beside those of the backbone or alone
+MODEL_TYPE = "qwen2_5_vl"  # in config.json
 BASE_COPY = "base"  # in a model folder: a copy of the frozen weights
 BASE_VARIABLE = "VLA0_BASE"  # of the environment: where the weights below what was trained lie on this machine
 
@@ -70,7 +71,7 @@ def base_path(cfg, trained=None):
     path = os.environ.get(BASE_VARIABLE) or cfg.MODEL.PATH
     try:
         check_source(path)
-    except ValueError as error:
+    except BadInput as error:
         raise BadInput(
             f"{trained} needs the weights it was trained over; {error}. Put them there, or let the environment "
             f"variable {BASE_VARIABLE} name their folder"
@@ -104,15 +105,16 @@ def _load(path, attention, dtype):
 
     folder, complete = find_weights(path)
     source = folder if complete else path
+    if complete:
+        check_model_type(folder)
     try:
         with without_progress_bars():
             model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
                 source, attn_implementation=attention, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
     except (OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
         raise BadInput(
-            f"MODEL.PATH: cannot load weights from {source} ({reason}); give a folder that holds them, "
+            f"MODEL.PATH: cannot load weights from {source} ({first_line(error)}); give a folder that holds them, "
             "or train from scratch with MODEL.INIT random"
         ) from error
     # The library would fill what is missing with random numbers and say so in a warning.
@@ -129,8 +131,10 @@ def check_weights(cfg):
 
 
 def check_source(path):
-    """BadInput unless a folder holds weights, or a hub name is in the cache or known to the hub."""
-    if find_weights(path)[1]:
+    """BadInput unless a folder holds weights of this model, or a hub name is in the cache or known to the hub."""
+    folder, complete = find_weights(path)
+    if complete:
+        check_model_type(folder)
         return
     if Path(path).is_dir():
         raise BadInput(f"MODEL.PATH: {path} holds no model, it lacks {missing_files(path)[0]}")
@@ -139,11 +143,17 @@ def check_source(path):
     try:  # asks once; loading would try for half a minute
         get_hf_file_metadata(hf_hub_url(path, "config.json"))
     except Exception as error:  # of the network, the hub, or the name
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(
             f"MODEL.PATH: {path} is neither a folder with weights nor in the cache, nor to be had from the "
-            f"Hugging Face hub ({reason})"
+            f"Hugging Face hub ({first_line(error)})"
         ) from error
+
+
+def check_model_type(folder):
+    """BadInput where config.json is not this model's: the library would make another one, of default sizes."""
+    found = read_json_object(Path(folder) / "config.json").get("model_type")
+    if found != MODEL_TYPE:
+        raise BadInput(f"MODEL.PATH: {folder}/config.json has model_type {found!r}, this trainer needs {MODEL_TYPE!r}")
 
 
 def find_weights(path):
@@ -155,7 +165,7 @@ def find_weights(path):
     from huggingface_hub import try_to_load_from_cache
 
     folder = Path(path)
-    if not folder.is_dir():
+    if kind_of(folder) != "folder":
         try:
             found = try_to_load_from_cache(path, "config.json")
         except ValueError:  # not the form of a hub name
@@ -218,7 +228,10 @@ def missing_files(folder):
     """Names of the files that a folder of saved weights lacks, such as a part that was not downloaded."""
     folder, index = Path(folder), Path(folder) / "model.safetensors.index.json"
     if index.is_file():
-        weights = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        places = read_json_object(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise BadInput(f"{index} has no 'weight_map' that says which file a weight is in")
+        weights = sorted(set(places.values()))
     else:
         weights = [] if any(folder.glob("model*.safetensors")) else ["model.safetensors"]
     return [name for name in ("config.json", *weights) if not (folder / name).is_file()]

@@ -52,8 +52,8 @@ def test_liberos_map_is_what_the_writer_writes(tmp_path):
 def test_unknown_names_are_answered_with_the_known_ones():
     for call, message in (
         (lambda: KeyMap.find("droid"), "no key map 'droid': there are isaac_cosmos, libero, robomimic"),
-        (lambda: KeyMap.find("no/such.json"), "key map no/such.json does not exist"),
-        (lambda: KeyMap.find("such.json"), "key map such.json does not exist"),
+        (lambda: KeyMap.find("no/such.json"), "no/such.json does not exist"),
+        (lambda: KeyMap.find("such.json"), "such.json does not exist"),
         (
             lambda: LIBERO.check_views(["agentview", "wrist"]),
             "libero has no view 'wrist'; it has agentview",
@@ -122,10 +122,20 @@ def test_a_broken_map_is_named(tmp_path, message):
         KeyMap.load(path)
 
 
-@pytest.mark.parametrize("text", ["{", "", "\xff\xfe", '{"views": {}, "views": {}}'])
-def test_what_is_not_json_cannot_be_read(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("\xff\xfe", "is not a text file"),
+        ('{"views": {}, "views": {}}', ": 'views' stands there twice"),
+    ],
+    ids=["half", "empty", "deep", "binary", "repeated"],
+)
+def test_what_is_not_json_cannot_be_read(tmp_path, text, message):
     (tmp_path / "mine.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"mine\.json cannot be read"):
+    with pytest.raises(ValueError, match=rf"mine\.json ?{message}"):
         KeyMap.load(tmp_path / "mine.json")
     with pytest.raises(ValueError, match="cannot be read"):
         KeyMap.load(tmp_path)

@@ -85,7 +85,8 @@ def test_videos_of_failures_and_data_of_all(tmp_path):
         with h5py.File(tmp_path / record["data"]) as file:
             assert json.loads(file.attrs["record"])["init_state"] == record["init_state"]
             assert len(file["actions"]) == record["steps"] and len(file["chunks"]) == record["queries"]
-    assert len(list((tmp_path / "videos").iterdir())) == 1 and len(list((tmp_path / "episodes").iterdir())) == 2
+    assert [path.suffix for path in sorted((tmp_path / "videos").iterdir())] == [".jpg", ".mp4"]
+    assert len(list((tmp_path / "episodes").iterdir())) == 2
 
 
 def test_a_file_that_cannot_be_written_does_not_cost_the_result(tmp_path):
@@ -190,7 +191,7 @@ def test_other_settings_are_other_episodes_and_other_videos(tmp_path):
     (second,), _, _ = run(tmp_path, episodes, settings=AgentSettings(n_action_steps=1))
     assert first["n_action_steps"] == 4 and second["n_action_steps"] == 1
     assert first["video"] != second["video"]
-    assert len(list((tmp_path / "videos").iterdir())) == 2
+    assert len(list((tmp_path / "videos").glob("*.mp4"))) == len(list((tmp_path / "videos").glob("*.jpg"))) == 2
 
 
 def test_an_interrupted_run_keeps_what_is_finished(tmp_path):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from rv_eval.comparison import compare
 from rv_eval.report import write_report
 from rv_eval.results import wilson_interval
 from rv_eval.summary import gather
-from rv_eval.video import EpisodeFrames
+from rv_eval.video import EpisodeFrames, poster_path
 from tests.browser import chromium, requests
 from tests.rv_eval.records import plan, record, write, write_quickly
 
@@ -56,6 +57,7 @@ def logs(tmp_path_factory):
     by_outcome = sorted(records, key=lambda r: r["success"])
     by_outcome[0]["video"], by_outcome[-1]["video"] = "videos/fails 100%.mp4", "elsewhere/videos/succeeds.mp4"
     by_outcome[1]["video"] = "videos/gone.mp4"
+    (root / "a" / "videos" / "succeeds.jpg").unlink()  # from before there were posters
     by_outcome[2]["incidents"], by_outcome[2]["incident_errors"] = 1, ["the renderer died"]
     write(root / "a" / "results.jsonl", records)
     write(root / "a" / "planned.jsonl", [plan(0, range(7), "libero_10")])
@@ -155,6 +157,7 @@ def test_what_it_depends_on_is_shown(page):
     fields = {row.text.split("\n")[0]: row for row in every(page, "#settings .settings > div")}
     assert "8" in fields["n_action_steps"].text and "2.3.7" in fields["versions.mujoco"].text
     assert "several" not in fields["n_action_steps"].get_attribute("class")
+    assert not set(fields) & {"tokens", "passes", "success", "steps", "policy_s", "wall_s", "video"}, "results"
     assert fields["max_steps"].text.split("\n")[1:] == ["220 (10)", "520 (10)"]
 
 
@@ -163,7 +166,7 @@ def test_failures_come_first_and_records_without_video_are_there(page):
     assert len(texts) == 20
     assert ["failure" in text for text in texts] == [True] * 9 + [False] * 11
     assert sum("no video" in text for text in texts) == 18
-    assert len(every(page, ".episode video")) == 2
+    assert len(every(page, ".episode .poster img")) == 2 and not every(page, "video")
 
 
 def test_the_filter(page):
@@ -194,14 +197,30 @@ def test_a_bar_leads_to_its_episodes(page):
     assert Select(one(page, "#task")).first_selected_option.get_attribute("value") == "libero_10 1"
 
 
-def test_videos_load_only_in_sight(page):
-    wait_for(page, "scrollY === 0")
-    assert [video.get_attribute("preload") for video in every(page, ".episode video")] == ["none", "none"]
-    assert not [url for url in requests(page) if url.endswith(".mp4")]
-    page.execute_script("document.querySelector('.episode').scrollIntoView()")
-    wait_for(page, "document.querySelector('.episode video').readyState >= 2")
-    page.execute_script("scrollTo(0, 0)")
-    wait_for(page, "!document.querySelector('.episode video').hasAttribute('src')")
+def test_cards_show_posters_and_only_the_viewer_loads_a_video(page):
+    for card in every(page, ".episode:has(img)"):
+        page.execute_script("arguments[0].scrollIntoView()", card)
+        wait_for(page, "arguments[0].querySelector('img').naturalWidth === 320", card)
+    fetched = requests(page)
+    assert sum(url.endswith(".jpg") for url in fetched) == 2 and not any(url.endswith(".mp4") for url in fetched)
+    one(page, ".episode").click()
+    wait_for(page, "document.querySelector('#screens video').readyState >= 2")
+    assert one(page, "#screens video").get_attribute("poster").endswith("/videos/fails%20100%25.jpg")
+    assert any(url.endswith(".mp4") for url in requests(page))
+
+
+def test_a_poster_that_is_gone_leaves_a_card_that_opens(driver, logs, report):
+    poster = logs / "a" / "videos" / "succeeds.jpg"
+    content = poster.read_bytes()
+    poster.unlink()
+    try:
+        driver.get(report.as_uri())
+        driver.execute_script("document.querySelectorAll('.episode:has(.poster)')[1].scrollIntoView()")
+        wait_for(driver, "document.querySelectorAll('.poster img').length === 1")
+        driver.execute_script("document.querySelectorAll('.episode:has(.poster)')[1].click()")
+        wait_for(driver, "document.querySelector('#screens video').readyState >= 2")
+    finally:
+        poster.write_bytes(content)
 
 
 def test_the_viewer_plays_walks_and_closes(page):
@@ -248,7 +267,10 @@ def test_texts_are_never_markup(page):
     assert EVIL in one(page, "#viewer-title").text and EVIL in one(page, "#fields").text
     time.sleep(0.2)  # an image's error would come later
     assert page.execute_script("return window.injected") is None
-    assert every(page, "img") == []
+    assert {picture.get_attribute("src").rpartition("/")[2] for picture in every(page, "img")} == {
+        "fails%20100%25.jpg",
+        "succeeds.jpg",
+    }
 
 
 def test_a_script_that_got_in_would_not_run(page):
@@ -297,29 +319,36 @@ def test_embedded_videos_play_from_the_page_alone(driver, logs, tmp_path):
     plain = (logs / "a" / "videos" / "succeeds.mp4").stat().st_size
     assert size == (tmp_path / "report.html").stat().st_size > plain * 4 / 3
     for page in opened(driver, tmp_path / "report.html"):
+        page.execute_script("document.querySelector('.episode').scrollIntoView()")
+        wait_for(page, "document.querySelector('.episode img').naturalWidth === 320")
+        assert one(page, ".episode img").get_attribute("src").startswith("data:image/jpeg")
         page.execute_script("document.querySelector('.episode').click()")
         wait_for(page, "document.querySelector('#screens video').currentTime > 0.3")
         assert page.execute_script("return document.querySelector('#screens video').src").startswith("data:video/mp4")
 
 
 def test_two_thousand_episodes(driver, tmp_path):
-    """As many as LIBERO has, each with a video of the same name: quick to open, and few of them loaded."""
-    make_video(tmp_path / "videos" / "x.mp4", True)
+    """As many as LIBERO has, each with a video and a poster: a small page, quick to open, few of them loaded."""
+    make_video(tmp_path / "x.mp4", True)
+    (tmp_path / "videos").mkdir()
     records = [
-        record(task, init, (task + init) % 9 > 0, suite, video="videos/x.mp4")
+        record(task, init, (task + init) % 9 > 0, suite, video=f"videos/{suite}_{task}_{init}.mp4")
         for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10")
         for task in range(10)
         for init in range(50)
     ]
+    for each in records:
+        os.link(tmp_path / "x.mp4", tmp_path / each["video"])
+        os.link(tmp_path / "x.jpg", poster_path(tmp_path / each["video"]))
     write_quickly(tmp_path / "results.jsonl", records)
-    write_report(tmp_path / "report.html", gather([tmp_path]))
+    assert write_report(tmp_path / "report.html", gather([tmp_path])) < 3e6
     for page in opened(driver, tmp_path / "report.html"):
         start = time.monotonic()
         assert one(page, "#count").text == "2000 of 2000 episodes" and time.monotonic() - start < 5
         page.execute_script("document.getElementById('grid').scrollIntoView()")
-        wait_for(page, "document.querySelector('.episode video').readyState >= 2")
-        loaded = page.execute_script("return document.querySelectorAll('.episode video[src]').length")
-        assert 0 < loaded < 60
+        wait_for(page, "document.querySelector('.episode img').naturalWidth === 320")
+        loaded = page.execute_script("return [...document.images].filter(image => image.naturalWidth > 0).length")
+        assert 0 < loaded < 400
         assert len(every(page, "a.task")) == 40
 
 
@@ -347,6 +376,17 @@ def test_nothing_outside_the_results_is_embedded(tmp_path, named):
     folder = write(tmp_path / "logs" / "results.jsonl", [record(video=named)])
     write_report(tmp_path / "report.html", gather([folder]), embed_videos=True)
     assert base64.b64encode(b"secret").decode() not in (tmp_path / "report.html").read_text()
+
+
+def test_a_poster_that_leads_elsewhere_is_not_embedded(tmp_path):
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    make_video(tmp_path / "logs" / "videos" / "x.mp4", True)
+    (tmp_path / "logs" / "videos" / "x.jpg").unlink()
+    (tmp_path / "logs" / "videos" / "x.jpg").symlink_to(tmp_path / "secret.jpg")
+    folder = write(tmp_path / "logs" / "results.jsonl", [record(video="videos/x.mp4")])
+    write_report(tmp_path / "report.html", gather([folder]), embed_videos=True)
+    (episode,) = embedded(tmp_path / "report.html")["episodes"]
+    assert episode["video"] and episode["poster"] is None
 
 
 def test_the_page_is_one_file_that_names_no_other(report):

@@ -17,21 +17,35 @@ from tools.processes import processes
 # Rank 1 stands for one that waits inside NCCL: Python's signal handlers do not run there.
 PROGRAM = """
 import signal, sys, time, torch
+from libs.errors import BadInput
 from rv_train.distributed import launch
 
-def worker(rank, fails):
+def worker(rank, what):
     if rank.rank == 1:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         print("waits", flush=True)
-    elif fails:
-        raise ValueError("bad input")
+    elif what == "refuses":
+        raise BadInput("bad input,\\nin two lines")
+    elif what == "loads":
+        next(iter(torch.utils.data.DataLoader(BadData(), num_workers=1)))
+    elif what == "fails":
+        raise ValueError("a bug, libs.errors.BadInput: or not")
+    elif what == "dies":
+        signal.raise_signal(signal.SIGKILL)
     time.sleep(600)
+
+class BadData(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise BadInput("a picture,\\nin two lines")
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     try:
-        launch(worker, [torch.device("cpu")] * 2, sys.argv[1] == "fails")
-    except ValueError as error:
+        launch(worker, [torch.device("cpu")] * 2, sys.argv[1])
+    except BadInput as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -56,9 +70,30 @@ def start(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_failing_rank_is_one_line_whatever_the_others_wait_for(start):
-    process, mark = start("fails")
-    assert process.communicate(timeout=200)[1] == "error: rank 0: bad input\n"
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("refuses", "error: rank 0: bad input,\nin two lines\n"),
+        ("loads", "error: rank 0: a picture,\nin two lines\n"),
+    ],
+)
+def test_bad_input_of_a_rank_or_its_loader_is_bad_input_here(start, what, said):
+    process, mark = start(what)
+    assert process.communicate(timeout=200)[1] == said
+    assert process.returncode == 1 and not processes(mark)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("fails", "ValueError: a bug, libs.errors.BadInput: or not"),
+        ("dies", "RuntimeError: rank 0 died: process 0 terminated with signal SIGKILL; --resume continues"),
+    ],
+)
+def test_another_failure_of_a_rank_keeps_its_traceback_whatever_the_others_wait_for(start, what, said):
+    process, mark = start(what)
+    lines = process.communicate(timeout=200)[1].splitlines()
+    assert lines[-1] == said and sum("in worker" in line for line in lines) == (what == "fails")
     assert process.returncode == 1 and not processes(mark)
 
 

@@ -1,4 +1,5 @@
-"""What goes wrong around a run: one clear line, exit code 2, and the last good checkpoint goes on as if nothing was."""
+"""What goes wrong around a run is said once: bad input in one line (exit code 2), a full disk or a killed rank with its
+traceback (1). The last good checkpoint goes on as if nothing was."""
 
 import os
 import resource
@@ -34,12 +35,20 @@ class Run:
         streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         return subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=limit, **streams)
 
-    def fails(self, process):
-        """Wait for the end: the one line it says."""
+    def refuses(self, process):
+        """Wait for the end, which must be bad input: the one line it says."""
         out, err = process.communicate(timeout=300)
         assert process.returncode == 2, out + err
         assert err.startswith("error: ") and err.count("\n") == 1, err
         return err
+
+    def breaks(self, process):
+        """Wait for the end, which must be a failure: the last line of the one error it shows, though there are two
+        ranks."""
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 1, out + err
+        assert err.count("RuntimeError: rank ") == 1, err
+        return err.splitlines()[-1]
 
     def last_step(self):
         """Of the newest checkpoint, which must be whole and the one that `last` points at."""
@@ -70,7 +79,7 @@ def a_late_frame(seed=0, batch_size=2):
     return steps[index], f"demo_{index // NUM_FRAMES}", index % NUM_FRAMES
 
 
-def test_each_failure_is_one_line_and_the_run_goes_on(tmp_path):
+def test_each_failure_is_said_once_and_the_run_goes_on(tmp_path):
     run = Run(tmp_path)
     good = tmp_path / "good.hdf5"
     shutil.copy(run.demos, good)
@@ -78,14 +87,18 @@ def test_each_failure_is_one_line_and_the_run_goes_on(tmp_path):
     # A picture that cannot be unpacked, in the middle of an epoch.
     step, demo, frame = a_late_frame()
     damage(run.demos, demo, frame)
-    line = run.fails(run.start(TRAIN__max_steps=500))
+    line = run.refuses(run.start(TRAIN__max_steps=500))
     assert f"{run.demos}, {demo}: obs/agentview_rgb at frame {frame} is damaged" in line
     assert run.last_step() == step
 
     # A full disk: the file with the weights does not fit.
     shutil.copy(good, run.demos)
-    line = run.fails(run.start("--resume", file_limit=300_000, TRAIN__max_steps=500))
-    assert f"checkpoint of step {step + 1} cannot be written" in line and "File too large" in line
+    line = run.breaks(run.start("--resume", file_limit=300_000, TRAIN__max_steps=500))
+    assert (
+        line.startswith("OSError: ")
+        and f"checkpoint of step {step + 1} cannot be written" in line
+        and "File too large" in line
+    )
     assert run.last_step() == step
 
     # A demo file that is replaced while it is in use.
@@ -94,7 +107,7 @@ def test_each_failure_is_one_line_and_the_run_goes_on(tmp_path):
     while run.folder.joinpath("last").resolve().name == f"step_{step:08d}" and time.monotonic() < deadline:
         time.sleep(0.05)
     write_synthetic_demo_file(run.demos, NUM_DEMOS, NUM_FRAMES, resolution=64, seed=1)
-    assert f"{run.demos} changed while it was in use" in run.fails(process)
+    assert f"{run.demos} changed while it was in use" in run.refuses(process)
     reached = run.last_step()
     assert reached > step
 

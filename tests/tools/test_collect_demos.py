@@ -25,13 +25,14 @@ COMMAND = ["--task_suite", "libero_object", "--resolution", "64", "--render", "f
 class FakeWorker:
     """Attempts without a simulator: number 1, 4, 7, ... fail; it notes what it attempts."""
 
-    def __init__(self, settings, log, seconds=0.0, crash_at=None, fail=False, starts=None):
+    def __init__(self, settings, log, seconds=0.0, crash_at=None, fail=False, error=None, starts=None):
         """starts: how many of them can be made, counted in the file `log`.starts."""
         started = Path(f"{log}.starts")
         started.write_text(f"{started.read_text() if started.exists() else ''}.")
         if starts is not None and len(started.read_text()) > starts:
             raise RuntimeError("Cannot create an EGL context.")
         self.log, self.seconds, self.crash_at, self.fail = Path(log), seconds, crash_at, fail
+        self.error = error
 
     def attempt(self, number, path):
         with self.log.open("a") as log:
@@ -39,6 +40,8 @@ class FakeWorker:
         if number == self.crash_at and self.log.read_text().split().count(str(number)) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.seconds)
+        if self.error:
+            raise {"bug": KeyError, "bad": BadInput}[self.error]("it is missing")
         if self.fail or number % 3 == 1:
             return False
         length = 2 + number
@@ -118,8 +121,18 @@ def test_a_simulator_that_cannot_be_started_is_no_incident(tmp_path):
     with pytest.raises(BadInput, match="cannot be started: RuntimeError: Cannot create an EGL context"):
         run(tmp_path / "a", tmp_path / "log", num_workers=1, starts=0)
     assert (tmp_path / "log.starts").read_text() == "."
-    with pytest.raises(OSError, match="attempt 2: the simulator failed 3 times, last: RuntimeError: Cannot create"):
+    with pytest.raises(RuntimeError, match="attempt 2: the simulator failed 3 times, last: RuntimeError: Cannot"):
         run(tmp_path / "b", tmp_path / "log2", num_workers=1, starts=1, crash_at=2)
+
+
+def test_what_a_worker_raises_arrives_here(tmp_path):
+    with pytest.raises(BadInput, match=r"^it is missing$"):
+        run(tmp_path / "bad", tmp_path / "log", error="bad")
+    with pytest.raises(RuntimeError, match=r"attempt 0: the simulator failed 3 times, last: KeyError") as raised:
+        run(tmp_path / "bug", tmp_path / "log", num_workers=1, error="bug")
+    assert not isinstance(raised.value, BadInput)
+    (note,) = raised.value.__cause__.__notes__
+    assert "in attempt\n" in note and note.endswith("KeyError: 'it is missing'"), "its traceback"
 
 
 def test_an_expert_that_always_fails_is_reported(tmp_path):

@@ -85,7 +85,7 @@ def test_every_bad_line_is_listed_with_its_number(mine, capsys):
         5: "picture /frames/a_demo/demo_0/000004_eye_in_hand.png is not what was written",
         6: "D is 8, not 7",
         7: "no instruction",
-        8: "picture /frames/a_demo/demo_7/000002_agentview.png cannot be read (No such file or directory)",
+        8: "picture /frames/a_demo/demo_7/000002_agentview.png does not exist",
         12: "picture /frames/a_demo/demo_2/000001_agentview.png is damaged, or no picture",
         14: "picture /frames/a_demo/demo_2/000003_agentview.png has 32 pixels a side, the first one 64",
     }.items():
@@ -138,7 +138,7 @@ def test_nothing_to_read_costs_one_line(built, tmp_path, capsys):
         ([built / "frames"], "frames holds no manifest.jsonl"),
         ([tmp_path], "no line says H and D"),
         ([built, "--workers", "0"], "--workers must be at least 1"),
-        ([built, "--stats", tmp_path / "no.json"], "has no no.json"),
+        ([built, "--stats", tmp_path / "no.json"], "no.json does not exist"),
     ):
         (error,) = peek(capsys, *arguments, expect=2)
         assert error.startswith("error: ") and message in error

@@ -85,7 +85,7 @@ def refused(capsys):
         (["empty"], "holds no results"),
         (["logs", "--only", "n_action_steps"], "KEY=VALUE"),
         (["logs", "--compare", "nowhere"], "neither a folder"),
-        (["logs", "--out", "logs"], "Is a directory"),
+        (["logs", "--out", "logs"], "is a folder"),
     ],
 )
 def test_bad_input_is_one_line(logs, tmp_path, monkeypatch, capsys, arguments, message):

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from libs.errors import BadInput
+from libs.files import make_folder
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/vla0.yaml"
 BATCH = 8
@@ -65,6 +66,8 @@ def measure(args, report) -> dict:
     keys = [dataset.key_map.views[view] for view in dataset.views]
     order = np.random.default_rng(0).integers(0, len(dataset), args.samples).tolist()
     places = [(rows.name, frame) for rows, frame in (dataset._place(index) for index in order)]
+    if args.folder:
+        make_folder(args.folder)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         paths, storage, problems = {}, {}, []
         for number, kind in enumerate(STORAGES):

@@ -1,0 +1,116 @@
+"""Files and folders that somebody named: what is wrong with one is bad input, what is wrong with the disk is not."""
+
+import contextlib
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+
+import yaml
+
+from libs.errors import BadInput
+
+# What an operation on a path fails with if another path would do. A full disk, a device that fails, a lost network disk
+# are none of them.
+OF_THE_PATH = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS)
+) | {errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.ENOTEMPTY}
+
+
+@contextlib.contextmanager
+def named_path(path, what="read"):
+    """What is done in here with a path that the user named: BadInput where the path is the reason why it cannot be.
+
+    what: what cannot be done then, "read", "written". Every other error comes out as it is.
+    """
+    if "\0" in str(path):
+        raise BadInput(f"{str(path)!r} is no path")
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OF_THE_PATH:
+            raise
+        missing = what == "read" and error.errno == errno.ENOENT
+        reason = "does not exist" if missing else f"cannot be {what} ({error.strerror})"
+        raise BadInput(f"{path} {reason}") from error
+
+
+def kind_of(path) -> str:
+    """ "file" or "folder", "" where nothing stands there; BadInput where that cannot be seen."""
+    with named_path(path):
+        try:
+            mode = os.stat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+    return "folder" if stat.S_ISDIR(mode) else "file"
+
+
+def read_text(path) -> str:
+    """The UTF-8 text of a file; BadInput where it is missing, unreadable, a folder or no text."""
+    with named_path(path):
+        try:
+            return Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path} is not a text file ({error})") from None
+
+
+def read_json(path):
+    """What a JSON file holds; BadInput as `read_text`, and where it is not JSON."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not valid JSON: {error}") from None
+
+
+def read_json_object(path) -> dict:
+    """What a JSON file holds that must hold an object."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise BadInput(f"{path} is not a JSON object")
+    return found
+
+
+def read_yaml(path):
+    """What a YAML file holds, None where it is empty; BadInput as `read_text`, and where it is not YAML."""
+    text = read_text(path)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
+        raise BadInput(f"{path} is not valid YAML: {error}") from None
+
+
+def make_folder(path) -> Path:
+    """The folder, made with its parents where it does not exist; BadInput where that cannot be."""
+    path = Path(path)
+    with named_path(path, "made"):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def check_new_folder(path):
+    """BadInput unless files can be put into this folder, which need not exist. Makes nothing: for the start of what
+    writes at its end."""
+    _check_room(path, Path(os.path.abspath(path)))
+
+
+def check_new_file(path):
+    """BadInput unless a file can be written there, over one that exists, too. Makes nothing."""
+    path = Path(path)
+    if kind_of(path) == "folder":
+        raise BadInput(f"{path} is a folder: name a file")
+    if kind_of(path) == "file" and not os.access(path, os.W_OK):
+        raise BadInput(f"{path} cannot be written: no permission")
+    _check_room(path, Path(os.path.abspath(path)).parent)
+
+
+def _check_room(path, folder):
+    """BadInput, about `path`, unless `folder` stands there or can be made, and files in it."""
+    kind_of(path)
+    while not (kind := kind_of(folder)):
+        folder = folder.parent
+    if kind == "file":
+        raise BadInput(f"{path} cannot be written: {folder} is a file, not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadInput(f"{path} cannot be written: no permission to write into {folder}")

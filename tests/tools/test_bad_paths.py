@@ -1,0 +1,158 @@
+"""Every path that a command line takes, given as users give them wrongly: exit code 2 and one line that names it."""
+
+import importlib
+
+import pytest
+
+from tests.demo_files import write_synthetic_demo_file
+from tests.manifests import build
+from tests.rv_eval.records import record, write
+from tests.tiny import ROOT, make_tiny_checkpoint
+
+TINY = str(ROOT / "configs/tiny.yaml")
+
+# What stands where a command reads a file ("FILE"), a file or a folder ("ANY"), a folder ("FOLDER"), or is to write one
+# or the other ("NEW_FILE", "NEW_FOLDER").
+BAD = {
+    "FILE": ("none", "folder", "below", "long", "zero", "loop", "garbage", "blank"),
+    "ANY": ("none", "folder", "below", "long", "zero", "loop", "garbage", "blank"),
+    "RECIPE": ("none", "folder", "below", "long", "zero", "loop", "garbage"),  # an empty one is all defaults
+    "FOLDER": ("none", "folder", "below", "long", "zero", "loop", "garbage"),
+    "NEW_FILE": ("folder", "below", "long", "zero", "loop"),
+    "NEW_FOLDER": ("garbage", "below", "long", "zero", "loop"),
+}
+
+TRAIN = f"rv_train.train --cfg {TINY} --nproc 1"
+ON_DEMOS = f"{TRAIN} DATA.FILES [DEMOS] EXP.DIR OUT"
+ON_MANIFEST = f"{TRAIN} DATA.SOURCE manifest ACTION.HORIZON 2 ACTION.NUM_BINS 100 EXP.DIR OUT"
+EVAL = "tools.eval_libero --task_suite libero_object --task_id 0 --episodes 1"
+COMMANDS = (
+    "rv_train.train --cfg RECIPE --dry_run",
+    "rv_train.train --cfg RECIPE",
+    f"{TRAIN} EXP.DIR OUT DATA.FILES ANY",
+    f"{TRAIN} EXP.DIR NEW_FOLDER DATA.FILES [DEMOS]",
+    f"{TRAIN} EXP.DIR NEW_FOLDER DATA.FILES [DEMOS] --resume",
+    f"{ON_DEMOS} DATA.KEY_MAP FILE.json",
+    f"{ON_DEMOS} DATA.STATS ANY",
+    f"{ON_DEMOS} DATA.STATS FILE.npz",
+    f"{ON_DEMOS} MODEL.INIT pretrained MODEL.VOCAB_CUT 0 MODEL.PATH FOLDER",
+    f"{ON_DEMOS} MODEL.TOKENIZER FOLDER",
+    f"{ON_DEMOS} MODEL.TOKENIZER FOLDER --sanity_forward",
+    f"{ON_MANIFEST} DATA.STATS STATS DATA.FILES ANY",
+    f"{ON_MANIFEST} DATA.FILES [MANIFEST] DATA.STATS ANY",
+    "tools.benchmark data --data FILE",
+    "tools.benchmark data --data DEMO --samples 1 --rounds 1 --folder NEW_FOLDER",
+    "tools.benchmark host --cfg RECIPE",
+    "tools.benchmark host --out NEW_FILE",
+    "tools.benchmark train --cfg RECIPE",
+    "tools.benchmark decode --model_path FOLDER",
+    "tools.benchmark decode --model_path RUN --data FILE",
+    "tools.build_manifest ANY --out OUT",
+    "tools.build_manifest DEMOS --out NEW_FOLDER --workers 1",
+    "tools.build_manifest DEMOS --out OUT --key_map FILE.json",
+    "tools.build_manifest DEMOS --out OUT --stats ANY",
+    "tools.check_experts --task_suite libero_object --out NEW_FILE",
+    "tools.collect_demos --task_suite libero_object --task_ids 0 --num_demos 1 --out NEW_FOLDER",
+    "tools.collect_stack --num_demos 1 --out NEW_FOLDER",
+    "tools.compare_evals LOGS ANY",
+    "tools.compare_evals ANY LOGS",
+    "tools.compare_runs FOLDER FOLDER",
+    "tools.compute_stats ANY --out OUT",
+    "tools.compute_stats DEMOS --out NEW_FILE",
+    "tools.compute_stats DEMOS --out OUT --key_map FILE.json",
+    "tools.diagnose --model_path FOLDER --data DEMOS --out OUT",
+    "tools.diagnose --model_path RUN --data ANY --out OUT",
+    "tools.diagnose --model_path RUN --data DEMOS --out NEW_FOLDER",
+    "tools.diagnose --model_path RUN --data DEMOS --out OUT --key_map FILE.json",
+    "tools.diagnose --overfit 1 --cfg RECIPE --data DEMOS --out OUT",
+    f"{EVAL} --model_path FOLDER",
+    f"{EVAL} --model_path RUN --log_dir NEW_FOLDER",
+    f"{EVAL} --model_path ws://127.0.0.1:1 --api_key_file FILE",
+    "tools.eval_stack --model_path FOLDER",
+    "tools.eval_stack --model_path RUN --log_dir NEW_FOLDER",
+    "tools.export_model --model_path FOLDER --out OUT",
+    "tools.export_model --model_path RUN --out NEW_FOLDER",
+    "tools.fuzz_server --model_path FOLDER",
+    "tools.fuzz_server --url ws://127.0.0.1:1 --api_key_file FILE",
+    "tools.inspect_demos FILE",
+    "tools.inspect_demos DEMO --key_map FILE.json",
+    "tools.inspect_demos DEMO --video NEW_FILE.mp4",
+    "tools.merge_lora FOLDER --out OUT",
+    "tools.merge_lora RUN --out NEW_FOLDER",
+    "tools.peek_manifest ANY",
+    "tools.peek_manifest MANIFEST --stats ANY",
+    "tools.regenerate_libero ANY --out OUT",
+    "tools.regenerate_libero DEMOS --out NEW_FOLDER",
+    "tools.serve_policy --model_path FOLDER --port 0",
+    "tools.serve_policy --model_path RUN --port 0 --api_key_file FILE",
+    "tools.slurm.run_folder RECIPE",
+    "tools.summarize_eval ANY",
+    "tools.summarize_eval LOGS --compare ANY",
+    "tools.summarize_eval LOGS --out NEW_FILE",
+    "tools.summarize_eval LOGS --no-html --json NEW_FILE",
+    "tools.torture_eval --model_path FOLDER",
+    "tools.torture_eval --model_path RUN --out NEW_FOLDER",
+    "tools.torture_resume --out NEW_FOLDER",
+)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """What the other arguments name: {word: path}."""
+    folder = tmp_path_factory.mktemp("good")
+    demo = folder / "demos" / "pick_up_the_cube_demo.hdf5"
+    write_synthetic_demo_file(demo, 2, 4, 64, seed=0)
+    return {
+        "DEMO": demo,
+        "DEMOS": demo.parent,
+        "MANIFEST": build(folder / "manifest", demo),
+        "STATS": folder / "manifest" / "action_stats.json",
+        "LOGS": write(folder / "logs" / "results.jsonl", [record(0, 0)]),
+        "RUN": make_tiny_checkpoint(folder),
+    }
+
+
+def make_bad(kind, folder, suffix=""):
+    """The path of something that is none of what is wanted."""
+    path = folder / f"bad{suffix}"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "below":
+        (folder / "file").write_text("text")
+        path = folder / "file" / path.name
+    elif kind == "long":
+        path = folder / ("x" * 300 + suffix)
+    elif kind == "zero":
+        path = folder / f"a\0b{suffix}"
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "garbage":
+        path.write_bytes(bytes(range(256)) * 8)
+    elif kind == "blank":
+        path.write_bytes(b"")
+    return path
+
+
+CASES = [
+    pytest.param(command, word, kind, id=f"{command.split()[0]}-{number}-{kind}")
+    for number, command in enumerate(COMMANDS)
+    for word in [next(word for word in command.split() if word.partition(".")[0] in BAD)]
+    for kind in BAD[word.partition(".")[0]]
+]
+
+
+@pytest.mark.parametrize(("command", "word", "kind"), CASES)
+def test_a_path_that_cannot_be_used_is_one_line(command, word, kind, good, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    bad = make_bad(kind, tmp_path, word[len(word.partition(".")[0]) :])
+    words = {name: str(path) for name, path in {**good, "OUT": out, word: bad}.items()}
+    words |= {f"[{name}]": f"[{str(path)!r}]" for name, path in good.items()}
+    name, *arguments = [words.get(part, part) for part in command.split()]
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(name).main(arguments)
+    err = capsys.readouterr().err
+    assert end.value.code == 2, err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert str(bad).replace("\0", "\\x00")[:200] in err
