@@ -123,7 +123,7 @@ def test_wrong_input_is_one_line(run, tmp_path, capsys, monkeypatch):
         ([*model, "--max_clients", "0"], "clients"),
         ([*model, "--batch_wait_ms", "-1"], "0 to 1 s"),
         ([*model, "--idle_timeout", "0"], "idle"),
-        ([*model, "--api_key_file", str(tmp_path / "no")], "No such file"),
+        ([*model, "--api_key_file", str(tmp_path / "no")], "does not exist"),
         ([*model, "--api_key_file", str(tmp_path / "empty")], "is empty or not printable"),
         ([*model, "--api_key_file", str(tmp_path / "blanks")], "without spaces"),
     ):
@@ -165,7 +165,7 @@ def test_the_fuzzer_sees_wrong_answers_and_dead_servers(capsys):
     with running(BadPolicy()) as server, pytest.raises(SystemExit) as stop:
         fuzz_server.main(["--url", server.url, "--seconds", "2", "--clients", "4"])
     assert stop.value.code == 1
-    assert "FAILED: the honest client: ValueError: question" in capsys.readouterr().out
+    assert "FAILED: the honest client: RuntimeError: question" in capsys.readouterr().out
 
     with running(PicturePolicy()) as server:
         closing = threading.Timer(1.0, server.leave)
