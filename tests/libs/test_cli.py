@@ -9,7 +9,16 @@ import pytest
 
 from libs.cli import EXTRAS, TRACEBACK, cli_errors
 from libs.errors import BadInput
-from libs.files import make_folder, named_path, read_json, read_text, read_yaml
+from libs.files import (
+    check_new_file,
+    check_new_folder,
+    kind_of,
+    make_folder,
+    named_path,
+    read_json,
+    read_text,
+    read_yaml,
+)
 from tests.tiny import ROOT
 
 
@@ -103,7 +112,7 @@ def test_a_path_that_cannot_be_read_is_bad_input(tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe{")
     (tmp_path / "half").write_text('{"a": [1, ')
     for read, name, message in (
-        (read_text, "none", "none cannot be read .No such file or directory"),
+        (read_text, "none", "none does not exist"),
         (read_text, ".", "cannot be read .Is a directory"),
         (read_text, "half/below", "cannot be read .Not a directory"),
         (read_text, "x" * 300, "cannot be read .File name too long"),
@@ -113,6 +122,11 @@ def test_a_path_that_cannot_be_read_is_bad_input(tmp_path):
         (read_yaml, "half", "half is not valid YAML"),
         (make_folder, "half", "half cannot be made .File exists"),
         (make_folder, "half/below", "below cannot be made .Not a directory"),
+        (check_new_folder, "half", "half cannot be written: .*half is a file"),
+        (check_new_folder, "half/new/below", "below cannot be written: .*half is a file"),
+        (check_new_file, ".", "is a folder: name a file"),
+        (check_new_file, "half/below", "below cannot be written: .*half is a file"),
+        (kind_of, "x" * 300, "File name too long"),
     ):
         with pytest.raises(BadInput, match=message):
             read(tmp_path / name)
@@ -120,6 +134,15 @@ def test_a_path_that_cannot_be_read_is_bad_input(tmp_path):
     for read in (read_json, read_yaml):
         with pytest.raises(BadInput, match="deep is not valid"):
             read(tmp_path / "deep")
+
+
+def test_what_can_be_written_is_not_made(tmp_path):
+    (tmp_path / "file").touch()
+    check_new_folder(tmp_path / "new/below")
+    check_new_file(tmp_path / "new/file")
+    check_new_file(tmp_path / "file")
+    assert [kind_of(tmp_path / name) for name in ("file", ".", "new", "file/below")] == ["file", "folder", "", ""]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_what_the_disk_fails_with_is_not():

@@ -132,7 +132,7 @@ def test_wrong_input_is_one_line(run, tmp_path, capsys, monkeypatch):
         ([*model, "--max_clients", "0"], "clients"),
         ([*model, "--batch_wait_ms", "-1"], "0 to 1 s"),
         ([*model, "--idle_timeout", "0"], "idle"),
-        ([*model, "--api_key_file", str(tmp_path / "no")], "No such file"),
+        ([*model, "--api_key_file", str(tmp_path / "no")], "does not exist"),
         ([*model, "--api_key_file", str(tmp_path / "empty")], "is empty or not printable"),
         ([*model, "--api_key_file", str(tmp_path / "blanks")], "without spaces"),
     ):
