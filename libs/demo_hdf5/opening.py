@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 
 from libs.errors import BadInput
+from libs.files import OF_THE_PATH
 
 UNLOCKED = "HDF5_USE_FILE_LOCKING=FALSE"
 CUT_OFF = "a copy or download that was cut off; get it again"
@@ -81,6 +82,8 @@ def sound(path):
 
 def check_file(path, what="demo file ") -> None:
     """Unreadable where there is no ordinary file. what: how the message begins."""
+    if "\0" in str(path):
+        raise Unreadable(f"{what}{str(path)!r} is no path")
     if problem := _problem_of_file(path):
         raise Unreadable(f"{what}{path} {problem}")
 
@@ -160,6 +163,8 @@ def _problem_of_file(path) -> str:
             return "cannot be reached: you may not look into its folder (Permission denied)"
         if error.errno == errno.ESTALE:
             return "cannot be reached (Stale file handle): mount the network disk again"
+        if error.errno in OF_THE_PATH:
+            return f"cannot be read ({error.strerror})"
         raise
     if stat.S_ISDIR(mode):
         return "is a folder, not a file"

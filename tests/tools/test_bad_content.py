@@ -25,8 +25,8 @@ NO_OBJECT = b'["a list"]'
 def good(tmp_path_factory):
     """{word: path} of what commands name."""
     folder = tmp_path_factory.mktemp("good")
-    demo = folder / "demos" / "pick_up_the_cube_demo.hdf5"
-    write_synthetic_demo_file(demo, 2, 4, 64, seed=0)
+    demo = folder / "demos" / "cube_demo.hdf5"
+    write_synthetic_demo_file(demo, 2, 8, 64, seed=0)
     base = make_tiny_base(folder)
     return {
         "DEMOS": demo.parent,

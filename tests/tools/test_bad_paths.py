@@ -100,7 +100,7 @@ COMMANDS = (
 def good(tmp_path_factory):
     """What the other arguments name: {word: path}."""
     folder = tmp_path_factory.mktemp("good")
-    demo = folder / "demos" / "pick_up_the_cube_demo.hdf5"
+    demo = folder / "demos" / "cube_demo.hdf5"
     write_synthetic_demo_file(demo, 2, 4, 64, seed=0)
     return {
         "DEMO": demo,
