@@ -16,21 +16,26 @@ from tools.processes import processes
 
 # Rank 1 stands for one that waits inside NCCL: Python's signal handlers do not run there.
 PROGRAM = """
-import signal, sys, time, torch
-from rv_train.distributed import launch
+import os, signal, sys, time, torch
+from rv_train.distributed import launch, stop_requested
 
-def worker(rank, fails):
+def worker(rank, what):
+    if what == "listens":
+        os.write(1, b"waits\\n")  # at once: the other rank writes, too
+        while not stop_requested():
+            time.sleep(0.02)
+        return 75
     if rank.rank == 1:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         print("waits", flush=True)
-    elif fails:
+    elif what == "fails":
         raise ValueError("bad input")
     time.sleep(600)
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     try:
-        launch(worker, [torch.device("cpu")] * 2, sys.argv[1] == "fails")
+        sys.exit(launch(worker, [torch.device("cpu")] * 2, sys.argv[1]))
     except ValueError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -71,6 +76,14 @@ def test_no_rank_outlives_its_parent(start, number):
     deadline = time.monotonic() + 60
     while processes(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert not processes(mark)
+
+
+def test_ranks_are_told_of_a_signal_to_their_parent(start):
+    process, mark = start("listens")
+    assert process.stdout.readline() == "waits\n"  # the other rank
+    process.send_signal(signal.SIGUSR1)
+    assert process.communicate(timeout=200) == ("", "") and process.returncode == 75
     assert not processes(mark)
 
 
