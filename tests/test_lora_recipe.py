@@ -20,6 +20,8 @@ from tests.tiny import ROOT, make_tiny_base, tiny_opts
 from tools.compare_runs import compare_runs
 from tools.merge_lora import main as merge
 
+pytestmark = pytest.mark.slow
+
 QUANTIZED = "__bnb_optimizer_quant_state__"  # bitsandbytes' name for its states
 RECIPE = ROOT / "configs/vla0_lora.yaml"
 # Rank 64: matrices of 4,096 numbers, which is where bitsandbytes' 8-bit states begin.

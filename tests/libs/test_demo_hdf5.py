@@ -115,6 +115,7 @@ def test_a_plain_file_from_elsewhere_opens(path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_handles_are_safe_under_loader_workers(path, context):
     demos = write_synthetic_demo_file(path, 4, T, SIDE, seed=0)

@@ -273,6 +273,7 @@ def test_a_pass_could_be_recorded_and_its_buffers_be_used_again(encoder, feature
     assert answers[0] == answers[2] != answers[1]
 
 
+@pytest.mark.compiler
 def test_compiled_step_writes_the_same_and_compiles_once(encoder, features, model, monkeypatch):
     batches = [encoder.collate(features[:2], LENGTH), encoder.collate(features[2:4], LENGTH)]
     expected = [model.predict(batch).texts for batch in batches]

@@ -61,12 +61,14 @@ def start(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_failing_rank_is_one_line_whatever_the_others_wait_for(start):
     process, mark = start("fails")
     assert process.communicate(timeout=200)[1] == "error: rank 0: bad input\n"
     assert process.returncode == 1 and not processes(mark)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_rank_outlives_its_parent(start, number):
     process, mark = start("runs")
@@ -79,6 +81,7 @@ def test_no_rank_outlives_its_parent(start, number):
     assert not processes(mark)
 
 
+@pytest.mark.slow
 def test_ranks_are_told_of_a_signal_to_their_parent(start):
     process, mark = start("listens")
     assert process.stdout.readline() == "waits\n"  # the other rank

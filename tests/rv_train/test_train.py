@@ -20,6 +20,8 @@ from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_cfg, tiny_opts
 from tools.compare_runs import differing
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory):

@@ -69,6 +69,7 @@ def measure_twice(rank, demos):
     ]
 
 
+@pytest.mark.slow
 def test_two_ranks_measure_what_one_does_even_where_one_has_no_sample(tmp_path, demos):
     ((many, few),) = on_ranks(measure_twice, 1, tmp_path, demos)
     first, second = on_ranks(measure_twice, 2, tmp_path, demos)

@@ -9,6 +9,7 @@ from tools.processes import processes
 from tools.torture_resume import MARK, main
 
 
+@pytest.mark.slow
 def test_two_kills_leave_no_trace(tmp_path, capsys, monkeypatch):
     mark = uuid.uuid4()  # known here, so that another torture on this machine is not taken for what is left of this one
     monkeypatch.setattr(uuid, "uuid4", lambda: mark)
