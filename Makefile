@@ -14,7 +14,7 @@ NAME := quickstart_run
 RUN := checkpoints/$(NAME)
 EVAL := eval_logs/$(NAME)
 
-.PHONY: quickstart test lint setup gl browser
+.PHONY: quickstart test check lint setup gl browser
 
 quickstart: setup gl
 	$(BIN)/python tools/collect_demos.py --task_suite libero_object --task_ids $(TASK_ID) --num_demos 120 \
@@ -25,9 +25,15 @@ quickstart: setup gl
 		--episodes 10 --num_envs 2 --log_dir $(EVAL) --skip_evaluated
 	@echo "curves:  $(BIN)/tensorboard --logdir $(RUN)"
 
-# Two processes at a time, each with the tests of a file: what a file's tests share is made once.
+# Two processes at a time, each with the tests of a file: what a file's tests share is made once. Files in the order of
+# tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: lint gl browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
+
+# What needs neither simulator nor browser nor compiler, and takes no programs to start: for who changes the code.
+check: lint
+	$(PYTEST) -m "not sim and not browser and not compiler and not slow"
 
 lint: setup
 	$(BIN)/ruff check .

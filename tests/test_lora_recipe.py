@@ -20,6 +20,8 @@ from tests.tiny import ROOT, make_tiny_base, tiny_opts
 from tools.compare_runs import compare_runs
 from tools.merge_lora import main as merge
 
+pytestmark = pytest.mark.slow
+
 QUANTIZED = "__bnb_optimizer_quant_state__"  # bitsandbytes' name for its states
 RECIPE = ROOT / "configs/vla0_lora.yaml"
 # Rank 64: matrices of 4,096 numbers, which is where bitsandbytes' 8-bit states begin.
@@ -55,28 +57,24 @@ def options(folder, **more):
     return [str(part) for part in tiny_opts(**{**OPTS, **paths, "MODEL__TOKENIZER": base, **more})]
 
 
-def train(folder, *flags, **opts):
-    command = [sys.executable, "-m", "rv_train.train", "--cfg", str(RECIPE), "--nproc", "2", *flags]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    pipes = {"capture_output": True, "text": True, "timeout": 600}
-    done = subprocess.run([*command, *options(folder, **opts)], cwd=ROOT, env=environment, **pipes)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
 def run(folder):
-    done = train(folder, EXP__ID="whole")
-    assert done.stderr == ""  # bitsandbytes and peft have remarks of their own
+    command = [sys.executable, "-m", "rv_train.train", "--cfg", str(RECIPE), "--nproc", "2"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    pipes = {"capture_output": True, "text": True, "timeout": 600}
+    done = subprocess.run([*command, *options(folder, EXP__ID="whole")], cwd=ROOT, env=environment, **pipes)
+    assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr  # bitsandbytes and peft have remarks
     assert "65,536 trained" in done.stdout
     return folder / "whole"
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(folder, run):
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(folder, run, forked_ranks):
     """Adapter, 8-bit states, average, generators (of the dropout, too) and curves; recomputed layers, two passes."""
     shutil.copytree(run, folder / "cut", symlinks=True)
     shutil.rmtree(folder / "cut/step_00000006")  # as if killed at step 6
-    train(folder, "--resume", EXP__ID="cut")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--cfg", str(RECIPE), "--nproc", "2", "--resume", *options(folder, EXP__ID="cut")])
+    assert stopped.value.code == 0
     assert compare_runs(run, folder / "cut") == []
     assert {state["state1"].dtype for state in states_of(run)} == {torch.float32, torch.uint8}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgpack
 import numpy as np
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from rv_eval import wire
@@ -188,18 +188,32 @@ MESSAGES = (
 )
 
 
+class AttackersConnection(ClientConnection):
+    """One that drops what is not sent yet once the server has ended its half.
+
+    Otherwise asyncio would send the rest first, forget its loop with the last byte, and fail (AttributeError) when
+    websockets then aborts a connection that it does not know to be gone.
+    """
+
+    def eof_received(self):
+        super().eof_received()
+        self.transport.abort()
+
+
 async def send_messages(make, rng, target) -> Counter:
     """A few messages of one kind over one websocket, each answered before the next."""
     tally = Counter()
     try:
         headers = {"Authorization": authorization(target.api_key)} if target.api_key else None
         options = dict(additional_headers=headers, compression=None, proxy=None, max_size=None, close_timeout=2)
+        options["create_connection"] = AttackersConnection
         async with connect(target.url, **options) as connection:
             await connection.recv()
             for _ in range(rng.integers(1, 6)):
                 tally["sent"] += 1
-                await connection.send(make(rng, target))
+                message = make(rng, target)
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    await connection.send(message)
                     answer = await connection.recv()
                 tally["errors" if isinstance(answer, str) else "answers"] += 1
     except InvalidHandshake:

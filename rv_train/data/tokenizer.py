@@ -54,12 +54,12 @@ def load_tokenizer(source, vocab_cut=0):
     Raises:
         BadInput: the folder has no tokenizer, or the vocabulary files are not where they should be.
     """
-    from transformers import AutoTokenizer
-
     if source == "qwen2.5":
         return _build_qwen(vocab_cut)
     if kind_of(source) != "folder":
         raise BadInput(f"MODEL.TOKENIZER: {source} is neither 'qwen2.5' nor a folder with a saved tokenizer")
+    from transformers import AutoTokenizer  # a second and more, which the parent of ranks need not spend
+
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)  # never code from the folder
     except Exception as error:  # the library reads files there and nothing else, and raises whatever it stumbles over

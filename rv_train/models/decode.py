@@ -11,14 +11,16 @@ To the bit it is so if the kernels treat every place alike: a row's place in the
 size in here follows from the shape of the batch (B, L), the grammar and W, never from what stands in the rows; a row
 that has ended is computed on with the others. On a CPU (AMD EPYC, PyTorch 2.13 with MKL and oneDNN) they do: for up to
 16 rows in float32 and 8 in bfloat16, eager and compiled, with 1 and 2 threads, every hidden state of prompt and answer
-was the same in every place and beside any neighbours. They do even for different W, from FEW tokens on: products with
-fewer rows, and attention with fewer queries, are computed in another order. So there W is as small as that allows
-where nothing is drafted, and drafts change no bit of what is kept (tests/rv_train/test_decode.py,
-tests/rv_train/test_drafts.py do all that for tiny models). On a GPU, where a pass of few tokens costs what reading
-the weights costs, every pass has as many tokens, drafts or not; places were not compared there. Between shapes (B, L)
+was the same in every place and beside any neighbours. They do even for different W where a pass has a multiple of FEW
+tokens, and attention of so many queries: MKL takes the rows of a product by fours, on 1 to 16 threads, and sums what is
+left over in another order. So W is a multiple of what that needs, and as small as it allows where nothing is drafted,
+and drafts change no bit of what is kept (tests/rv_train/test_decode.py, tests/rv_train/test_drafts.py do all that for
+tiny models; docs/equal_bits.md tells on which kernels). On a GPU, where a pass of few tokens costs what reading the
+weights costs, every pass has as many tokens, drafts or not; places were not compared there. Between shapes (B, L)
 roundings differ.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -30,7 +32,7 @@ from rv_train.models.drafts import Drafts
 GPU_WIDTH = 8  # tokens per row and pass
 # On a CPU every token costs; measured best for the shipped policy and 1 row: 16 of its tokens, 4 rows: 4 to 8.
 WIDEST, NARROWEST, TOKENS = 16, 4, 32  # tokens per row and pass, with drafts; and per pass, of all rows
-FEW = 4  # tokens per pass, and queries per row that share keys and values, from which a CPU's kernels treat all alike
+FEW = 4  # of such multiples of tokens per pass, and queries per row that share keys and values, all are treated alike
 MAX_GRAPHS = 4  # shapes for which buffers and a graph are kept on a GPU
 
 
@@ -85,9 +87,10 @@ class Decoder:
     def _pass_width(self, embeds, drafted):
         """Tokens per row and pass on a CPU, see the module's docstring."""
         if drafted:
-            return min(WIDEST, max(NARROWEST, TOKENS // len(embeds)))
+            return min(WIDEST, max(NARROWEST, TOKENS // len(embeds) // FEW * FEW))
         config = self.text.config
-        return max(2, -(-FEW // len(embeds)), -(-FEW // (config.num_attention_heads // config.num_key_value_heads)))
+        group = config.num_attention_heads // config.num_key_value_heads
+        return max(2, *(FEW // math.gcd(FEW, number) for number in (len(embeds), group)))
 
     def _answer(self, embeds, noisy, drafted):
         """Buffers for an answer. On a GPU those of the last answer of the same shapes, with its graph of a pass."""

@@ -2,8 +2,9 @@
 
 The library reads the sizes of the pictures back from the device in every pass, finds the windows anew, and attends to
 one window after the other: 64 of them in 28 layers for a batch of 8 of the published recipe. Here what follows from the
-sizes is computed once and kept, and windows of one length are a batch, to the last bit the same. Patches are embedded
-by a matrix product, which is what a convolution with the patch as its kernel is, up to the order of sums.
+sizes is computed once and kept, and windows of one length are a batch. Patches are embedded by a matrix product, which
+is what a convolution with the patch as its kernel is. Both are the library's numbers up to the order of sums, which
+differs on some processors.
 """
 
 import functools

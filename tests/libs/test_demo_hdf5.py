@@ -152,6 +152,7 @@ def test_an_instruction_of_another_kind_is_none(path, stored):
         _ = DemoFile(path).instruction
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_handles_are_safe_under_loader_workers(path, context):
     demos = write_synthetic_demo_file(path, 4, T, SIDE, seed=0)

@@ -13,6 +13,8 @@ from rv_train.prepare import prepare_run
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import tiny_cfg
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_ranks")]
+
 
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from rv_train.data.features import ObservationEncoder
-from rv_train.models.decode import Decoder, _Answer
+from rv_train.models.decode import FEW, Decoder, _Answer
 from rv_train.models.grammar import Grammar
 from tests.rv_train.test_vla0 import observation, recompute_greedily
 from tests.tiny import tiny_cfg, tiny_model
@@ -95,9 +95,31 @@ def test_a_row_is_the_same_in_every_place_beside_any_neighbours(encoder, feature
     assert len(set(expected[0])) > 1, "one digit for ever would prove little"
 
 
-@pytest.mark.parametrize("rows, width, drafted", [(1, 4, 16), (2, 2, 16), (3, 2, 10), (4, 2, 8), (9, 2, 4)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_kernels_take_rows_by_fours(threads):
+    """What all of that stands on: a row of a product, and a query, is the same in every place among any 4 * n."""
+    draw, before = torch.Generator().manual_seed(0), torch.get_num_threads()
+    x, weight = torch.randn(32, 48, generator=draw), torch.randn(64, 48, generator=draw)
+    kept = torch.randn(1, 1, 80, 48, generator=draw)
+    mask = torch.zeros(1, 1, 32, 80)
+    torch.set_num_threads(threads)
+    try:
+        for function in (
+            lambda x: nn.functional.linear(x, weight),
+            lambda x: nn.functional.scaled_dot_product_attention(x[None, None], kept, kept, mask[:, :, : len(x)])[0, 0],
+        ):
+            whole = function(x)
+            for count in range(FEW, len(x), FEW):
+                assert torch.equal(function(x[:count].clone()), whole[:count]), count
+            for shift in range(1, 5):
+                assert torch.equal(function(x.roll(shift, 0)), whole.roll(shift, 0)), shift
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("rows, width, drafted", [(1, 4, 16), (2, 2, 16), (3, 4, 8), (4, 2, 8), (9, 4, 4)])
 def test_sizes_follow_from_the_shape_not_from_the_rows(encoder, features, model, monkeypatch, rows, width, drafted):
-    """Every pass has the same sizes, whoever stands in the batch and however far he is; on a CPU 4 tokens at least."""
+    """Every pass has the same sizes, whoever stands in the batch and however far he is; on a CPU tokens by fours."""
     sizes, step = set(), model.decoder.step
 
     def watched(layers, x, cos, sin, slots, mask, cache):
@@ -110,7 +132,7 @@ def test_sizes_follow_from_the_shape_not_from_the_rows(encoder, features, model,
         model.predict(encoder.collate([short, *others][:rows], LENGTH))
     [(tokens, mask, *cache)] = sizes
     slots = LENGTH + 80  # an answer has up to 56 tokens, and up to 16 may be drafted behind them
-    assert (tokens, mask) == (rows * width, (rows, 1, 2 * width, slots)) and tokens >= 4
+    assert (tokens, mask) == (rows * width, (rows, 1, 2 * width, slots)) and tokens % FEW == 2 * width % FEW == 0
     assert cache == [(rows, slots, 1, 16)] * 4
     sizes.clear()
     model.predict({**encoder.collate([short] * rows, LENGTH), "drafts": torch.zeros(rows, 14, dtype=torch.long)})
@@ -251,6 +273,7 @@ def test_a_pass_could_be_recorded_and_its_buffers_be_used_again(encoder, feature
     assert answers[0] == answers[2] != answers[1]
 
 
+@pytest.mark.compiler
 def test_compiled_step_writes_the_same_and_compiles_once(encoder, features, model, monkeypatch):
     batches = [encoder.collate(features[:2], LENGTH), encoder.collate(features[2:4], LENGTH)]
     expected = [model.predict(batch).texts for batch in batches]

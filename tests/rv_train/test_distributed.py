@@ -16,11 +16,16 @@ from tools.processes import processes
 
 # Rank 1 stands for one that waits inside NCCL: Python's signal handlers do not run there.
 PROGRAM = """
-import signal, sys, time, torch
+import os, signal, sys, time, torch
 from libs.errors import BadInput
-from rv_train.distributed import launch
+from rv_train.distributed import launch, stop_requested
 
 def worker(rank, what):
+    if what == "listens":
+        os.write(1, b"waits\\n")  # at once: the other rank writes, too
+        while not stop_requested():
+            time.sleep(0.02)
+        return 75
     if rank.rank == 1:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         print("waits", flush=True)
@@ -44,7 +49,7 @@ class BadData(torch.utils.data.Dataset):
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     try:
-        launch(worker, [torch.device("cpu")] * 2, sys.argv[1])
+        sys.exit(launch(worker, [torch.device("cpu")] * 2, sys.argv[1]))
     except BadInput as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -70,6 +75,7 @@ def start(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -83,6 +89,7 @@ def test_bad_input_of_a_rank_or_its_loader_is_bad_input_here(start, what, said):
     assert process.returncode == 1 and not processes(mark)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -97,6 +104,7 @@ def test_another_failure_of_a_rank_keeps_its_traceback_whatever_the_others_wait_
     assert process.returncode == 1 and not processes(mark)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_rank_outlives_its_parent(start, number):
     process, mark = start("runs")
@@ -106,6 +114,15 @@ def test_no_rank_outlives_its_parent(start, number):
     deadline = time.monotonic() + 60
     while processes(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert not processes(mark)
+
+
+@pytest.mark.slow
+def test_ranks_are_told_of_a_signal_to_their_parent(start):
+    process, mark = start("listens")
+    assert process.stdout.readline() == "waits\n"  # the other rank
+    process.send_signal(signal.SIGUSR1)
+    assert process.communicate(timeout=200) == ("", "") and process.returncode == 75
     assert not processes(mark)
 
 

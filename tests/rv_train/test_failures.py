@@ -9,11 +9,14 @@ import sys
 import time
 
 import h5py
+import pytest
 
 from rv_train.checkpoint import checkpoints, find_damage
 from rv_train.data.sampler import ResumableBatchSampler
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_opts
+
+pytestmark = pytest.mark.slow
 
 NUM_DEMOS, NUM_FRAMES = 3, 8
 

@@ -185,6 +185,7 @@ def test_bfloat16_answers_like_float32(demos):
     assert 0 < np.abs(wide - narrow).max() < 0.05 * spread
 
 
+@pytest.mark.compiler
 def test_compiled_and_recomputed_steps_equal_the_plain_one(demos):
     def losses(prepare):
         _, samples, model = setup(demos)
@@ -199,6 +200,7 @@ def test_compiled_and_recomputed_steps_equal_the_plain_one(demos):
     torch.testing.assert_close(losses(lambda model: model.compile()), plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.compiler
 def test_a_compiled_head_answers_alike(demos):
     _, samples, model = setup(demos)
     batch = batch_of(samples, [3, 17])

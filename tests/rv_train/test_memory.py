@@ -71,6 +71,7 @@ def kept_for_backward(cfg, model, batch):
     return sum(kept.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_activations_are_those_that_autograd_keeps(attention):
     precisions = (("off", "float32"), ("bf16", "float32"), ("off", "bfloat16"))
@@ -102,6 +103,7 @@ def adapted_model(**opts):
     return cfg, model.to("cpu").train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_activations_with_adapters_are_those_that_autograd_keeps(checkpointed):
     cases = [

@@ -18,6 +18,7 @@ def test_missing_packages_are_named(monkeypatch, missing):
         ObservationEncoder.from_cfg(tiny_cfg(DATA__PREPROCESS="reference"))
 
 
+@pytest.mark.slow
 def test_everything_is_the_same_as_in_the_fast_path():
     """In a process of its own: there torchvision can be imported, and here it must not be (see the checks' file)."""
     paths = os.pathsep.join(map(str, (REFERENCE_PACKAGES, ROOT)))

@@ -201,6 +201,7 @@ def test_training_in_bfloat16_parameters(encoder):
 # ------------------------------------------------------------------------------------------------ torch.compile
 
 
+@pytest.mark.compiler
 def test_compiled_training_step_equals_the_eager_one(encoder, alone, tmp_path):
     """Under DDP with gradient checkpointing; batches of other sizes run the same code; weights keep their names."""
     cfg = tiny_cfg(TRAIN__grad_checkpoint=True)

@@ -21,6 +21,8 @@ from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import write_foreign
 from tests.tiny import tiny_cfg, tiny_model
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 CPU = torch.device("cpu")
 LOW = [-1.0, -1.0, -0.2, -0.2, -0.2, -0.2, -1.0]
 HIGH = [1.0, 3.0, 0.2, 0.2, 0.2, 0.2, 1.0]
@@ -67,6 +69,7 @@ def measure_twice(rank, demos):
     ]
 
 
+@pytest.mark.slow
 def test_two_ranks_measure_what_one_does_even_where_one_has_no_sample(tmp_path, demos):
     ((many, few),) = on_ranks(measure_twice, 1, tmp_path, demos)
     first, second = on_ranks(measure_twice, 2, tmp_path, demos)

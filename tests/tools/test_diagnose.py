@@ -113,6 +113,7 @@ def make_run(folder, change=lambda model: None, **opts):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_policy_that_learned_two_demos_by_heart(learned):
     kind, out, code = learned
     tree, found = read(out)
@@ -149,6 +150,7 @@ def go_blind(model):
     last.bias.zero_()
 
 
+@pytest.mark.slow
 def test_a_blind_policy_is_called_blind(learned, tmp_path):
     out = learned[1]
     tree, found = diagnosis(changed(out / "run", go_blind, tmp_path), out / "demos", tmp_path / "out")
@@ -196,6 +198,7 @@ def base(tmp_path_factory):
     return make_tiny_base(tmp_path_factory.mktemp("base"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters(kind, base, demos, tmp_path):
     opts = lora_opts(base, **KINDS[kind])

@@ -54,6 +54,7 @@ def serve(run):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_one_server_from_start_to_kill_9_to_sigterm(run, serve):
     local = Policy.from_checkpoint(run, batch_rows=2)
     observations = [observation(seed, side=64) for seed in range(3)]
@@ -190,6 +191,7 @@ def test_without_the_extra_one_line_says_what_to_install(run):
     assert (done.returncode, done.stderr) == (2, "error: websockets is not installed: pip install -e '.[serve]'\n")
 
 
+@pytest.mark.slow
 def test_a_few_seconds_of_attacks(run, capsys):
     kinds = [kind.__name__ for kind in (*fuzz_attacks.MESSAGES, *fuzz_attacks.MANNERS)]
     fuzz_server.main(["--model_path", str(run), "--seconds", "3", "--clients", str(len(kinds))])

@@ -75,6 +75,7 @@ class Cluster:
                 os.kill(pid, signal.SIGUSR1)
 
 
+@pytest.mark.slow
 def test_a_job_saves_is_queued_again_and_continues(tmp_path):
     write_synthetic_demo_file(tmp_path / "synthetic_demo.hdf5", 2, 12, resolution=64, seed=0)
     cluster, run = Cluster(tmp_path), tmp_path / "tiny"

@@ -1,0 +1,62 @@
+"""What a test may use is what it is marked with: `make check` leaves tests out by that."""
+
+import sys
+
+import pytest
+
+from tests.ranks import Forking
+
+
+def _no_simulator(patch):
+    for name in ("robosuite", "robosuite.environments.base"):
+        if name not in sys.modules:
+            patch.setitem(sys.modules, name, None)  # an import of it is an ImportError
+    if sys.modules.get("robosuite.environments.base"):
+        patch.setattr("robosuite.environments.base.MujocoEnv._initialize_sim", _refuse("sim"))
+
+
+def _no_browser(patch):
+    if "tests.browser" in sys.modules:
+        patch.setattr("tests.browser.found", _refuse("browser"))
+
+
+def _no_compiler(patch):
+    patch.setenv("CXX", "none-for-a-test-without-the-mark-compiler")
+
+
+HIDDEN = {"sim": _no_simulator, "browser": _no_browser, "compiler": _no_compiler}
+
+
+def _refuse(mark):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"this test needs the mark {mark}: see pyproject.toml")
+
+    return refuse
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    """Files with long tests first, so that two processes that take file after file end at the same time."""
+    for item in items:
+        if "driver" in item.fixturenames:  # of tests/rv_eval/test_report.py
+            item.add_marker("browser")
+    long = {item.path for item in items if any(item.get_closest_marker(mark) for mark in (*HIDDEN, "slow"))}
+    items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    marks = {mark.name for mark in item.iter_markers()}
+    with pytest.MonkeyPatch.context() as patch:
+        for mark, hide in HIDDEN.items():
+            if mark not in marks:
+                hide(patch)
+        return (yield)
+
+
+@pytest.fixture(scope="module")
+def forked_ranks():
+    """Ranks that `rv_train.distributed.launch` starts in this module are forked, see tests/ranks.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rv_train.distributed.mp", Forking())
+        yield
