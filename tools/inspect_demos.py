@@ -61,6 +61,8 @@ def main(argv=None):
     if args.video is not None:
         check_new_file(args.video)
     given = KeyMap.find(args.key_map) if args.key_map else None
+    if args.verify:
+        check_graphics()
     opened, problems, unreadable = [], 0, False
     for path in demo_files(*args.files):
         try:
@@ -210,8 +212,6 @@ def instruction_of(demos: DemoFile) -> str:
 
 def verify(demos: DemoFile, num_replayed: int) -> int:
     """Print what is wrong with a file and how its first demos replay; the number of problems."""
-    if demos.key_map == LIBERO:
-        check_graphics()
     problems = grouped(verify_demo_file(demos.path, demos.key_map))
     hindrances, remarks = training_lines(demos)
     problems += hindrances

@@ -6,8 +6,8 @@ import torch
 
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Episode
+from rv_eval.observation import read_observation
 from rv_eval.policy import Policy
-from rv_eval.protocol import read_observation
 from rv_eval.remote_policy import RemotePolicy
 from rv_eval.rollout import Rollout
 from tests.rv_eval.fakes import FakeEnv, FakePolicy, FakeTask

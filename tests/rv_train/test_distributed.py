@@ -29,6 +29,9 @@ def worker(rank, what):
     if rank.rank == 1:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         print("waits", flush=True)
+    torch.distributed.barrier()  # not before it was printed: the first rank to fail ends the others
+    if rank.rank == 1:
+        time.sleep(600)
     elif what == "refuses":
         raise BadInput("bad input,\\nin two lines")
     elif what == "loads":

@@ -1,5 +1,6 @@
 """What a run shows: TensorBoard's file, the console with and without a terminal, the meter."""
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -8,6 +9,7 @@ import struct
 import termios
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import cv2
@@ -98,18 +100,27 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys):
     ]
 
 
+def _read_to_the_end(screen):
+    """All that is written to a terminal until it is closed; one call of read gives what is there at that moment."""
+    parts = []
+    with contextlib.suppress(OSError):  # EIO: it was closed
+        while part := screen.read(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
 def on_terminal(columns, show, monkeypatch):
     """What stands on a terminal of that width after `show()`: the lines as a person sees them."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    with os.fdopen(slave, "w") as terminal, monkeypatch.context() as patch:
-        patch.setattr("sys.stdout", terminal)
-        show()
-        terminal.flush()
-        written = os.read(master, 1 << 16).decode()
-    os.close(master)
+    with ThreadPoolExecutor(1) as other, os.fdopen(master, "rb", buffering=0) as screen:
+        written = other.submit(_read_to_the_end, screen)
+        with os.fdopen(slave, "w") as terminal, monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", terminal)
+            show()
+        text = written.result().decode()
     lines, column = [""], 0
-    for character in written:
+    for character in text:
         if character == "\n":
             lines.append("")
         column = 0 if character in "\r\n" else column

@@ -15,6 +15,7 @@ import pytest
 
 from libs.demo_hdf5 import DemoFile, DemoWriter, verify_demo_file
 from libs.demo_hdf5.schema import Demo
+from libs.errors import BadInput
 from libs.libero_sim import LiberoEnv, get_task, replay
 from libs.libero_sim.recording import StartVariation, observe_states, record_expert
 from libs.libero_sim.regeneration import FileJob, RegenerationWorker, without_noops
@@ -41,7 +42,7 @@ class FakeEnv:
 
     def reset(self, seed, init_state):
         if init_state.shape != (3,):
-            raise ValueError(f"a state has shape (3,), not {init_state.shape}")
+            raise BadInput(f"a state has shape (3,), not {init_state.shape}")
         self.state = init_state.copy()
 
     def settle(self, num_settle_steps):
