@@ -7,26 +7,34 @@ An expert is a generator of actions; the caller steps the env after each:
         if success:
             break
 
-Experts are registered by what they bring about: the goal predicate and the kind of its last argument.
+It strings skills together. Skills are registered in EXPERTS by what they bring about: the goal predicate and the
+kind of its last argument; skill.py says how to add one and how their order is found.
 """
 
 import re
 
 from libs.errors import BadInput
 from libs.libero_sim.experts.goals import read_goals
-from libs.libero_sim.experts.pick_and_place import place_in
+from libs.libero_sim.experts.motion import OPEN, hold
+from libs.libero_sim.experts.pick_and_place import place_in, place_on
 from libs.libero_sim.experts.scene import Scene
+from libs.libero_sim.experts.skill import Skill, next_goal, order_goals
 from libs.libero_sim.suites import get_task, num_tasks
 
-# (predicate, kind of target) -> generator function (scene, *arguments of the predicate)
+# (predicate, kind of its last argument) -> Skill; a number in the argument's name does not count
 EXPERTS = {
-    ("in", "basket_contain_region"): place_in,
+    ("in", "basket_contain_region"): Skill(place_in),
+    ("on", "plate"): Skill(place_on),
+    ("on", "akita_black_bowl"): Skill(place_on),
+    ("on", "flat_stove_cook_region"): Skill(place_on),
+    ("on", "wooden_cabinet_top_side"): Skill(place_on),
+    ("on", "living_room_table_plate_right_region"): Skill(place_on),
 }
 
 
 def has_expert(task):
-    """Whether every goal of a LiberoTask has an expert."""
-    return all(_key(goal) in EXPERTS for goal in read_goals(task.bddl_file))
+    """Whether every goal of a LiberoTask, and what it needs, has an expert."""
+    return _missing(read_goals(task.bddl_file)) is None
 
 
 def expert_tasks(suite, task_ids):
@@ -57,20 +65,52 @@ def expert_actions(env, rng):
     rng: np.random.Generator for experts that vary what they do; the present ones do not.
     BadInput, listing what exists, for a task without an expert.
     """
-    goals = read_goals(env.task.bddl_file)
-    for goal in goals:
-        if _key(goal) not in EXPERTS:
-            known = ", ".join(" ".join(key) for key in EXPERTS)
-            raise BadInput(
-                f"no scripted expert for the goal {' '.join(goal)!r} of task {env.task.name!r}; "
-                f"there are experts for: {known}"
-            )
-    return _solve(Scene(env), goals)
+    return _solve(Scene(env), _ordered_goals(env.task))
+
+
+def first_reach(env):
+    """World points (N, 3) of what the expert of env.task goes to first in the present state."""
+    scene = Scene(env)
+    goals = _ordered_goals(env.task)
+    goal = next_goal(scene, goals, skill_of) or goals[0]
+    return skill_of(goal).reach(scene, *goal[1:])
+
+
+def skill_of(goal):
+    """The Skill that brings about a goal; KeyError if there is none."""
+    return EXPERTS[_key(goal)]
 
 
 def _solve(scene, goals):
+    while goal := next_goal(scene, goals, skill_of):
+        action = None
+        for action in skill_of(goal).act(scene, *goal[1:]):
+            yield action
+        if action is None:  # nothing to do but to wait: what was let go still falls
+            yield hold(OPEN)
+
+
+def _ordered_goals(task):
+    goals = read_goals(task.bddl_file)
+    missing = _missing(goals)
+    if missing:
+        known = ", ".join(" ".join(key) for key in EXPERTS)
+        raise BadInput(
+            f"no scripted expert for the goal {' '.join(missing)!r} of task {task.name!r}; "
+            f"there are experts for: {known}"
+        )
+    return order_goals(goals, skill_of)
+
+
+def _missing(goals):
+    """The first goal without a skill among these and what they need, or None."""
     for goal in goals:
-        yield from EXPERTS[_key(goal)](scene, *goal[1:])
+        if _key(goal) not in EXPERTS:
+            return goal
+        missing = _missing(skill_of(goal).needs(*goal[1:]))
+        if missing:
+            return missing
+    return None
 
 
 def _key(goal):

@@ -111,9 +111,41 @@ def extent_along(points, angle):
     return along.min(), along.max()
 
 
+def highest_near(points, start, end, radius):
+    """Height of the highest of points (N, 3) within `radius`, seen from above, of the way from start to end (3,).
+
+    -inf where nothing stands.
+    """
+    way = end[:2] - start[:2]
+    along = np.clip((points[:, :2] - start[:2]) @ way / max(way @ way, 1e-9), 0.0, 1.0)
+    distance = np.linalg.norm(points[:, :2] - start[:2] - along[:, None] * way, axis=1)
+    return points[distance < radius, 2].max(initial=-np.inf)
+
+
 def long_axis(points):
     """(angle, length) in radians and metres of the direction in which points (N, >=2) spread furthest."""
     angles = np.linspace(-np.pi / 2, np.pi / 2, 37)[1:]
     lengths = [np.diff(extent_along(points, angle))[0] for angle in angles]
     best = int(np.argmax(lengths))
     return angles[best], lengths[best]
+
+
+def gripper_rotation(yaw, tilt=0.0):
+    """Rotation matrix (3, 3) of the gripper site: its columns are finger axis, third axis and pointing direction.
+
+    yaw: of the finger axis from world x; tilt: radians by which the pointing direction, downwards at 0, is turned
+    about the finger axis; +pi/2 points along yaw + 90 degrees.
+    """
+    finger = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+    pointing = np.array([-np.sin(tilt) * np.sin(yaw), np.sin(tilt) * np.cos(yaw), -np.cos(tilt)])
+    return np.stack([finger, np.cross(pointing, finger), pointing], axis=1)
+
+
+def rotation_vector(matrix):
+    """Axis times angle (3,), in radians, of a rotation matrix (3, 3)."""
+    twist = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]) / 2
+    sine, cosine = np.linalg.norm(twist), (np.trace(matrix) - 1) / 2
+    if sine < 1e-6 and cosine < 0:  # half a turn: the axis is the column that does not vanish
+        axis = (matrix + np.eye(3))[:, np.argmax(np.diag(matrix))]
+        return np.pi * axis / np.linalg.norm(axis)
+    return twist * (np.arctan2(sine, cosine) / max(sine, 1e-9))

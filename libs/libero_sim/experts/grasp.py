@@ -21,6 +21,10 @@ FINGER_OPENING = 0.076  # metres between the pads of the open Panda gripper
 FINGER_BELOW = 0.0095  # how far the fingertips reach below the gripper site
 PALM_ABOVE = 0.031  # height of the palm above the gripper site
 GRASP_DEPTH = 0.03  # how far the site goes below the top of an object
+RIM_DEPTH = 0.02  # how far it goes below a rim
+_RIM_BAND = 0.006  # metres below the top that count as the rim
+_HOLLOW = 0.6  # a rim has nothing within this fraction of its radius
+_RIM_COST = 5.0  # as much as an object that is 5 mm too wide for the fingers
 
 # Half sizes of what moves down with the gripper site, in metres: along the finger axis and across it.
 _HAND = (0.104, 0.032)
@@ -60,31 +64,47 @@ def count_hits(neighbours, position, yaw):
 
 
 def plan_grasp(points, neighbours, yaw):
-    """Choose a grasp from above.
+    """Choose a grasp from above: around the object or, where it is too wide, on its rim.
 
     points: (N, 3) surface of the object; neighbours: (M, 3) surfaces of everything else, in world metres;
     yaw: the present angle of the finger axis. Returns the usable Grasp that turns the gripper least (then:
     closest to the middle of the object); where none is free of neighbours, the one that touches them least.
     """
+    best, lowest = None, np.inf
+    for grasp, cost in [*_grasps_around(points, yaw), *_grasps_on_rim(points, yaw)]:
+        hits = count_hits(neighbours, grasp.position, grasp.yaw)
+        cost += 0.05 * hits + (1.0 if hits else 0.0)
+        if cost < lowest:
+            best, lowest = grasp, cost
+    return best
+
+
+def _grasps_around(points, yaw):
+    """(Grasp, cost) of grasps with the whole object between the fingers."""
     height = grasp_height(points)
     gripped = points[points[:, 2] > height - FINGER_BELOW]  # what passes between the fingers on the way down
     centre = middle(gripped[:, :2])
     axis_angle, length = long_axis(gripped)
     shifts = (0.0, 0.012, -0.012, 0.024, -0.024) if length > 0.07 else (0.0,)
-
-    best = None
     for turn in np.deg2rad(np.arange(-90.0, 90.0, 7.5)):
         low, high = extent_along(gripped, yaw + turn)
         too_wide = max(0.0, (high - low) - (FINGER_OPENING - 0.008))
         for shift in shifts:
             point = centre + shift * horizontal_axis(axis_angle)
             off_centre = abs(shift * np.cos(axis_angle - yaw - turn))  # fingers would push the object aside
-            position = np.array([*point, height])
-            hits = count_hits(neighbours, position, yaw + turn)
-            cost = (
-                1000.0 * too_wide + 0.05 * hits + (1.0 if hits else 0.0),
-                abs(turn) + 20.0 * abs(shift) + 100.0 * off_centre,
-            )
-            if best is None or sum(cost) < best[0]:
-                best = (sum(cost), Grasp(position, yaw + wrap_axis(turn)))
-    return best[1]
+            cost = 1000.0 * too_wide + abs(turn) + 20.0 * abs(shift) + 100.0 * off_centre
+            yield Grasp(np.array([*point, height]), yaw + wrap_axis(turn)), cost
+
+
+def _grasps_on_rim(points, yaw):
+    """(Grasp, cost) of grasps with one finger inside and one outside a round hollow object; none for others."""
+    top = points[:, 2].max()
+    rim = points[points[:, 2] > top - _RIM_BAND, :2]
+    centre = middle(rim)
+    distance = np.linalg.norm(rim - centre, axis=1)
+    if distance.min() < _HOLLOW * distance.max():
+        return
+    for angle in np.deg2rad(np.arange(0.0, 360.0, 15.0)):
+        point = centre + (distance.min() + distance.max()) / 2 * horizontal_axis(angle)
+        turn = wrap_axis(angle - yaw)
+        yield Grasp(np.array([*point, top - RIM_DEPTH]), yaw + turn), _RIM_COST + abs(turn)

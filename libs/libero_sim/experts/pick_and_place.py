@@ -1,61 +1,72 @@
-"""Pick up an object and drop it into an open container.
+"""Pick up an object and put it into a container or onto a support.
 
-Above the object, straight down, close, up, over the container, a little down, open. Which part comes next
-follows from the state alone (is the object between the fingers? where is the gripper?), so the expert may be
-started, or started anew, anywhere.
+Above the object, straight down, close, up, over the place, down, open. Which part comes next follows from the
+state alone (is the object between the fingers? where is the gripper?), so a skill may be started, or started
+anew, anywhere. `pick_up`, `carry` and `release` are the parts for other skills.
 """
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import in_axes, middle
+from libs.libero_sim.experts.geometry import highest_near, in_axes, middle
 from libs.libero_sim.experts.grasp import FINGER_BELOW, plan_grasp
 from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer
 
 _CLEARANCE = 0.02  # metres between what moves and what it passes over
+_HAND_RADIUS = 0.13  # metres around the gripper site that must be free on the way
 _GRASP_TOLERANCE = np.array([0.006, 0.011, 0.012])  # metres along the finger axis, across it, upwards
+_TURN_TOLERANCE = 0.12  # radians
 _SLOW_ZONE, _SLOW_SPEED = 0.03, 0.6  # metres over the grasp; fraction of full speed
 _CLOSE_STEPS = 10  # at most; normally both pads touch after 4 to 7
 _SQUEEZE_STEPS = 1  # after the pads touch
 _MOVED = 0.01  # metres an object may be pushed before the grasp is planned anew
 _LOST_STEPS = 4  # consecutive steps without touch before the object counts as lost
-_RELEASE_TOLERANCE = np.array([0.015, 0.015, 0.02])
+_PLACE_TOLERANCE = 0.015  # metres, seen from above and in height
+_LOWERING_SPEED = 0.35  # fraction of full speed close to the support
 _OPEN_STEPS = 15  # opening takes 8, falling about 5
 _HANGING_STEPS, _HANGING_SPEED = 25, 0.4  # steps and fraction of full speed to go down with what did not fall
-_REACH_STEPS, _CARRY_STEPS = 100, 120  # limits; normal motions take a third of it
+_REACH_STEPS, _CARRY_STEPS = 100, 160  # limits; normal motions take a third of it
 
 
 def place_in(scene, obj, region):
-    """Yield actions (7,) that bring `obj` into `region`, a container's region by its BDDL name.
-
-    Tries again when the object slips or is missed, and ends only when the object is let go in the region:
-    step limits are the caller's.
-    """
-    while not _inside(scene, obj, region):
-        if not scene.is_grasped(obj):
-            yield from _grasp(scene, obj)
-        if scene.is_grasped(obj) and (yield from _carry(scene, obj, region)):
-            yield from _release(scene, obj, region)
-
-
-def _inside(scene, obj, region):
+    """Yield actions (7,) that drop `obj` into `region`, an open container's region by its BDDL name."""
+    if not scene.is_grasped(obj):
+        yield from pick_up(scene, obj)
     low, high = scene.region(region)
-    position = scene.body_position(obj)
-    return bool(np.all(position > low) and np.all(position < high)) and not scene.is_grasped(obj)
+    # Let go just above the height at which LIBERO would call it success in the closed hand.
+    place = np.array([*middle(np.stack([low, high]))[:2], high[2] + 0.01])
+    if (yield from carry(scene, obj, place, scene.body_position)):
+        yield from release(scene, ("in", obj, region))
 
 
-def _grasp(scene, obj):
-    """Reach for the object and close the fingers on it."""
+def place_on(scene, obj, target):
+    """Yield actions (7,) that set `obj` down on `target`, an object or a region, by its BDDL name.
+
+    The middle of `obj` comes over the middle of the target; it goes down until something carries it.
+    """
+    if not scene.is_grasped(obj):
+        yield from pick_up(scene, obj)
+    if (yield from carry(scene, obj, _support(scene, obj, target), scene.bottom)):
+        yield from release(scene, ("on", obj, target))
+
+
+def pick_up(scene, obj, grasp=None):
+    """Reach for the object and close the fingers on it; gives up after a while, or when the object has moved.
+
+    grasp: a Grasp from above; without one it is planned from the object's geometry.
+    """
     neighbours = scene.other_points(obj)
-    grasp = plan_grasp(scene.points(obj), neighbours, scene.yaw)
+    grasp = grasp or plan_grasp(scene.points(obj), neighbours, scene.yaw)
     start = scene.body_position(obj)
-    highest = max(neighbours[:, 2].max(), scene.points(obj)[:, 2].max())
-    funnel = Funnel(grasp.position, grasp.yaw, highest + FINGER_BELOW + _CLEARANCE, radius=0.01, slope=3.0)
+    around = np.concatenate([neighbours, scene.points(obj)])
     for _ in range(_REACH_STEPS):
         position = scene.position
-        if np.all(np.abs(in_axes(grasp.position - position, grasp.yaw)) < _GRASP_TOLERANCE):
+        off = np.abs(in_axes(grasp.position - position, grasp.yaw))
+        if np.all(off < _GRASP_TOLERANCE):
             break
         if np.linalg.norm(scene.body_position(obj) - start) > _MOVED:
             return  # the caller plans anew
+        travel_z = highest_near(around, position, grasp.position, _HAND_RADIUS) + FINGER_BELOW + _CLEARANCE
+        funnel = Funnel(grasp.position, grasp.yaw, travel_z, radius=0.01, slope=3.0)
         slow = position[2] < grasp.position[2] + _SLOW_ZONE
         yield steer(position, scene.yaw, funnel.target(position), grasp.yaw, OPEN, _SLOW_SPEED if slow else 1.0)
     touched = 0
@@ -66,40 +77,50 @@ def _grasp(scene, obj):
         touched += scene.is_grasped(obj)
 
 
-def _carry(scene, obj, region):
-    """Lift the object and bring it over the region; False if it was lost on the way."""
-    low, high = scene.region(region)
-    points = scene.points(obj)
-    below = scene.position[2] - points[:, 2].min()  # how far the object hangs below the gripper site
-    centre = middle(points[:, :2]) - scene.position[:2]
-    origin_below = scene.position[2] - scene.body_position(obj)[2]
-    over = scene.other_points(obj)[:, 2].max() + below + _CLEARANCE
-    # Let go just above the height at which LIBERO would call it success in the closed hand.
-    release_z = high[2] + origin_below + 0.01
-    goal = np.array([*(middle(np.stack([low, high]))[:2] - centre), release_z])
-    funnel = Funnel(goal, None, over, radius=0.02, slope=1.0)
+def carry(scene, obj, place, point_of):
+    """Lift the held object and bring `point_of(obj)`, (3,), to `place` (3,); False if it was lost on the way.
+
+    Close to the place it goes slowly and stops, too, when something carries the object. Returns True there.
+    """
+    others = scene.other_points(obj)
     lost = 0
     for _ in range(_CARRY_STEPS):
-        position = scene.position
-        if np.all(np.abs(goal - position) < _RELEASE_TOLERANCE):
+        position, points, off = scene.position, scene.points(obj), place - point_of(obj)
+        near = np.linalg.norm(off[:2]) < _PLACE_TOLERANCE
+        if near and (abs(off[2]) < _PLACE_TOLERANCE or scene.is_supported(obj)):
             return True
         lost = 0 if scene.is_grasped(obj) else lost + 1
         if lost > _LOST_STEPS:
             return False
-        yield steer(position, scene.yaw, funnel.target(position), None, CLOSE)
+        goal = position + off
+        below = position[2] - points[:, 2].min()  # how far the object hangs below the gripper site
+        radius = max(_HAND_RADIUS, np.linalg.norm(points[:, :2] - position[:2], axis=1).max() + _CLEARANCE)
+        travel_z = highest_near(others, position, goal, radius) + below + _CLEARANCE
+        funnel = Funnel(goal, None, travel_z, radius=0.02, slope=1.0)
+        slow = near and off[2] > -_SLOW_ZONE
+        yield steer(position, scene.yaw, funnel.target(position), None, CLOSE, _LOWERING_SPEED if slow else 1.0)
     return False
 
 
-def _release(scene, obj, region):
-    """Open the fingers and wait until the object has fallen into the region.
+def release(scene, goal):
+    """Open the fingers and wait until the goal (predicate, object, target) holds.
 
-    A carton's thin rim sometimes hangs on a finger pad: then go down until the floor takes it off.
+    A carton's thin rim sometimes hangs on a finger pad: then go down until something takes it off.
     """
     for step in range(_OPEN_STEPS + _HANGING_STEPS):
-        if _inside(scene, obj, region):
+        if scene.holds(goal) and not scene.is_grasped(goal[1]):
             return
         if step < _OPEN_STEPS:
             yield hold(OPEN)
-        else:
+        elif scene.is_touched(goal[1]):
             position = scene.position
             yield steer(position, scene.yaw, position - np.array([0, 0, 0.1]), None, OPEN, _HANGING_SPEED)
+
+
+def _support(scene, obj, target):
+    """Where the bottom of an object stands when it stands in the middle of the target, (3,)."""
+    if scene.is_region(target):
+        low, high = scene.region(target)
+        return np.array([*middle(np.stack([low, high]))[:2], high[2]])
+    points = scene.points(target)
+    return np.array([*scene.body_position(target)[:2], points[:, 2].min()])

@@ -4,6 +4,8 @@ import numpy as np
 
 from libs.libero_sim.experts.geometry import axis_angle_of, body_points
 
+_ROBOT = ("robot", "gripper", "mount")  # how the names of the robot's geoms begin
+
 
 class Scene:
     """The present privileged state of a LiberoEnv; every call reads it anew. World metres and radians."""
@@ -19,8 +21,12 @@ class Scene:
     @property
     def yaw(self):
         """Angle of the axis along which the fingers move, from world x, in (-pi/2, pi/2]."""
-        matrix = np.array(self._env.sim.data.site_xmat[self._robot.eef_site_id]).reshape(3, 3)
-        return axis_angle_of(matrix[:2, 0])
+        return axis_angle_of(self.rotation[:2, 0])
+
+    @property
+    def rotation(self):
+        """Orientation of the gripper site, (3, 3): its columns are finger axis, third axis, pointing direction."""
+        return np.array(self._env.sim.data.site_xmat[self._robot.eef_site_id]).reshape(3, 3)
 
     def body_position(self, name):
         """Origin of an object's body, (3,): what LIBERO's goals are about."""
@@ -30,6 +36,10 @@ class Scene:
         """Surface points of an object's collision geoms, (N, 3)."""
         sim = self._env.sim
         return body_points(sim.model, sim.data, self._env.obj_body_id[name])
+
+    def bottom(self, name):
+        """The lowest height of an object under its origin, (3,): what stands on a support."""
+        return np.array([*self.body_position(name)[:2], self.points(name)[:, 2].min()])
 
     def other_points(self, *names):
         """Surface points of all objects and fixtures except those named, (N, 3)."""
@@ -43,9 +53,38 @@ class Scene:
         half = np.abs(np.array(self._env.sim.data.get_site_xmat(name)) @ site.size)
         return centre - half, centre + half
 
+    def is_region(self, name):
+        """Whether a name of a goal is a region (a site, see `region`) and not an object or fixture."""
+        return name in self._env.object_sites_dict
+
+    def owner(self, region):
+        """Name of the object or fixture that a region belongs to; None for a region of the table or floor."""
+        name = self._env.object_sites_dict[region].parent_name
+        return name if name in self._env.obj_body_id else None
+
+    def holds(self, goal):
+        """Whether a goal is true by LIBERO's own predicates, for example ("open", "wooden_cabinet_1_top_region")."""
+        return bool(self._env._eval_predicate(list(goal)))
+
+    def is_supported(self, name):
+        """Whether an object touches anything that is not the robot."""
+        return any(not other.startswith(_ROBOT) for other in self._touching(name))
+
+    def is_touched(self, name):
+        """Whether the robot touches an object anywhere."""
+        return any(other.startswith(_ROBOT) for other in self._touching(name))
+
     def is_grasped(self, name):
         """Whether both finger pads touch the object."""
         return bool(self._env._check_grasp(gripper=self._robot.gripper, object_geoms=self._env.get_object(name)))
+
+    def _touching(self, name):
+        """Names of the geoms that an object touches."""
+        data, model = self._env.sim.data, self._env.sim.model
+        own = set(self._env.get_object(name).contact_geoms)
+        pairs = ((contact.geom1, contact.geom2) for contact in data.contact[: data.ncon])
+        pairs = [{model.geom_id2name(geom) or "" for geom in pair} for pair in pairs]
+        return set().union(*(pair - own for pair in pairs if pair & own))
 
     @property
     def _robot(self):
