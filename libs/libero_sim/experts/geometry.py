@@ -54,7 +54,12 @@ def body_points(model, data, body_id):
 
     A body without collision geoms gives no points.
     """
-    parts = []
+    return np.concatenate([np.zeros((0, 3)), *part_points(model, data, body_id).values()])
+
+
+def part_points(model, data, body_id):
+    """As `body_points`, but {geom number: points (N, 3)}."""
+    parts = {}
     for geom in range(model.ngeom):
         if model.geom_contype[geom] == 0 and model.geom_conaffinity[geom] == 0:
             continue
@@ -66,8 +71,8 @@ def body_points(model, data, body_id):
             start = model.mesh_vertadr[mesh]
             vertices = model.mesh_vert[start : start + model.mesh_vertnum[mesh]]
         local = geom_points(model.geom_type[geom], model.geom_size[geom], vertices)
-        parts.append(local @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom])
-    return np.concatenate(parts) if parts else np.zeros((0, 3))
+        parts[geom] = local @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
+    return parts
 
 
 def _is_below(model, body, ancestor):
@@ -149,3 +154,10 @@ def rotation_vector(matrix):
         axis = (matrix + np.eye(3))[:, np.argmax(np.diag(matrix))]
         return np.pi * axis / np.linalg.norm(axis)
     return twist * (np.arctan2(sine, cosine) / max(sine, 1e-9))
+
+
+def distance_from_segment(points, start, end):
+    """Distances (N,) of points (N, D) from the straight line between two points (D,)."""
+    way = end - start
+    share = np.clip((points - start) @ way / max(way @ way, 1e-12), 0.0, 1.0)
+    return np.linalg.norm(points - start - share[:, None] * way, axis=1)

@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import axis_angle_of, body_points
+from libs.libero_sim.experts.geometry import axis_angle_of, body_points, part_points
+from libs.libero_sim.experts.joints import Joint
 
 _ROBOT = ("robot", "gripper", "mount")  # how the names of the robot's geoms begin
+_HINGE = 3  # mjtJoint of MuJoCo: a joint that turns
 
 
 class Scene:
@@ -74,6 +76,33 @@ class Scene:
         """Whether the robot touches an object anywhere."""
         return any(other.startswith(_ROBOT) for other in self._touching(name))
 
+    def joint(self, name):
+        """The Joint that moves a region (of a drawer) or a fixture that has one (a door, a knob)."""
+        sim, number = self._env.sim, self._joint_number(name)
+        model, data = sim.model, sim.data
+        return Joint(
+            hinge=model.jnt_type[number] == _HINGE,
+            anchor=np.array(data.xanchor[number]),
+            axis=np.array(data.xaxis[number]),
+            position=float(data.qpos[model.jnt_qposadr[number]]),
+        )
+
+    def joint_range(self, name, state):
+        """Lowest and highest position of that joint in a state: "open", "close" or "turnon"."""
+        fixture = self._env.get_object(self.owner(name) if self.is_region(name) else name)
+        return fixture.object_properties["articulation"][f"default_{state}_ranges"]
+
+    def part(self, name):
+        """What that joint moves: {name of a collision geom: its surface points (N, 3)}."""
+        sim = self._env.sim
+        body = sim.model.jnt_bodyid[self._joint_number(name)]
+        points = part_points(sim.model, sim.data, body)
+        return {sim.model.geom_id2name(geom): points[geom] for geom in points}
+
+    def is_held(self, geoms):
+        """Whether both finger pads touch some of these geoms (their names)."""
+        return bool(self._env._check_grasp(gripper=self._robot.gripper, object_geoms=list(geoms)))
+
     def is_grasped(self, name):
         """Whether both finger pads touch the object."""
         return bool(self._env._check_grasp(gripper=self._robot.gripper, object_geoms=self._env.get_object(name)))
@@ -85,6 +114,10 @@ class Scene:
         pairs = ((contact.geom1, contact.geom2) for contact in data.contact[: data.ncon])
         pairs = [{model.geom_id2name(geom) or "" for geom in pair} for pair in pairs]
         return set().union(*(pair - own for pair in pairs if pair & own))
+
+    def _joint_number(self, name):
+        owner = self._env.object_sites_dict[name] if self.is_region(name) else self._env.get_object(name)
+        return self._env.sim.model.joint_name2id(owner.joints[0])
 
     @property
     def _robot(self):

@@ -1,0 +1,176 @@
+"""Open drawers, close drawers and doors, turn knobs: pulls and pushes along the joint's own axis.
+
+Which part comes next follows from the state alone (how far is the joint? what touches what? where is the gripper?),
+so each skill may be started, or started anew, anywhere.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from libs.libero_sim.experts.geometry import distance_from_segment
+from libs.libero_sim.experts.grasp import FINGER_BELOW
+from libs.libero_sim.experts.joints import outermost, plan_pull, plan_push, plan_turn
+from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer, steer_pose, turn_between
+
+_CLEARANCE = 0.03  # metres between the hand and what it passes over
+_HAND_AROUND = 0.12  # metres around the gripper site, seen from above
+_HAND_BELOW = 0.105  # metres from the gripper site to the lower edge of the hand when it points sideways
+_STANDOFF = 0.07  # metres before a contact from where the gripper goes straight on
+_CORRIDOR = 0.03  # metres beside that line within which it does
+_STRAIGHT, _UPRIGHT = 0.006, 0.08  # metres beside the line and radians of turn that are good enough for going on
+_BACK_OFF, _BACK_OFF_TURN = 3.0, 0.3  # metres back per metre beside the line, and per radian
+_TURN_FIRST = 0.3  # radians of turn that are made over everything
+_AHEAD = 0.06  # metres by which the goal of a pull or push leads
+_REACH_STEPS, _CLOSE_STEPS, _LOST_STEPS, _OPEN_STEPS = 150, 12, 4, 15
+_AT_CONTACT = 0.007  # metres from the place of a grasp
+_PULL_SPEED = 0.7  # fraction of full speed
+_TWIST = 0.25  # radians by which the goal of a twist leads
+_BEYOND = 0.15  # radians or metres by which a state is passed, at most half of its range
+_OPPOSITE = {"open": "close", "close": "open", "turnon": "turnoff"}
+
+
+@dataclass(frozen=True)
+class Approach:
+    """The way to a place that is reached along a line: over everything to its beginning, down, straight on.
+
+    goal: (3,) and rotation: (3, 3) of the gripper site; way: unit vector (3,) of the line; travel_z: height of the
+    gripper site over everything, metres.
+    """
+
+    goal: np.ndarray
+    rotation: np.ndarray
+    way: np.ndarray
+    travel_z: float
+
+    def target(self, position, rotation):
+        """Where to steer from `position` (3,) with orientation `rotation` (3, 3)."""
+        before = (self.goal - position) @ self.way
+        beside = np.linalg.norm(self.goal - position - before * self.way)
+        turn = np.linalg.norm(turn_between(rotation, self.rotation))
+        if beside < _CORRIDOR and before < _STANDOFF + _CORRIDOR:
+            back = _BACK_OFF * max(0.0, beside - _STRAIGHT) + _BACK_OFF_TURN * max(0.0, turn - _UPRIGHT)
+            return self.goal - min(back, _STANDOFF) * self.way
+        if -_CORRIDOR < before < _STANDOFF - 0.01 and beside < 3 * _CORRIDOR:  # beside the contact: back out first
+            return position - _AHEAD * self.way
+        start = self.goal - _STANDOFF * self.way
+        start[2] += max(0.0, self.travel_z - start[2]) * np.clip(turn / _TURN_FIRST - 1.0, 0.0, 1.0)
+        return Funnel(start, None, self.travel_z, radius=0.02, slope=3.0).target(position)
+
+
+def open_part(scene, name):
+    """Yield actions (7,) that pull a drawer open by its handle, let go and back away from the handle."""
+    while not _is_past(scene, name, "open"):
+        yield from _grasp_handle(scene, name)
+        yield from _pull(scene, name)
+    yield from _let_go(scene, name)
+
+
+def close_part(scene, name):
+    """Yield actions (7,) that push a drawer or a door shut with the closed fingers."""
+    while not scene.holds(("close", name)):
+        position, rotation = scene.position, scene.rotation
+        contact = plan_push(scene.joint(name), _sign(scene, name, "close"), scene.part(name), scene.yaw)
+        before = (contact.position - position) @ contact.way
+        beside = np.linalg.norm(contact.position - position - before * contact.way)
+        if abs(before) < 0.02 and beside < _CORRIDOR:
+            target = contact.position + _AHEAD * contact.way
+        else:
+            target = Approach(contact.position, contact.rotation, contact.way, _travel_z(scene, contact.position)).target(position, rotation)
+        yield steer_pose(position, rotation, target, contact.rotation, CLOSE, _PULL_SPEED)
+
+
+def turn_on(scene, name):
+    """Yield actions (7,) that grasp the ridge of a knob from above and twist it."""
+    while not _is_past(scene, name, "turnon"):
+        if not scene.is_held(scene.part(name)):
+            yield from _grasp_knob(scene, name)
+        sign = _sign(scene, name, "turnon") * scene.joint(name).axis[2]
+        lost = 0
+        while lost < _LOST_STEPS and not _is_past(scene, name, "turnon"):
+            lost = 0 if scene.is_held(scene.part(name)) else lost + 1
+            grasp = plan_turn(scene.part(name))
+            yield steer(scene.position, scene.yaw, grasp.position, scene.yaw + sign * _TWIST, CLOSE)
+
+
+def part_points(scene, name):
+    """Where these skills go first: the surface (N, 3) of the part that moves."""
+    return np.concatenate(list(scene.part(name).values()))
+
+
+def _sign(scene, name, state):
+    """+1 if the joint's position grows from the opposite state to this one, else -1."""
+    ranges = scene.joint_range(name, state), scene.joint_range(name, _OPPOSITE[state])
+    return np.sign(np.mean(ranges[0]) - np.mean(ranges[1]))
+
+
+def _is_past(scene, name, state):
+    """Whether a state is reached by some margin, so that letting go does not lose it."""
+    sign = _sign(scene, name, state)
+    near, far = sorted(sign * edge for edge in scene.joint_range(name, state))
+    return sign * scene.joint(name).position > near + min(_BEYOND, (far - near) / 2)
+
+
+def _travel_z(scene, goal):
+    """Height of the gripper site at which the hand, pointing sideways, passes over all between it and a goal."""
+    points = scene.other_points()
+    below = points[distance_from_segment(points[:, :2], scene.position[:2], goal[:2]) < _HAND_AROUND]
+    return below[:, 2].max(initial=goal[2]) + _HAND_BELOW + _CLEARANCE
+
+
+def _grasp_handle(scene, name):
+    """Reach for a drawer's handle and close the fingers on it."""
+    contact = plan_pull(scene.joint(name), _sign(scene, name, "open"), scene.part(name))
+    bar = [outermost(scene.part(name), contact.way)]
+    if scene.is_held(bar):
+        return
+    approach = Approach(contact.position, contact.rotation, -contact.way, _travel_z(scene, contact.position))
+    for _ in range(_REACH_STEPS):
+        position, rotation = scene.position, scene.rotation
+        turn = np.linalg.norm(turn_between(rotation, contact.rotation))
+        if np.linalg.norm(contact.position - position) < _AT_CONTACT and turn < 2 * _UPRIGHT:
+            break
+        yield steer_pose(position, rotation, approach.target(position, rotation), contact.rotation, OPEN)
+    for _ in range(_CLOSE_STEPS):
+        if scene.is_held(bar):
+            return
+        yield steer_pose(scene.position, scene.rotation, contact.position, contact.rotation, CLOSE)
+
+
+def _pull(scene, name):
+    """Pull at the handle as long as the fingers hold it."""
+    lost = 0
+    while lost < _LOST_STEPS and not _is_past(scene, name, "open"):
+        contact = plan_pull(scene.joint(name), _sign(scene, name, "open"), scene.part(name))
+        held = scene.is_held([outermost(scene.part(name), contact.way)])
+        lost = 0 if held else lost + 1
+        target = contact.position + _AHEAD * contact.way
+        yield steer_pose(scene.position, scene.rotation, target, contact.rotation, CLOSE, _PULL_SPEED)
+
+
+def _let_go(scene, name):
+    """Open the fingers and back away from the handle they are around."""
+    for _ in range(_OPEN_STEPS):
+        yield hold(OPEN)
+    for _ in range(_REACH_STEPS):
+        contact = plan_pull(scene.joint(name), _sign(scene, name, "open"), scene.part(name))
+        position, rotation = scene.position, scene.rotation
+        if (position - contact.position) @ contact.way > _STANDOFF:
+            return
+        yield steer_pose(position, rotation, position + _AHEAD * contact.way, rotation, OPEN)
+
+
+def _grasp_knob(scene, name):
+    """Come down over the ridge of a knob and close the fingers on it."""
+    grasp = plan_turn(scene.part(name))
+    travel_z = _travel_z(scene, grasp.position) - _HAND_BELOW + FINGER_BELOW
+    funnel = Funnel(grasp.position, grasp.yaw, travel_z, radius=0.01, slope=3.0)
+    for _ in range(_REACH_STEPS):
+        position = scene.position
+        if np.linalg.norm(grasp.position - position) < _AT_CONTACT:
+            break
+        yield steer(position, scene.yaw, funnel.target(position), grasp.yaw, OPEN)
+    for _ in range(_CLOSE_STEPS):
+        if scene.is_held(scene.part(name)):
+            return
+        yield steer(scene.position, scene.yaw, grasp.position, grasp.yaw, CLOSE)
