@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import distance_from_segment
+from libs.libero_sim.experts.geometry import distance_from_segment, turned_upright
 from libs.libero_sim.experts.grasp import FINGER_BELOW
 from libs.libero_sim.experts.joints import outermost, plan_pull, plan_push, plan_turn
 from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer, steer_pose, turn_between
@@ -16,11 +16,12 @@ from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer, ste
 _CLEARANCE = 0.03  # metres between the hand and what it passes over
 _HAND_AROUND = 0.12  # metres around the gripper site, seen from above
 _HAND_BELOW = 0.105  # metres from the gripper site to the lower edge of the hand when it points sideways
-_STANDOFF = 0.07  # metres before a contact from where the gripper goes straight on
+_STANDOFF = 0.04  # metres before a contact from where the gripper goes straight on
 _CORRIDOR = 0.03  # metres beside that line within which it does
 _STRAIGHT, _UPRIGHT = 0.006, 0.08  # metres beside the line and radians of turn that are good enough for going on
 _BACK_OFF, _BACK_OFF_TURN = 3.0, 0.3  # metres back per metre beside the line, and per radian
 _TURN_FIRST = 0.3  # radians of turn that are made over everything
+_TILT_WITHIN, _TILT_OVER = 0.04, 0.2  # metres from its beginning: within all of the tilt, over it none
 _AHEAD = 0.06  # metres by which the goal of a pull or push leads
 _REACH_STEPS, _CLOSE_STEPS, _LOST_STEPS, _OPEN_STEPS = 150, 12, 4, 15
 _AT_CONTACT = 0.007  # metres from the place of a grasp
@@ -43,19 +44,24 @@ class Approach:
     way: np.ndarray
     travel_z: float
 
-    def target(self, position, rotation):
-        """Where to steer from `position` (3,) with orientation `rotation` (3, 3)."""
+    def pose(self, position, rotation):
+        """Where to steer from `position` (3,) and `rotation` (3, 3): a position and a rotation.
+
+        The hand travels upright and is tilted only near the beginning of the line, still over everything.
+        """
         before = (self.goal - position) @ self.way
         beside = np.linalg.norm(self.goal - position - before * self.way)
         turn = np.linalg.norm(turn_between(rotation, self.rotation))
         if beside < _CORRIDOR and before < _STANDOFF + _CORRIDOR:
             back = _BACK_OFF * max(0.0, beside - _STRAIGHT) + _BACK_OFF_TURN * max(0.0, turn - _UPRIGHT)
-            return self.goal - min(back, _STANDOFF) * self.way
+            return self.goal - min(back, _STANDOFF) * self.way, self.rotation
         if -_CORRIDOR < before < _STANDOFF - 0.01 and beside < 3 * _CORRIDOR:  # beside the contact: back out first
-            return position - _AHEAD * self.way
+            return position - _AHEAD * self.way, self.rotation
         start = self.goal - _STANDOFF * self.way
+        far = np.clip((np.linalg.norm(start[:2] - position[:2]) - _TILT_WITHIN) / _TILT_OVER, 0.0, 1.0)
         start[2] += max(0.0, self.travel_z - start[2]) * np.clip(turn / _TURN_FIRST - 1.0, 0.0, 1.0)
-        return Funnel(start, None, self.travel_z, radius=0.02, slope=3.0).target(position)
+        target = Funnel(start, None, self.travel_z, radius=0.02, slope=3.0).target(position)
+        return target, turned_upright(self.rotation, far)
 
 
 def open_part(scene, name):
@@ -74,10 +80,11 @@ def close_part(scene, name):
         before = (contact.position - position) @ contact.way
         beside = np.linalg.norm(contact.position - position - before * contact.way)
         if abs(before) < 0.02 and beside < _CORRIDOR:
-            target = contact.position + _AHEAD * contact.way
+            target, turned = contact.position + _AHEAD * contact.way, contact.rotation
         else:
-            target = Approach(contact.position, contact.rotation, contact.way, _travel_z(scene, contact.position)).target(position, rotation)
-        yield steer_pose(position, rotation, target, contact.rotation, CLOSE, _PULL_SPEED)
+            approach = Approach(contact.position, contact.rotation, contact.way, _travel_z(scene, contact.position, contact.way))
+            target, turned = approach.pose(position, rotation)
+        yield steer_pose(position, rotation, target, turned, CLOSE, _PULL_SPEED)
 
 
 def turn_on(scene, name):
@@ -111,11 +118,20 @@ def _is_past(scene, name, state):
     return sign * scene.joint(name).position > near + min(_BEYOND, (far - near) / 2)
 
 
-def _travel_z(scene, goal):
-    """Height of the gripper site at which the hand, pointing sideways, passes over all between it and a goal."""
-    points = scene.other_points()
-    below = points[distance_from_segment(points[:, :2], scene.position[:2], goal[:2]) < _HAND_AROUND]
-    return below[:, 2].max(initial=goal[2]) + _HAND_BELOW + _CLEARANCE
+def _travel_z(scene, goal, way):
+    """Height of the gripper site for travelling to a line that ends in `goal` along `way`, both (3,).
+
+    The upright fingers pass over everything on the way, the tilted hand over what is around the line's beginning.
+    What lies beyond the goal, such as the furniture itself, does not count for a gripper on this side.
+    """
+    position, points = scene.position, scene.other_points()
+    if (position - goal) @ way < 0.0:
+        points = points[(points - goal) @ way < 0.0]
+    start = goal - _STANDOFF * way
+    passed = points[distance_from_segment(points[:, :2], position[:2], start[:2]) < _HAND_AROUND]
+    around = points[np.linalg.norm(points[:, :2] - start[:2], axis=1) < _HAND_AROUND]
+    highest = passed[:, 2].max(initial=goal[2]) + FINGER_BELOW, around[:, 2].max(initial=goal[2]) + _HAND_BELOW
+    return max(highest) + _CLEARANCE
 
 
 def _grasp_handle(scene, name):
@@ -124,13 +140,13 @@ def _grasp_handle(scene, name):
     bar = [outermost(scene.part(name), contact.way)]
     if scene.is_held(bar):
         return
-    approach = Approach(contact.position, contact.rotation, -contact.way, _travel_z(scene, contact.position))
+    approach = Approach(contact.position, contact.rotation, -contact.way, _travel_z(scene, contact.position, -contact.way))
     for _ in range(_REACH_STEPS):
         position, rotation = scene.position, scene.rotation
         turn = np.linalg.norm(turn_between(rotation, contact.rotation))
         if np.linalg.norm(contact.position - position) < _AT_CONTACT and turn < 2 * _UPRIGHT:
             break
-        yield steer_pose(position, rotation, approach.target(position, rotation), contact.rotation, OPEN)
+        yield steer_pose(position, rotation, *approach.pose(position, rotation), OPEN)
     for _ in range(_CLOSE_STEPS):
         if scene.is_held(bar):
             return
@@ -163,7 +179,7 @@ def _let_go(scene, name):
 def _grasp_knob(scene, name):
     """Come down over the ridge of a knob and close the fingers on it."""
     grasp = plan_turn(scene.part(name))
-    travel_z = _travel_z(scene, grasp.position) - _HAND_BELOW + FINGER_BELOW
+    travel_z = scene.other_points()[:, 2].max() + FINGER_BELOW + _CLEARANCE
     funnel = Funnel(grasp.position, grasp.yaw, travel_z, radius=0.01, slope=3.0)
     for _ in range(_REACH_STEPS):
         position = scene.position

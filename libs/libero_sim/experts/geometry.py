@@ -161,3 +161,17 @@ def distance_from_segment(points, start, end):
     way = end - start
     share = np.clip((points - start) @ way / max(way @ way, 1e-12), 0.0, 1.0)
     return np.linalg.norm(points - start - share[:, None] * way, axis=1)
+
+
+def turned_upright(rotation, share):
+    """An orientation (3, 3) of the gripper site, turned by a share (0 to 1) of what lets it point straight down."""
+    pointing = rotation[:, 2]
+    axis = np.cross(pointing, [0.0, 0.0, -1.0])
+    angle = np.arctan2(np.linalg.norm(axis), -pointing[2])
+    return axis_rotation(axis / max(np.linalg.norm(axis), 1e-9), share * angle) @ rotation
+
+
+def axis_rotation(axis, angle):
+    """Rotation matrix (3, 3) about a unit vector (3,) by `angle` radians."""
+    cross = np.array([[0.0, -axis[2], axis[1]], [axis[2], 0.0, -axis[0]], [-axis[1], axis[0], 0.0]])
+    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross

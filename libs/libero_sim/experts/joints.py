@@ -12,8 +12,8 @@ from libs.libero_sim.experts.grasp import Grasp
 
 _HOLD_TILT = np.deg2rad(75)  # from straight down: the finger behind a bar needs little room, the hand stays off the table
 _HOLD_BACK = 0.002  # metres before the middle of a bar: the pads lie a little above the gripper site
-_PUSH_TILT = np.deg2rad(60)  # hand and wrist stay behind the place pushed at, and over the table
-_PUSH_TIP = 0.0125  # metres that the tilted closed fingertips reach ahead of the gripper site
+_PUSH_TILT = np.deg2rad(34)  # hand and wrist stay behind the place pushed at, and over the table
+_PUSH_TIP = 0.014  # metres that the tilted closed fingertips reach ahead of the gripper site
 _TOP_GRIP = 0.023  # metres below the top edge of a door at which the palm is still above it
 _FINGERTIP = 0.018  # metres from the gripper site to the furthest corner of the closed fingers, seen from above
 _RIDGE_HEIGHT = 0.024  # metres of the ridge on a knob that the fingers pass

@@ -30,9 +30,26 @@ class Scene:
         """Orientation of the gripper site, (3, 3): its columns are finger axis, third axis, pointing direction."""
         return np.array(self._env.sim.data.site_xmat[self._robot.eef_site_id]).reshape(3, 3)
 
+    @property
+    def opening(self):
+        """Metres between the finger pads."""
+        left, right = self._env.sim.data.qpos[self._robot._ref_gripper_joint_pos_indexes]
+        return float(left - right)
+
+    @property
+    def base(self):
+        """Where the robot stands, (3,)."""
+        return np.array(self._env.sim.data.get_body_xpos(self._robot.robot_model.root_body))
+
     def body_position(self, name):
         """Origin of an object's body, (3,): what LIBERO's goals are about."""
         return np.array(self._env.sim.data.body_xpos[self._env.obj_body_id[name]])
+
+    def up(self, name):
+        """The axis of an object's body that points upwards most, (3,)."""
+        axes = np.array(self._env.sim.data.body_xmat[self._env.obj_body_id[name]]).reshape(3, 3)
+        most = np.argmax(np.abs(axes[2]))
+        return axes[:, most] * np.sign(axes[2, most])
 
     def points(self, name):
         """Surface points of an object's collision geoms, (N, 3)."""
@@ -63,6 +80,11 @@ class Scene:
         """Name of the object or fixture that a region belongs to; None for a region of the table or floor."""
         name = self._env.object_sites_dict[region].parent_name
         return name if name in self._env.obj_body_id else None
+
+    def is_last(self, goal):
+        """Whether all other goals of the task are true."""
+        goals = [tuple(state) for state in self._env.parsed_problem["goal_state"]]
+        return all(other == goal or self.holds(other) for other in goals)
 
     def holds(self, goal):
         """Whether a goal is true by LIBERO's own predicates, for example ("open", "wooden_cabinet_1_top_region")."""
@@ -100,8 +122,10 @@ class Scene:
         return {sim.model.geom_id2name(geom): points[geom] for geom in points}
 
     def is_held(self, geoms):
-        """Whether both finger pads touch some of these geoms (their names)."""
-        return bool(self._env._check_grasp(gripper=self._robot.gripper, object_geoms=list(geoms)))
+        """Whether both fingers, not only their pads, touch some of these geoms (their names)."""
+        names = self._robot.gripper.important_geoms
+        fingers = [names[f"{side}_finger"] + names[f"{side}_fingerpad"] for side in ("left", "right")]
+        return bool(self._env._check_grasp(gripper=fingers, object_geoms=list(geoms)))
 
     def is_grasped(self, name):
         """Whether both finger pads touch the object."""
