@@ -25,6 +25,7 @@ _TILT_WITHIN, _TILT_OVER = 0.04, 0.2  # metres from its beginning: within all of
 _AHEAD = 0.06  # metres by which the goal of a pull or push leads
 _REACH_STEPS, _CLOSE_STEPS, _LOST_STEPS, _OPEN_STEPS = 150, 12, 4, 15
 _AT_CONTACT = 0.007  # metres from the place of a grasp
+_TOUCHING = 0.02  # metres before or beyond a contact within which it is pushed
 _PULL_SPEED = 0.7  # fraction of full speed
 _TWIST = 0.25  # radians by which the goal of a twist leads
 _BEYOND = 0.15  # radians or metres by which a state is passed, at most half of its range
@@ -44,13 +45,35 @@ class Approach:
     way: np.ndarray
     travel_z: float
 
+    @classmethod
+    def to(cls, scene, contact):
+        """The way to a Contact from the present place of the gripper.
+
+        The upright fingers pass over everything on the way, the tilted hand over what is around the line's beginning.
+        What lies beyond the contact, such as the furniture itself, does not count for a gripper on this side.
+        """
+        position, goal, way = scene.position, contact.position, contact.way
+        points = scene.other_points()
+        if (position - goal) @ way < 0.0:
+            points = points[(points - goal) @ way < 0.0]
+        start = goal - _STANDOFF * way
+        below = FINGER_BELOW + (_HAND_BELOW - FINGER_BELOW) * np.linalg.norm(contact.rotation[:2, 2])
+        passed = points[distance_from_segment(points[:, :2], position[:2], start[:2]) < _HAND_AROUND]
+        around = points[np.linalg.norm(points[:, :2] - start[:2], axis=1) < _HAND_AROUND]
+        over = passed[:, 2].max(initial=goal[2]) + FINGER_BELOW, around[:, 2].max(initial=goal[2]) + below
+        return cls(goal, contact.rotation, way, max(over) + _CLEARANCE)
+
+    def offsets(self, position):
+        """How far a place (3,) is before the goal on the line, and beside the line, in metres."""
+        before = (self.goal - position) @ self.way
+        return before, np.linalg.norm(self.goal - position - before * self.way)
+
     def pose(self, position, rotation):
         """Where to steer from `position` (3,) and `rotation` (3, 3): a position and a rotation.
 
         The hand travels upright and is tilted only near the beginning of the line, still over everything.
         """
-        before = (self.goal - position) @ self.way
-        beside = np.linalg.norm(self.goal - position - before * self.way)
+        before, beside = self.offsets(position)
         turn = np.linalg.norm(turn_between(rotation, self.rotation))
         if beside < _CORRIDOR and before < _STANDOFF + _CORRIDOR:
             back = _BACK_OFF * max(0.0, beside - _STRAIGHT) + _BACK_OFF_TURN * max(0.0, turn - _UPRIGHT)
@@ -67,7 +90,7 @@ class Approach:
 def open_part(scene, name):
     """Yield actions (7,) that pull a drawer open by its handle, let go and back away from the handle."""
     while not _is_past(scene, name, "open"):
-        yield from _grasp_handle(scene, name)
+        yield from _grasp(scene, _pull_contact(scene, name), _handle(scene, name))
         yield from _pull(scene, name)
     yield from _let_go(scene, name)
 
@@ -77,12 +100,11 @@ def close_part(scene, name):
     while not scene.holds(("close", name)):
         position, rotation = scene.position, scene.rotation
         contact = plan_push(scene.joint(name), _sign(scene, name, "close"), scene.part(name), scene.yaw)
-        before = (contact.position - position) @ contact.way
-        beside = np.linalg.norm(contact.position - position - before * contact.way)
-        if abs(before) < 0.02 and beside < _CORRIDOR:
+        approach = Approach.to(scene, contact)
+        before, beside = approach.offsets(position)
+        if abs(before) < _TOUCHING and beside < _CORRIDOR:
             target, turned = contact.position + _AHEAD * contact.way, contact.rotation
         else:
-            approach = Approach(contact.position, contact.rotation, contact.way, _travel_z(scene, contact.position, contact.way))
             target, turned = approach.pose(position, rotation)
         yield steer_pose(position, rotation, target, turned, CLOSE, _PULL_SPEED)
 
@@ -90,14 +112,8 @@ def close_part(scene, name):
 def turn_on(scene, name):
     """Yield actions (7,) that grasp the ridge of a knob from above and twist it."""
     while not _is_past(scene, name, "turnon"):
-        if not scene.is_held(scene.part(name)):
-            yield from _grasp_knob(scene, name)
-        sign = _sign(scene, name, "turnon") * scene.joint(name).axis[2]
-        lost = 0
-        while lost < _LOST_STEPS and not _is_past(scene, name, "turnon"):
-            lost = 0 if scene.is_held(scene.part(name)) else lost + 1
-            grasp = plan_turn(scene.part(name))
-            yield steer(scene.position, scene.yaw, grasp.position, scene.yaw + sign * _TWIST, CLOSE)
+        yield from _grasp(scene, plan_turn(scene.part(name)), scene.part(name))
+        yield from _twist(scene, name)
 
 
 def part_points(scene, name):
@@ -118,29 +134,20 @@ def _is_past(scene, name, state):
     return sign * scene.joint(name).position > near + min(_BEYOND, (far - near) / 2)
 
 
-def _travel_z(scene, goal, way):
-    """Height of the gripper site for travelling to a line that ends in `goal` along `way`, both (3,).
-
-    The upright fingers pass over everything on the way, the tilted hand over what is around the line's beginning.
-    What lies beyond the goal, such as the furniture itself, does not count for a gripper on this side.
-    """
-    position, points = scene.position, scene.other_points()
-    if (position - goal) @ way < 0.0:
-        points = points[(points - goal) @ way < 0.0]
-    start = goal - _STANDOFF * way
-    passed = points[distance_from_segment(points[:, :2], position[:2], start[:2]) < _HAND_AROUND]
-    around = points[np.linalg.norm(points[:, :2] - start[:2], axis=1) < _HAND_AROUND]
-    highest = passed[:, 2].max(initial=goal[2]) + FINGER_BELOW, around[:, 2].max(initial=goal[2]) + _HAND_BELOW
-    return max(highest) + _CLEARANCE
+def _pull_contact(scene, name):
+    return plan_pull(scene.joint(name), _sign(scene, name, "open"), scene.part(name))
 
 
-def _grasp_handle(scene, name):
-    """Reach for a drawer's handle and close the fingers on it."""
-    contact = plan_pull(scene.joint(name), _sign(scene, name, "open"), scene.part(name))
-    bar = [outermost(scene.part(name), contact.way)]
-    if scene.is_held(bar):
+def _handle(scene, name):
+    """Names of the geoms of a drawer's handle."""
+    return [outermost(scene.part(name), -_pull_contact(scene, name).way)]
+
+
+def _grasp(scene, contact, geoms):
+    """Bring the open fingers to a Contact and close them until they hold one of the geoms."""
+    if scene.is_held(geoms):
         return
-    approach = Approach(contact.position, contact.rotation, -contact.way, _travel_z(scene, contact.position, -contact.way))
+    approach = Approach.to(scene, contact)
     for _ in range(_REACH_STEPS):
         position, rotation = scene.position, scene.rotation
         turn = np.linalg.norm(turn_between(rotation, contact.rotation))
@@ -148,7 +155,7 @@ def _grasp_handle(scene, name):
             break
         yield steer_pose(position, rotation, *approach.pose(position, rotation), OPEN)
     for _ in range(_CLOSE_STEPS):
-        if scene.is_held(bar):
+        if scene.is_held(geoms):
             return
         yield steer_pose(scene.position, scene.rotation, contact.position, contact.rotation, CLOSE)
 
@@ -157,11 +164,20 @@ def _pull(scene, name):
     """Pull at the handle as long as the fingers hold it."""
     lost = 0
     while lost < _LOST_STEPS and not _is_past(scene, name, "open"):
-        contact = plan_pull(scene.joint(name), _sign(scene, name, "open"), scene.part(name))
-        held = scene.is_held([outermost(scene.part(name), contact.way)])
-        lost = 0 if held else lost + 1
-        target = contact.position + _AHEAD * contact.way
+        lost = 0 if scene.is_held(_handle(scene, name)) else lost + 1
+        contact = _pull_contact(scene, name)
+        target = contact.position - _AHEAD * contact.way
         yield steer_pose(scene.position, scene.rotation, target, contact.rotation, CLOSE, _PULL_SPEED)
+
+
+def _twist(scene, name):
+    """Turn the hand about the knob's axis as long as the fingers hold it."""
+    sign = _sign(scene, name, "turnon") * np.sign(scene.joint(name).axis[2])
+    lost = 0
+    while lost < _LOST_STEPS and not _is_past(scene, name, "turnon"):
+        lost = 0 if scene.is_held(scene.part(name)) else lost + 1
+        ridge = plan_turn(scene.part(name)).position
+        yield steer(scene.position, scene.yaw, ridge, scene.yaw + sign * _TWIST, CLOSE)
 
 
 def _let_go(scene, name):
@@ -169,24 +185,7 @@ def _let_go(scene, name):
     for _ in range(_OPEN_STEPS):
         yield hold(OPEN)
     for _ in range(_REACH_STEPS):
-        contact = plan_pull(scene.joint(name), _sign(scene, name, "open"), scene.part(name))
-        position, rotation = scene.position, scene.rotation
-        if (position - contact.position) @ contact.way > _STANDOFF:
+        position, way = scene.position, _pull_contact(scene, name).way
+        if Approach.to(scene, _pull_contact(scene, name)).offsets(position)[0] > _STANDOFF:
             return
-        yield steer_pose(position, rotation, position + _AHEAD * contact.way, rotation, OPEN)
-
-
-def _grasp_knob(scene, name):
-    """Come down over the ridge of a knob and close the fingers on it."""
-    grasp = plan_turn(scene.part(name))
-    travel_z = scene.other_points()[:, 2].max() + FINGER_BELOW + _CLEARANCE
-    funnel = Funnel(grasp.position, grasp.yaw, travel_z, radius=0.01, slope=3.0)
-    for _ in range(_REACH_STEPS):
-        position = scene.position
-        if np.linalg.norm(grasp.position - position) < _AT_CONTACT:
-            break
-        yield steer(position, scene.yaw, funnel.target(position), grasp.yaw, OPEN)
-    for _ in range(_CLOSE_STEPS):
-        if scene.is_held(scene.part(name)):
-            return
-        yield steer(scene.position, scene.yaw, grasp.position, grasp.yaw, CLOSE)
+        yield steer_pose(position, scene.rotation, position - _AHEAD * way, scene.rotation, OPEN)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from libs.libero_sim.experts.geometry import axis_angle_of, gripper_rotation, horizontal_axis, middle
-from libs.libero_sim.experts.grasp import Grasp
 
 _HOLD_TILT = np.deg2rad(75)  # from straight down: the finger behind a bar needs little room, the hand stays off the table
 _HOLD_BACK = 0.002  # metres before the middle of a bar: the pads lie a little above the gripper site
@@ -16,7 +15,7 @@ _PUSH_TILT = np.deg2rad(34)  # hand and wrist stay behind the place pushed at, a
 _PUSH_TIP = 0.014  # metres that the tilted closed fingertips reach ahead of the gripper site
 _TOP_GRIP = 0.023  # metres below the top edge of a door at which the palm is still above it
 _FINGERTIP = 0.018  # metres from the gripper site to the furthest corner of the closed fingers, seen from above
-_RIDGE_HEIGHT = 0.024  # metres of the ridge on a knob that the fingers pass
+_RIDGE_HEIGHT = 0.021  # metres of the ridge on a knob that the fingers pass
 _DOOR_REACH = 0.65  # where a door is pushed, from the hinge to its end
 
 
@@ -36,8 +35,8 @@ class Joint:
 
 @dataclass(frozen=True)
 class Contact:
-    """A place for the gripper: position (3,) and rotation (3, 3) of its site, and the way (3,), a unit vector, in
-    which the part moves there."""
+    """A place for the gripper: position (3,) and rotation (3, 3) of its site, and the way (3,), a unit vector, on which
+    it comes there."""
 
     position: np.ndarray
     rotation: np.ndarray
@@ -55,7 +54,7 @@ def plan_pull(joint, sign, part):
     pointing = np.array([*(-np.sin(_HOLD_TILT) * way[:2]), -np.cos(_HOLD_TILT)])
     finger = np.array([*(-np.cos(_HOLD_TILT) * way[:2]), np.sin(_HOLD_TILT)])
     rotation = np.stack([finger, np.cross(pointing, finger), pointing], axis=1)
-    return Contact(middle(part[outermost(part, way)]) - _HOLD_BACK * pointing, rotation, way)
+    return Contact(middle(part[outermost(part, way)]) - _HOLD_BACK * pointing, rotation, -way)
 
 
 def plan_push(joint, sign, part, yaw):
@@ -85,12 +84,13 @@ def plan_push(joint, sign, part, yaw):
 
 
 def plan_turn(part):
-    """A Grasp of the ridge on top of a knob, with the fingers across it."""
+    """The Contact at which the fingers are around the ridge on top of a knob."""
     points = np.concatenate(list(part.values()))
     top = points[:, 2].max()
     ridge = points[points[:, 2] > top - _RIDGE_HEIGHT]
     across = principal_angle(ridge) + np.pi / 2
-    return Grasp(np.array([*middle(ridge[:, :2]), top - _RIDGE_HEIGHT]), across)
+    place = np.array([*middle(ridge[:, :2]), top - _RIDGE_HEIGHT])
+    return Contact(place, gripper_rotation(across), np.array([0.0, 0.0, -1.0]))
 
 
 def principal_angle(points):
