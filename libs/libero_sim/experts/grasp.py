@@ -21,10 +21,11 @@ FINGER_OPENING = 0.076  # metres between the pads of the open Panda gripper
 FINGER_BELOW = 0.0095  # how far the fingertips reach below the gripper site
 PALM_ABOVE = 0.031  # height of the palm above the gripper site
 GRASP_DEPTH = 0.03  # how far the site goes below the top of an object
-RIM_DEPTH = 0.02  # how far it goes below a rim
+RIM_DEPTHS = (0.02, 0.014)  # how far it goes below a rim, better ones first
 _RIM_BAND = 0.006  # metres below the top that count as the rim
 _HOLLOW = 0.6  # a rim has nothing within this fraction of its radius
 _RIM_COST = 5.0  # as much as an object that is 5 mm too wide for the fingers
+_REACH_COST = 2.0  # per metre from the robot's base, in radians of turning
 
 # Half sizes of what moves down with the gripper site, in metres: along the finger axis and across it.
 _HAND = (0.104, 0.032)
@@ -63,17 +64,34 @@ def count_hits(neighbours, position, yaw):
     return int((in_hand | in_finger).sum())
 
 
-def plan_grasp(points, neighbours, yaw):
+def lowest_height(points, position, yaw, opening):
+    """How low the gripper site may stand over a place without hand or opening fingers touching points (N, 3).
+
+    position: (3,) or (2,) of the site; yaw: of the finger axis; opening: metres between the pads now; what is
+    between them does not count. -inf where nothing is in the way.
+    """
+    along, across, _ = np.abs(in_axes(points - np.array([*position[:2], 0.0]), yaw)).T
+    hand = (along < _HAND[0] + _CLEARANCE) & (across < _HAND[1] + _CLEARANCE)
+    finger = (along > opening / 2) & (along < _FINGER_OUTER + _CLEARANCE) & (across < _FINGER_ACROSS + _CLEARANCE)
+    over_hand = points[hand, 2].max(initial=-np.inf) - PALM_ABOVE
+    return max(over_hand, points[finger, 2].max(initial=-np.inf) + FINGER_BELOW) + _CLEARANCE / 2
+
+
+def plan_grasp(points, neighbours, yaw, up=(0.0, 0.0, 1.0), base=None):
     """Choose a grasp from above: around the object or, where it is too wide, on its rim.
 
     points: (N, 3) surface of the object; neighbours: (M, 3) surfaces of everything else, in world metres;
-    yaw: the present angle of the finger axis. Returns the usable Grasp that turns the gripper least (then:
-    closest to the middle of the object); where none is free of neighbours, the one that touches them least.
+    yaw: the present angle of the finger axis; up: (3,) the object's own upwards, along which a rim lies open;
+    base: (3,) of the robot, to which a grasp should be near. Returns the usable Grasp that turns the gripper
+    least (then: closest to the middle of the object); where none is free of neighbours, the one that touches them
+    least.
     """
     best, lowest = None, np.inf
-    for grasp, cost in [*_grasps_around(points, yaw), *_grasps_on_rim(points, yaw)]:
+    for grasp, cost in [*_grasps_around(points, yaw), *_grasps_on_rim(points, yaw, np.asarray(up, float))]:
         hits = count_hits(neighbours, grasp.position, grasp.yaw)
         cost += 0.05 * hits + (1.0 if hits else 0.0)
+        if base is not None:
+            cost += _REACH_COST * np.linalg.norm(grasp.position[:2] - base[:2])
         if cost < lowest:
             best, lowest = grasp, cost
     return best
@@ -96,15 +114,21 @@ def _grasps_around(points, yaw):
             yield Grasp(np.array([*point, height]), yaw + wrap_axis(turn)), cost
 
 
-def _grasps_on_rim(points, yaw):
+def _grasps_on_rim(points, yaw, up):
     """(Grasp, cost) of grasps with one finger inside and one outside a round hollow object; none for others."""
-    top = points[:, 2].max()
-    rim = points[points[:, 2] > top - _RIM_BAND, :2]
+    height = points @ up
+    rim = points[height > height.max() - _RIM_BAND]
     centre = middle(rim)
-    distance = np.linalg.norm(rim - centre, axis=1)
+    outwards = rim - centre
+    distance = np.linalg.norm(outwards - np.outer(outwards @ up, up), axis=1)
     if distance.min() < _HOLLOW * distance.max():
         return
+    radius = (distance.min() + distance.max()) / 2
     for angle in np.deg2rad(np.arange(0.0, 360.0, 15.0)):
-        point = centre + (distance.min() + distance.max()) / 2 * horizontal_axis(angle)
+        direction = np.array([*horizontal_axis(angle), 0.0])
+        direction -= (direction @ up) * up
+        top = centre + radius * direction / np.linalg.norm(direction)
         turn = wrap_axis(angle - yaw)
-        yield Grasp(np.array([*point, top - RIM_DEPTH]), yaw + turn), _RIM_COST + abs(turn)
+        for depth in RIM_DEPTHS:
+            cost = _RIM_COST + abs(turn) + 20.0 * (RIM_DEPTHS[0] - depth)
+            yield Grasp(top - np.array([0.0, 0.0, depth]), yaw + turn), cost

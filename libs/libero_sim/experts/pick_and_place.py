@@ -7,20 +7,22 @@ anew, anywhere. `pick_up`, `carry` and `release` are the parts for other skills.
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import highest_near, in_axes, middle
-from libs.libero_sim.experts.grasp import FINGER_BELOW, plan_grasp
+from libs.libero_sim.experts.geometry import highest_near, in_axes, middle, wrap_axis
+from libs.libero_sim.experts.grasp import FINGER_BELOW, lowest_height, plan_grasp
 from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer
 
 _CLEARANCE = 0.02  # metres between what moves and what it passes over
 _HAND_RADIUS = 0.13  # metres around the gripper site that must be free on the way
 _GRASP_TOLERANCE = np.array([0.006, 0.011, 0.012])  # metres along the finger axis, across it, upwards
 _TURN_TOLERANCE = 0.12  # radians
+_WAIT_ABOVE, _WAIT_PER_TURN = 0.06, 0.3  # metres over the grasp, at most and per radian still to turn
 _SLOW_ZONE, _SLOW_SPEED = 0.03, 0.6  # metres over the grasp; fraction of full speed
 _CLOSE_STEPS = 10  # at most; normally both pads touch after 4 to 7
 _SQUEEZE_STEPS = 1  # after the pads touch
 _MOVED = 0.01  # metres an object may be pushed before the grasp is planned anew
 _LOST_STEPS = 4  # consecutive steps without touch before the object counts as lost
-_PLACE_TOLERANCE = 0.015  # metres, seen from above and in height
+_PLACE_TOLERANCE, _HEIGHT_TOLERANCE = 0.015, 0.01  # metres, seen from above and in height
+_DROP = 0.02  # metres over the floor of a container where an object is let go
 _LOWERING_SPEED = 0.35  # fraction of full speed close to the support
 _OPEN_STEPS = 15  # opening takes 8, falling about 5
 _HANGING_STEPS, _HANGING_SPEED = 25, 0.4  # steps and fraction of full speed to go down with what did not fall
@@ -32,9 +34,13 @@ def place_in(scene, obj, region):
     if not scene.is_grasped(obj):
         yield from pick_up(scene, obj)
     low, high = scene.region(region)
-    # Let go just above the height at which LIBERO would call it success in the closed hand.
-    place = np.array([*middle(np.stack([low, high]))[:2], high[2] + 0.01])
-    if (yield from carry(scene, obj, place, scene.body_position)):
+    x, y = middle(np.stack([low, high]))[:2]
+    if scene.is_last(("in", obj, region)):
+        # Let go just above the height at which LIBERO would call it success in the closed hand.
+        place, point_of = np.array([x, y, high[2] + 0.01]), scene.body_position
+    else:
+        place, point_of = np.array([x, y, low[2] + _DROP]), scene.bottom
+    if (yield from carry(scene, obj, place, point_of)):
         yield from release(scene, ("in", obj, region))
 
 
@@ -55,7 +61,7 @@ def pick_up(scene, obj, grasp=None):
     grasp: a Grasp from above; without one it is planned from the object's geometry.
     """
     neighbours = scene.other_points(obj)
-    grasp = grasp or plan_grasp(scene.points(obj), neighbours, scene.yaw)
+    grasp = grasp or plan_grasp(scene.points(obj), neighbours, scene.yaw, scene.up(obj), scene.base)
     start = scene.body_position(obj)
     around = np.concatenate([neighbours, scene.points(obj)])
     for _ in range(_REACH_STEPS):
@@ -66,7 +72,9 @@ def pick_up(scene, obj, grasp=None):
         if np.linalg.norm(scene.body_position(obj) - start) > _MOVED:
             return  # the caller plans anew
         travel_z = highest_near(around, position, grasp.position, _HAND_RADIUS) + FINGER_BELOW + _CLEARANCE
-        funnel = Funnel(grasp.position, grasp.yaw, travel_z, radius=0.01, slope=3.0)
+        turn = abs(wrap_axis(grasp.yaw - scene.yaw))
+        wait = np.array([0.0, 0.0, min(_WAIT_ABOVE, _WAIT_PER_TURN * max(0.0, turn - _TURN_TOLERANCE))])
+        funnel = Funnel(grasp.position + wait, grasp.yaw, travel_z, radius=0.01, slope=3.0)
         slow = position[2] < grasp.position[2] + _SLOW_ZONE
         yield steer(position, scene.yaw, funnel.target(position), grasp.yaw, OPEN, _SLOW_SPEED if slow else 1.0)
     touched = 0
@@ -80,24 +88,25 @@ def pick_up(scene, obj, grasp=None):
 def carry(scene, obj, place, point_of):
     """Lift the held object and bring `point_of(obj)`, (3,), to `place` (3,); False if it was lost on the way.
 
-    Close to the place it goes slowly and stops, too, when something carries the object. Returns True there.
+    Returns True there, or over it: where something carries the object, or the hand would touch something.
     """
     others = scene.other_points(obj)
     lost = 0
     for _ in range(_CARRY_STEPS):
-        position, points, off = scene.position, scene.points(obj), place - point_of(obj)
-        near = np.linalg.norm(off[:2]) < _PLACE_TOLERANCE
-        if near and (abs(off[2]) < _PLACE_TOLERANCE or scene.is_supported(obj)):
+        position, points = scene.position, scene.points(obj)
+        goal = position + place - point_of(obj)
+        goal[2] = max(goal[2], lowest_height(others, goal, scene.yaw, scene.opening))
+        near = np.linalg.norm(goal[:2] - position[:2]) < _PLACE_TOLERANCE
+        if near and (abs(goal[2] - position[2]) < _HEIGHT_TOLERANCE or scene.is_supported(obj)):
             return True
         lost = 0 if scene.is_grasped(obj) else lost + 1
         if lost > _LOST_STEPS:
             return False
-        goal = position + off
         below = position[2] - points[:, 2].min()  # how far the object hangs below the gripper site
         radius = max(_HAND_RADIUS, np.linalg.norm(points[:, :2] - position[:2], axis=1).max() + _CLEARANCE)
         travel_z = highest_near(others, position, goal, radius) + below + _CLEARANCE
-        funnel = Funnel(goal, None, travel_z, radius=0.02, slope=1.0)
-        slow = near and off[2] > -_SLOW_ZONE
+        funnel = Funnel(goal, None, travel_z, radius=0.008, slope=1.0)
+        slow = near and position[2] < goal[2] + _SLOW_ZONE
         yield steer(position, scene.yaw, funnel.target(position), None, CLOSE, _LOWERING_SPEED if slow else 1.0)
     return False
 
