@@ -14,12 +14,20 @@ kind of its last argument; skill.py says how to add one and how their order is f
 import re
 
 from libs.errors import BadInput
+from libs.libero_sim.experts.articulated import close_part, open_part, part_points, turn_on
 from libs.libero_sim.experts.goals import read_goals
 from libs.libero_sim.experts.motion import OPEN, hold
 from libs.libero_sim.experts.pick_and_place import place_in, place_on
+from libs.libero_sim.experts.push import push
 from libs.libero_sim.experts.scene import Scene
 from libs.libero_sim.experts.skill import Skill, next_goal, order_goals
 from libs.libero_sim.suites import get_task, num_tasks
+
+_DRAWERS = [
+    f"{name}_{level}_region" for name in ("wooden_cabinet", "white_cabinet") for level in ("top", "middle", "bottom")
+]
+_OPEN = Skill(open_part, part_points, carries=False)
+_CLOSE = Skill(close_part, part_points, carries=False, undoes=lambda name: (("open", name),))
 
 # (predicate, kind of its last argument) -> Skill; a number in the argument's name does not count
 EXPERTS = {
@@ -29,6 +37,11 @@ EXPERTS = {
     ("on", "flat_stove_cook_region"): Skill(place_on),
     ("on", "wooden_cabinet_top_side"): Skill(place_on),
     ("on", "living_room_table_plate_right_region"): Skill(place_on),
+    ("on", "main_table_stove_front_region"): Skill(push, carries=False),
+    ("turnon", "flat_stove"): Skill(turn_on, part_points, carries=False),
+    ("close", "microwave"): _CLOSE,
+    **{("open", drawer): _OPEN for drawer in _DRAWERS},
+    **{("close", drawer): _CLOSE for drawer in _DRAWERS},
 }
 
 

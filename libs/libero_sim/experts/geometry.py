@@ -121,9 +121,7 @@ def highest_near(points, start, end, radius):
 
     -inf where nothing stands.
     """
-    way = end[:2] - start[:2]
-    along = np.clip((points[:, :2] - start[:2]) @ way / max(way @ way, 1e-9), 0.0, 1.0)
-    distance = np.linalg.norm(points[:, :2] - start[:2] - along[:, None] * way, axis=1)
+    distance = distance_from_segment(points[:, :2], start[:2], end[:2])
     return points[distance < radius, 2].max(initial=-np.inf)
 
 

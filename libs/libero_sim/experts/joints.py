@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from libs.libero_sim.experts.approach import Contact
 from libs.libero_sim.experts.geometry import axis_angle_of, gripper_rotation, horizontal_axis, middle
 
-_HOLD_TILT = np.deg2rad(75)  # from straight down: the finger behind a bar needs little room, the hand stays off the table
+_HOLD_TILT = np.deg2rad(
+    75
+)  # from straight down: the finger behind a bar needs little room, the hand stays off the table
 _HOLD_BACK = 0.002  # metres before the middle of a bar: the pads lie a little above the gripper site
 _PUSH_TILT = np.deg2rad(34)  # hand and wrist stay behind the place pushed at, and over the table
 _PUSH_TIP = 0.014  # metres that the tilted closed fingertips reach ahead of the gripper site
@@ -31,16 +34,6 @@ class Joint:
     def motion(self, point):
         """Velocity (3,) of a point (3,) of the part, per unit of the joint's velocity."""
         return np.cross(self.axis, point - self.anchor) if self.hinge else self.axis
-
-
-@dataclass(frozen=True)
-class Contact:
-    """A place for the gripper: position (3,) and rotation (3, 3) of its site, and the way (3,), a unit vector, on which
-    it comes there."""
-
-    position: np.ndarray
-    rotation: np.ndarray
-    way: np.ndarray
 
 
 def outermost(part, way):
