@@ -25,7 +25,9 @@ RIM_DEPTHS = (0.02, 0.014)  # how far it goes below a rim, better ones first
 _RIM_BAND = 0.006  # metres below the top that count as the rim
 _HOLLOW = 0.6  # a rim has nothing within this fraction of its radius
 _RIM_COST = 5.0  # as much as an object that is 5 mm too wide for the fingers
-_REACH_COST = 2.0  # per metre from the robot's base, in radians of turning
+_REACH_COST, _STRETCH_COST = 2.0, 50.0  # per metre from the robot's base and beyond comfort, in radians of turning
+_WRIST_ABOVE, _WRIST_BEFORE = 0.204, 0.088  # metres over a gripper site that points down, and nearer to the base
+_SHOULDER, _COMFORTABLE = 0.333, 0.67  # metres: height over the base, and from there to the wrist; 0.72 is all
 
 # Half sizes of what moves down with the gripper site, in metres: along the finger axis and across it.
 _HAND = (0.104, 0.032)
@@ -91,10 +93,18 @@ def plan_grasp(points, neighbours, yaw, up=(0.0, 0.0, 1.0), base=None):
         hits = count_hits(neighbours, grasp.position, grasp.yaw)
         cost += 0.05 * hits + (1.0 if hits else 0.0)
         if base is not None:
-            cost += _REACH_COST * np.linalg.norm(grasp.position[:2] - base[:2])
+            away, stretch = _reach(grasp.position, base)
+            cost += _REACH_COST * away + _STRETCH_COST * stretch
         if cost < lowest:
             best, lowest = grasp, cost
     return best
+
+
+def _reach(position, base):
+    """(distance from the robot seen from above, how much further than comfortable its wrist must reach), metres."""
+    away = np.linalg.norm(position[:2] - base[:2])
+    wrist = np.hypot(away - _WRIST_BEFORE, position[2] + _WRIST_ABOVE - base[2] - _SHOULDER)
+    return away, max(0.0, wrist - _COMFORTABLE)
 
 
 def _grasps_around(points, yaw):

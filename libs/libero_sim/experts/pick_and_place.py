@@ -105,7 +105,7 @@ def carry(scene, obj, place, point_of):
         below = position[2] - points[:, 2].min()  # how far the object hangs below the gripper site
         radius = max(_HAND_RADIUS, np.linalg.norm(points[:, :2] - position[:2], axis=1).max() + _CLEARANCE)
         travel_z = highest_near(others, position, goal, radius) + below + _CLEARANCE
-        funnel = Funnel(goal, None, travel_z, radius=0.008, slope=1.0)
+        funnel = Funnel(goal, None, travel_z, radius=0.008, slope=3.0)
         slow = near and position[2] < goal[2] + _SLOW_ZONE
         yield steer(position, scene.yaw, funnel.target(position), None, CLOSE, _LOWERING_SPEED if slow else 1.0)
     return False
