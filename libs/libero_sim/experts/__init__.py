@@ -17,7 +17,7 @@ from libs.errors import BadInput
 from libs.libero_sim.experts.articulated import close_part, open_part, part_points, turn_on
 from libs.libero_sim.experts.goals import read_goals
 from libs.libero_sim.experts.motion import OPEN, hold
-from libs.libero_sim.experts.pick_and_place import place_in, place_on
+from libs.libero_sim.experts.pick_and_place import place_in, place_inside, place_on
 from libs.libero_sim.experts.push import push
 from libs.libero_sim.experts.scene import Scene
 from libs.libero_sim.experts.skill import Skill, next_goal, order_goals
@@ -27,6 +27,7 @@ _DRAWERS = [
     f"{name}_{level}_region" for name in ("wooden_cabinet", "white_cabinet") for level in ("top", "middle", "bottom")
 ]
 _OPEN = Skill(open_part, part_points, carries=False)
+_STORE = Skill(place_inside, needs=lambda obj, drawer: (("open", drawer),))
 _CLOSE = Skill(close_part, part_points, carries=False, undoes=lambda name: (("open", name),))
 
 # (predicate, kind of its last argument) -> Skill; a number in the argument's name does not count
@@ -41,6 +42,7 @@ EXPERTS = {
     ("turnon", "flat_stove"): Skill(turn_on, part_points, carries=False),
     ("close", "microwave"): _CLOSE,
     **{("open", drawer): _OPEN for drawer in _DRAWERS},
+    **{("in", drawer): _STORE for drawer in _DRAWERS},
     **{("close", drawer): _CLOSE for drawer in _DRAWERS},
 }
 

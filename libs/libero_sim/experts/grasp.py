@@ -25,9 +25,10 @@ RIM_DEPTHS = (0.02, 0.014)  # how far it goes below a rim, better ones first
 _RIM_BAND = 0.006  # metres below the top that count as the rim
 _HOLLOW = 0.6  # a rim has nothing within this fraction of its radius
 _RIM_COST = 5.0  # as much as an object that is 5 mm too wide for the fingers
-_REACH_COST, _STRETCH_COST = 2.0, 50.0  # per metre from the robot's base and beyond comfort, in radians of turning
+_SKEW_COST = 30.0  # per metre wider than the object is at its narrowest, in radians of turning
+_REACH_COST, _STRETCH_COST = 2.0, 100.0  # per metre from the robot's base and beyond comfort, in radians of turning
 _WRIST_ABOVE, _WRIST_BEFORE = 0.204, 0.088  # metres over a gripper site that points down, and nearer to the base
-_SHOULDER, _COMFORTABLE = 0.333, 0.67  # metres: height over the base, and from there to the wrist; 0.72 is all
+_SHOULDER, _COMFORTABLE = 0.333, 0.64  # metres: height over the base, and from there to the wrist; 0.72 is all
 
 # Half sizes of what moves down with the gripper site, in metres: along the finger axis and across it.
 _HAND = (0.104, 0.032)
@@ -79,32 +80,31 @@ def lowest_height(points, position, yaw, opening):
     return max(over_hand, points[finger, 2].max(initial=-np.inf) + FINGER_BELOW) + _CLEARANCE / 2
 
 
-def plan_grasp(points, neighbours, yaw, up=(0.0, 0.0, 1.0), base=None):
+def plan_grasp(points, neighbours, yaw, up=(0.0, 0.0, 1.0), base=None, way=(0.0, 0.0, 0.0)):
     """Choose a grasp from above: around the object or, where it is too wide, on its rim.
 
     points: (N, 3) surface of the object; neighbours: (M, 3) surfaces of everything else, in world metres;
     yaw: the present angle of the finger axis; up: (3,) the object's own upwards, along which a rim lies open;
-    base: (3,) of the robot, to which a grasp should be near. Returns the usable Grasp that turns the gripper
-    least (then: closest to the middle of the object); where none is free of neighbours, the one that touches them
-    least.
+    base: (3,) of the robot, to which the hand should be near, also after the object has gone the `way` (3,). Returns
+    the usable Grasp that turns the gripper least (then: closest to the middle of the object); where none is free of
+    neighbours, the one that touches them least.
     """
     best, lowest = None, np.inf
     for grasp, cost in [*_grasps_around(points, yaw), *_grasps_on_rim(points, yaw, np.asarray(up, float))]:
         hits = count_hits(neighbours, grasp.position, grasp.yaw)
         cost += 0.05 * hits + (1.0 if hits else 0.0)
         if base is not None:
-            away, stretch = _reach(grasp.position, base)
-            cost += _REACH_COST * away + _STRETCH_COST * stretch
+            cost += _reach_cost(grasp.position, base) + _reach_cost(grasp.position + way, base)
         if cost < lowest:
             best, lowest = grasp, cost
     return best
 
 
-def _reach(position, base):
-    """(distance from the robot seen from above, how much further than comfortable its wrist must reach), metres."""
+def _reach_cost(position, base):
+    """How bad it is to have the gripper site far away, and the wrist further than is comfortable."""
     away = np.linalg.norm(position[:2] - base[:2])
     wrist = np.hypot(away - _WRIST_BEFORE, position[2] + _WRIST_ABOVE - base[2] - _SHOULDER)
-    return away, max(0.0, wrist - _COMFORTABLE)
+    return _REACH_COST * away + _STRETCH_COST * max(0.0, wrist - _COMFORTABLE)
 
 
 def _grasps_around(points, yaw):
@@ -114,13 +114,15 @@ def _grasps_around(points, yaw):
     centre = middle(gripped[:, :2])
     axis_angle, length = long_axis(gripped)
     shifts = (0.0, 0.012, -0.012, 0.024, -0.024) if length > 0.07 else (0.0,)
-    for turn in np.deg2rad(np.arange(-90.0, 90.0, 7.5)):
-        low, high = extent_along(gripped, yaw + turn)
-        too_wide = max(0.0, (high - low) - (FINGER_OPENING - 0.008))
+    turns = np.deg2rad(np.arange(-90.0, 90.0, 7.5))
+    widths = np.array([np.ptp(extent_along(gripped, yaw + turn)) for turn in turns])
+    for turn, width in zip(turns, widths, strict=True):
+        too_wide = max(0.0, width - (FINGER_OPENING - 0.008))
+        skew = _SKEW_COST * (width - widths.min())  # a box between its corners turns in the fingers
         for shift in shifts:
             point = centre + shift * horizontal_axis(axis_angle)
             off_centre = abs(shift * np.cos(axis_angle - yaw - turn))  # fingers would push the object aside
-            cost = 1000.0 * too_wide + abs(turn) + 20.0 * abs(shift) + 100.0 * off_centre
+            cost = 1000.0 * too_wide + skew + abs(turn) + 20.0 * abs(shift) + 100.0 * off_centre
             yield Grasp(np.array([*point, height]), yaw + wrap_axis(turn)), cost
 
 

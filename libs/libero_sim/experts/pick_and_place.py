@@ -14,10 +14,11 @@ from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer
 _CLEARANCE = 0.02  # metres between what moves and what it passes over
 _HAND_RADIUS = 0.13  # metres around the gripper site that must be free on the way
 _GRASP_TOLERANCE = np.array([0.006, 0.011, 0.012])  # metres along the finger axis, across it, upwards
+_OVERLAP_TOLERANCE = 0.3  # of how far the fingertips reach below the top of an object: flat ones want more care
 _TURN_TOLERANCE = 0.12  # radians
 _WAIT_ABOVE, _WAIT_PER_TURN = 0.06, 0.3  # metres over the grasp, at most and per radian still to turn
 _SLOW_ZONE, _SLOW_SPEED = 0.03, 0.6  # metres over the grasp; fraction of full speed
-_CLOSE_STEPS = 10  # at most; normally both pads touch after 4 to 7
+_CLOSE_STEPS = 16  # at most; normally both fingers touch after 4 to 7, at a thin rim after 11
 _SQUEEZE_STEPS = 1  # after the pads touch
 _MOVED = 0.01  # metres an object may be pushed before the grasp is planned anew
 _LOST_STEPS = 4  # consecutive steps without touch before the object counts as lost
@@ -31,10 +32,10 @@ _REACH_STEPS, _CARRY_STEPS = 100, 160  # limits; normal motions take a third of 
 
 def place_in(scene, obj, region):
     """Yield actions (7,) that drop `obj` into `region`, an open container's region by its BDDL name."""
-    if not scene.is_grasped(obj):
-        yield from pick_up(scene, obj)
     low, high = scene.region(region)
-    x, y = middle(np.stack([low, high]))[:2]
+    x, y, _ = middle(np.stack([low, high]))
+    if not (yield from pick_up(scene, obj, place=np.array([x, y, high[2]]))):
+        return
     if scene.is_last(("in", obj, region)):
         # Let go just above the height at which LIBERO would call it success in the closed hand.
         place, point_of = np.array([x, y, high[2] + 0.01]), scene.body_position
@@ -49,28 +50,46 @@ def place_on(scene, obj, target):
 
     The middle of `obj` comes over the middle of the target; it goes down until something carries it.
     """
-    if not scene.is_grasped(obj):
-        yield from pick_up(scene, obj)
-    if (yield from carry(scene, obj, _support(scene, obj, target), scene.bottom)):
-        yield from release(scene, ("on", obj, target))
+    return _set_down(scene, ("on", obj, target), _support(scene, target))
 
 
-def pick_up(scene, obj, grasp=None):
-    """Reach for the object and close the fingers on it; gives up after a while, or when the object has moved.
+def place_inside(scene, obj, region):
+    """Yield actions (7,) that set `obj` down on the floor of `region`, an open drawer's, by its BDDL name."""
+    low, high = scene.region(region)
+    return _set_down(scene, ("in", obj, region), np.array([*middle(np.stack([low, high]))[:2], low[2]]))
 
-    grasp: a Grasp from above; without one it is planned from the object's geometry.
+
+def _set_down(scene, goal, place):
+    obj = goal[1]
+    if not (yield from pick_up(scene, obj, place=place)):
+        return
+    if (yield from carry(scene, obj, place, scene.bottom)):
+        yield from release(scene, goal)
+
+
+def pick_up(scene, obj, grasp=None, place=None):
+    """Reach for the object and close the fingers on it; returns whether they hold it.
+
+    Gives up after a while, or when the object has moved: then plan anew. grasp: a Grasp from above; without one it
+    is planned from the object's geometry and where it is to go, `place` (3,).
     """
+    if scene.is_grasped(obj):
+        return True
     neighbours = scene.other_points(obj)
-    grasp = grasp or plan_grasp(scene.points(obj), neighbours, scene.yaw, scene.up(obj), scene.base)
+    if grasp is None:
+        way = np.zeros(3) if place is None else place - scene.bottom(obj)
+        grasp = plan_grasp(scene.points(obj), neighbours, scene.yaw, scene.up(obj), scene.base, way)
+    overlap = scene.points(obj)[:, 2].max() - (grasp.position[2] - FINGER_BELOW)
+    tolerance = np.minimum(_GRASP_TOLERANCE, [np.inf, np.inf, _OVERLAP_TOLERANCE * overlap])
     start = scene.body_position(obj)
     around = np.concatenate([neighbours, scene.points(obj)])
     for _ in range(_REACH_STEPS):
         position = scene.position
         off = np.abs(in_axes(grasp.position - position, grasp.yaw))
-        if np.all(off < _GRASP_TOLERANCE):
+        if np.all(off < tolerance):
             break
         if np.linalg.norm(scene.body_position(obj) - start) > _MOVED:
-            return  # the caller plans anew
+            return False
         travel_z = highest_near(around, position, grasp.position, _HAND_RADIUS) + FINGER_BELOW + _CLEARANCE
         turn = abs(wrap_axis(grasp.yaw - scene.yaw))
         wait = np.array([0.0, 0.0, min(_WAIT_ABOVE, _WAIT_PER_TURN * max(0.0, turn - _TURN_TOLERANCE))])
@@ -80,9 +99,10 @@ def pick_up(scene, obj, grasp=None):
     touched = 0
     for _ in range(_CLOSE_STEPS):
         if touched > _SQUEEZE_STEPS:
-            return
+            break
         yield steer(scene.position, scene.yaw, grasp.position, grasp.yaw, CLOSE)
         touched += scene.is_grasped(obj)
+    return scene.is_grasped(obj)
 
 
 def carry(scene, obj, place, point_of):
@@ -126,7 +146,7 @@ def release(scene, goal):
             yield steer(position, scene.yaw, position - np.array([0, 0, 0.1]), None, OPEN, _HANGING_SPEED)
 
 
-def _support(scene, obj, target):
+def _support(scene, target):
     """Where the bottom of an object stands when it stands in the middle of the target, (3,)."""
     if scene.is_region(target):
         low, high = scene.region(target)

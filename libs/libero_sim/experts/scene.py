@@ -128,8 +128,8 @@ class Scene:
         return bool(self._env._check_grasp(gripper=fingers, object_geoms=list(geoms)))
 
     def is_grasped(self, name):
-        """Whether both finger pads touch the object."""
-        return bool(self._env._check_grasp(gripper=self._robot.gripper, object_geoms=self._env.get_object(name)))
+        """Whether both fingers touch the object."""
+        return self.is_held(self._env.get_object(name).contact_geoms)
 
     def _touching(self, name):
         """Names of the geoms that an object touches."""
