@@ -13,6 +13,7 @@ CORRIDOR = 0.03  # metres beside that line within which it does
 UPRIGHT = 0.08  # radians of turn that are good enough for going on
 _STRAIGHT = 0.006  # metres beside the line that are
 _BACK_OFF, _BACK_OFF_TURN = 3.0, 0.3  # metres back per metre beside the line, and per radian
+_BACK_BEYOND = 0.01  # metres that this may reach beyond the beginning of the line
 _BACK_STEP = 0.06  # metres by which the goal leads when the gripper backs out
 _TURN_FIRST = 0.3  # radians of turn that are made over everything
 _TILT_WITHIN, _TILT_OVER = 0.04, 0.2  # metres from its beginning: within all of the tilt, over it none
@@ -74,7 +75,7 @@ class Approach:
         before, beside, turn = self.offsets(position, rotation)
         if beside < CORRIDOR and before < self.standoff + CORRIDOR:
             back = _BACK_OFF * max(0.0, beside - _STRAIGHT) + _BACK_OFF_TURN * max(0.0, turn - UPRIGHT)
-            return goal - min(back, self.standoff) * way, self.contact.rotation
+            return goal - min(back, self.standoff + _BACK_BEYOND) * way, self.contact.rotation
         if -CORRIDOR < before < self.standoff - 0.01 and beside < 3 * CORRIDOR:  # beside the contact: back out first
             return position - _BACK_STEP * way, self.contact.rotation
         start = goal - self.standoff * way

@@ -155,10 +155,13 @@ def rotation_vector(matrix):
 
 
 def distance_from_segment(points, start, end):
-    """Distances (N,) of points (N, D) from the straight line between two points (D,)."""
+    """Distances (N,) of points (N, D) from the straight line between two points (D,).
+
+    start and end may be arrays (..., 1, D) of many lines; the distances are (..., N) then.
+    """
     way = end - start
-    share = np.clip((points - start) @ way / max(way @ way, 1e-12), 0.0, 1.0)
-    return np.linalg.norm(points - start - share[:, None] * way, axis=1)
+    share = ((points - start) * way).sum(-1) / np.maximum((way * way).sum(-1), 1e-12)
+    return np.linalg.norm(points - start - np.clip(share, 0.0, 1.0)[..., None] * way, axis=-1)
 
 
 def turned_upright(rotation, share):

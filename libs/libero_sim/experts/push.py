@@ -17,10 +17,13 @@ _STANDOFF = 0.015  # metres: there is little room between a plate and a cabinet'
 _BEHIND, _BESIDE, _TURN = 0.015, 0.008, 0.15  # metres and radians within which the fingers are behind the object
 _AHEAD, _SPEED = 0.06, 0.5  # metres by which the goal of a push leads; fraction of full speed
 _FACING = np.deg2rad(30)  # largest angle between the direction of the push and that in which the hand faces
-_MARGIN = 0.012  # metres inside the border of the region
-_FREE = 0.01  # metres kept between the object and others
-_ROUND = 0.005  # metres to which the places of obstacles are rounded
-_GRID, _REACH = 0.02, 0.3  # metres: spacing of the places a way may lead over, and how far they may be
+_MARGIN = 0.008  # metres inside the border of the region
+_FREE = 0.008  # metres kept between the object and others
+_ROUND = 0.01  # metres to which the places of obstacles are rounded
+_SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.5)  # of the radius that is kept free, as much as possible
+_STRAIGHT = 0.9  # of that, where it goes straight on: no detours for a hair's breadth
+_ENDS = 6  # how many of the nearest ends are looked at
+_GRID, _REACH = 0.03, 0.3  # metres: spacing of the places a way may lead over, and how far they may be
 
 
 def push(scene, obj, region):
@@ -72,31 +75,28 @@ def next_place(start, low, high, obstacles, radius):
     """Where to push a disc next and in the end, (2,) each: into the box from `low` to `high`, over at most one place.
 
     start: (2,) centre of the disc; obstacles: (N, 2) points that stay further than `radius` from its centre, or as
-    far as they are. Of all such ways the shortest is taken; where none is free, the straight one to the box's middle.
+    far as they are. The shortest of all such ways; where none is free, one that passes the obstacles more closely.
     """
     obstacles = np.unique(np.round(obstacles / _ROUND), axis=0) * _ROUND
-    obstacles = obstacles[np.linalg.norm(obstacles - start, axis=1) < _REACH + radius]
-    keep = np.minimum(radius, np.linalg.norm(obstacles - start, axis=1) - _ROUND)
+    far = np.linalg.norm(obstacles - start, axis=1)
+    obstacles, far = obstacles[far < _REACH + radius], far[far < _REACH + radius]
+    ends = np.stack(np.meshgrid(*np.linspace(low, high, 5).T), axis=-1).reshape(-1, 2)
+    ends = ends[np.argsort(np.linalg.norm(ends - start, axis=1))]
+    vias = np.stack(
+        np.meshgrid(*(np.arange(-_REACH, _REACH, _GRID) + _GRID * np.round(start / _GRID)[:, None])), axis=-1
+    )
+    for share in _SHARES:
+        keep = np.minimum(share * radius, far - _ROUND)
 
-    def is_free(place, other):
-        return np.all(distance_from_segment(obstacles, place, other) >= keep)
+        def is_free(places, others, keep=keep):
+            return np.all(distance_from_segment(obstacles, places[:, None], others[:, None]) >= keep, axis=1)
 
-    box = np.stack(np.meshgrid(*np.linspace(low, high, 5).T), axis=-1).reshape(-1, 2)
-    ends = [end for end in box if is_free(end, end)]
-    ends.sort(key=lambda end: np.linalg.norm(end - start))
-    for end in ends:
-        if is_free(start, end):
-            return end, end
-    vias = [via for via in _grid(start - _REACH, start + _REACH) if is_free(start, via)]
-    ways = [(np.linalg.norm(via - start) + np.linalg.norm(end - via), *via, *end) for via in vias for end in ends]
-    for _, *places in sorted(ways):
-        via, end = np.reshape(places, (2, 2))
-        if is_free(via, end):
-            return via, end
+        free_ends = ends[is_free(ends, ends)]
+        direct = free_ends[is_free(start[None], free_ends, _STRAIGHT * keep)]
+        if len(direct):
+            return direct[0], direct[0]
+        free_vias = vias.reshape(-1, 2)[is_free(start[None], vias.reshape(-1, 2))]
+        pairs = [(via, end) for end in free_ends[:_ENDS] for via in free_vias[is_free(free_vias, end[None])]]
+        if pairs:
+            return min(pairs, key=lambda pair: np.linalg.norm(pair[0] - start) + np.linalg.norm(pair[1] - pair[0]))
     return (low + high) / 2, (low + high) / 2
-
-
-def _grid(low, high):
-    """Places (2,) on a fixed grid within a box."""
-    lines = [np.arange(np.ceil(a / _GRID), np.floor(b / _GRID) + 1) * _GRID for a, b in zip(low, high, strict=True)]
-    return [np.array([x, y]) for x in lines[0] for y in lines[1]]
