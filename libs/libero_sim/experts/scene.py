@@ -83,8 +83,11 @@ class Scene:
 
     def is_last(self, goal):
         """Whether all other goals of the task are true."""
-        goals = [tuple(state) for state in self._env.parsed_problem["goal_state"]]
-        return all(other == goal or self.holds(other) for other in goals)
+        return all(other == goal or self.holds(other) for other in self._goals)
+
+    def objects_of(self, predicate, target):
+        """Names of the objects for which the task asks that relation to a target, for example "on" a stove."""
+        return [goal[1] for goal in self._goals if goal[0] == predicate and goal[-1] == target]
 
     def holds(self, goal):
         """Whether a goal is true by LIBERO's own predicates, for example ("open", "wooden_cabinet_1_top_region")."""
@@ -142,6 +145,10 @@ class Scene:
     def _joint_number(self, name):
         owner = self._env.object_sites_dict[name] if self.is_region(name) else self._env.get_object(name)
         return self._env.sim.model.joint_name2id(owner.joints[0])
+
+    @property
+    def _goals(self):
+        return [tuple(state) for state in self._env.parsed_problem["goal_state"]]
 
     @property
     def _robot(self):
