@@ -14,6 +14,7 @@ kind of its last argument; skill.py says how to add one and how their order is f
 import re
 
 from libs.errors import BadInput
+from libs.libero_sim.experts.approach import withdraw
 from libs.libero_sim.experts.articulated import close_part, open_part, part_points, turn_on
 from libs.libero_sim.experts.goals import read_goals
 from libs.libero_sim.experts.motion import OPEN, hold
@@ -99,10 +100,18 @@ def skill_of(goal):
 def _solve(scene, goals):
     while goal := next_goal(scene, goals, skill_of):
         action = None
-        for action in skill_of(goal).act(scene, *goal[1:]):
+        for action in _act(scene, goal):
             yield action
         if action is None:  # nothing to do but to wait: what was let go still falls
             yield hold(OPEN)
+
+
+def _act(scene, goal):
+    """What a skill does; a hand that is still around a handle backs out before it picks something up."""
+    skill = skill_of(goal)
+    if skill.carries and not scene.is_grasped(goal[1]):
+        yield from withdraw(scene, goal[1])
+    yield from skill.act(scene, *goal[1:])
 
 
 def _ordered_goals(task):

@@ -6,7 +6,7 @@ import numpy as np
 
 from libs.libero_sim.experts.geometry import highest_near, turned_upright
 from libs.libero_sim.experts.grasp import FINGER_BELOW
-from libs.libero_sim.experts.motion import Funnel, turn_between
+from libs.libero_sim.experts.motion import OPEN, Funnel, steer_pose, turn_between
 
 STANDOFF = 0.04  # metres before a contact from where the gripper goes straight on
 CORRIDOR = 0.03  # metres beside that line within which it does
@@ -19,6 +19,8 @@ _TURN_FIRST = 0.3  # radians of turn that are made over everything
 _TILT_WITHIN, _TILT_OVER = 0.04, 0.2  # metres from its beginning: within all of the tilt, over it none
 _CLEARANCE = 0.03  # metres between the hand and what it passes over
 _HAND_AROUND = 0.12  # metres around the gripper site, seen from above
+_UPRIGHT_POINTING = 0.9  # how far down a hand points that can simply rise
+_FINGERS = np.array([0.07, 0.02, 0.045])  # metres: half of the space around the fingers, along the site's axes
 _HAND_BELOW = 0.105  # metres from the gripper site to the lower edge of the hand when it points sideways
 
 
@@ -83,3 +85,16 @@ class Approach:
         start[2] += max(0.0, self.travel_z - start[2]) * np.clip(turn / _TURN_FIRST - 1.0, 0.0, 1.0)
         target = Funnel(start, None, self.travel_z, radius=0.02, slope=3.0).target(position)
         return target, turned_upright(self.contact.rotation, far)
+
+
+def withdraw(scene, *names):
+    """Yield actions (7,) that open the fingers of a tilted hand and back it out of what they are around.
+
+    names: of objects that do not count.
+    """
+    while -scene.rotation[2, 2] < _UPRIGHT_POINTING:
+        position, rotation = scene.position, scene.rotation
+        offsets = np.abs((scene.other_points(*names) - position) @ rotation)
+        if not np.any(np.all(offsets < _FINGERS, axis=1)):
+            return
+        yield steer_pose(position, rotation, position - _BACK_STEP * rotation[:, 2], rotation, OPEN)

@@ -6,13 +6,13 @@ so each skill may be started, or started anew, anywhere.
 
 import numpy as np
 
-from libs.libero_sim.experts.approach import CORRIDOR, STANDOFF, UPRIGHT, Approach
+from libs.libero_sim.experts.approach import CORRIDOR, UPRIGHT, Approach, withdraw
 from libs.libero_sim.experts.joints import outermost, plan_pull, plan_push, plan_turn
 from libs.libero_sim.experts.motion import CLOSE, OPEN, hold, steer, steer_pose
 
 _AHEAD = 0.06  # metres by which the goal of a pull or push leads
 _TOUCHING = 0.02  # metres before or beyond a contact within which it is pushed
-_REACH_STEPS, _CLOSE_STEPS, _LOST_STEPS, _OPEN_STEPS = 150, 12, 4, 15
+_REACH_STEPS, _CLOSE_STEPS, _LOST_STEPS, _OPEN_STEPS = 150, 12, 4, 8
 _AT_CONTACT = 0.007  # metres from the place of a grasp
 _PULL_SPEED = 0.7  # fraction of full speed
 _TWIST = 0.25  # radians by which the goal of a twist leads
@@ -25,7 +25,9 @@ def open_part(scene, name):
     while not _is_past(scene, name, "open"):
         yield from _grasp(scene, _pull_contact(scene, name), _handle(scene, name))
         yield from _pull(scene, name)
-    yield from _let_go(scene, name)
+    for _ in range(_OPEN_STEPS):
+        yield hold(OPEN)
+    yield from withdraw(scene)
 
 
 def close_part(scene, name):
@@ -111,14 +113,3 @@ def _twist(scene, name):
         lost = 0 if scene.is_held(scene.part(name)) else lost + 1
         ridge = plan_turn(scene.part(name)).position
         yield steer(scene.position, scene.yaw, ridge, scene.yaw + sign * _TWIST, CLOSE)
-
-
-def _let_go(scene, name):
-    """Open the fingers and back away from the handle they are around."""
-    for _ in range(_OPEN_STEPS):
-        yield hold(OPEN)
-    for _ in range(_REACH_STEPS):
-        position, contact = scene.position, _pull_contact(scene, name)
-        if (contact.position - position) @ contact.way > STANDOFF:
-            return
-        yield steer_pose(position, scene.rotation, position - _AHEAD * contact.way, scene.rotation, OPEN)
