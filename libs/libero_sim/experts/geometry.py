@@ -125,6 +125,46 @@ def highest_near(points, start, end, radius):
     return points[distance < radius, 2].max(initial=-np.inf)
 
 
+def free_place(points, low, high, others, margin=0.015, floor=0.015):
+    """Where on the floor of a region (low (3,), high (3,)) an object (N, 3) has most room: a place (3,).
+
+    others: (M, 3) of what it must not touch; `floor`: what is lower than that over `low` is the floor itself. Room
+    beyond `margin` does not count; of equal places the one closest to the middle of the region is taken.
+    """
+    centre = middle(points[:, :2])
+    radius = np.linalg.norm(points[:, :2] - centre, axis=1).max()
+    obstacles = others[others[:, 2] > low[2] + floor, :2]
+    best, least = None, np.inf
+    for x in np.arange(low[0] + 0.01, high[0], 0.01):
+        for y in np.arange(low[1] + 0.01, high[1], 0.01):
+            room = np.linalg.norm(obstacles - (x, y), axis=1).min(initial=np.inf) - radius
+            cost = 10.0 * max(0.0, margin - room) + np.hypot(*(middle(np.stack([low, high]))[:2] - (x, y)))
+            if cost < least:
+                best, least = np.array([x, y, low[2]]), cost
+    return best
+
+
+def way_out(points, others, margin=0.015, furthest=0.2):
+    """The shortest way (3,) from under what hangs over an object, so that it can be lifted; zeros where nothing does.
+
+    points: (N, 3) surface of the object; others: (M, 3) of what it may meet. Sideways by at most `furthest` metres
+    and up or down to twice the `margin` below what is over it. Zeros, too, where no way leads out.
+    """
+    centre, top = middle(points[:, :2]), points[:, 2].max()
+    radius = np.linalg.norm(points[:, :2] - centre, axis=1).max()
+    above = others[others[:, 2] > top]
+    if not np.any(np.linalg.norm(above[:, :2] - centre, axis=1) < radius):
+        return np.zeros(3)
+    near = above[np.linalg.norm(above[:, :2] - centre, axis=1) < radius + margin + furthest]
+    up = np.clip(near[:, 2].min() - top - 2 * margin, -margin, margin)
+    for distance in np.arange(0.01, furthest, 0.01):
+        for angle in np.linspace(0.0, 2 * np.pi, 16, endpoint=False):
+            place = centre + distance * horizontal_axis(angle)
+            if np.all(np.linalg.norm(near[:, :2] - place, axis=1) > radius + margin):
+                return np.array([*(distance * horizontal_axis(angle)), up])
+    return np.zeros(3)
+
+
 def long_axis(points):
     """(angle, length) in radians and metres of the direction in which points (N, >=2) spread furthest."""
     angles = np.linspace(-np.pi / 2, np.pi / 2, 37)[1:]

@@ -21,10 +21,13 @@ FINGER_OPENING = 0.076  # metres between the pads of the open Panda gripper
 FINGER_BELOW = 0.0095  # how far the fingertips reach below the gripper site
 PALM_ABOVE = 0.031  # height of the palm above the gripper site
 GRASP_DEPTH = 0.03  # how far the site goes below the top of an object
+KNOB_DEPTH = 0.006  # how far it goes below the top of what is grasped by a knob on it
 RIM_DEPTHS = (0.02, 0.014)  # how far it goes below a rim, better ones first
 _RIM_BAND = 0.006  # metres below the top that count as the rim
 _HOLLOW = 0.6  # a rim has nothing within this fraction of its radius
 _RIM_COST = 5.0  # as much as an object that is 5 mm too wide for the fingers
+_KNOB_COST = 3.0
+_DROP_COST = 20.0  # per metre that the object will fall because the hand cannot go lower, in radians of turning
 _SKEW_COST = 30.0  # per metre wider than the object is at its narrowest, in radians of turning
 _REACH_COST, _STRETCH_COST = 2.0, 100.0  # per metre from the robot's base and beyond comfort, in radians of turning
 _WRIST_ABOVE, _WRIST_BEFORE = 0.204, 0.088  # metres over a gripper site that points down, and nearer to the base
@@ -44,10 +47,10 @@ class Grasp:
     yaw: float
 
 
-def grasp_height(points):
-    """Height of the gripper site for grasping an object with surface points (N, 3)."""
+def grasp_height(points, depth=GRASP_DEPTH):
+    """Height of the gripper site for grasping an object with surface points (N, 3), `depth` metres below its top."""
     low, high = points[:, 2].min(), points[:, 2].max()
-    return max(high - GRASP_DEPTH, low + FINGER_BELOW + 0.001)
+    return max(high - depth, low + FINGER_BELOW + 0.001)
 
 
 def count_hits(neighbours, position, yaw):
@@ -80,21 +83,27 @@ def lowest_height(points, position, yaw, opening):
     return max(over_hand, points[finger, 2].max(initial=-np.inf) + FINGER_BELOW) + _CLEARANCE / 2
 
 
-def plan_grasp(points, neighbours, yaw, up=(0.0, 0.0, 1.0), base=None, way=(0.0, 0.0, 0.0)):
-    """Choose a grasp from above: around the object or, where it is too wide, on its rim.
+def plan_grasp(points, neighbours, yaw, up=(0.0, 0.0, 1.0), base=None, way=None):
+    """Choose a grasp from above: around the object or, where it is too wide, around its knob or on its rim.
 
     points: (N, 3) surface of the object; neighbours: (M, 3) surfaces of everything else, in world metres;
     yaw: the present angle of the finger axis; up: (3,) the object's own upwards, along which a rim lies open;
-    base: (3,) of the robot, to which the hand should be near, also after the object has gone the `way` (3,). Returns
-    the usable Grasp that turns the gripper least (then: closest to the middle of the object); where none is free of
-    neighbours, the one that touches them least.
+    base: (3,) of the robot, to which the hand should be near; way: (3,) that the object is to go, at whose end the
+    hand should be near and low, too. Returns the usable Grasp that turns the gripper least (then: closest to the
+    middle of the object); where none is free of neighbours, the one that touches them least.
     """
     best, lowest = None, np.inf
-    for grasp, cost in [*_grasps_around(points, yaw), *_grasps_on_rim(points, yaw, np.asarray(up, float))]:
+    grasps = [*_grasps_around(points, yaw), *_grasps_on_rim(points, yaw, np.asarray(up, float))]
+    grasps += [(grasp, cost + _KNOB_COST) for grasp, cost in _grasps_around(points, yaw, KNOB_DEPTH)]
+    for grasp, cost in grasps:
         hits = count_hits(neighbours, grasp.position, grasp.yaw)
         cost += 0.05 * hits + (1.0 if hits else 0.0)
         if base is not None:
-            cost += _reach_cost(grasp.position, base) + _reach_cost(grasp.position + way, base)
+            cost += _reach_cost(grasp.position, base)
+        if way is not None:
+            end = grasp.position + way
+            drop = max(0.0, lowest_height(neighbours, end, grasp.yaw, 0.0) - end[2])
+            cost += _DROP_COST * drop + (0.0 if base is None else _reach_cost(end, base))
         if cost < lowest:
             best, lowest = grasp, cost
     return best
@@ -107,9 +116,9 @@ def _reach_cost(position, base):
     return _REACH_COST * away + _STRETCH_COST * max(0.0, wrist - _COMFORTABLE)
 
 
-def _grasps_around(points, yaw):
-    """(Grasp, cost) of grasps with the whole object between the fingers."""
-    height = grasp_height(points)
+def _grasps_around(points, yaw, depth=GRASP_DEPTH):
+    """(Grasp, cost) of grasps with the whole object between the fingers, `depth` metres below its top."""
+    height = grasp_height(points, depth)
     gripped = points[points[:, 2] > height - FINGER_BELOW]  # what passes between the fingers on the way down
     centre = middle(gripped[:, :2])
     axis_angle, length = long_axis(gripped)

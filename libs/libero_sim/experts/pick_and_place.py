@@ -7,11 +7,13 @@ anew, anywhere. `pick_up`, `carry` and `release` are the parts for other skills.
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import highest_near, in_axes, middle, wrap_axis
+from libs.libero_sim.experts.geometry import free_place, gripper_rotation, highest_near, in_axes, middle, way_out
 from libs.libero_sim.experts.grasp import FINGER_BELOW, lowest_height, plan_grasp
-from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer
+from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer, steer_pose, turn_between
+from libs.libero_sim.experts.places import place_on_support
 
 _CLEARANCE = 0.02  # metres between what moves and what it passes over
+_HAND_HEIGHT = 0.12  # metres over the gripper site that the hand needs, too
 _HAND_RADIUS = 0.13  # metres around the gripper site that must be free on the way
 _GRASP_TOLERANCE = np.array([0.006, 0.011, 0.012])  # metres along the finger axis, across it, upwards
 _OVERLAP_TOLERANCE = 0.3  # of how far the fingertips reach below the top of an object: flat ones want more care
@@ -26,6 +28,7 @@ _PLACE_TOLERANCE, _HEIGHT_TOLERANCE = 0.015, 0.01  # metres, seen from above and
 _DROP = 0.02  # metres over the floor of a container where an object is let go
 _LOWERING_SPEED = 0.35  # fraction of full speed close to the support
 _OPEN_STEPS = 15  # opening takes 8, falling about 5
+_OPENED, _LEAVING_SPEED = 0.07, 0.7  # metres between the pads of an open hand; fraction of full speed upwards
 _HANGING_STEPS, _HANGING_SPEED = 25, 0.4  # steps and fraction of full speed to go down with what did not fall
 _REACH_STEPS, _CARRY_STEPS = 100, 160  # limits; normal motions take a third of it
 
@@ -34,33 +37,41 @@ def place_in(scene, obj, region):
     """Yield actions (7,) that drop `obj` into `region`, an open container's region by its BDDL name."""
     low, high = scene.region(region)
     x, y, _ = middle(np.stack([low, high]))
+    goal = ("in", obj, region)
+    if scene.holds(goal) and not scene.is_grasped(obj):
+        yield from release(scene, goal)
+        return
     if not (yield from pick_up(scene, obj, place=np.array([x, y, high[2]]))):
         return
-    if scene.is_last(("in", obj, region)):
+    if scene.is_last(goal):
         # Let go just above the height at which LIBERO would call it success in the closed hand.
         place, point_of = np.array([x, y, high[2] + 0.01]), scene.body_position
     else:
         place, point_of = np.array([x, y, low[2] + _DROP]), scene.bottom
     if (yield from carry(scene, obj, place, point_of)):
-        yield from release(scene, ("in", obj, region))
+        yield from release(scene, goal)
 
 
 def place_on(scene, obj, target):
     """Yield actions (7,) that set `obj` down on `target`, an object or a region, by its BDDL name.
 
-    The middle of `obj` comes over the middle of the target; it goes down until something carries it.
+    `place_on_support` says where; it goes down until something carries it.
     """
-    return _set_down(scene, ("on", obj, target), _support(scene, target))
+    return _set_down(scene, ("on", obj, target), place_on_support(scene, obj, target))
 
 
 def place_inside(scene, obj, region):
     """Yield actions (7,) that set `obj` down on the floor of `region`, an open drawer's, by its BDDL name."""
     low, high = scene.region(region)
-    return _set_down(scene, ("in", obj, region), np.array([*middle(np.stack([low, high]))[:2], low[2]]))
+    place = free_place(scene.points(obj), low, high, scene.other_points(obj))
+    return _set_down(scene, ("in", obj, region), place)
 
 
 def _set_down(scene, goal, place):
     obj = goal[1]
+    if scene.holds(goal) and not scene.is_grasped(obj):
+        yield from release(scene, goal)
+        return
     if not (yield from pick_up(scene, obj, place=place)):
         return
     if (yield from carry(scene, obj, place, scene.bottom)):
@@ -77,8 +88,9 @@ def pick_up(scene, obj, grasp=None, place=None):
         return True
     neighbours = scene.other_points(obj)
     if grasp is None:
-        way = np.zeros(3) if place is None else place - scene.bottom(obj)
+        way = None if place is None else place - scene.bottom(obj)
         grasp = plan_grasp(scene.points(obj), neighbours, scene.yaw, scene.up(obj), scene.base, way)
+    rotation = gripper_rotation(grasp.yaw)
     overlap = scene.points(obj)[:, 2].max() - (grasp.position[2] - FINGER_BELOW)
     tolerance = np.minimum(_GRASP_TOLERANCE, [np.inf, np.inf, _OVERLAP_TOLERANCE * overlap])
     start = scene.body_position(obj)
@@ -91,16 +103,17 @@ def pick_up(scene, obj, grasp=None, place=None):
         if np.linalg.norm(scene.body_position(obj) - start) > _MOVED:
             return False
         travel_z = highest_near(around, position, grasp.position, _HAND_RADIUS) + FINGER_BELOW + _CLEARANCE
-        turn = abs(wrap_axis(grasp.yaw - scene.yaw))
+        turn = np.linalg.norm(turn_between(scene.rotation, rotation))
         wait = np.array([0.0, 0.0, min(_WAIT_ABOVE, _WAIT_PER_TURN * max(0.0, turn - _TURN_TOLERANCE))])
         funnel = Funnel(grasp.position + wait, grasp.yaw, travel_z, radius=0.01, slope=3.0)
         slow = position[2] < grasp.position[2] + _SLOW_ZONE
-        yield steer(position, scene.yaw, funnel.target(position), grasp.yaw, OPEN, _SLOW_SPEED if slow else 1.0)
+        speed = _SLOW_SPEED if slow else 1.0
+        yield steer_pose(position, scene.rotation, funnel.target(position), rotation, OPEN, speed)
     touched = 0
     for _ in range(_CLOSE_STEPS):
         if touched > _SQUEEZE_STEPS:
             break
-        yield steer(scene.position, scene.yaw, grasp.position, grasp.yaw, CLOSE)
+        yield steer_pose(scene.position, scene.rotation, grasp.position, rotation, CLOSE)
         touched += scene.is_grasped(obj)
     return scene.is_grasped(obj)
 
@@ -126,30 +139,27 @@ def carry(scene, obj, place, point_of):
         radius = max(_HAND_RADIUS, np.linalg.norm(points[:, :2] - position[:2], axis=1).max() + _CLEARANCE)
         travel_z = highest_near(others, position, goal, radius) + below + _CLEARANCE
         funnel = Funnel(goal, None, travel_z, radius=0.008, slope=3.0)
+        target = funnel.target(position)
+        out = way_out(points, others[others[:, 2] < travel_z + _HAND_HEIGHT])
+        if np.any(out):
+            target = position + out
         slow = near and position[2] < goal[2] + _SLOW_ZONE
-        yield steer(position, scene.yaw, funnel.target(position), None, CLOSE, _LOWERING_SPEED if slow else 1.0)
+        yield steer(position, scene.yaw, target, None, CLOSE, _LOWERING_SPEED if slow else 1.0)
     return False
 
 
 def release(scene, goal):
-    """Open the fingers and wait until the goal (predicate, object, target) holds.
+    """Open the fingers, wait until the goal (predicate, object, target) holds, and take the hand off the object.
 
     A carton's thin rim sometimes hangs on a finger pad: then go down until something takes it off.
     """
     for step in range(_OPEN_STEPS + _HANGING_STEPS):
-        if scene.holds(goal) and not scene.is_grasped(goal[1]):
+        holds, position = scene.holds(goal), scene.position
+        if holds and not scene.is_in_hand(goal[1]):
             return
-        if step < _OPEN_STEPS:
+        if step < _OPEN_STEPS and not (holds and scene.opening > _OPENED):
             yield hold(OPEN)
+        elif holds:
+            yield steer(position, scene.yaw, position + np.array([0, 0, 0.1]), None, OPEN, _LEAVING_SPEED)
         elif scene.is_touched(goal[1]):
-            position = scene.position
             yield steer(position, scene.yaw, position - np.array([0, 0, 0.1]), None, OPEN, _HANGING_SPEED)
-
-
-def _support(scene, target):
-    """Where the bottom of an object stands when it stands in the middle of the target, (3,)."""
-    if scene.is_region(target):
-        low, high = scene.region(target)
-        return np.array([*middle(np.stack([low, high]))[:2], high[2]])
-    points = scene.points(target)
-    return np.array([*scene.body_position(target)[:2], points[:, 2].min()])

@@ -5,6 +5,8 @@ import numpy as np
 from libs.libero_sim.experts.geometry import axis_angle_of, body_points, part_points
 from libs.libero_sim.experts.joints import Joint
 
+# The box of the open fingers around the gripper site: its middle and half sides along the axes of `rotation`, metres.
+_FINGERS_MIDDLE, _FINGERS = np.array([0.0, 0.0, -0.01]), np.array([0.07, 0.015, 0.022])
 _ROBOT = ("robot", "gripper", "mount")  # how the names of the robot's geoms begin
 _HINGE = 3  # mjtJoint of MuJoCo: a joint that turns
 
@@ -133,6 +135,11 @@ class Scene:
     def is_grasped(self, name):
         """Whether both fingers touch the object."""
         return self.is_held(self._env.get_object(name).contact_geoms)
+
+    def is_in_hand(self, name):
+        """Whether some of an object is between or right beside the fingers, held or not."""
+        along, across, ahead = np.abs((self.points(name) - self.position) @ self.rotation - _FINGERS_MIDDLE).T
+        return bool(np.any((along < _FINGERS[0]) & (across < _FINGERS[1]) & (ahead < _FINGERS[2])))
 
     def _touching(self, name):
         """Names of the geoms that an object touches."""

@@ -37,7 +37,7 @@ class Skill:
     act(scene, *arguments): yields actions (7,) float64.
     reach(scene, *arguments): world points (N, 3) of what the hand goes to first; varied starts are above them.
     carries: whether the first argument is an object that the hand holds meanwhile: the goal is reached only when
-    it has let go, and what is held already is brought first.
+    it has left it again, and what is held already is brought first.
     needs(*arguments): goals that must hold before. undoes(*arguments): goals that no longer hold afterwards.
     """
 
@@ -80,5 +80,5 @@ def next_goal(scene, goals, skill_of):
 
 
 def is_reached(scene, goal, skill_of):
-    """Whether the goal holds, with the object let go."""
-    return scene.holds(goal) and not (skill_of(goal).carries and scene.is_grasped(goal[1]))
+    """Whether the goal holds and the hand has left the object."""
+    return scene.holds(goal) and not (skill_of(goal).carries and scene.is_in_hand(goal[1]))
