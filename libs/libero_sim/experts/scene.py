@@ -47,9 +47,13 @@ class Scene:
         """Origin of an object's body, (3,): what LIBERO's goals are about."""
         return np.array(self._env.sim.data.body_xpos[self._env.obj_body_id[name]])
 
+    def axes(self, name):
+        """The axes of an object's body, (3, 3) in columns."""
+        return np.array(self._env.sim.data.body_xmat[self._env.obj_body_id[name]]).reshape(3, 3)
+
     def up(self, name):
         """The axis of an object's body that points upwards most, (3,)."""
-        axes = np.array(self._env.sim.data.body_xmat[self._env.obj_body_id[name]]).reshape(3, 3)
+        axes = self.axes(name)
         most = np.argmax(np.abs(axes[2]))
         return axes[:, most] * np.sign(axes[2, most])
 
@@ -73,6 +77,12 @@ class Scene:
         centre = np.array(self._env.sim.data.get_site_xpos(name))
         half = np.abs(np.array(self._env.sim.data.get_site_xmat(name)) @ site.size)
         return centre - half, centre + half
+
+    def frame(self, region):
+        """Centre (3,), axes (3, 3) in columns and half sizes (3,) of a region that may be slanted."""
+        data = self._env.sim.data
+        axes = np.array(data.get_site_xmat(region)).reshape(3, 3)
+        return np.array(data.get_site_xpos(region)), axes, np.array(self._env.object_sites_dict[region].size)
 
     def is_region(self, name):
         """Whether a name of a goal is a region (a site, see `region`) and not an object or fixture."""
