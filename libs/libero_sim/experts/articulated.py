@@ -15,8 +15,9 @@ _TOUCHING = 0.02  # metres before or beyond a contact within which it is pushed
 _REACH_STEPS, _CLOSE_STEPS, _LOST_STEPS, _OPEN_STEPS = 150, 12, 4, 8
 _AT_CONTACT = 0.007  # metres from the place of a grasp
 _PULL_SPEED = 0.7  # fraction of full speed
+_SLOW_WITHIN, _SLOW_SPEED = 0.015, 0.25  # metres before the end of a pull; fraction of full speed
 _TWIST = 0.25  # radians by which the goal of a twist leads
-_BEYOND = 0.15  # radians or metres by which a state is passed, at most half of its range
+_BEYOND = 0.1  # of the range of positions that count: what is opened far stands in the way
 _OPPOSITE = {"open": "close", "close": "open", "turnon": "turnoff"}
 
 
@@ -32,16 +33,13 @@ def open_part(scene, name):
 
 def close_part(scene, name):
     """Yield actions (7,) that push a drawer or a door shut with the closed fingers."""
-    while not scene.holds(("close", name)):
-        position, rotation = scene.position, scene.rotation
-        contact = plan_push(scene.joint(name), _sign(scene, name, "close"), scene.part(name), scene.yaw)
-        approach = Approach.to(scene, contact)
-        before, beside, _ = approach.offsets(position, rotation)
-        if abs(before) < _TOUCHING and beside < CORRIDOR:
-            target, turned = contact.position + _AHEAD * contact.way, contact.rotation
-        else:
-            target, turned = approach.pose(position, rotation)
-        yield steer_pose(position, rotation, target, turned, CLOSE, _PULL_SPEED)
+    return _push(scene, name, "close", lambda: scene.holds(("close", name)))
+
+
+def swing_open(scene, name):
+    """Yield actions (7,) that push a door which stands open, but in the way, further open from inside."""
+    sign, middle = _sign(scene, name, "open"), np.mean(scene.joint_range(name, "open"))
+    return _push(scene, name, "open", lambda: sign * (scene.joint(name).position - middle) > 0.0)
 
 
 def turn_on(scene, name):
@@ -56,6 +54,20 @@ def part_points(scene, name):
     return np.concatenate(list(scene.part(name).values()))
 
 
+def _push(scene, name, state, is_done):
+    """Push a drawer or door towards a state until is_done()."""
+    while not is_done():
+        position, rotation = scene.position, scene.rotation
+        contact = plan_push(scene.joint(name), _sign(scene, name, state), scene.part(name), scene.yaw)
+        approach = Approach.to(scene, contact)
+        before, beside, _ = approach.offsets(position, rotation)
+        if abs(before) < _TOUCHING and beside < CORRIDOR:
+            target, turned = contact.position + _AHEAD * contact.way, contact.rotation
+        else:
+            target, turned = approach.pose(position, rotation)
+        yield steer_pose(position, rotation, target, turned, CLOSE, _PULL_SPEED)
+
+
 def _sign(scene, name, state):
     """+1 if the joint's position grows from the opposite state to this one, else -1."""
     ranges = scene.joint_range(name, state), scene.joint_range(name, _OPPOSITE[state])
@@ -64,9 +76,14 @@ def _sign(scene, name, state):
 
 def _is_past(scene, name, state):
     """Whether a state is reached by some margin, so that letting go does not lose it."""
+    return _to_go(scene, name, state) < 0.0
+
+
+def _to_go(scene, name, state):
+    """How far the joint still has to move until that is so, in radians or metres."""
     sign = _sign(scene, name, state)
     near, far = sorted(sign * edge for edge in scene.joint_range(name, state))
-    return sign * scene.joint(name).position > near + min(_BEYOND, (far - near) / 2)
+    return near + _BEYOND * (far - near) - sign * scene.joint(name).position
 
 
 def _pull_contact(scene, name):
@@ -102,7 +119,8 @@ def _pull(scene, name):
         lost = 0 if scene.is_held(_handle(scene, name)) else lost + 1
         contact = _pull_contact(scene, name)
         target = contact.position - _AHEAD * contact.way
-        yield steer_pose(scene.position, scene.rotation, target, contact.rotation, CLOSE, _PULL_SPEED)
+        speed = _PULL_SPEED if _to_go(scene, name, "open") > _SLOW_WITHIN else _SLOW_SPEED
+        yield steer_pose(scene.position, scene.rotation, target, contact.rotation, CLOSE, speed)
 
 
 def _twist(scene, name):

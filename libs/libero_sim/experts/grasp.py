@@ -26,6 +26,8 @@ RIM_DEPTHS = (0.02, 0.014)  # how far it goes below a rim, better ones first
 _RIM_BAND = 0.006  # metres below the top that count as the rim
 _HOLLOW = 0.6  # a rim has nothing within this fraction of its radius
 _RIM_COST = 5.0  # as much as an object that is 5 mm too wide for the fingers
+_RIM_SKEWS = np.deg2rad([0.0, 15.0, -15.0, 30.0, -30.0, 45.0, -45.0])  # of the fingers from straight across a rim
+_RIM_SKEW_COST = 4.0  # per radian
 _KNOB_COST = 3.0
 _DROP_COST = 20.0  # per metre that the object will fall because the hand cannot go lower, in radians of turning
 _SKEW_COST = 30.0  # per metre wider than the object is at its narrowest, in radians of turning
@@ -149,7 +151,9 @@ def _grasps_on_rim(points, yaw, up):
         direction = np.array([*horizontal_axis(angle), 0.0])
         direction -= (direction @ up) * up
         top = centre + radius * direction / np.linalg.norm(direction)
-        turn = wrap_axis(angle - yaw)
-        for depth in RIM_DEPTHS:
-            cost = _RIM_COST + abs(turn) + 20.0 * (RIM_DEPTHS[0] - depth)
-            yield Grasp(top - np.array([0.0, 0.0, depth]), yaw + turn), cost
+        for skew in _RIM_SKEWS:
+            turn = wrap_axis(angle + skew - yaw)
+            cost = _RIM_COST + abs(turn) + _RIM_SKEW_COST * abs(skew)
+            for depth in RIM_DEPTHS:
+                place = top - np.array([0.0, 0.0, depth])
+                yield Grasp(place, yaw + turn), cost + 20.0 * (RIM_DEPTHS[0] - depth)
