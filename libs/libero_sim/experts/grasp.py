@@ -97,18 +97,26 @@ def plan_grasp(points, neighbours, yaw, up=(0.0, 0.0, 1.0), base=None, way=None)
     best, lowest = None, np.inf
     grasps = [*_grasps_around(points, yaw), *_grasps_on_rim(points, yaw, np.asarray(up, float))]
     grasps += [(grasp, cost + _KNOB_COST) for grasp, cost in _grasps_around(points, yaw, KNOB_DEPTH)]
-    for grasp, cost in grasps:
-        hits = count_hits(neighbours, grasp.position, grasp.yaw)
-        cost += 0.05 * hits + (1.0 if hits else 0.0)
-        if base is not None:
-            cost += _reach_cost(grasp.position, base)
-        if way is not None:
-            end = grasp.position + way
-            drop = max(0.0, lowest_height(neighbours, end, grasp.yaw, 0.0) - end[2])
-            cost += _DROP_COST * drop + (0.0 if base is None else _reach_cost(end, base))
+    for grasp, cost in sorted(grasps, key=lambda pair: pair[1]):
+        if cost >= lowest:
+            break
+        cost += _cost_around(grasp, neighbours, base, way)
         if cost < lowest:
             best, lowest = grasp, cost
     return best
+
+
+def _cost_around(grasp, neighbours, base, way):
+    """What the neighbours, the arm's reach and the place where the object goes make of a grasp; see plan_grasp."""
+    hits = count_hits(neighbours, grasp.position, grasp.yaw)
+    cost = 0.05 * hits + (1.0 if hits else 0.0)
+    ends = [grasp.position] if way is None else [grasp.position, grasp.position + way]
+    if base is not None:
+        cost += sum(_reach_cost(end, base) for end in ends)
+    if way is not None:
+        drop = lowest_height(neighbours, ends[1], grasp.yaw, 0.0) - ends[1][2]
+        cost += _DROP_COST * max(0.0, drop)
+    return cost
 
 
 def _reach_cost(position, base):
