@@ -157,10 +157,11 @@ def way_out(points, others, margin=0.015, furthest=0.2):
     centre, top = middle(points[:, :2]), points[:, 2].max()
     radius = np.linalg.norm(points[:, :2] - centre, axis=1).max()
     above = others[others[:, 2] > top]
-    if not np.any(np.linalg.norm(above[:, :2] - centre, axis=1) < radius):
+    hanging = above[np.linalg.norm(above[:, :2] - centre, axis=1) < radius]
+    if not len(hanging):
         return np.zeros(3)
     near = above[np.linalg.norm(above[:, :2] - centre, axis=1) < radius + margin + furthest]
-    up = np.clip(near[:, 2].min() - top - 2 * margin, -margin, margin)
+    up = np.clip(hanging[:, 2].min() - top - 2 * margin, -margin, margin)
     for distance in np.arange(0.01, furthest, 0.01):
         for angle in np.linspace(0.0, 2 * np.pi, 16, endpoint=False):
             place = centre + distance * horizontal_axis(angle)
