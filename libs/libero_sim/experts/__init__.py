@@ -16,6 +16,7 @@ import re
 from libs.errors import BadInput
 from libs.libero_sim.experts.approach import withdraw
 from libs.libero_sim.experts.articulated import close_part, open_part, part_points, turn_on
+from libs.libero_sim.experts.cavity import put_through_door
 from libs.libero_sim.experts.goals import read_goals
 from libs.libero_sim.experts.insert import insert
 from libs.libero_sim.experts.motion import OPEN, hold
@@ -45,6 +46,7 @@ EXPERTS = {
     ("on", "wine_rack_top_region"): Skill(lay_on),
     ("in", "desk_caddy_back_contain_region"): Skill(insert),
     ("turnon", "flat_stove"): Skill(turn_on, part_points, carries=False),
+    ("in", "microwave_heating_region"): Skill(put_through_door),
     ("close", "microwave"): _CLOSE,
     **{("open", drawer): _OPEN for drawer in _DRAWERS},
     **{("in", drawer): _STORE for drawer in _DRAWERS},

@@ -55,13 +55,14 @@ def steer(position, yaw, target, target_yaw, finger, speed=1.0):
     return np.array([*_move(position, target, speed), *_turn(np.array([0.0, 0.0, turn])), finger])
 
 
-def steer_pose(position, rotation, target, target_rotation, finger, speed=1.0):
+def steer_pose(position, rotation, target, target_rotation, finger, speed=1.0, either_way=True):
     """One action (7,) towards a target and an orientation, tilted ones included.
 
     rotation, target_rotation: (3, 3), see `gripper_rotation`; the gripper turned by 180 degrees about its pointing
-    direction is as good, so the nearer of the two is taken. The rest as `steer`.
+    direction is as good, so the nearer of the two is taken, unless either_way is False. The rest as `steer`.
     """
-    return np.array([*_move(position, target, speed), *_turn(turn_between(rotation, target_rotation)), finger])
+    turn = turn_between(rotation, target_rotation) if either_way else rotation_vector(target_rotation @ rotation.T)
+    return np.array([*_move(position, target, speed), *_turn(turn), finger])
 
 
 def turn_between(rotation, target_rotation):

@@ -38,6 +38,6 @@ def side_by_side(low, high, size, count):
 
 
 def emptiest(places, there, preferred):
-    """The one of `places` (N, 2) that is furthest from what stands `there` (M, 2); the preferred one (number) of equals."""
+    """The one of `places` (N, 2) furthest from what stands `there` (M, 2); of equals the preferred one, a number."""
     distance = np.linalg.norm(places[:, None] - there, axis=-1).min(axis=1, initial=np.inf)
     return places[max(range(len(places)), key=lambda i: (distance[i], i == preferred))]

@@ -62,6 +62,12 @@ class Scene:
         sim = self._env.sim
         return body_points(sim.model, sim.data, self._env.obj_body_id[name])
 
+    def geoms(self, name):
+        """The same by parts: {name of a collision geom: its surface points (N, 3)}."""
+        sim = self._env.sim
+        parts = part_points(sim.model, sim.data, self._env.obj_body_id[name])
+        return {sim.model.geom_id2name(geom): points for geom, points in parts.items()}
+
     def bottom(self, name):
         """The lowest height of an object under its origin, (3,): what stands on a support."""
         return np.array([*self.body_position(name)[:2], self.points(name)[:, 2].min()])
