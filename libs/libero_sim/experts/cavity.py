@@ -5,9 +5,8 @@ import numpy as np
 from libs.libero_sim.experts.approach import UPRIGHT, Approach, Contact, withdraw
 from libs.libero_sim.experts.articulated import swing_open
 from libs.libero_sim.experts.geometry import gripper_rotation, horizontal_axis, middle, rotation_vector
-from libs.libero_sim.experts.insert import bring
+from libs.libero_sim.experts.insert import bring, turn_along
 from libs.libero_sim.experts.motion import CLOSE, OPEN, hold, steer_pose
-from libs.libero_sim.experts.rack import turn_along
 
 _TILT = np.deg2rad(60)  # of the hand from straight down towards the box
 _HOLD_BACK = 0.002  # metres before the middle of a handle: the pads lie a little above the gripper site

@@ -5,10 +5,10 @@ As everywhere, what comes next follows from the state alone: where the object is
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import axis_rotation, highest_near, middle, turned_upright, wrap_axis
+from libs.libero_sim.experts.geometry import axis_rotation, middle, rotation_vector, turned_upright, wrap_axis
 from libs.libero_sim.experts.joints import principal_angle
 from libs.libero_sim.experts.motion import CLOSE, Funnel, steer_pose
-from libs.libero_sim.experts.pick_and_place import pick_up, release
+from libs.libero_sim.experts.pick_and_place import pick_up, release, travel_height
 
 _STRAIGHT = 0.003  # metres beside the line, and
 _TURNED = 0.06  # radians of turn, with which the object may go on to the end of the line
@@ -16,8 +16,6 @@ _BACK, _BACK_TURN = 20.0, 0.5  # metres back per metre beside the line, and per 
 _THERE = 0.006  # metres from the end
 _LEAD = 0.025  # metres by which the goal leads on the line
 _TILT_WITHIN, _TILT_OVER = 0.04, 0.2  # metres from the beginning of the line: within all of the tilt, over it none
-_CLEARANCE = 0.02  # metres between what moves and what it passes over
-_HAND_RADIUS = 0.13  # metres around the gripper site that must be free on the way
 _BRING_STEPS, _LOST_STEPS = 200, 4
 _SLOW_SPEED = 0.35  # fraction of full speed on the line
 
@@ -71,14 +69,20 @@ def bring(scene, obj, offset, way, standoff, corridor=0.03, upright=True):
             if upright:
                 far = np.clip((away - _TILT_WITHIN) / _TILT_OVER, 0.0, 1.0)
                 goal_rotation = turned_upright(goal_rotation, far)
-            target = Funnel(start, None, _travel_height(scene, obj, others, start), 0.01, 3.0).target(position)
+            travel_z = travel_height(position, scene.points(obj), others, start)
+            target = Funnel(start, None, travel_z, radius=0.01, slope=3.0).target(position)
         slow = on_line and before < standoff
         yield steer_pose(position, rotation, target, goal_rotation, CLOSE, _SLOW_SPEED if slow else 1.0)
     return False
 
 
-def _travel_height(scene, obj, others, goal):
-    """Height of the gripper site at which the held object passes over everything on the way to `goal` (3,)."""
-    position, points = scene.position, scene.points(obj)
-    radius = max(_HAND_RADIUS, np.linalg.norm(points[:, :2] - position[:2], axis=1).max() + _CLEARANCE)
-    return highest_near(others, position, goal, radius) + position[2] - points[:, 2].min() + _CLEARANCE
+def turn_along(up, goal_up, finger, goal_finger):
+    """The turn (3,), axis times radians, after which an object's axis `up` lies along `goal_up` and the finger axis
+    along `goal_finger` or against it; all unit vectors (3,), the goals at right angles."""
+    axis = np.cross(up, goal_up)
+    sine = np.linalg.norm(axis)
+    tilt = axis_rotation(axis / max(sine, 1e-9), np.arctan2(sine, up @ goal_up))
+    finger = tilt @ finger
+    side = goal_finger * (1.0 if finger @ goal_finger >= 0.0 else -1.0)
+    twist = np.arctan2(np.cross(finger, side) @ goal_up, finger @ side)
+    return rotation_vector(axis_rotation(goal_up, twist) @ tilt)

@@ -135,9 +135,7 @@ def carry(scene, obj, place, point_of):
         lost = 0 if scene.is_grasped(obj) else lost + 1
         if lost > _LOST_STEPS:
             return False
-        below = position[2] - points[:, 2].min()  # how far the object hangs below the gripper site
-        radius = max(_HAND_RADIUS, np.linalg.norm(points[:, :2] - position[:2], axis=1).max() + _CLEARANCE)
-        travel_z = highest_near(others, position, goal, radius) + below + _CLEARANCE
+        travel_z = travel_height(position, points, others, goal)
         funnel = Funnel(goal, None, travel_z, radius=0.008, slope=3.0)
         target = funnel.target(position)
         out = way_out(points, others[others[:, 2] < travel_z + _HAND_HEIGHT])
@@ -146,6 +144,16 @@ def carry(scene, obj, place, point_of):
         slow = near and position[2] < goal[2] + _SLOW_ZONE
         yield steer(position, scene.yaw, target, None, CLOSE, _LOWERING_SPEED if slow else 1.0)
     return False
+
+
+def travel_height(position, points, others, goal):
+    """Height of the gripper site, now at `position` (3,), at which what it holds passes over all on the way to `goal`.
+
+    points: (N, 3) surface of the held object; others: (M, 3) of everything else.
+    """
+    below = position[2] - points[:, 2].min()  # how far the object hangs below the gripper site
+    radius = max(_HAND_RADIUS, np.linalg.norm(points[:, :2] - position[:2], axis=1).max() + _CLEARANCE)
+    return highest_near(others, position, goal, radius) + below + _CLEARANCE
 
 
 def release(scene, goal):

@@ -6,9 +6,9 @@ the bottom of what lies there is within 10 cm along the third.
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import axis_angle_of, axis_rotation, rotation_vector
+from libs.libero_sim.experts.geometry import axis_angle_of
 from libs.libero_sim.experts.grasp import plan_grasp
-from libs.libero_sim.experts.insert import bring
+from libs.libero_sim.experts.insert import bring, turn_along
 from libs.libero_sim.experts.pick_and_place import pick_up, release
 
 _UP_THE_SLOPE = 0.05  # metres from the region to the bottom of the object: the middle of what LIBERO accepts
@@ -66,15 +66,3 @@ def lengthwise(axes, points):
     """The one of a body's axes (3, 3), or its opposite, along which points (N, 3) reach furthest from its origin."""
     both = np.concatenate([axes, -axes], axis=1)
     return both[:, np.argmax((points @ both).max(axis=0))]
-
-
-def turn_along(up, goal_up, finger, goal_finger):
-    """The turn (3,), axis times radians, after which an object's axis `up` lies along `goal_up` and the finger axis
-    along `goal_finger` or against it; all unit vectors (3,), the goals at right angles."""
-    axis = np.cross(up, goal_up)
-    sine = np.linalg.norm(axis)
-    tilt = axis_rotation(axis / max(sine, 1e-9), np.arctan2(sine, up @ goal_up))
-    finger = tilt @ finger
-    side = goal_finger * (1.0 if finger @ goal_finger >= 0.0 else -1.0)
-    twist = np.arctan2(np.cross(finger, side) @ goal_up, finger @ side)
-    return rotation_vector(axis_rotation(goal_up, twist) @ tilt)
