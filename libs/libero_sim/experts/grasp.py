@@ -95,8 +95,8 @@ def plan_grasp(points, neighbours, yaw, up=(0.0, 0.0, 1.0), base=None, way=None)
     middle of the object); where none is free of neighbours, the one that touches them least.
     """
     best, lowest = None, np.inf
-    grasps = [*_grasps_around(points, yaw), *_grasps_on_rim(points, yaw, np.asarray(up, float))]
-    grasps += [(grasp, cost + _KNOB_COST) for grasp, cost in _grasps_around(points, yaw, KNOB_DEPTH)]
+    grasps = [*_grasps_around(points, yaw), *_grasps_on_knob(points, yaw)]
+    grasps += _grasps_on_rim(points, yaw, np.asarray(up, float))
     for grasp, cost in sorted(grasps, key=lambda pair: pair[1]):
         if cost >= lowest:
             break
@@ -143,6 +143,14 @@ def _grasps_around(points, yaw, depth=GRASP_DEPTH):
             off_centre = abs(shift * np.cos(axis_angle - yaw - turn))  # fingers would push the object aside
             cost = 1000.0 * too_wide + skew + abs(turn) + 20.0 * abs(shift) + 100.0 * off_centre
             yield Grasp(np.array([*point, height]), yaw + wrap_axis(turn)), cost
+
+
+def _grasps_on_knob(points, yaw):
+    """(Grasp, cost) of grasps around what stands on top of an object; none where that is not small all around."""
+    knob = points[points[:, 2] > grasp_height(points, KNOB_DEPTH) - FINGER_BELOW]
+    if long_axis(knob)[1] < FINGER_OPENING:  # a rim that leans is narrow one way only
+        for grasp, cost in _grasps_around(points, yaw, KNOB_DEPTH):
+            yield grasp, cost + _KNOB_COST
 
 
 def _grasps_on_rim(points, yaw, up):
