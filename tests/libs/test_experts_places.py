@@ -10,9 +10,9 @@ from libs.libero_sim.experts.geometry import (
     cylinder_surface,
     gripper_rotation,
 )
-from libs.libero_sim.experts.grasp import FINGER_BELOW, plan_grasp
+from libs.libero_sim.experts.grasp import FINGER_BELOW, plan_grasp, stretch
 from libs.libero_sim.experts.insert import turn_along
-from libs.libero_sim.experts.places import emptiest, side_by_side
+from libs.libero_sim.experts.places import emptiest, side_by_side, within_reach
 from libs.libero_sim.experts.rack import lengthwise, slope_place
 
 X, Y, UP = np.eye(3)
@@ -44,6 +44,22 @@ def test_objects_stand_in_a_row_along_the_axis_with_most_room():
     assert np.allclose(side_by_side(low, high, np.array([0.08, 0.15]), 1), [[0.1, 0.1]])
     crowded = side_by_side(low, high, np.array([0.3, 0.4]), 3)
     assert np.all((crowded > low) & (crowded < high)), "origins stay inside even where there is too little room"
+
+
+def test_the_middle_gives_way_to_a_nearer_place_only_beyond_comfortable_reach():
+    base, low, high, size = (
+        np.array([0.0, 0.0, 0.9]),
+        np.array([-0.1, -0.1]),
+        np.array([0.1, 0.1]),
+        np.array([0.04, 0.04]),
+    )
+    near, far = np.array([0.5, 0.0]), np.array([0.75, 0.0])
+    assert np.allclose(within_reach(low + near, high + near, size, 1.2, base), near)
+    place = within_reach(low + far, high + far, size, 1.2, base)
+    assert far[0] - 0.08 <= place[0] < far[0], "the object stays inside"
+    assert stretch(np.array([*place, 1.2]), base) < stretch(np.array([*far, 1.2]), base)
+    tight = within_reach(low + far, high + far, np.array([0.3, 0.3]), 1.2, base)
+    assert np.allclose(tight, far), "no room to give way"
 
 
 def test_the_place_furthest_from_what_stands_there_is_taken():

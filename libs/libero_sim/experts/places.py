@@ -3,6 +3,7 @@
 import numpy as np
 
 from libs.libero_sim.experts.geometry import middle
+from libs.libero_sim.experts.grasp import GRASP_DEPTH, stretch
 
 _GAP = 0.02  # metres between objects that are set down side by side
 _MARGIN = 0.015  # metres from the border of a region to the origin of what stands in it
@@ -11,18 +12,33 @@ _MARGIN = 0.015  # metres from the border of a region to the origin of what stan
 def place_on_support(scene, obj, target):
     """Where the bottom of `obj` comes to stand, under its origin, on `target`, an object or a region: (3,).
 
-    That is the middle; where the task wants several objects in a region they stand side by side.
+    That is the middle, in a region beyond comfortable reach a place nearer to the robot; where the task wants several
+    objects in a region they stand side by side.
     """
     if not scene.is_region(target):
         return np.array([*scene.body_position(target)[:2], scene.points(target)[:, 2].min()])
     low, high = scene.region(target)
     sharing = scene.objects_of("on", target)
     if len(sharing) < 2:
-        return np.array([*middle(np.stack([low, high]))[:2], high[2]])
+        points = scene.points(obj)
+        height = high[2] + max(0.0, np.ptp(points[:, 2]) - GRASP_DEPTH)
+        size = 2 * np.abs(points - scene.body_position(obj)).max(axis=0)[:2]
+        return np.array([*within_reach(low[:2], high[:2], size, height, scene.base), high[2]])
     size = np.max([np.ptp(scene.points(name)[:, :2], axis=0) for name in sharing], axis=0)
     places = side_by_side(low[:2], high[:2], size, len(sharing))
     there = [scene.body_position(name)[:2] for name in sharing if name != obj and scene.holds(("on", name, target))]
     return np.array([*emptiest(places, np.reshape(there, (-1, 2)), sharing.index(obj)), high[2]])
+
+
+def within_reach(low, high, size, height, base):
+    """Where to put an object of a size (2,) in a region from `low` to `high` (2,): as near to its middle, (2,), as a
+    robot at `base` (3,) reaches with ease with its gripper site at a `height` in metres.
+    """
+    centre = middle(np.stack([low, high]))
+    room = np.maximum((high - low - size) / 2 - _MARGIN, 0.0)
+    nearest = np.clip(base[:2], centre - room, centre + room)
+    places = centre + np.linspace(0.0, 1.0, 21)[:, None] * (nearest - centre)
+    return min(places, key=lambda place: round(stretch(np.array([*place, height]), base), 4))
 
 
 def side_by_side(low, high, size, count):
