@@ -121,9 +121,14 @@ def _cost_around(grasp, neighbours, base, way):
 
 def _reach_cost(position, base):
     """How bad it is to have the gripper site far away, and the wrist further than is comfortable."""
+    return _REACH_COST * np.linalg.norm(position[:2] - base[:2]) + _STRETCH_COST * stretch(position, base)
+
+
+def stretch(position, base):
+    """Metres by which the wrist is further from the shoulder than is comfortable when the gripper site points down."""
     away = np.linalg.norm(position[:2] - base[:2])
     wrist = np.hypot(away - _WRIST_BEFORE, position[2] + _WRIST_ABOVE - base[2] - _SHOULDER)
-    return _REACH_COST * away + _STRETCH_COST * max(0.0, wrist - _COMFORTABLE)
+    return max(0.0, wrist - _COMFORTABLE)
 
 
 def _grasps_around(points, yaw, depth=GRASP_DEPTH):
