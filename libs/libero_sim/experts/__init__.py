@@ -21,7 +21,7 @@ from libs.libero_sim.experts.goals import read_goals
 from libs.libero_sim.experts.insert import insert
 from libs.libero_sim.experts.motion import OPEN, hold
 from libs.libero_sim.experts.pick_and_place import place_in, place_inside, place_on
-from libs.libero_sim.experts.push import push
+from libs.libero_sim.experts.push import push_onto
 from libs.libero_sim.experts.rack import lay_on
 from libs.libero_sim.experts.scene import Scene
 from libs.libero_sim.experts.skill import Skill, next_goal, order_goals
@@ -42,7 +42,7 @@ EXPERTS = {
     ("on", "flat_stove_cook_region"): Skill(place_on),
     ("on", "wooden_cabinet_top_side"): Skill(place_on),
     ("on", "living_room_table_plate_right_region"): Skill(place_on),
-    ("on", "main_table_stove_front_region"): Skill(push, carries=False),
+    ("on", "main_table_stove_front_region"): Skill(push_onto, carries=False),
     ("on", "wine_rack_top_region"): Skill(lay_on),
     ("in", "desk_caddy_back_contain_region"): Skill(insert),
     ("turnon", "flat_stove"): Skill(turn_on, part_points, carries=False),

@@ -4,6 +4,8 @@ Everything here works on plain arrays; only `body_points` reads a MuJoCo model, 
 module imports neither mujoco nor libero.
 """
 
+import functools
+
 import numpy as np
 
 # MuJoCo's geom types (mjtGeom), spelled out so that the module needs no mujoco.
@@ -15,9 +17,14 @@ def box_surface(half_size, per_edge=7):
 
     half_size: (3,) metres; per_edge: points along every edge. Returns (N, 3).
     """
+    return _unit_box(per_edge) * np.asarray(half_size, float)
+
+
+@functools.cache
+def _unit_box(per_edge):
     line = np.linspace(-1.0, 1.0, per_edge)
     grid = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
-    return grid[np.abs(grid).max(axis=1) == 1.0] * np.asarray(half_size, float)
+    return grid[np.abs(grid).max(axis=1) == 1.0]
 
 
 def cylinder_surface(radius, half_height, around=24, rings=5):
@@ -60,11 +67,8 @@ def body_points(model, data, body_id):
 def part_points(model, data, body_id):
     """As `body_points`, but {geom number: points (N, 3)}."""
     parts = {}
-    for geom in range(model.ngeom):
-        if model.geom_contype[geom] == 0 and model.geom_conaffinity[geom] == 0:
-            continue
-        if not _is_below(model, model.geom_bodyid[geom], body_id):
-            continue
+    collides = (np.asarray(model.geom_contype) != 0) | (np.asarray(model.geom_conaffinity) != 0)
+    for geom in np.flatnonzero(collides & _below(model, body_id)[model.geom_bodyid]):
         vertices = None
         if model.geom_type[geom] == _MESH:
             mesh = model.geom_dataid[geom]
@@ -75,11 +79,12 @@ def part_points(model, data, body_id):
     return parts
 
 
-def _is_below(model, body, ancestor):
-    """Whether `body` is `ancestor` or hangs on it."""
-    while body != ancestor and body != 0:
-        body = model.body_parentid[body]
-    return body == ancestor
+def _below(model, ancestor):
+    """Which bodies are `ancestor` or hang on it, (number of bodies,) bool."""
+    below = np.zeros(model.nbody, bool)
+    for body, parent in enumerate(model.body_parentid):  # parents come first
+        below[body] = body == ancestor or (body != 0 and below[parent])
+    return below
 
 
 def horizontal_axis(angle):
