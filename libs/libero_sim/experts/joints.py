@@ -10,9 +10,7 @@ import numpy as np
 from libs.libero_sim.experts.approach import Contact
 from libs.libero_sim.experts.geometry import axis_angle_of, gripper_rotation, horizontal_axis, middle
 
-_HOLD_TILT = np.deg2rad(
-    75
-)  # from straight down: the finger behind a bar needs little room, the hand stays off the table
+_HOLD_TILT = np.deg2rad(75)  # from straight down: there is little room behind a bar, and over the table
 _HOLD_BACK = 0.002  # metres before the middle of a bar: the pads lie a little above the gripper site
 _PUSH_TILT = np.deg2rad(34)  # hand and wrist stay behind the place pushed at, and over the table
 _PUSH_TIP = 0.014  # metres that the tilted closed fingertips reach ahead of the gripper site
