@@ -123,12 +123,15 @@ def test_a_handle_is_taken_from_outside_between_the_fingers_with_the_hand_leanin
     turn = axis_rotation(UP, angle)
     parts = {"cup": cylinder_surface(0.05, 0.05), "bar": box((0.009, 0.004, 0.03), (0.0, -0.075, 0.0))}
     parts["upper"] = box((0.009, 0.02, 0.006), (0.0, -0.059, 0.03))  # reaches as far out as the bar
-    contact = plan_handle({name: points @ turn.T for name, points in parts.items()}, turn @ Y)
+    parts = {name: points @ turn.T for name, points in parts.items()}
+    contact = plan_handle(parts, NOTHING, turn @ Y)
     finger, pointing = contact.rotation[:, 0], contact.rotation[:, 2]
     assert np.linalg.det(contact.rotation) == pytest.approx(1.0)
     assert np.linalg.norm(contact.position - turn @ [0.0, -0.075, 0.0]) < 0.003
     assert np.allclose(finger, turn @ X), "the fingers close on the thin sides, with the wrist above"
     assert pointing @ (turn @ Y) > 0.5 and pointing[2] < 0.0
+    behind = box((0.03, 0.03, 0.05), (-0.07, -0.2, 0.0)) @ turn.T
+    assert plan_handle(parts, behind, turn @ Y).rotation[2, 2] < pointing[2], "steeper, over what stands behind it"
 
 
 @pytest.mark.sim

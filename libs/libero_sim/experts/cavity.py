@@ -8,12 +8,12 @@ from libs.libero_sim.experts.geometry import gripper_rotation, horizontal_axis, 
 from libs.libero_sim.experts.insert import bring, turn_along
 from libs.libero_sim.experts.motion import CLOSE, OPEN, hold, steer_pose
 
-_TILT = np.deg2rad(60)  # of the hand from straight down towards the box
+_TILTS = np.deg2rad([60.0, 50.0, 40.0])  # of the hand from straight down towards the box, better ones first
 _HOLD_BACK = 0.002  # metres before the middle of a handle: the pads lie a little above the gripper site
 _STANDOFF = 0.06  # metres before a handle from where the fingers go straight on
 _AT_HANDLE = 0.007  # metres from the place of the grasp
-_PALM_BEHIND = 0.011  # metres from the gripper site back to the palm of the tilted hand
-_HAND_ASIDE = 0.104  # metres from the gripper site to the side of the hand
+_HAND = np.array([0.104, 0.032])  # metres from the gripper site to the sides of the hand along the site's first axes
+_PALM_BEHIND, _WRIST_BEHIND = 0.031, 0.2  # metres from the gripper site back to the palm and to the wrist
 _MARGIN, _ROOM = 0.01, 0.02  # metres kept before the box, and beside mug and hand
 _HOVER = 0.01  # metres over the floor of the box where the mug is let go
 _CORRIDOR = 0.12  # metres around the beginning of the way into the box where nothing stands
@@ -60,21 +60,30 @@ def open_side(box, low, high):
     return np.round(min(ways, key=walls))
 
 
-def plan_handle(parts, inward):
-    """The Contact at which the tilted fingers are around a handle that stands out against `inward` (3,).
+def plan_handle(parts, others, inward):
+    """The Contact at which the fingers of a tilted hand are around a handle that stands out against `inward` (3,).
 
-    parts: {name: surface points (N, 3)}; the handle is the part whose middle stands out furthest.
+    parts: {name: surface points (N, 3)}; the handle is the part whose middle stands out furthest. others: (M, 3) of
+    what the hand should not touch.
     """
     bar = min((middle(points) for points in parts.values()), key=lambda place: place @ inward)
-    rotation = gripper_rotation(np.arctan2(inward[1], inward[0]) - np.pi / 2, _TILT)
+    yaw = np.arctan2(inward[1], inward[0]) - np.pi / 2
+    rotation = min((gripper_rotation(yaw, tilt) for tilt in _TILTS), key=lambda r: _hits(others - bar, r))
     return Contact(bar - _HOLD_BACK * rotation[:, 2], rotation, rotation[:, 2])
+
+
+def _hits(points, rotation):
+    """How many points (N, 3), from the gripper site, are in or close to the hand at a rotation (3, 3)."""
+    along, across, behind = (points @ (rotation * [1.0, 1.0, -1.0])).T
+    beside = (np.abs(along) < _HAND[0] + _MARGIN) & (np.abs(across) < _HAND[1] + _MARGIN)
+    return np.sum(beside & (behind > _PALM_BEHIND - _MARGIN) & (behind < _WRIST_BEHIND))
 
 
 def _take_handle(scene, obj, inward):
     """Bring the fingers around the handle and close them; returns whether they hold the object."""
     if scene.is_grasped(obj):
         return True
-    contact = plan_handle(scene.geoms(obj), inward)
+    contact = plan_handle(scene.geoms(obj), scene.other_points(obj), inward)
     approach = Approach.to(scene, contact, _STANDOFF)
     for _ in range(_REACH_STEPS):
         position, rotation = scene.position, scene.rotation
@@ -99,7 +108,9 @@ def _place(scene, obj, box, inward, side, low, high):
     under = np.all(np.abs(box - centre)[:, :2] < (high - low)[:2] / 4, axis=1) & (box[:, 2] < centre[2])
     floor = box[under, 2].max()
     front = (box @ inward).min()
-    depth = front - _MARGIN + _PALM_BEHIND + (origin - position) @ inward
+    pointing, aside = scene.rotation[:, 2] @ inward, abs(scene.rotation[:, 1] @ inward)
+    foremost = position @ inward - _PALM_BEHIND * pointing + _HAND[1] * aside  # of the palm
+    depth = front - _MARGIN + origin @ inward - foremost
     bottom, top = floor + _HOVER, floor + np.ptp(points[:, 2])
     furthest = depth + ((points - origin) @ inward).max() + _MARGIN
     walls = box[(box[:, 2] > bottom) & (box[:, 2] < top) & (box @ inward < furthest)] @ side
@@ -108,7 +119,7 @@ def _place(scene, obj, box, inward, side, low, high):
     half = np.abs((points - origin) @ side).max()
 
     def cost(place):
-        room = min(np.abs(walls - place).min() - half, np.abs(others - place).min(initial=np.inf) - _HAND_ASIDE)
+        room = min(np.abs(walls - place).min() - half, np.abs(others - place).min(initial=np.inf) - _HAND[0])
         return 10.0 * max(0.0, _ROOM - room) + abs(place - origin @ side)
 
     across = min(np.arange(*np.sort([low @ side, high @ side]), 0.005), key=cost)
