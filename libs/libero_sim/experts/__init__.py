@@ -24,7 +24,7 @@ from libs.libero_sim.experts.pick_and_place import place_in, place_inside, place
 from libs.libero_sim.experts.push import push_onto
 from libs.libero_sim.experts.rack import lay_on
 from libs.libero_sim.experts.scene import Scene
-from libs.libero_sim.experts.skill import Skill, next_goal, order_goals
+from libs.libero_sim.experts.skill import Skill, low_first, next_goal, order_goals
 from libs.libero_sim.suites import get_task, num_tasks
 
 _DRAWERS = [
@@ -87,13 +87,14 @@ def expert_actions(env, rng):
     rng: np.random.Generator for experts that vary what they do; the present ones do not.
     BadInput, listing what exists, for a task without an expert.
     """
-    return _solve(Scene(env), _ordered_goals(env.task))
+    scene = Scene(env)
+    return _solve(scene, _ordered_goals(env.task, scene))
 
 
 def first_reach(env):
     """World points (N, 3) of what the expert of env.task goes to first in the present state."""
     scene = Scene(env)
-    goals = _ordered_goals(env.task)
+    goals = _ordered_goals(env.task, scene)
     goal = next_goal(scene, goals, skill_of) or goals[0]
     return skill_of(goal).reach(scene, *goal[1:])
 
@@ -120,7 +121,7 @@ def _act(scene, goal):
     yield from skill.act(scene, *goal[1:])
 
 
-def _ordered_goals(task):
+def _ordered_goals(task, scene):
     goals = read_goals(task.bddl_file)
     missing = _missing(goals)
     if missing:
@@ -129,7 +130,7 @@ def _ordered_goals(task):
             f"no scripted expert for the goal {' '.join(missing)!r} of task {task.name!r}; "
             f"there are experts for: {known}"
         )
-    return order_goals(goals, skill_of)
+    return order_goals(low_first(goals, skill_of, scene.height), skill_of)
 
 
 def _missing(goals):

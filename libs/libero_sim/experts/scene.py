@@ -62,6 +62,10 @@ class Scene:
         sim = self._env.sim
         return body_points(sim.model, sim.data, self._env.obj_body_id[name])
 
+    def height(self, name):
+        """How high an object is as it stands or lies now, in metres, to the centimetre."""
+        return round(float(np.ptp(self.points(name)[:, 2])), 2)
+
     def geoms(self, name):
         """The same by parts: {name of a collision geom: its surface points (N, 3)}."""
         sim = self._env.sim

@@ -17,6 +17,7 @@ into `needs`, what it makes untrue into `undoes`; the order of a task's goals fo
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -64,6 +65,14 @@ def order_goals(goals, skill_of):
         ordered.append(goal)
         left.remove(goal)
     return ordered
+
+
+def low_first(goals, skill_of, height_of):
+    """The goals with low objects before tall ones where several in a row are carried: what is tall stands in the way of
+    the hand. height_of(name of an object) -> metres; equals keep their order."""
+    rows = groupby(goals, key=lambda goal: skill_of(goal).carries)
+    rows = [sorted(row, key=lambda goal: height_of(goal[1])) if carried else row for carried, row in rows]
+    return [goal for row in rows for goal in row]
 
 
 def next_goal(scene, goals, skill_of):
