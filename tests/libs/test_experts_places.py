@@ -14,6 +14,7 @@ from libs.libero_sim.experts.grasp import FINGER_BELOW, plan_grasp, stretch
 from libs.libero_sim.experts.insert import turn_along
 from libs.libero_sim.experts.places import emptiest, side_by_side, within_reach
 from libs.libero_sim.experts.rack import lengthwise, slope_place
+from libs.libero_sim.experts.skill import Skill, low_first
 
 X, Y, UP = np.eye(3)
 NOTHING = np.zeros((0, 3))
@@ -132,6 +133,18 @@ def test_a_handle_is_taken_from_outside_between_the_fingers_with_the_hand_leanin
     assert pointing @ (turn @ Y) > 0.5 and pointing[2] < 0.0
     behind = box((0.03, 0.03, 0.05), (-0.07, -0.2, 0.0)) @ turn.T
     assert plan_handle(parts, behind, turn @ Y).rotation[2, 2] < pointing[2], "steeper, over what stands behind it"
+
+
+def test_low_objects_are_put_down_before_tall_ones_where_nothing_else_is_between():
+    heights = {"pot": 0.15, "mug": 0.1, "bar": 0.03, "cup": 0.1}
+    skills = {"on": Skill(act=None), "close": Skill(act=None, carries=False)}
+
+    def order(*goals):
+        return [goal[1] for goal in low_first(goals, lambda goal: skills[goal[0]], heights.get)]
+
+    assert order(("on", "mug"), ("on", "bar"), ("on", "cup")) == ["bar", "mug", "cup"]
+    assert order(("close", "door"), ("on", "pot"), ("on", "mug")) == ["door", "mug", "pot"]
+    assert order(("on", "pot"), ("close", "door"), ("on", "mug")) == ["pot", "door", "mug"]
 
 
 @pytest.mark.sim

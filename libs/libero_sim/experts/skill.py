@@ -70,9 +70,10 @@ def order_goals(goals, skill_of):
 def low_first(goals, skill_of, height_of):
     """The goals with low objects before tall ones where several in a row are carried: what is tall stands in the way of
     the hand. height_of(name of an object) -> metres; equals keep their order."""
-    rows = groupby(goals, key=lambda goal: skill_of(goal).carries)
-    rows = [sorted(row, key=lambda goal: height_of(goal[1])) if carried else row for carried, row in rows]
-    return [goal for row in rows for goal in row]
+    ordered = []
+    for carried, row in groupby(goals, key=lambda goal: skill_of(goal).carries):
+        ordered += sorted(row, key=lambda goal: height_of(goal[1])) if carried else row
+    return ordered
 
 
 def next_goal(scene, goals, skill_of):
