@@ -72,6 +72,7 @@ def low_first(goals, skill_of, height_of):
     the hand. height_of(name of an object) -> metres; equals keep their order."""
     ordered = []
     for carried, row in groupby(goals, key=lambda goal: skill_of(goal).carries):
+        row = list(row)
         ordered += sorted(row, key=lambda goal: height_of(goal[1])) if carried else row
     return ordered
 
