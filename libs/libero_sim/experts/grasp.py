@@ -163,6 +163,7 @@ def _grasps_on_rim(points, yaw, up):
     height = points @ up
     rim = points[height > height.max() - _RIM_BAND]
     centre = middle(rim)
+    centre += (height.max() - centre @ up) * up
     outwards = rim - centre
     distance = np.linalg.norm(outwards - np.outer(outwards @ up, up), axis=1)
     if distance.min() < _HOLLOW * distance.max():
