@@ -59,6 +59,7 @@ class LiberoEnv(RobosuiteEnv):
         Raises RuntimeError if no placement without overlaps is found.
         """
         self._enable(VIEWS)  # with its cameras off, a reset would shift the moment pictures are taken
+        self._put_fixtures_back()
         with numpy_seed(seed):
             raw = retry_placement(self.robosuite_env.reset)
         self._gripper.current_action = np.zeros(self._gripper.dof)  # a soft reset forgets this one
@@ -131,6 +132,15 @@ class LiberoEnv(RobosuiteEnv):
         if self._env is not None:
             self._env.close()
             self._env = self.robosuite_env = None
+
+    def _put_fixtures_back(self) -> None:
+        """Fixtures to where the model was built with them: LIBERO places what stands on or in one (a bowl in a
+        drawer) relative to where its regions are at the beginning of a reset, as if that were always so."""
+        model = self.robosuite_env.sim.model
+        for fixture in self.robosuite_env.fixtures_dict.values():
+            if fixture.root_body in model.body_names:
+                body = model.body_name2id(fixture.root_body)
+                model.body_pos[body], model.body_quat[body] = (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)
 
     def _enable(self, views: Sequence[str]) -> None:
         """Switch cameras on or off for the next step, without Observable.set_enabled, which would restart the

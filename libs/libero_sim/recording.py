@@ -11,9 +11,8 @@ from libs.demo_hdf5 import Demo, DemoWriter
 from libs.demo_hdf5.schema import TAG
 from libs.libero_sim.base import RobosuiteEnv
 from libs.libero_sim.env import ACTION_DIM, VIEWS, LiberoEnv
-from libs.libero_sim.experts import expert_actions
+from libs.libero_sim.experts import expert_actions, first_reach
 from libs.libero_sim.experts.geometry import middle
-from libs.libero_sim.experts.goals import read_goals
 from libs.libero_sim.experts.grasp import FINGER_BELOW
 from libs.libero_sim.experts.motion import OPEN, Funnel, steer
 from libs.libero_sim.experts.scene import Scene
@@ -22,7 +21,8 @@ _START_YAW = 0.25  # radians: largest turn of a varied start
 _CLEARANCE = 0.03  # metres kept between the fingertips and everything below them
 _NEAR_SIDEWAYS, _NEAR_ABOVE = 0.03, 0.10  # metres around and above the object for starts near it
 _MOVE_STEPS = 80
-_LATE_STEPS = (5, 75)  # steps that a late start lets pass; a run has about 80 (LIBERO) or 65 (stacking)
+_LATE_STEPS = (5, 75)  # steps that a late start lets pass; a run of stacking has about 65
+_LATE_FRACTION = 0.27  # of a task's step limit, likewise: 75 of libero_object's 280, where a run has about 80
 _PUSH_CHANCE, _PUSH, _PUSH_STEPS = 0.15, 0.8, (3, 10)  # per step; largest action; steps
 
 
@@ -66,7 +66,7 @@ def record_expert(
     env.settle(num_settle_steps, views=())
     start_gripper = OPEN
     if rng.random() < start.late:
-        start_gripper = start_late(env, expert_actions(env, rng), rng)
+        start_gripper = start_late(env, expert_actions(env, rng), rng, round(_LATE_FRACTION * env.task.max_steps))
         if start_gripper is None:  # the pushed run succeeded too early
             env.reset(seed)
             env.settle(num_settle_steps, views=())
@@ -148,7 +148,7 @@ def _vary_start(env: LiberoEnv, rng: np.random.Generator, start: StartVariation)
     everything = scene.other_points()
     travel_z = everything[:, 2].max() + FINGER_BELOW + _CLEARANCE
     if near:
-        goal = _above_object(scene, read_goals(env.task.bddl_file)[0][1], rng)
+        goal = _above(first_reach(env), everything, rng)
     else:
         goal = scene.position + rng.uniform(-start.noise, start.noise, size=3)
         goal[2] = max(goal[2], travel_z)
@@ -160,13 +160,15 @@ def _vary_start(env: LiberoEnv, rng: np.random.Generator, start: StartVariation)
         env.step(steer(scene.position, scene.yaw, funnel.target(scene.position), yaw, OPEN))
 
 
-def start_late(env: RobosuiteEnv, actions: Iterable[np.ndarray], rng: np.random.Generator) -> float | None:
-    """Let the expert's `actions` run for a random while, pushed off their way in bursts.
+def start_late(
+    env: RobosuiteEnv, actions: Iterable[np.ndarray], rng: np.random.Generator, latest: int = _LATE_STEPS[1]
+) -> float | None:
+    """Let the expert's `actions` run for a random while of less than `latest` steps, pushed off their way in bursts.
 
     Returns the gripper's last command, None if the task was solved.
     """
     push, steps_left, finger = np.zeros(ACTION_DIM), 0, OPEN
-    for _, action in zip(range(rng.integers(*_LATE_STEPS)), actions, strict=False):
+    for _, action in zip(range(rng.integers(_LATE_STEPS[0], latest)), actions, strict=False):
         if steps_left == 0 and rng.random() < _PUSH_CHANCE:
             push[:3] = rng.uniform(-_PUSH, _PUSH, size=3)
             push[5] = rng.uniform(-_PUSH, _PUSH) / 2
@@ -179,12 +181,10 @@ def start_late(env: RobosuiteEnv, actions: Iterable[np.ndarray], rng: np.random.
     return float(finger)
 
 
-def _above_object(scene: Scene, name: str, rng: np.random.Generator) -> np.ndarray:
-    """A random place (3,) above an object, clear of everything within the reach of the hand."""
-    points = scene.points(name)
+def _above(points: np.ndarray, everything: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random place (3,) above some points (N, 3), clear of everything within the reach of the hand."""
     sideways = rng.uniform(-_NEAR_SIDEWAYS, _NEAR_SIDEWAYS, size=2)
     place = middle(points[:, :2]) + sideways
-    everything = scene.other_points()
     below = everything[np.linalg.norm(everything[:, :2] - place, axis=1) < 0.13]
     floor = max(points[:, 2].max(), below[:, 2].max(initial=-np.inf))
     return np.array([*place, floor + FINGER_BELOW + _CLEARANCE + rng.uniform(0.0, _NEAR_ABOVE)])

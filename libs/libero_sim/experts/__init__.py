@@ -7,26 +7,56 @@ An expert is a generator of actions; the caller steps the env after each:
         if success:
             break
 
-Experts are registered by what they bring about: the goal predicate and the kind of its last argument.
+It strings skills together. Skills are registered in EXPERTS by what they bring about: the goal predicate and the
+kind of its last argument; skill.py says how to add one and how their order is found.
 """
 
 import re
 
 from libs.errors import BadInput
+from libs.libero_sim.experts.approach import withdraw
+from libs.libero_sim.experts.articulated import close_part, open_part, part_points, turn_on
+from libs.libero_sim.experts.cavity import put_through_door
 from libs.libero_sim.experts.goals import read_goals
-from libs.libero_sim.experts.pick_and_place import place_in
+from libs.libero_sim.experts.insert import insert
+from libs.libero_sim.experts.motion import OPEN, hold
+from libs.libero_sim.experts.pick_and_place import place_in, place_inside, place_on
+from libs.libero_sim.experts.push import push_onto
+from libs.libero_sim.experts.rack import lay_on
 from libs.libero_sim.experts.scene import Scene
+from libs.libero_sim.experts.skill import Skill, low_first, next_goal, order_goals
 from libs.libero_sim.suites import get_task, num_tasks
 
-# (predicate, kind of target) -> generator function (scene, *arguments of the predicate)
+_DRAWERS = [
+    f"{name}_{level}_region" for name in ("wooden_cabinet", "white_cabinet") for level in ("top", "middle", "bottom")
+]
+_OPEN = Skill(open_part, part_points, carries=False)
+_STORE = Skill(place_inside, needs=lambda obj, drawer: (("open", drawer),))
+_CLOSE = Skill(close_part, part_points, carries=False, undoes=lambda name: (("open", name),))
+
+# (predicate, kind of its last argument) -> Skill; a number in the argument's name does not count
 EXPERTS = {
-    ("in", "basket_contain_region"): place_in,
+    ("in", "basket_contain_region"): Skill(place_in),
+    ("on", "plate"): Skill(place_on),
+    ("on", "akita_black_bowl"): Skill(place_on),
+    ("on", "flat_stove_cook_region"): Skill(place_on),
+    ("on", "wooden_cabinet_top_side"): Skill(place_on),
+    ("on", "living_room_table_plate_right_region"): Skill(place_on),
+    ("on", "main_table_stove_front_region"): Skill(push_onto, carries=False),
+    ("on", "wine_rack_top_region"): Skill(lay_on),
+    ("in", "desk_caddy_back_contain_region"): Skill(insert),
+    ("turnon", "flat_stove"): Skill(turn_on, part_points, carries=False),
+    ("in", "microwave_heating_region"): Skill(put_through_door),
+    ("close", "microwave"): _CLOSE,
+    **{("open", drawer): _OPEN for drawer in _DRAWERS},
+    **{("in", drawer): _STORE for drawer in _DRAWERS},
+    **{("close", drawer): _CLOSE for drawer in _DRAWERS},
 }
 
 
 def has_expert(task):
-    """Whether every goal of a LiberoTask has an expert."""
-    return all(_key(goal) in EXPERTS for goal in read_goals(task.bddl_file))
+    """Whether every goal of a LiberoTask, and what it needs, has an expert."""
+    return _missing(read_goals(task.bddl_file)) is None
 
 
 def expert_tasks(suite, task_ids):
@@ -57,20 +87,61 @@ def expert_actions(env, rng):
     rng: np.random.Generator for experts that vary what they do; the present ones do not.
     BadInput, listing what exists, for a task without an expert.
     """
-    goals = read_goals(env.task.bddl_file)
-    for goal in goals:
-        if _key(goal) not in EXPERTS:
-            known = ", ".join(" ".join(key) for key in EXPERTS)
-            raise BadInput(
-                f"no scripted expert for the goal {' '.join(goal)!r} of task {env.task.name!r}; "
-                f"there are experts for: {known}"
-            )
-    return _solve(Scene(env), goals)
+    scene = Scene(env)
+    return _solve(scene, _ordered_goals(env.task, scene))
+
+
+def first_reach(env):
+    """World points (N, 3) of what the expert of env.task goes to first in the present state."""
+    scene = Scene(env)
+    goals = _ordered_goals(env.task, scene)
+    goal = next_goal(scene, goals, skill_of) or goals[0]
+    return skill_of(goal).reach(scene, *goal[1:])
+
+
+def skill_of(goal):
+    """The Skill that brings about a goal; KeyError if there is none."""
+    return EXPERTS[_key(goal)]
 
 
 def _solve(scene, goals):
+    while goal := next_goal(scene, goals, skill_of):
+        action = None
+        for action in _act(scene, goal):
+            yield action
+        if action is None:  # nothing to do but to wait: what was let go still falls
+            yield hold(OPEN)
+
+
+def _act(scene, goal):
+    """What a skill does; a hand that is still around a handle backs out before it picks something up."""
+    skill = skill_of(goal)
+    if skill.carries and not scene.is_grasped(goal[1]):
+        yield from withdraw(scene, goal[1])
+    yield from skill.act(scene, *goal[1:])
+
+
+def _ordered_goals(task, scene):
+    goals = read_goals(task.bddl_file)
+    missing = _missing(goals)
+    if missing:
+        known = ", ".join(" ".join(key) for key in EXPERTS)
+        raise BadInput(
+            f"no scripted expert for the goal {' '.join(missing)!r} of task {task.name!r}; "
+            f"there are experts for: {known}"
+        )
+    return order_goals(low_first(goals, skill_of, scene.height), skill_of)
+
+
+def _missing(goals):
+    """The first goal without a skill among these and what they need, or None."""
     for goal in goals:
-        yield from EXPERTS[_key(goal)](scene, *goal[1:])
+        if _key(goal) not in EXPERTS:
+            return goal
+        missing = _missing(skill_of(goal).needs(*goal[1:]))
+        if missing:
+            return missing
+    return None
 
 
 def _key(goal):

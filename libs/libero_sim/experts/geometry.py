@@ -4,6 +4,8 @@ Everything here works on plain arrays; only `body_points` reads a MuJoCo model, 
 module imports neither mujoco nor libero.
 """
 
+import functools
+
 import numpy as np
 
 # MuJoCo's geom types (mjtGeom), spelled out so that the module needs no mujoco.
@@ -15,9 +17,14 @@ def box_surface(half_size, per_edge=7):
 
     half_size: (3,) metres; per_edge: points along every edge. Returns (N, 3).
     """
+    return _unit_box(per_edge) * np.asarray(half_size, float)
+
+
+@functools.cache
+def _unit_box(per_edge):
     line = np.linspace(-1.0, 1.0, per_edge)
     grid = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
-    return grid[np.abs(grid).max(axis=1) == 1.0] * np.asarray(half_size, float)
+    return grid[np.abs(grid).max(axis=1) == 1.0]
 
 
 def cylinder_surface(radius, half_height, around=24, rings=5):
@@ -54,27 +61,30 @@ def body_points(model, data, body_id):
 
     A body without collision geoms gives no points.
     """
-    parts = []
-    for geom in range(model.ngeom):
-        if model.geom_contype[geom] == 0 and model.geom_conaffinity[geom] == 0:
-            continue
-        if not _is_below(model, model.geom_bodyid[geom], body_id):
-            continue
+    return np.concatenate([np.zeros((0, 3)), *part_points(model, data, body_id).values()])
+
+
+def part_points(model, data, body_id):
+    """As `body_points`, but {geom number: points (N, 3)}."""
+    parts = {}
+    collides = (np.asarray(model.geom_contype) != 0) | (np.asarray(model.geom_conaffinity) != 0)
+    for geom in np.flatnonzero(collides & _below(model, body_id)[model.geom_bodyid]):
         vertices = None
         if model.geom_type[geom] == _MESH:
             mesh = model.geom_dataid[geom]
             start = model.mesh_vertadr[mesh]
             vertices = model.mesh_vert[start : start + model.mesh_vertnum[mesh]]
         local = geom_points(model.geom_type[geom], model.geom_size[geom], vertices)
-        parts.append(local @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom])
-    return np.concatenate(parts) if parts else np.zeros((0, 3))
+        parts[geom] = local @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
+    return parts
 
 
-def _is_below(model, body, ancestor):
-    """Whether `body` is `ancestor` or hangs on it."""
-    while body != ancestor and body != 0:
-        body = model.body_parentid[body]
-    return body == ancestor
+def _below(model, ancestor):
+    """Which bodies are `ancestor` or hang on it, (number of bodies,) bool."""
+    below = np.zeros(model.nbody, bool)
+    for body, parent in enumerate(model.body_parentid):  # parents come first
+        below[body] = body == ancestor or (body != 0 and below[parent])
+    return below
 
 
 def horizontal_axis(angle):
@@ -111,9 +121,108 @@ def extent_along(points, angle):
     return along.min(), along.max()
 
 
+def highest_near(points, start, end, radius):
+    """Height of the highest of points (N, 3) within `radius`, seen from above, of the way from start to end (3,).
+
+    -inf where nothing stands.
+    """
+    distance = distance_from_segment(points[:, :2], start[:2], end[:2])
+    return points[distance < radius, 2].max(initial=-np.inf)
+
+
+def free_place(points, low, high, others, margin=0.015, floor=0.015):
+    """Where on the floor of a region (low (3,), high (3,)) an object (N, 3) has most room: a place (3,).
+
+    others: (M, 3) of what it should not touch; `floor`: what is lower than that over `low` is the floor itself. What
+    is beside the standing object counts more than what is higher, which it only passes on its way down. Room beyond
+    `margin` does not count; of equal places the one closest to the middle of the region is taken.
+    """
+    centre = middle(points[:, :2])
+    radius = np.linalg.norm(points[:, :2] - centre, axis=1).max()
+    others = others[others[:, 2] > low[2] + floor]
+    higher = others[:, 2] > low[2] + np.ptp(points[:, 2])
+    best, least = None, np.inf
+    for x in np.arange(low[0] + 0.01, high[0], 0.01):
+        for y in np.arange(low[1] + 0.01, high[1], 0.01):
+            distance = np.linalg.norm(others[:, :2] - (x, y), axis=1) - radius
+            beside, above = distance[~higher].min(initial=margin), distance[higher].min(initial=margin)
+            off = np.hypot(*(middle(np.stack([low, high]))[:2] - (x, y)))
+            cost = 30.0 * max(0.0, margin / 3 - beside) + 5.0 * max(0.0, margin - above) + off
+            if cost < least:
+                best, least = np.array([x, y, low[2]]), cost
+    return best
+
+
+def way_out(points, others, margin=0.015, furthest=0.2):
+    """The shortest way (3,) from under what hangs over an object, so that it can be lifted; zeros where nothing does.
+
+    points: (N, 3) surface of the object; others: (M, 3) of what it may meet. Sideways by at most `furthest` metres
+    and up or down to twice the `margin` below what is over it. Zeros, too, where no way leads out.
+    """
+    centre, top = middle(points[:, :2]), points[:, 2].max()
+    radius = np.linalg.norm(points[:, :2] - centre, axis=1).max()
+    above = others[others[:, 2] > top]
+    hanging = above[np.linalg.norm(above[:, :2] - centre, axis=1) < radius]
+    if not len(hanging):
+        return np.zeros(3)
+    near = above[np.linalg.norm(above[:, :2] - centre, axis=1) < radius + margin + furthest]
+    up = np.clip(hanging[:, 2].min() - top - 2 * margin, -margin, margin)
+    for distance in np.arange(0.01, furthest, 0.01):
+        for angle in np.linspace(0.0, 2 * np.pi, 16, endpoint=False):
+            place = centre + distance * horizontal_axis(angle)
+            if np.all(np.linalg.norm(near[:, :2] - place, axis=1) > radius + margin):
+                return np.array([*(distance * horizontal_axis(angle)), up])
+    return np.zeros(3)
+
+
 def long_axis(points):
     """(angle, length) in radians and metres of the direction in which points (N, >=2) spread furthest."""
     angles = np.linspace(-np.pi / 2, np.pi / 2, 37)[1:]
     lengths = [np.diff(extent_along(points, angle))[0] for angle in angles]
     best = int(np.argmax(lengths))
     return angles[best], lengths[best]
+
+
+def gripper_rotation(yaw, tilt=0.0):
+    """Rotation matrix (3, 3) of the gripper site: its columns are finger axis, third axis and pointing direction.
+
+    yaw: of the finger axis from world x; tilt: radians by which the pointing direction, downwards at 0, is turned
+    about the finger axis; +pi/2 points along yaw + 90 degrees.
+    """
+    finger = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+    pointing = np.array([-np.sin(tilt) * np.sin(yaw), np.sin(tilt) * np.cos(yaw), -np.cos(tilt)])
+    return np.stack([finger, np.cross(pointing, finger), pointing], axis=1)
+
+
+def rotation_vector(matrix):
+    """Axis times angle (3,), in radians, of a rotation matrix (3, 3)."""
+    twist = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]) / 2
+    sine, cosine = np.linalg.norm(twist), (np.trace(matrix) - 1) / 2
+    if sine < 1e-6 and cosine < 0:  # half a turn: the axis is the column that does not vanish
+        axis = (matrix + np.eye(3))[:, np.argmax(np.diag(matrix))]
+        return np.pi * axis / np.linalg.norm(axis)
+    return twist * (np.arctan2(sine, cosine) / max(sine, 1e-9))
+
+
+def distance_from_segment(points, start, end):
+    """Distances (N,) of points (N, D) from the straight line between two points (D,).
+
+    start and end may be arrays (..., 1, D) of many lines; the distances are (..., N) then.
+    """
+    way = end - start
+    share = ((points - start) * way).sum(-1) / np.maximum((way * way).sum(-1), 1e-12)
+    return np.linalg.norm(points - start - np.clip(share, 0.0, 1.0)[..., None] * way, axis=-1)
+
+
+def turned_upright(rotation, share):
+    """An orientation (3, 3) of the gripper site, turned by a share (0 to 1) of what lets it point straight down."""
+    pointing = rotation[:, 2]
+    axis = np.cross(pointing, [0.0, 0.0, -1.0])
+    angle = np.arctan2(np.linalg.norm(axis), -pointing[2])
+    return axis_rotation(axis / max(np.linalg.norm(axis), 1e-9), share * angle) @ rotation
+
+
+def axis_rotation(axis, angle):
+    """Rotation matrix (3, 3) about a unit vector (3,) by `angle` radians."""
+    cross = np.array([[0.0, -axis[2], axis[1]], [axis[2], 0.0, -axis[0]], [-axis[1], axis[0], 0.0]])
+    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross

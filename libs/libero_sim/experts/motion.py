@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import wrap_axis
+from libs.libero_sim.experts.geometry import rotation_vector, wrap_axis
 
 OPEN, CLOSE = -1.0, 1.0
 _GAIN = 18.0  # action per metre of error; 20 would be critically damped in LIBERO's controller
@@ -46,18 +46,42 @@ class Funnel:
 
 
 def steer(position, yaw, target, target_yaw, finger, speed=1.0):
-    """One action (7,) towards a target.
+    """One action (7,) towards a target, with the gripper pointing where it points.
 
     position, target: (3,) metres; yaw, target_yaw: radians (target_yaw None: do not turn); finger: OPEN or
     CLOSE; speed: largest position component, at most 1.
     """
-    move = _GAIN * (target - position)
-    move *= min(1.0, speed / max(np.abs(move).max(), 1e-9))
     turn = 0.0 if target_yaw is None else wrap_axis(target_yaw - yaw)
-    if abs(turn) < _TURN_DEADBAND:
-        turn = 0.0
-    turn = np.clip(_TURN_GAIN * turn, -_TURN_LIMIT, _TURN_LIMIT)
-    return np.array([*move, 0.0, 0.0, turn, finger])
+    return np.array([*_move(position, target, speed), *_turn(np.array([0.0, 0.0, turn])), finger])
+
+
+def steer_pose(position, rotation, target, target_rotation, finger, speed=1.0, either_way=True):
+    """One action (7,) towards a target and an orientation, tilted ones included.
+
+    rotation, target_rotation: (3, 3), see `gripper_rotation`; the gripper turned by 180 degrees about its pointing
+    direction is as good, so the nearer of the two is taken, unless either_way is False. The rest as `steer`.
+    """
+    turn = turn_between(rotation, target_rotation) if either_way else rotation_vector(target_rotation @ rotation.T)
+    return np.array([*_move(position, target, speed), *_turn(turn), finger])
+
+
+def turn_between(rotation, target_rotation):
+    """The smallest turn (3,), axis times radians, from one orientation (3, 3) to another or its mirror image."""
+    turns = [rotation_vector(target_rotation * sign @ rotation.T) for sign in (np.ones(3), np.array([-1, -1, 1]))]
+    return min(turns, key=np.linalg.norm)
+
+
+def _move(position, target, speed):
+    move = _GAIN * (target - position)
+    return move * min(1.0, speed / max(np.abs(move).max(), 1e-9))
+
+
+def _turn(turn):
+    """The rotation part (3,) of an action that takes away an error of orientation."""
+    if np.linalg.norm(turn) < _TURN_DEADBAND:
+        return np.zeros(3)
+    action = _TURN_GAIN * turn
+    return action * min(1.0, _TURN_LIMIT / np.abs(action).max())
 
 
 def hold(finger):

@@ -1,105 +1,173 @@
-"""Pick up an object and drop it into an open container.
+"""Pick up an object and put it into a container or onto a support.
 
-Above the object, straight down, close, up, over the container, a little down, open. Which part comes next
-follows from the state alone (is the object between the fingers? where is the gripper?), so the expert may be
-started, or started anew, anywhere.
+Above the object, straight down, close, up, over the place, down, open. Which part comes next follows from the
+state alone (is the object between the fingers? where is the gripper?), so a skill may be started, or started
+anew, anywhere. `pick_up`, `carry` and `release` are the parts for other skills.
 """
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import in_axes, middle
-from libs.libero_sim.experts.grasp import FINGER_BELOW, plan_grasp
-from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer
+from libs.libero_sim.experts.geometry import free_place, gripper_rotation, highest_near, in_axes, middle, way_out
+from libs.libero_sim.experts.grasp import FINGER_BELOW, lowest_height, plan_grasp
+from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer, steer_pose, turn_between
+from libs.libero_sim.experts.places import place_on_support
 
 _CLEARANCE = 0.02  # metres between what moves and what it passes over
+_HAND_HEIGHT = 0.12  # metres over the gripper site that the hand needs, too
+_HAND_RADIUS = 0.13  # metres around the gripper site that must be free on the way
 _GRASP_TOLERANCE = np.array([0.006, 0.011, 0.012])  # metres along the finger axis, across it, upwards
+_OVERLAP_TOLERANCE = 0.3  # of how far the fingertips reach below the top of an object: flat ones want more care
+_TURN_TOLERANCE = 0.12  # radians
+_WAIT_ABOVE, _WAIT_PER_TURN = 0.06, 0.3  # metres over the grasp, at most and per radian still to turn
 _SLOW_ZONE, _SLOW_SPEED = 0.03, 0.6  # metres over the grasp; fraction of full speed
-_CLOSE_STEPS = 10  # at most; normally both pads touch after 4 to 7
+_CLOSE_STEPS = 16  # at most; normally both fingers touch after 4 to 7, at a thin rim after 11
 _SQUEEZE_STEPS = 1  # after the pads touch
 _MOVED = 0.01  # metres an object may be pushed before the grasp is planned anew
 _LOST_STEPS = 4  # consecutive steps without touch before the object counts as lost
-_RELEASE_TOLERANCE = np.array([0.015, 0.015, 0.02])
+_PLACE_TOLERANCE, _HEIGHT_TOLERANCE = 0.015, 0.01  # metres, seen from above and in height
+_DROP = 0.02  # metres over the floor of a container where an object is let go
+_LOWERING_SPEED = 0.35  # fraction of full speed close to the support
 _OPEN_STEPS = 15  # opening takes 8, falling about 5
+_OPENED, _LEAVING_SPEED = 0.07, 0.7  # metres between the pads of an open hand; fraction of full speed upwards
 _HANGING_STEPS, _HANGING_SPEED = 25, 0.4  # steps and fraction of full speed to go down with what did not fall
-_REACH_STEPS, _CARRY_STEPS = 100, 120  # limits; normal motions take a third of it
+_REACH_STEPS, _CARRY_STEPS = 100, 160  # limits; normal motions take a third of it
 
 
 def place_in(scene, obj, region):
-    """Yield actions (7,) that bring `obj` into `region`, a container's region by its BDDL name.
-
-    Tries again when the object slips or is missed, and ends only when the object is let go in the region:
-    step limits are the caller's.
-    """
-    while not _inside(scene, obj, region):
-        if not scene.is_grasped(obj):
-            yield from _grasp(scene, obj)
-        if scene.is_grasped(obj) and (yield from _carry(scene, obj, region)):
-            yield from _release(scene, obj, region)
-
-
-def _inside(scene, obj, region):
+    """Yield actions (7,) that drop `obj` into `region`, an open container's region by its BDDL name."""
     low, high = scene.region(region)
-    position = scene.body_position(obj)
-    return bool(np.all(position > low) and np.all(position < high)) and not scene.is_grasped(obj)
+    x, y, _ = middle(np.stack([low, high]))
+    goal = ("in", obj, region)
+    if scene.holds(goal) and not scene.is_grasped(obj):
+        yield from release(scene, goal)
+        return
+    if not (yield from pick_up(scene, obj, place=np.array([x, y, high[2]]))):
+        return
+    if scene.is_last(goal):
+        # Let go just above the height at which LIBERO would call it success in the closed hand.
+        place, point_of = np.array([x, y, high[2] + 0.01]), scene.body_position
+    else:
+        place, point_of = np.array([x, y, low[2] + _DROP]), scene.bottom
+    if (yield from carry(scene, obj, place, point_of)):
+        yield from release(scene, goal)
 
 
-def _grasp(scene, obj):
-    """Reach for the object and close the fingers on it."""
+def place_on(scene, obj, target):
+    """Yield actions (7,) that set `obj` down on `target`, an object or a region, by its BDDL name.
+
+    `place_on_support` says where; it goes down until something carries it.
+    """
+    return _set_down(scene, ("on", obj, target), place_on_support(scene, obj, target))
+
+
+def place_inside(scene, obj, region):
+    """Yield actions (7,) that set `obj` down on the floor of `region`, an open drawer's, by its BDDL name."""
+    low, high = scene.region(region)
+    place = free_place(scene.points(obj), low, high, scene.other_points(obj))
+    return _set_down(scene, ("in", obj, region), place)
+
+
+def _set_down(scene, goal, place):
+    obj = goal[1]
+    if scene.holds(goal) and not scene.is_grasped(obj):
+        yield from release(scene, goal)
+        return
+    if not (yield from pick_up(scene, obj, place=place)):
+        return
+    if (yield from carry(scene, obj, place, scene.bottom)):
+        yield from release(scene, goal)
+
+
+def pick_up(scene, obj, grasp=None, place=None):
+    """Reach for the object and close the fingers on it; returns whether they hold it.
+
+    Gives up after a while, or when the object has moved: then plan anew. grasp: a Grasp from above; without one it
+    is planned from the object's geometry and where it is to go, `place` (3,).
+    """
+    if scene.is_grasped(obj):
+        return True
     neighbours = scene.other_points(obj)
-    grasp = plan_grasp(scene.points(obj), neighbours, scene.yaw)
+    if grasp is None:
+        way = None if place is None else place - scene.bottom(obj)
+        grasp = plan_grasp(scene.points(obj), neighbours, scene.yaw, scene.up(obj), scene.base, way)
+    rotation = gripper_rotation(grasp.yaw)
+    overlap = scene.points(obj)[:, 2].max() - (grasp.position[2] - FINGER_BELOW)
+    tolerance = np.minimum(_GRASP_TOLERANCE, [np.inf, np.inf, _OVERLAP_TOLERANCE * overlap])
     start = scene.body_position(obj)
-    highest = max(neighbours[:, 2].max(), scene.points(obj)[:, 2].max())
-    funnel = Funnel(grasp.position, grasp.yaw, highest + FINGER_BELOW + _CLEARANCE, radius=0.01, slope=3.0)
+    around = np.concatenate([neighbours, scene.points(obj)])
     for _ in range(_REACH_STEPS):
         position = scene.position
-        if np.all(np.abs(in_axes(grasp.position - position, grasp.yaw)) < _GRASP_TOLERANCE):
+        off = np.abs(in_axes(grasp.position - position, grasp.yaw))
+        if np.all(off < tolerance):
             break
         if np.linalg.norm(scene.body_position(obj) - start) > _MOVED:
-            return  # the caller plans anew
+            return False
+        travel_z = highest_near(around, position, grasp.position, _HAND_RADIUS) + FINGER_BELOW + _CLEARANCE
+        turn = np.linalg.norm(turn_between(scene.rotation, rotation))
+        wait = np.array([0.0, 0.0, min(_WAIT_ABOVE, _WAIT_PER_TURN * max(0.0, turn - _TURN_TOLERANCE))])
+        funnel = Funnel(grasp.position + wait, grasp.yaw, travel_z, radius=0.01, slope=3.0)
         slow = position[2] < grasp.position[2] + _SLOW_ZONE
-        yield steer(position, scene.yaw, funnel.target(position), grasp.yaw, OPEN, _SLOW_SPEED if slow else 1.0)
+        speed = _SLOW_SPEED if slow else 1.0
+        yield steer_pose(position, scene.rotation, funnel.target(position), rotation, OPEN, speed)
     touched = 0
     for _ in range(_CLOSE_STEPS):
         if touched > _SQUEEZE_STEPS:
-            return
-        yield steer(scene.position, scene.yaw, grasp.position, grasp.yaw, CLOSE)
+            break
+        yield steer_pose(scene.position, scene.rotation, grasp.position, rotation, CLOSE)
         touched += scene.is_grasped(obj)
+    return scene.is_grasped(obj)
 
 
-def _carry(scene, obj, region):
-    """Lift the object and bring it over the region; False if it was lost on the way."""
-    low, high = scene.region(region)
-    points = scene.points(obj)
-    below = scene.position[2] - points[:, 2].min()  # how far the object hangs below the gripper site
-    centre = middle(points[:, :2]) - scene.position[:2]
-    origin_below = scene.position[2] - scene.body_position(obj)[2]
-    over = scene.other_points(obj)[:, 2].max() + below + _CLEARANCE
-    # Let go just above the height at which LIBERO would call it success in the closed hand.
-    release_z = high[2] + origin_below + 0.01
-    goal = np.array([*(middle(np.stack([low, high]))[:2] - centre), release_z])
-    funnel = Funnel(goal, None, over, radius=0.02, slope=1.0)
+def carry(scene, obj, place, point_of):
+    """Lift the held object and bring `point_of(obj)`, (3,), to `place` (3,); False if it was lost on the way.
+
+    Returns True there, or over it: where something carries the object, or the hand would touch something.
+    """
+    others = scene.other_points(obj)
     lost = 0
     for _ in range(_CARRY_STEPS):
-        position = scene.position
-        if np.all(np.abs(goal - position) < _RELEASE_TOLERANCE):
+        position, points = scene.position, scene.points(obj)
+        goal = position + place - point_of(obj)
+        goal[2] = max(goal[2], lowest_height(others, goal, scene.yaw, scene.opening))
+        near = np.linalg.norm(goal[:2] - position[:2]) < _PLACE_TOLERANCE
+        if near and (abs(goal[2] - position[2]) < _HEIGHT_TOLERANCE or scene.is_supported(obj)):
             return True
         lost = 0 if scene.is_grasped(obj) else lost + 1
         if lost > _LOST_STEPS:
             return False
-        yield steer(position, scene.yaw, funnel.target(position), None, CLOSE)
+        travel_z = travel_height(position, points, others, goal)
+        funnel = Funnel(goal, None, travel_z, radius=0.008, slope=3.0)
+        target = funnel.target(position)
+        out = way_out(points, others[others[:, 2] < travel_z + _HAND_HEIGHT])
+        if np.any(out):
+            target = position + out
+        slow = near and position[2] < goal[2] + _SLOW_ZONE
+        yield steer(position, scene.yaw, target, None, CLOSE, _LOWERING_SPEED if slow else 1.0)
     return False
 
 
-def _release(scene, obj, region):
-    """Open the fingers and wait until the object has fallen into the region.
+def travel_height(position, points, others, goal):
+    """Height of the gripper site, now at `position` (3,), at which what it holds passes over all on the way to `goal`.
 
-    A carton's thin rim sometimes hangs on a finger pad: then go down until the floor takes it off.
+    points: (N, 3) surface of the held object; others: (M, 3) of everything else.
+    """
+    below = position[2] - points[:, 2].min()  # how far the object hangs below the gripper site
+    radius = max(_HAND_RADIUS, np.linalg.norm(points[:, :2] - position[:2], axis=1).max() + _CLEARANCE)
+    return highest_near(others, position, goal, radius) + below + _CLEARANCE
+
+
+def release(scene, goal):
+    """Open the fingers, wait until the goal (predicate, object, target) holds, and take the hand off the object.
+
+    A carton's thin rim sometimes hangs on a finger pad: then go down until something takes it off.
     """
     for step in range(_OPEN_STEPS + _HANGING_STEPS):
-        if _inside(scene, obj, region):
+        holds, position = scene.holds(goal), scene.position
+        if holds and not scene.is_in_hand(goal[1]):
             return
-        if step < _OPEN_STEPS:
+        if step < _OPEN_STEPS and not (holds and scene.opening > _OPENED):
             yield hold(OPEN)
-        else:
-            position = scene.position
+        elif holds:
+            yield steer(position, scene.yaw, position + np.array([0, 0, 0.1]), None, OPEN, _LEAVING_SPEED)
+        elif scene.is_touched(goal[1]):
             yield steer(position, scene.yaw, position - np.array([0, 0, 0.1]), None, OPEN, _HANGING_SPEED)
