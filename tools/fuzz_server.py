@@ -127,7 +127,7 @@ class HonestClient:
         answer = self._ask(self._questions[number])
         latencies.append(time.monotonic() - began)
         if answer != self.right[number]:
-            raise BadInput(f"question {number} is answered differently than before")
+            raise RuntimeError(f"question {number} is answered differently than before")
 
 
 def honest_asker(url, api_key):
