@@ -7,6 +7,8 @@ REFERENCE := .venv/reference
 # Threads: the processes share the cores, more threads per process only get in each other's way.
 export OMP_NUM_THREADS = 1
 export LP_NUM_THREADS = 1
+# A model is compiled where it is used: processes that would help first import torch themselves.
+export TORCHINDUCTOR_COMPILE_THREADS = 1
 
 TASK_ID := 0
 DEMOS := data/quickstart
