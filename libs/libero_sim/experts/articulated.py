@@ -15,9 +15,9 @@ _TOUCHING = 0.02  # metres before or beyond a contact within which it is pushed
 _REACH_STEPS, _CLOSE_STEPS, _LOST_STEPS, _OPEN_STEPS = 150, 12, 4, 8
 _AT_CONTACT = 0.007  # metres from the place of a grasp
 _PULL_SPEED = 0.7  # fraction of full speed
-_SLOW_WITHIN, _SLOW_SPEED = 0.015, 0.25  # metres before the end of a pull; fraction of full speed
+_SLOW_WITHIN, _SLOW_SPEED = 0.03, 0.15  # metres before the end of a pull; fraction of full speed
 _TWIST = 0.25  # radians by which the goal of a twist leads
-_BEYOND = 0.1  # of the range of positions that count: what is opened far stands in the way
+_BEYOND = 0.07  # of the range of positions that count: what is opened far stands in the way
 _OPPOSITE = {"open": "close", "close": "open", "turnon": "turnoff"}
 
 

@@ -27,7 +27,7 @@ _RIM_BAND = 0.006  # metres below the top that count as the rim
 _HOLLOW = 0.6  # a rim has nothing within this fraction of its radius
 _RIM_COST = 5.0  # as much as an object that is 5 mm too wide for the fingers
 _RIM_SKEWS = np.deg2rad([0.0, 15.0, -15.0, 30.0, -30.0, 37.5, -37.5])  # of the fingers from straight across a rim
-_RIM_SKEW_COST = 4.0  # per radian
+_RIM_SKEW_COST = 8.0  # per radian
 _KNOB_COST = 3.0
 _DROP_COST = 20.0  # per metre that the object will fall because the hand cannot go lower, in radians of turning
 _SKEW_COST = 30.0  # per metre wider than the object is at its narrowest, in radians of turning
@@ -169,7 +169,7 @@ def _grasps_on_rim(points, yaw, up):
     if distance.min() < _HOLLOW * distance.max():
         return
     radius = (distance.min() + distance.max()) / 2
-    for angle in np.deg2rad(np.arange(0.0, 360.0, 15.0)):
+    for angle in np.deg2rad(np.arange(0.0, 360.0, 7.5)):
         direction = np.array([*horizontal_axis(angle), 0.0])
         direction -= (direction @ up) * up
         top = centre + radius * direction / np.linalg.norm(direction)
