@@ -18,6 +18,7 @@ from libs.libero_sim.rendering import apply_render_setting, get_render_setting
 from libs.libero_sim.suites import LiberoTask
 
 VIEWS = ("agentview", "eye_in_hand")
+MAX_OVERLAP = 0.002  # metres that objects may stand in each other after a random placement
 CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}  # view -> camera name in the model
 
 __all__ = ["ACTION_DIM", "SETTLE_ACTION", "VIEWS", "LiberoEnv"]
@@ -56,12 +57,12 @@ class LiberoEnv(RobosuiteEnv):
 
         seed: of the fixtures and, without `init_state`, of the random placement of the objects.
         init_state: (1 + nq + nv,) one of `init_states(task)`; BadInput if its size does not fit.
-        Raises RuntimeError if no placement without overlaps is found.
+        A placement in which objects stand in each other (they would be flung apart) is drawn again; RuntimeError if
+        none without overlaps is found.
         """
         self._enable(VIEWS)  # with its cameras off, a reset would shift the moment pictures are taken
-        self._put_fixtures_back()
         with numpy_seed(seed):
-            raw = retry_placement(self.robosuite_env.reset)
+            raw = retry_placement(lambda: self._place(check=init_state is None))
         self._gripper.current_action = np.zeros(self._gripper.dof)  # a soft reset forgets this one
         if init_state is not None:
             raw = self._env.set_init_state(self._checked_state(init_state))
@@ -132,6 +133,28 @@ class LiberoEnv(RobosuiteEnv):
         if self._env is not None:
             self._env.close()
             self._env = self.robosuite_env = None
+
+    def _place(self, check: bool) -> dict:
+        """robosuite's reset; with `check`, RandomizationError if movable objects stand deep in each other."""
+        from robosuite.utils.errors import RandomizationError
+
+        self._put_fixtures_back()
+        raw = self.robosuite_env.reset()
+        if check and (depth := self._overlap()) > MAX_OVERLAP:
+            raise RandomizationError(f"two objects stand {depth:.4f} m in each other")
+        return raw
+
+    def _overlap(self) -> float:
+        """How deep (metres) the deepest contact of two movable objects is."""
+        env = self.robosuite_env
+        model, data = env.sim.model, env.sim.data
+        owner = {geom: name for name in env.objects_dict for geom in env.get_object(name).contact_geoms}
+        depth = 0.0
+        for contact in data.contact[: data.ncon]:
+            pair = [owner.get(model.geom_id2name(geom)) for geom in (contact.geom1, contact.geom2)]
+            if None not in pair and pair[0] != pair[1]:
+                depth = max(depth, -float(contact.dist))
+        return depth
 
     def _put_fixtures_back(self) -> None:
         """Fixtures to where the model was built with them: LIBERO places what stands on or in one (a bowl in a
