@@ -151,6 +151,11 @@ def _spawned(rank, devices, address, worker, args, told):
     # A spawned process spawns its own. Loader processes need none of that: forked they start in milliseconds instead of
     # importing everything again, at every validation too. (They never touch the device; under torchrun they fork, too.)
     multiprocessing.set_start_method("fork", force=True)
+    _run_and_tell(rank, devices, address, worker, args, told)
+
+
+def _run_and_tell(rank, devices, address, worker, args, told):
+    """Run one rank; what it returns (of rank 0) or refuses goes into the queue `told`."""
     try:
         result = _run(rank, len(devices), devices[rank], address, worker, args)
     except BadInput as error:

@@ -29,10 +29,7 @@ class Forking:
         return mp.start_processes(_forked, args, nprocs, join, start_method="forkserver")
 
 
-def _forked(rank, devices, address, worker, args, answer):
+def _forked(*args):
     """As `distributed._spawned`, but for what it says of a parent process: that one is the server here."""
     multiprocessing.set_start_method("fork", force=True)
-    result = distributed._run(rank, len(devices), devices[rank], address, worker, args)
-    distributed.ignore_signals()
-    if rank == 0:
-        answer.put(result)
+    distributed._run_and_tell(*args)
