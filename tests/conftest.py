@@ -1,6 +1,9 @@
 """What a test may use is what it is marked with: `make check` leaves tests out by that."""
 
+import getpass
+import os
 import sys
+import tempfile
 
 import pytest
 
@@ -32,6 +35,13 @@ def _refuse(mark):
         raise AssertionError(f"this test needs the mark {mark}: see pyproject.toml")
 
     return refuse
+
+
+def pytest_configure():
+    """Code compiled for other kernels must not be taken for these: its cache does not know ATEN_CPU_CAPABILITY."""
+    if kernels := os.environ.get("ATEN_CPU_CAPABILITY"):
+        folder = os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}_{kernels}")
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
