@@ -175,9 +175,10 @@ def _grasps_on_rim(points, yaw, up):
         direction = np.array([*horizontal_axis(angle), 0.0])
         direction -= (direction @ up) * up
         top = centre + radius * direction / np.linalg.norm(direction)
+        lean = _LEAN_COST * max(0.0, top[2] - centre[2] + slope)
         for skew in _RIM_SKEWS:
             turn = wrap_axis(angle + skew - yaw)
-            cost = _RIM_COST + abs(turn) + _RIM_SKEW_COST * abs(skew) + _LEAN_COST * max(0.0, top[2] - centre[2] + slope)
+            cost = _RIM_COST + abs(turn) + _RIM_SKEW_COST * abs(skew) + lean
             for depth in RIM_DEPTHS:
                 place = top - np.array([0.0, 0.0, depth])
                 yield Grasp(place, yaw + turn), cost + 20.0 * (RIM_DEPTHS[0] - depth)
