@@ -4,11 +4,12 @@
 
 The resets draw the placement of the objects from the task's own distribution; the benchmark's evaluation init
 states are not used. Success is the benchmark's own, within the task's step limit. --out is written after every
-episode, and the same command continues where it stands.
+episode, and the same command continues where it stands (remove the file when the experts have changed).
 """
 
 import argparse
 import json
+import queue
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -142,12 +143,18 @@ class Results:
         self.episodes = {key: {} for key in self.tasks}
         self.others = {}  # rows of the file that this call does not ask for: they stay in it
         if path and path.exists():
-            for row in json.loads(path.read_text())["tasks"]:
-                key = row["task_suite"], row["task_id"]
-                kept = {episode["seed"]: episode for episode in row["episodes"] if episode["seed"] in seeds}
-                self.episodes.get(key, {}).update(kept)
-                if key not in self.tasks:
-                    self.others[key] = row
+            try:
+                self._read(json.loads(path.read_text())["tasks"])
+            except (ValueError, LookupError, TypeError):
+                raise BadInput(f"--out {path} exists and is no table of this command: choose another name") from None
+
+    def _read(self, rows):
+        for row in rows:
+            key = row["task_suite"], row["task_id"]
+            kept = {episode["seed"]: episode for episode in row["episodes"] if episode["seed"] in self.seeds}
+            self.episodes.get(key, {}).update(kept)
+            if key not in self.tasks:
+                self.others[key] = row
 
     def missing(self, key):
         return [seed for seed in self.seeds if seed not in self.episodes[key]]
@@ -212,7 +219,12 @@ def run(results, num_workers, frames):
         worker.start()
     with tqdm(total=left, unit="episode", dynamic_ncols=True) as bar:
         while left:
-            answer = answers.get()
+            try:
+                answer = answers.get(timeout=5.0)
+            except queue.Empty:
+                if any(worker.exitcode for worker in workers):
+                    raise OSError("a simulator process died; the same command continues") from None
+                continue
             if isinstance(answer, Exception):
                 raise answer
             suite, task_id, record = answer

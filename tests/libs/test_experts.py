@@ -146,6 +146,7 @@ def test_the_rim_is_grasped_where_no_neighbour_is_and_near_the_robot():
 def test_the_rim_of_a_leaning_bowl_is_found_where_it_is():
     turn = gripper_rotation(0.0, np.pi + 0.3)  # leaning by 0.3 about the x axis
     grasp = plan_grasp(bowl() @ turn.T, NOTHING, ALONG_Y, up=turn[:, 2])
+    assert grasp.position[2] + RIM_DEPTHS[0] < (turn @ (0.0, 0.0, 0.05))[2], "at its low side"
     local = turn.T @ moved(grasp.position, 0.0, 0.0, RIM_DEPTHS[0])
     assert np.linalg.norm(local[:2]) == pytest.approx(0.053, abs=0.002)
     assert local[2] == pytest.approx(0.05, abs=0.002)

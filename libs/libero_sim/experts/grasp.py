@@ -26,14 +26,15 @@ RIM_DEPTHS = (0.02, 0.014)  # how far it goes below a rim, better ones first
 _RIM_BAND = 0.006  # metres below the top that count as the rim
 _HOLLOW = 0.6  # a rim has nothing within this fraction of its radius
 _RIM_COST = 5.0  # as much as an object that is 5 mm too wide for the fingers
+_LEAN_COST = 40.0  # per metre over its lowest place: lifted there, a leaning bowl rights itself and does not jam
 _RIM_SKEWS = np.deg2rad([0.0, 15.0, -15.0, 30.0, -30.0, 37.5, -37.5])  # of the fingers from straight across a rim
 _RIM_SKEW_COST = 8.0  # per radian
 _KNOB_COST = 3.0
 _DROP_COST = 20.0  # per metre that the object will fall because the hand cannot go lower, in radians of turning
 _SKEW_COST = 30.0  # per metre wider than the object is at its narrowest, in radians of turning
-_REACH_COST, _STRETCH_COST = 2.0, 100.0  # per metre from the robot's base and beyond comfort, in radians of turning
+_REACH_COST, _STRETCH_COST = 2.0, 200.0  # per metre from the robot's base and beyond comfort, in radians of turning
 _WRIST_ABOVE, _WRIST_BEFORE = 0.204, 0.088  # metres over a gripper site that points down, and nearer to the base
-_SHOULDER, _COMFORTABLE = 0.333, 0.64  # metres: height over the base, and from there to the wrist; 0.72 is all
+_SHOULDER, _COMFORTABLE = 0.333, 0.655  # metres: height over the base, and from there to the wrist; 0.72 is all
 
 # Half sizes of what moves down with the gripper site, in metres: along the finger axis and across it.
 _HAND = (0.104, 0.032)
@@ -169,13 +170,15 @@ def _grasps_on_rim(points, yaw, up):
     if distance.min() < _HOLLOW * distance.max():
         return
     radius = (distance.min() + distance.max()) / 2
+    slope = radius * np.linalg.norm(up[:2])  # how far the lowest place of the rim is below its middle
     for angle in np.deg2rad(np.arange(0.0, 360.0, 7.5)):
         direction = np.array([*horizontal_axis(angle), 0.0])
         direction -= (direction @ up) * up
         top = centre + radius * direction / np.linalg.norm(direction)
+        lean = _LEAN_COST * max(0.0, top[2] - centre[2] + slope)
         for skew in _RIM_SKEWS:
             turn = wrap_axis(angle + skew - yaw)
-            cost = _RIM_COST + abs(turn) + _RIM_SKEW_COST * abs(skew)
+            cost = _RIM_COST + abs(turn) + _RIM_SKEW_COST * abs(skew) + lean
             for depth in RIM_DEPTHS:
                 place = top - np.array([0.0, 0.0, depth])
                 yield Grasp(place, yaw + turn), cost + 20.0 * (RIM_DEPTHS[0] - depth)

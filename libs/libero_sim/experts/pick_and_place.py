@@ -141,7 +141,7 @@ def carry(scene, obj, place, point_of):
         out = way_out(points, others[others[:, 2] < travel_z + _HAND_HEIGHT])
         if np.any(out):
             target = position + out
-        slow = near and position[2] < goal[2] + _SLOW_ZONE
+        slow = (near and position[2] < goal[2] + _SLOW_ZONE) or (not near and scene.is_supported(obj))
         yield steer(position, scene.yaw, target, None, CLOSE, _LOWERING_SPEED if slow else 1.0)
     return False
 
