@@ -143,6 +143,12 @@ def test_the_rim_is_grasped_where_no_neighbour_is_and_near_the_robot():
     assert plan_grasp(bowl(), NOTHING, ALONG_Y, base=-base).position[1] < -0.04
 
 
+def test_nothing_else_is_gripped_along_with_the_rim():
+    thin = standing(box_surface((0.05, 0.001, 0.02), per_edge=30), 0.0, 0.06)  # a wall right behind the rim
+    assert count_hits(thin, np.array([0.0, 0.05, 0.03]), ALONG_Y) > 0
+    assert abs(plan_grasp(bowl(), thin, ALONG_Y).position[1] - 0.053) > 0.02
+
+
 def test_the_rim_of_a_leaning_bowl_is_found_where_it_is():
     turn = gripper_rotation(0.0, np.pi + 0.3)  # leaning by 0.3 about the x axis
     grasp = plan_grasp(bowl() @ turn.T, NOTHING, ALONG_Y, up=turn[:, 2])

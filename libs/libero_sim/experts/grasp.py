@@ -70,7 +70,8 @@ def count_hits(neighbours, position, yaw):
         & (across < _FINGER_ACROSS + _CLEARANCE)
         & (up > -FINGER_BELOW - _CLEARANCE)
     )
-    return int((in_hand | in_finger).sum())
+    between = (along < _FINGER_INNER) & (across < _FINGER_ACROSS) & (up > -FINGER_BELOW)  # would be gripped as well
+    return int((in_hand | in_finger | between).sum())
 
 
 def lowest_height(points, position, yaw, opening):
