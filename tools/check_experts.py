@@ -173,6 +173,7 @@ class Results:
             order = {suite: i for i, suite in enumerate(REPORTED_SUITES)}
             rows.sort(key=lambda row: (order.get(row["task_suite"], len(order)), row["task_suite"], row["task_id"]))
             content = {"seed": self.seeds[0], "packages": simulator_versions(), "tasks": rows}
+            make_folder(self.path.parent)
             beside = self.path.with_suffix(".tmp")
             beside.write_text(json.dumps(content, indent=1) + "\n")
             beside.replace(self.path)
