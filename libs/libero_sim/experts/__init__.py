@@ -15,7 +15,7 @@ import re
 
 from libs.errors import BadInput
 from libs.libero_sim.experts.approach import withdraw
-from libs.libero_sim.experts.articulated import close_part, open_part, part_points, turn_on
+from libs.libero_sim.experts.articulated import close_part, handle_points, open_part, part_points, turn_on
 from libs.libero_sim.experts.cavity import put_through_door
 from libs.libero_sim.experts.goals import read_goals
 from libs.libero_sim.experts.insert import insert
@@ -30,7 +30,7 @@ from libs.libero_sim.suites import get_task, num_tasks
 _DRAWERS = [
     f"{name}_{level}_region" for name in ("wooden_cabinet", "white_cabinet") for level in ("top", "middle", "bottom")
 ]
-_OPEN = Skill(open_part, part_points, carries=False)
+_OPEN = Skill(open_part, handle_points, carries=False)
 _STORE = Skill(place_inside, needs=lambda obj, drawer: (("open", drawer),))
 _CLOSE = Skill(close_part, part_points, carries=False, undoes=lambda name: (("open", name),))
 

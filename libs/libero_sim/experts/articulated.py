@@ -54,6 +54,11 @@ def part_points(scene, name):
     return np.concatenate(list(scene.part(name).values()))
 
 
+def handle_points(scene, name):
+    """Where opening a drawer goes first: the surface (N, 3) of its handle."""
+    return np.concatenate([scene.part(name)[geom] for geom in _handle(scene, name)])
+
+
 def _push(scene, name, state, is_done):
     """Push a drawer or door towards a state until is_done()."""
     while not is_done():
