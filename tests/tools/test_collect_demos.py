@@ -127,7 +127,7 @@ def test_other_settings_are_refused(tmp_path):
         (["--task_suite", "libero_objects", "--task_ids", "0"], "unknown task suite"),
         (["--task_suite", "libero_object", "--task_ids", "0,10"], "unknown task id 10"),
         (["--task_suite", "libero_object", "--task_ids", "x"], "list of task numbers"),
-        (["--task_suite", "libero_goal", "--task_ids", "0"], "no scripted expert"),
+        (["--task_suite", "libero_90", "--task_ids", "35"], "no scripted expert"),
         (["--task_suite", "libero_object", "--task_ids", "0", "--start_near", "2"], "--start_near"),
     ],
 )
