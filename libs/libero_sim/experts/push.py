@@ -6,6 +6,7 @@ tips. The way leads around what stands on the table; it is planned anew from eve
 
 import numpy as np
 
+from libs.errors import BadInput
 from libs.libero_sim.experts.approach import CORRIDOR, Approach, Contact
 from libs.libero_sim.experts.geometry import distance_from_segment, gripper_rotation, horizontal_axis
 from libs.libero_sim.experts.motion import OPEN, steer_pose
@@ -59,13 +60,13 @@ def _ways(scene, obj, region):
 def plan_hoe(points, centre, way):
     """The Contact of open fingers that push a flat object with surface points (N, 3) and origin (3,) along `way` (3,).
 
-    ValueError for an object that is narrower than the open fingers.
+    BadInput for an object that is narrower than the open fingers.
     """
     offsets = points - centre
     beside = np.abs(offsets @ np.array([-way[1], way[0], 0.0]))
     touched = offsets[(beside > _FINGERS[0]) & (beside < _FINGERS[1])]
     if not len(touched):
-        raise ValueError("the open fingers are wider than the object")
+        raise BadInput("the open fingers are wider than the object")
     place = centre + ((touched @ way).min() - _TIP_AHEAD) * way
     place[2] = points[:, 2].min() + _TIP_BELOW
     return Contact(place, gripper_rotation(np.arctan2(way[1], way[0]) - np.pi / 2, -_LEAN), way)

@@ -21,6 +21,8 @@ from itertools import groupby
 
 import numpy as np
 
+from libs.errors import BadInput
+
 
 def _nothing(*arguments):
     return ()
@@ -52,7 +54,7 @@ class Skill:
 def order_goals(goals, skill_of):
     """The goals in an order in which each finds what it needs: one that undoes another's need comes after it.
 
-    skill_of(goal) -> Skill. Goals that do not concern each other keep their order. ValueError for a circle.
+    skill_of(goal) -> Skill. Goals that do not concern each other keep their order. BadInput for a circle.
     """
     left, ordered = list(goals), []
     while left:
@@ -61,7 +63,7 @@ def order_goals(goals, skill_of):
             if not any(undone & set(skill_of(other).needs(*other[1:])) for other in left if other is not goal):
                 break
         else:
-            raise ValueError(f"goals that undo what the others need: {left}")
+            raise BadInput(f"goals that undo what the others need: {left}")
         ordered.append(goal)
         left.remove(goal)
     return ordered
