@@ -59,7 +59,7 @@ setup: .venv/complete
 	@touch .venv/complete
 
 gl: setup
-	@$(BIN)/python tools/check_gl.py
+	@$(BIN)/python tools/dev/check_gl.py
 
 # The report of an evaluation is tested in a real Chromium.
 BROWSER := chromium chromium-driver

@@ -48,7 +48,7 @@ def pytest_configure():
 def pytest_collection_modifyitems(items):
     """Files with long tests first, so that two processes that take file after file end at the same time."""
     for item in items:
-        if "driver" in item.fixturenames:  # of tests/rv_eval/test_report.py
+        if "driver" in item.fixturenames:  # of tests/rv_eval/results/test_report.py
             item.add_marker("browser")
     long = {item.path for item in items if any(item.get_closest_marker(mark) for mark in (*HIDDEN, "slow"))}
     items.sort(key=lambda item: item.path not in long)

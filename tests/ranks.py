@@ -2,7 +2,7 @@
 
 A spawned rank imports torch and transformers again, 5 s of a core, of which a test of what ranks compute learns
 nothing. How ranks are spawned, end and fail is tested in tests/rv_train/test_distributed.py, test_failures.py,
-test_train.py and tests/tools/test_torture_resume.py.
+test_train.py and tests/tools/dev/test_torture_resume.py.
 """
 
 import multiprocessing

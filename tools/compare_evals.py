@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 from libs.cli import cli_errors
-from rv_eval.results import SETTING_KEYS
-from rv_eval.summary import gather, list_episodes
+from rv_eval.results.records import SETTING_KEYS
+from rv_eval.results.summary import gather, list_episodes
 
 OUTCOME = ("success", "steps", "queries", "parse_failures", "repaired")
 

@@ -20,10 +20,10 @@ from libs.cli import cli_errors
 from libs.demo_hdf5 import KeyMap, demo_files
 from libs.errors import BadInput
 from libs.files import check_new_folder
-from rv_eval import overfit
-from rv_eval.diagnosis import diagnose
-from rv_eval.diagnosis_plots import write_plots
-from rv_eval.diagnosis_text import plain, report, table
+from rv_eval.diagnosis import overfit
+from rv_eval.diagnosis.measure import diagnose
+from rv_eval.diagnosis.plots import write_plots
+from rv_eval.diagnosis.text import plain, report, table
 from rv_eval.policy import Policy
 from rv_train.checkpoint import read_model_cfg
 from rv_train.config import load_cfg

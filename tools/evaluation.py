@@ -92,9 +92,16 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
     envs: a module of rv_eval.envs with VIEWS, PROPRIO, ACTION_DIM and headless_gl. make_env: (task, resolution,
     render) -> EpisodeEnv.
     """
-    from rv_eval.evaluate import EvalOptions, closing_report, describe_run, evaluate, plan_episodes, shard_episodes
-    from rv_eval.protocol import PolicyChanged, PolicyFailed, PolicyLost
-    from rv_eval.rollout import SimulatorGaveUp
+    from rv_eval.playing.evaluate import (
+        EvalOptions,
+        closing_report,
+        describe_run,
+        evaluate,
+        plan_episodes,
+        shard_episodes,
+    )
+    from rv_eval.playing.rollout import SimulatorGaveUp
+    from rv_eval.serving.protocol import PolicyChanged, PolicyFailed, PolicyLost
 
     # Cheap checks first: a policy may take long to load.
     if args.log_dir:
@@ -136,8 +143,8 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
 def load_policy(args):
     """The policy of --model_path, loaded here or served elsewhere."""
     if args.model_path.startswith(SERVED):
-        from rv_eval.protocol import PolicyLost, read_api_key
-        from rv_eval.remote_policy import RemotePolicy
+        from rv_eval.serving.protocol import PolicyLost, read_api_key
+        from rv_eval.serving.remote_policy import RemotePolicy
 
         try:
             return RemotePolicy(args.model_path, read_api_key(args.api_key_file))

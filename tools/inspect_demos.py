@@ -307,7 +307,7 @@ def write_video(path: Path, opened: list[DemoFile], num_demos: int | None) -> in
     """Play the first `num_demos` demos (None: all) of each file in real time; returns the number of frames."""
     import imageio
 
-    from rv_eval.video import CONTROL_HZ
+    from rv_eval.playing.video import CONTROL_HZ
 
     todo = [(demos, demo) for demos in opened for demo in demos.demos[:num_demos]]
     total = sum(demos.num_frames(demo) for demos, demo in todo)
@@ -335,7 +335,7 @@ def write_video(path: Path, opened: list[DemoFile], num_demos: int | None) -> in
 
 def video_frame(demos: DemoFile, demo: str, t: int) -> np.ndarray:
     """The views side by side, with instruction, demo and frame number under them: (H, W, 3) uint8."""
-    from rv_eval.video import draw_frame
+    from rv_eval.playing.video import draw_frame
 
     views = {view: demos.frame(demo, t, view) for view in demos.views}
     status = f"{demo}  frame {t + 1} of {demos.num_frames(demo)}"

@@ -1,4 +1,4 @@
-"""Serve a checkpoint to robots and evaluations: openpi's websocket protocol, see rv_eval/protocol.py.
+"""Serve a checkpoint to robots and evaluations: openpi's websocket protocol, see rv_eval/serving/protocol.py.
 
     python tools/serve_policy.py --model_path checkpoints/quickstart --port 8000
 
@@ -61,8 +61,8 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     # Cheap checks first: torch takes seconds to import.
-    from rv_eval.protocol import read_api_key
-    from rv_eval.serve import ServerLimits
+    from rv_eval.serving.protocol import read_api_key
+    from rv_eval.serving.serve import ServerLimits
 
     limits = ServerLimits(args.max_clients, args.batch_wait_ms / 1000, args.idle_timeout)
     api_key = read_api_key(args.api_key_file)
@@ -113,7 +113,7 @@ async def serve(limits, api_key, host, port, load) -> bool:
 
     The port is taken before anything is loaded. A second signal ends the process at once.
     """
-    from rv_eval.serve import PolicyServer
+    from rv_eval.serving.serve import PolicyServer
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

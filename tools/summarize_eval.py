@@ -15,10 +15,10 @@ from pathlib import Path
 
 from libs.cli import cli_errors
 from libs.files import check_new_file
-from rv_eval.comparison import compare
-from rv_eval.report import write_report, write_whole
-from rv_eval.summary import gather
-from rv_eval.summary_text import as_json, comparison_text, run_text
+from rv_eval.results.comparison import compare
+from rv_eval.results.report import write_report, write_whole
+from rv_eval.results.summary import gather
+from rv_eval.results.summary_text import as_json, comparison_text, run_text
 
 
 def parse_args(argv=None):

@@ -22,7 +22,7 @@ STANDARD_RENDER = "standard"
 TAG = "libero-v1"  # attribute of `data` that LIBERO's own collector writes and its check_dataset_integrity.py reads
 
 # One frame per chunk, because training reads single frames at random: of eight together seven are unpacked for nothing,
-# 6.5 x slower. gzip, because every HDF5 library has it. `tools/benchmark.py data` on rendered LIBERO frames (256
+# 6.5 x slower. gzip, because every HDF5 library has it. `tools/dev/benchmark.py data` on rendered LIBERO frames (256
 # pixels, one core): gzip 1 halves the size and gives 530 samples of two views a second, so 8 GPUs that take 40 each
 # keep less than one core reading. Level 4 takes 1.5 x as long to write for 3 % more, shuffling gains nothing; lzf reads
 # 1.2 x as fast and needs a quarter more space; not packed at all it is 4 to 5 x as fast and twice the size; PNG is no

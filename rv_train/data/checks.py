@@ -19,7 +19,7 @@ from libs.demo_hdf5.schema import IMAGE_CONVENTIONS
 from libs.demo_hdf5.task_text import benchmark_text, evaluated_with_bddl_text, same_text, text_of_name
 from libs.errors import BadInput
 
-MAX_INSTRUCTION = 512  # bytes of UTF-8: no more tokens than that; rv_eval/protocol.py takes no longer ones
+MAX_INSTRUCTION = 512  # bytes of UTF-8: no more tokens than that; rv_eval/serving/protocol.py takes no longer ones
 SQUEEZED = 0.1  # share of a range: where nearly all values lie in less, a few others have made it so wide
 USUAL_BINS = 1000  # what ACTION.NUM_BINS is unless a recipe says otherwise: for tools that read none
 FEW = 100  # one value in so many (at least one) counts as few

@@ -1,8 +1,8 @@
-"""Results and plans of an evaluation that never ran, as rv_eval.evaluate writes them."""
+"""Results and plans of an evaluation that never ran, as rv_eval.playing.evaluate writes them."""
 
 import json
 
-from rv_eval.results import SETTING_KEYS, ResultsFile
+from rv_eval.results.records import SETTING_KEYS, ResultsFile
 
 LIMITS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 

@@ -6,12 +6,12 @@ import torch
 
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Episode
-from rv_eval.observation import read_observation
+from rv_eval.playing.rollout import Rollout
 from rv_eval.policy import Policy
-from rv_eval.remote_policy import RemotePolicy
-from rv_eval.rollout import Rollout
+from rv_eval.serving.observation import read_observation
+from rv_eval.serving.remote_policy import RemotePolicy
 from tests.rv_eval.fakes import FakeEnv, FakePolicy, FakeTask
-from tests.rv_eval.serving import VIEWS, PicturePolicy, observation, running
+from tests.rv_eval.servers import VIEWS, PicturePolicy, observation, running
 from tests.tiny import make_tiny_checkpoint
 
 

@@ -10,7 +10,7 @@ import torch
 
 from libs.errors import BadInput
 from libs.libero_sim.suites import get_task
-from rv_eval import protocol
+from rv_eval.serving import protocol
 from rv_train import train
 from rv_train.data.checks import MAX_INSTRUCTION, constant_dims
 from rv_train.data.load import load_data

@@ -12,7 +12,7 @@ import torch
 
 from rv_train.distributed import parse_devices
 from tests.tiny import ROOT
-from tools.processes import processes
+from tools.dev.processes import processes
 
 # Rank 1 stands for one that waits inside NCCL: Python's signal handlers do not run there.
 PROGRAM = """

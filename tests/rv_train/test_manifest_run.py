@@ -11,14 +11,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from libs.demo_hdf5 import DemoFile
 from rv_eval.agent import AgentSettings
-from rv_eval.evaluate import EvalOptions, describe_run, evaluate, plan_episodes
+from rv_eval.playing.evaluate import EvalOptions, describe_run, evaluate, plan_episodes
 from rv_eval.policy import Policy
 from rv_train import train
 from rv_train.checkpoint import load_model_folder
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import build, edit_lines, write_foreign
 from tests.rv_eval.fakes import FakeEnv
-from tests.rv_eval.test_evaluate import Task
+from tests.rv_eval.playing.test_evaluate import Task
 from tests.tiny import ROOT, lora_opts, make_tiny_base, tiny_opts
 
 TRAINED = {

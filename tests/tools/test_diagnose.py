@@ -9,9 +9,9 @@ import torch
 
 from libs.demo_hdf5 import DemoFile
 from libs.demo_hdf5.key_map import LIBERO
-from rv_eval.diagnosis import cosine, diagnose, relative_change, similarities
-from rv_eval.diagnosis_text import report
-from rv_eval.overfit import copy_first_demos, verdicts
+from rv_eval.diagnosis.measure import cosine, diagnose, relative_change, similarities
+from rv_eval.diagnosis.overfit import copy_first_demos, verdicts
+from rv_eval.diagnosis.text import report
 from rv_eval.policy import Policy
 from rv_train.checkpoint import load_model_folder, save_model_folder
 from rv_train.data.demos import DemoDataset

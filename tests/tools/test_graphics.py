@@ -7,17 +7,8 @@ from libs.libero_sim import gl
 from libs.libero_sim.gl_choice import READ
 from tests.libs.test_gl import eight_gpus
 from tests.tools.test_regenerate_libero import publish
-from tools import (
-    benchmark,
-    check_experts,
-    check_gl,
-    collect_demos,
-    collect_stack,
-    eval_libero,
-    eval_stack,
-    inspect_demos,
-    regenerate_libero,
-)
+from tools import collect_demos, collect_stack, eval_libero, eval_stack, inspect_demos, regenerate_libero
+from tools.dev import benchmark, check_experts, check_gl
 
 TASK = "pick_up_the_tomato_sauce_and_place_it_in_the_basket"
 SUITE = ["--task_suite", "libero_object"]

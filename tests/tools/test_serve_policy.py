@@ -1,4 +1,4 @@
-"""tools/serve_policy.py as a process, and tools/fuzz_server.py in short."""
+"""tools/serve_policy.py as a process, and tools/dev/fuzz_server.py in short."""
 
 import asyncio
 import http.client
@@ -16,11 +16,12 @@ import pytest
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
 from rv_eval.policy import Policy
-from rv_eval.remote_policy import RemotePolicy
-from rv_eval.serve import ServerLimits
-from tests.rv_eval.serving import PicturePolicy, observation, openpi_observation, running, wait_until
+from rv_eval.serving.remote_policy import RemotePolicy
+from rv_eval.serving.serve import ServerLimits
+from tests.rv_eval.servers import PicturePolicy, observation, openpi_observation, running, wait_until
 from tests.tiny import ROOT, make_tiny_checkpoint
-from tools import fuzz_attacks, fuzz_server, serve_policy
+from tools import serve_policy
+from tools.dev import fuzz_attacks, fuzz_server
 
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
 

@@ -12,7 +12,7 @@ import pytest
 from rv_train.checkpoint import checkpoints
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_opts
-from tools.processes import kill, processes
+from tools.dev.processes import kill, processes
 
 # One process per task, each with SLURM's variables; the largest exit code is the step's.
 SRUN = """#!/bin/bash

@@ -1,0 +1,272 @@
+"""The policy server: a policy behind a websocket, for many clients at once. What is said: `rv_eval.serving.protocol`.
+
+One thread talks, one thread computes: while the policy is loaded or works on a batch, pings and /healthz are answered.
+
+Who is there? A client that computes for an hour answers no ping, so none is demanded: only the idle time ends its
+session. Whether its machine is still there the network knows: a heartbeat that the client's system does not acknowledge
+within `dead_s` ends it, too.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as listen
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+
+from libs.errors import BadInput
+from rv_eval.serving import wire
+from rv_eval.serving.batcher import Batcher, PolicyError
+from rv_eval.serving.observation import read_observation
+from rv_eval.serving.protocol import HEALTH_PATH, PROTOCOL, authorization, message_limit, openpi_keys
+
+NEWCOMERS = 64  # connections beyond max_clients whose handshake is not done yet
+MAX_UNREAD = 2**20  # bytes sent to a client that does not read them
+SEND_TIMEOUT_S = 20.0
+OPEN_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 3.0
+PENALTY_S = 0.05  # after a refused message, so that a flood of them leaves time for the others
+MAX_REASON = 500  # characters of an error
+
+_log = logging.getLogger(__name__)  # what the library says about broken clients: nobody's concern
+_log.addHandler(logging.NullHandler())
+_log.propagate = False
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """max_clients: connected at a time, more get HTTP 503. batch_wait_s: how long an observation waits for others to
+    share its batch. idle_s: a client that says nothing for so long is sent away. heartbeat_s: between two signs of life
+    of the server, which proxies and address translators want to see. dead_s: a client whose system acknowledges nothing
+    for so long is gone."""
+
+    max_clients: int = 64
+    batch_wait_s: float = 0.005
+    idle_s: float = 3600.0
+    heartbeat_s: float = 20.0
+    dead_s: float = 120.0
+
+    def __post_init__(self):
+        if self.max_clients < 1:
+            raise BadInput(f"the number of clients must be at least 1, got {self.max_clients}")
+        if not 0 <= self.batch_wait_s <= 1:
+            raise BadInput(f"a batch waits 0 to 1 s for more observations, got {self.batch_wait_s}")
+        if not self.idle_s > 0:
+            raise BadInput(f"the idle time must be positive, got {self.idle_s}")
+        if not (self.heartbeat_s > 0 and 0.001 <= self.dead_s <= 86400):
+            raise BadInput(
+                "the heartbeat's interval must be positive and the dead time 0.001 s to a day, "
+                f"got {self.heartbeat_s} and {self.dead_s}"
+            )
+
+
+class PolicyServer:
+    """Serves `policy` (predict_detailed, describe, views, proprio, batch_rows) until `close`.
+
+    policy: None: `load` will bring one; who comes before waits for the metadata, and /healthz says "loading".
+    api_key: clients must send it. report: takes a line whenever the policy itself fails.
+    """
+
+    def __init__(self, policy=None, limits: ServerLimits | None = None, api_key: str | None = None, report=None):
+        self.limits = limits or ServerLimits()
+        self.clients = self.requests = self.errors = 0
+        self._wanted = authorization(api_key).encode() if api_key else None
+        self._max_bytes = wire.MAX_BYTES  # until the policy's cameras are known
+        self._started = time.monotonic()
+        self._batcher = Batcher(self.limits.batch_wait_s, lambda: self.clients, report or _to_stderr)
+        self._ready = asyncio.Event()
+        self._policy, self._about = policy, policy.describe() if policy is not None else None
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Listen; returns the address, "ws://host:port". port 0: any that is free. BadInput: it cannot be had."""
+        try:
+            self._listener = await self._listen(host, port)
+        except OSError as error:  # taken, forbidden, or no such host
+            reason = error.strerror or error
+            raise BadInput(
+                f"cannot listen at {host}, port {port}: {reason}; choose another port (0: any that is free)"
+            ) from None
+        if self._policy is not None:
+            self._begin()
+        host, port = self._listener.sockets[0].getsockname()[:2]
+        return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+
+    async def load(self, load):
+        """Serve what `load()` returns from now on; it is called in the policy's thread. Raises what it raises."""
+
+        def load_and_describe():  # which reads all weights to hash them
+            policy = load()
+            return policy, policy.describe()
+
+        self._policy, self._about = await self._batcher.load(load_and_describe)
+        self._begin()
+        return self._policy
+
+    def _begin(self):
+        self._views, self._proprio = tuple(self._policy.views), self._policy.proprio
+        self._max_bytes = message_limit(self._views)
+        keys = {"observation_keys": openpi_keys(self._views, self._proprio)}
+        self._metadata = wire.pack({"protocol": PROTOCOL, **self._about, **keys})
+        self._batcher.start(self._policy)
+        self._ready.set()
+
+    async def _listen(self, host, port):
+        return await listen(
+            self._serve_client,
+            host,
+            port,
+            process_request=self._before_handshake,
+            create_connection=self._new_connection,
+            origins=[None],  # a page in the user's browser must not reach a server on 127.0.0.1
+            compression=None,
+            max_queue=1,
+            open_timeout=OPEN_TIMEOUT_S,
+            ping_interval=None,  # see the module's docstring
+            close_timeout=CLOSE_TIMEOUT_S,
+            server_header=None,
+            logger=_log,
+        )
+
+    def _new_connection(self, *args, **kwargs):
+        limits = {"most": self.limits.max_clients + NEWCOMERS, "dead_s": self.limits.dead_s}
+        connection = _Connection(*args, **limits, **kwargs)
+        connection.protocol.max_message_size = self._max_bytes
+        return connection
+
+    @property
+    def needs_key(self) -> bool:
+        return self._wanted is not None
+
+    async def close(self, patience_s: float = 5.0, reason: str = "") -> bool:
+        """Say goodbye to everyone. False: the policy is still loading, or busy after `patience_s`; its thread cannot be
+        ended."""
+        self._listener.close(reason=reason)
+        await self._listener.wait_closed()
+        return await self._batcher.close(patience_s)
+
+    def _before_handshake(self, connection, request):
+        """An HTTP answer instead of a websocket, or None."""
+        if request.path.partition("?")[0] == HEALTH_PATH:
+            response = connection.respond(HTTPStatus.OK, json.dumps(self._health()) + "\n")
+            del response.headers["Content-Type"]
+            response.headers["Content-Type"] = "application/json"
+            return response
+        if self._wanted is not None:
+            sent = request.headers.get_all("Authorization")
+            known = len(sent) == 1 and hmac.compare_digest(sent[0].encode(errors="surrogateescape"), self._wanted)
+            if not known:
+                return connection.respond(HTTPStatus.UNAUTHORIZED, "this server wants an API key\n")
+        if self.clients >= self.limits.max_clients:
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{self.clients} clients are connected already\n")
+        return None
+
+    def _health(self):
+        return {
+            "status": "ok" if self._ready.is_set() else "loading",
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "clients": self.clients,
+            "requests": self.requests,
+            "errors": self.errors,
+        }
+
+    async def _serve_client(self, connection):
+        self.clients += 1
+        heartbeat = asyncio.create_task(self._heartbeat(connection))
+        try:
+            if not await _unless_gone(connection, self._ready.wait()):
+                return
+            connection.protocol.max_message_size = self._max_bytes  # it may have come before this was known
+            await self._send(connection, self._metadata)
+            while True:
+                try:
+                    async with asyncio.timeout(self.limits.idle_s):
+                        message = await connection.recv()
+                except TimeoutError:
+                    await connection.close(CloseCode.GOING_AWAY, f"nothing said for {self.limits.idle_s:g} s")
+                    return
+                self.requests += 1
+                answer = await self._answer(message, connection)
+                await self._send(connection, answer)
+                if isinstance(answer, str):
+                    self.errors += 1
+                    await asyncio.sleep(PENALTY_S)
+        except ConnectionClosed:
+            pass
+        except TimeoutError:  # it does not read its answers
+            connection.transport.abort()
+        finally:
+            heartbeat.cancel()
+            self.clients -= 1
+
+    async def _heartbeat(self, connection):
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await asyncio.sleep(self.limits.heartbeat_s)
+                await connection.pong()
+
+    async def _send(self, connection, message):
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await connection.send(message)
+
+    async def _answer(self, message, connection) -> bytes | str:
+        """The answer, or what is wrong, to one message."""
+        if isinstance(message, str):
+            return "a text message: observations are binary msgpack"
+        try:
+            received, form = wire.unpack_form(message, self._max_bytes)
+            observation = read_observation(received, self._views, self._proprio)
+        except BadInput as error:
+            return str(error)[:MAX_REASON]
+        del message, received  # as long as the observation waits, it is in memory once
+        try:
+            return await _unless_gone(connection, self._batcher.ask(observation, form)) or "nobody listens"
+        except PolicyError as error:
+            return str(error)[:MAX_REASON]
+
+
+async def _unless_gone(connection, coroutine):
+    """What the coroutine returns; None where the connection is closed before."""
+    awaited = asyncio.ensure_future(coroutine)
+    gone = asyncio.ensure_future(connection.wait_closed())
+    try:
+        await asyncio.wait({awaited, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return awaited.result() if awaited.done() else None
+    finally:
+        awaited.cancel()
+        gone.cancel()
+
+
+class _Connection(ServerConnection):
+    """Three limits that the library does not have: connections before their handshake, what a client leaves unread
+    (a flood of pings is answered by pongs, which know no back-pressure), and how long its system acknowledges
+    nothing."""
+
+    def __init__(self, *args, most, dead_s, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._most, self._dead_s = most, dead_s
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        if len(self.server.handler_tasks) > self._most:
+            transport.abort()
+        elif hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the system's own limit, minutes, holds
+            peer = transport.get_extra_info("socket")
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * self._dead_s))
+
+    def data_received(self, data):
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > MAX_UNREAD:
+            self.transport.abort()
+
+
+def _to_stderr(line):
+    print(line, file=sys.stderr, flush=True)

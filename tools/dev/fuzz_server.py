@@ -1,0 +1,289 @@
+"""Attack a policy server while an honest client works with it.
+
+    python tools/dev/fuzz_server.py --model_path checkpoints/quickstart [--seconds 60] [--clients 50] [--seed 0]
+    python tools/dev/fuzz_server.py --url ws://127.0.0.1:8000           (a server that runs already)
+
+Attackers send random bytes, truncated and flipped messages, huge and wrong arrays, pickles, deep and wide messages,
+broken frames, half handshakes; they flood, hang and leave. Meanwhile an honest client, openpi-client where it is
+installed, asks the same questions again and again. It must get the same answers to the bit, and at the end the server
+must be alive, free of the attackers, no larger than after the warm-up (a third of the time) but for TOLERANCE_MB, and
+must have unpickled nothing and printed no traceback. The server that is started here has an API key.
+
+Exit code: 0 all of that holds, 1 not, 2 bad input.
+"""
+
+import argparse
+import asyncio
+import http.client
+import json
+import os
+import secrets
+import selectors
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from libs.cli import cli_errors
+from libs.errors import BadInput
+
+ROOT = Path(__file__).resolve().parents[2]
+TOLERANCE_MB = 64.0  # a worst case is far more: every message is a few MB, and there are 50 clients
+START_TIMEOUT_S = 120.0
+PAUSE_S = 0.05  # between two questions of the honest client
+QUESTIONS = 4
+
+
+class ServerProcess:
+    """tools/serve_policy.py on a free port, with an API key. RuntimeError: it does not start."""
+
+    def __init__(self, model_path, folder):
+        self.api_key = secrets.token_hex(16)
+        self._log = folder / "server.log"
+        command = [sys.executable, "-m", "tools.serve_policy", "--port", "0", "--policy_batch", "4", "--device", "cpu"]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--model_path", str(Path(model_path).resolve())],
+                cwd=ROOT,
+                env={**os.environ, "VLA0_API_KEY": self.api_key},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            line = self.process.stdout.readline() if selector.select(START_TIMEOUT_S) else ""
+        if not line.startswith("serving ws://"):
+            self.process.kill()
+            raise RuntimeError(f"the server does not start: {self.printed()[-500:] or 'no word'}")
+        self.url = line.split()[1]
+
+    def printed(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def memory_mb(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    def stop(self) -> int:
+        """Ends it as an operator would; returns its exit code."""
+        self.process.terminate()
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+        finally:
+            self.process.stdout.close()
+
+
+class HonestClient:
+    """Asks the same questions over and over, in a thread of its own. `problem`: what went wrong, or None."""
+
+    def __init__(self, url, api_key, metadata):
+        rng = np.random.default_rng(12345)
+        side = metadata["resolution"]
+        self._questions = [
+            {
+                "views": {view: rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for view in metadata["views"]},
+                "instruction": f"put object {number} into the basket",
+                "proprio": {part: np.zeros(size, np.float32) for part, size in metadata["proprio"].items()},
+                "random_key": [7, number],
+            }
+            for number in range(QUESTIONS)
+        ]
+        self._ask, self.name = honest_asker(url, api_key)
+        self.latencies, self.problem = [], None
+        self.right = [self._ask(question) for question in self._questions]
+        self.calm = []
+        for number in range(3 * QUESTIONS):
+            self._check(number % QUESTIONS, self.calm)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self):
+        self._thread.start()
+
+    def finish(self):
+        self._stop.set()
+        self._thread.join(120)
+        if self._thread.is_alive():
+            self.problem = self.problem or "the honest client waits for an answer since two minutes"
+
+    def _run(self):
+        number = 0
+        while not self._stop.wait(PAUSE_S) and not self.problem:
+            try:
+                self._check(number % QUESTIONS, self.latencies)
+            except Exception as error:
+                self.problem = f"the honest client: {type(error).__name__}: {error}"
+            number += 1
+
+    def _check(self, number, latencies):
+        began = time.monotonic()
+        answer = self._ask(self._questions[number])
+        latencies.append(time.monotonic() - began)
+        if answer != self.right[number]:
+            raise RuntimeError(f"question {number} is answered differently than before")
+
+
+def honest_asker(url, api_key):
+    """(function: observation -> what must never change of its answer, the client's name)"""
+    try:
+        from openpi_client.websocket_client_policy import WebsocketClientPolicy
+    except ModuleNotFoundError:
+        from rv_eval.serving.remote_policy import RemotePolicy
+
+        remote = RemotePolicy(url, api_key, reconnect_s=0)
+
+        def ask(observation):
+            prediction = remote.predict_detailed([observation])
+            return prediction.chunk[0].tobytes(), prediction.texts[0]
+
+        return ask, "RemotePolicy"
+    # Proxies of the environment are for others: it would ask one even for 127.0.0.1.
+    before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    os.environ["no_proxy"] = f"{before},{urlsplit(url).hostname}".strip(",")
+    client = WebsocketClientPolicy(url, api_key=api_key)
+
+    def ask_openpi(observation):
+        answer = client.infer(observation)
+        return np.ascontiguousarray(answer["actions"]).tobytes(), answer["text"]
+
+    return ask_openpi, "openpi-client"
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model_path", help="start a server of this checkpoint, and look into its process")
+    where.add_argument("--url", help="attack this server; its memory and console are not seen")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--clients", type=int, default=50, help="attackers")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--api_key_file", type=Path, help="key of --url (default: the environment's VLA0_API_KEY)")
+    return parser.parse_args(argv)
+
+
+@cli_errors
+def main(argv=None):
+    args = parse_args(argv)
+    if args.seconds <= 0 or args.clients < 1:
+        raise BadInput(f"--seconds and --clients must be positive, got {args.seconds} and {args.clients}")
+    from rv_eval.serving.protocol import read_api_key
+
+    if args.model_path:
+        from rv_train.checkpoint import find_model_folder
+
+        find_model_folder(args.model_path)  # else its absence would stand in the server's console
+    with tempfile.TemporaryDirectory(prefix="fuzz_server_") as folder:
+        server = ServerProcess(args.model_path, Path(folder)) if args.model_path else None
+        try:
+            url, key = (server.url, server.api_key) if server else (args.url, read_api_key(args.api_key_file))
+            problems = fuzz(url, key, server, Path(folder), args.seconds, args.clients, args.seed)
+        except RuntimeError as error:
+            problems = [str(error)]
+        finally:
+            code = server.stop() if server else 0
+        if code:
+            problems.append(f"the server ended with exit code {code} at SIGTERM")
+        if server and "Traceback" in server.printed():
+            problems.append(f"the server printed a traceback: {server.printed()[-1000:]}")
+    print("\n".join(f"FAILED: {problem}" for problem in problems) or "\nthe server holds")
+    if problems:
+        raise SystemExit(1)
+
+
+def fuzz(url, api_key, server, folder, seconds, clients, seed) -> list[str]:
+    """The attack and its table; returns what is not as it should be."""
+    from rv_eval.serving.remote_policy import RemotePolicy
+    from tools.dev.fuzz_attacks import Target, attack_until
+
+    remote = RemotePolicy(url, api_key)
+    metadata = remote.describe()
+    remote.close()
+    marker = folder / "unpickled"
+    target = Target(url, api_key, metadata, str(marker))
+    honest = HonestClient(url, api_key, metadata)
+    memory = [("start", server.memory_mb())] if server else []
+    tallies = {}
+
+    async def attack():
+        deadline = asyncio.get_running_loop().time() + seconds
+        attackers = [
+            asyncio.create_task(attack_until(deadline, seed, number, target, tallies)) for number in range(clients)
+        ]
+        await asyncio.sleep(seconds / 3)
+        if server:
+            memory.append(("after the warm-up", server.memory_mb()))
+        await asyncio.gather(*attackers)
+
+    print(f"{clients} attackers against {url} for {seconds:g} s, seed {seed}", flush=True)
+    honest.start()
+    asyncio.run(attack())
+    honest.finish()
+    problems = [honest.problem] if honest.problem else []
+    health = wait_for_calm(url)
+    if server:
+        memory.append(("end", server.memory_mb()))
+        if memory[-1][1] - memory[1][1] > TOLERANCE_MB:
+            problems.append(f"the server grew by more than {TOLERANCE_MB:g} MB after the warm-up")
+    if not honest.latencies:
+        problems.append("the honest client got no answer")
+    if health is None:
+        problems.append("/healthz does not answer")
+    elif health["clients"] > 1:
+        problems.append(f"{health['clients'] - 1} attackers are still counted as clients")
+    if marker.exists():
+        problems.append("a pickle was loaded")
+    print_table(tallies, honest, memory, health)
+    return problems
+
+
+def wait_for_calm(url, seconds=15.0):
+    """What /healthz says once only the honest client is left, or after so many seconds; None: nothing."""
+    health, deadline = None, time.monotonic() + seconds
+    while time.monotonic() < deadline and not (health and health["clients"] <= 1):
+        connection = http.client.HTTPConnection(url.removeprefix("ws://"), timeout=10)
+        try:
+            connection.request("GET", "/healthz")
+            health = json.loads(connection.getresponse().read())
+        except ConnectionRefusedError:
+            return None
+        except (OSError, ValueError, http.client.HTTPException):
+            health = None
+        finally:
+            connection.close()
+        time.sleep(0.2)
+    return health
+
+
+def print_table(tallies, honest, memory, health):
+    from tools.dev.fuzz_attacks import OUTCOMES
+
+    print(f"\n{'attack':<16}{'sent':>8}" + "".join(f"{name:>11}" for name in OUTCOMES))
+    for kind in sorted(tallies):
+        tally = tallies[kind]
+        print(f"{kind:<16}{tally['sent']:>8}" + "".join(f"{tally[name] or '-':>11}" for name in OUTCOMES))
+    total = sum(tally["sent"] for tally in tallies.values())
+    print(f"{'all':<16}{total:>8}\n")
+    for name, latencies in (("before", honest.calm), ("during", honest.latencies)):
+        if latencies:
+            middle, late, last = 1000 * np.quantile(latencies, [0.5, 0.95, 1.0])
+            print(
+                f"honest client ({honest.name}) {name} the attack: {len(latencies)} answers, "
+                f"{middle:.0f} ms in the middle, 95 % within {late:.0f} ms, the last within {last:.0f} ms"
+            )
+    print("memory of the server: " + (", ".join(f"{mb:.0f} MB {when}" for when, mb in memory) or "not seen"))
+    print(f"/healthz: {json.dumps(health)}")
+
+
+if __name__ == "__main__":
+    main()
