@@ -271,7 +271,7 @@ def find_resume(run):
 def refuse_foreign(run):
     """BadInput if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
     links = r"(last|best|final|epoch_\d+)(\.tmp)?"
-    leftovers = rf"config\.(yaml|json)|run\.json(\.tmp)?|events\..*|step_\d{{8}}(\.tmp)?|{links}|lock"
+    leftovers = rf"config\.(yaml|json)|run(\.part)?\.json|events\..*|step_\d{{8}}(\.tmp)?|{links}|lock"
     with named_path(run):
         names = sorted(path.name for path in run.iterdir())
     foreign = [name for name in names if not re.fullmatch(leftovers, name)]

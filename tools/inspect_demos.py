@@ -9,7 +9,6 @@ or a file has no actions or pictures to train on, 2 where one cannot be read or 
 
 import argparse
 import contextlib
-import os
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, demo_files, verify_demo_fil
 from libs.demo_hdf5.layout import find_key_map, key_problems
 from libs.demo_hdf5.opening import Unreadable, filters_of, open_file
 from libs.errors import BadInput
-from libs.files import check_new_file
+from libs.files import check_new_file, whole_file
 from rv_train.data import checks
 from rv_train.data.demos import read_rows
 
@@ -314,22 +313,18 @@ def write_video(path: Path, opened: list[DemoFile], num_demos: int | None) -> in
     sizes = [video_frame(demos, demos.demos[0], 0).shape for demos in opened]
     shape = np.max(sizes, axis=0)  # files differ in their views and in the lines of their instructions
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.part{os.getpid()}.mp4")  # beside, so that a kill leaves no half video
-    try:
-        with (
-            imageio.get_writer(part, fps=CONTROL_HZ, codec="libx264", macro_block_size=2, quality=6) as writer,
-            tqdm(total=total, unit="frame", dynamic_ncols=True) as bar,
-        ):
-            for demos, demo in todo:
-                for t in range(demos.num_frames(demo)):
-                    board = np.zeros(shape, np.uint8)
-                    picture = video_frame(demos, demo, t)
-                    board[: picture.shape[0], : picture.shape[1]] = picture
-                    writer.append_data(board)
-                    bar.update()
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        whole_file(path) as part,
+        imageio.get_writer(part, fps=CONTROL_HZ, codec="libx264", macro_block_size=2, quality=6) as writer,
+        tqdm(total=total, unit="frame", dynamic_ncols=True) as bar,
+    ):
+        for demos, demo in todo:
+            for t in range(demos.num_frames(demo)):
+                board = np.zeros(shape, np.uint8)
+                picture = video_frame(demos, demo, t)
+                board[: picture.shape[0], : picture.shape[1]] = picture
+                writer.append_data(board)
+                bar.update()
     return total
 
 

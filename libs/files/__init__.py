@@ -81,6 +81,41 @@ def read_yaml(path):
         raise BadInput(f"{path} is not valid YAML: {error}") from None
 
 
+@contextlib.contextmanager
+def whole_file(path, sync: bool = False, contested: bool = False):
+    """Gives the path of a file beside `path`, of the same suffix, to be written; it becomes `path` at the end of the
+    block, in one move. So a file under that name is always complete, and what stood there before stays until then.
+
+    Nothing is left where the block fails; what a kill leaves, `NAME.part.SUFFIX`, the next try replaces.
+
+    sync: it is on the disk before it gets its name, so that a crash of the machine leaves no empty file, either.
+    contested: other processes may be writing the same file: each has one of its own beside it.
+    """
+    path = Path(path)
+    beside = path.with_name(f"{path.stem}.part{os.getpid() if contested else ''}{path.suffix}")
+    try:
+        yield beside
+        if sync:
+            _flush(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_whole(path, content: str | bytes, sync: bool = False, contested: bool = False) -> None:
+    """Write a file as `whole_file` does; text becomes UTF-8. Its folder must exist."""
+    with whole_file(path, sync, contested) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _flush(path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def make_folder(path) -> Path:
     """The folder, made with its parents where it does not exist; BadInput where that cannot be."""
     path = Path(path)

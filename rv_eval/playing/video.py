@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from libs.files import whole_file, write_whole
+
 CONTROL_HZ = 20  # actions per second of the robot: what real time is
 VIEW_SIDE = 256  # pixels one view takes in the video
 LINE_HEIGHT = 18
@@ -44,9 +46,8 @@ class EpisodeFrames:
         import imageio
 
         fps = CONTROL_HZ / self.every
-        part = Path(path).with_suffix(".part.mp4")  # what a kill leaves of it, the episode's next try replaces
         outcome = f"success after {steps} steps" if success else f"no success in {steps} steps"
-        try:
+        with whole_file(path) as part:
             with imageio.get_writer(part, fps=fps, codec="libx264", macro_block_size=2, quality=6) as writer:
                 for step, views in self._frames:
                     picture = draw_frame(views, instruction, f"step {step}")
@@ -60,9 +61,6 @@ class EpisodeFrames:
                 raise OSError(f"the encoder left no whole video of {path}: is the disk full?")
             if self._frames:
                 _write_poster(path, picture)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def poster_path(video) -> Path:
@@ -91,12 +89,8 @@ def _write_poster(video, picture: np.ndarray):
 
     size = POSTER_WIDTH, round(picture.shape[0] * POSTER_WIDTH / picture.shape[1])
     small = cv2.cvtColor(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
-    beside = poster_path(video).with_suffix(".part.jpg")
-    try:
-        beside.write_bytes(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, POSTER_QUALITY])[1].tobytes())
-        os.replace(beside, poster_path(video))
-    finally:
-        beside.unlink(missing_ok=True)
+    jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, POSTER_QUALITY])[1]
+    write_whole(poster_path(video), jpeg.tobytes())
 
 
 def _is_whole(path) -> bool:

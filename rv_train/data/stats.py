@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from libs.demo_hdf5 import LIBERO
 from libs.errors import BadInput
-from libs.files import kind_of, named_path, read_json
+from libs.files import kind_of, named_path, read_json, write_whole
 
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
 RANGES = {"min_max": ("min", "max"), "q01_q99": ("q01", "q99")}  # ACTION.RANGE -> keys of the statistics
@@ -133,14 +132,12 @@ def data_fingerprint(dataset):
 
 
 def write_stats(stats, path):
-    """Write statistics as `path`, or as action_stats.json in the folder `path`; beside and renamed.
+    """Write statistics as `path`, or as action_stats.json in the folder `path`, whole or not at all.
 
     A path that ends in .npz becomes numpy's format: arrays action_mins, action_maxs (A,) float64, and the rest.
     """
     path = _file_in(path)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(stats_as_bytes(stats, path.suffix))
-    os.replace(beside, path)
+    write_whole(path, stats_as_bytes(stats, path.suffix))
 
 
 def stats_as_bytes(stats, suffix):
