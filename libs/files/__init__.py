@@ -55,18 +55,32 @@ def read_text(path) -> str:
             raise BadInput(f"{path} is not a text file ({error})") from None
 
 
-def read_json(path):
-    """What a JSON file holds; BadInput as `read_text`, and where it is not JSON."""
+def read_json(path, unique: bool = False):
+    """What a JSON file holds; BadInput as `read_text`, and where it is not JSON.
+
+    unique: and where a name stands twice in an object, whose last would silently count.
+    """
     text = read_text(path)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=without_repeats if unique else None)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not valid JSON: {error}") from None
 
 
-def read_json_object(path) -> dict:
-    """What a JSON file holds that must hold an object."""
-    found = read_json(path)
+def without_repeats(pairs: list[tuple]) -> dict:
+    """The object that a JSON reader found these (name, value) pairs in; BadInput where a name stands there twice."""
+    names = [name for name, _ in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise BadInput(f"{twice[0]!r} stands there twice")
+    return dict(pairs)
+
+
+def read_json_object(path, unique: bool = False) -> dict:
+    """What a JSON file holds that must hold an object; `unique` as in `read_json`."""
+    found = read_json(path, unique)
     if not isinstance(found, dict):
         raise BadInput(f"{path} is not a JSON object")
     return found
