@@ -227,7 +227,7 @@ def verify(demos: DemoFile, num_replayed: int) -> int:
 
 def check_graphics() -> None:
     """BadInput where the environment asks for an OpenGL that cannot work. Without any, demos are not replayed."""
-    from libs.libero_sim import SimulatorMissing, tell_gl
+    from libs.robosuite_sim import SimulatorMissing, tell_gl
 
     with contextlib.suppress(SimulatorMissing):
         tell_gl()
@@ -253,8 +253,8 @@ def training_lines(demos: DemoFile) -> tuple[list[str], list[str]]:
 
 def replay(demos: DemoFile, names: list[str]) -> list[str]:
     """Replay demos in the simulator, where there is one, and print how they compare; the problems."""
-    from libs.libero_sim import SimulatorMissing
     from libs.libero_sim.replay import recorded_task, replay_demos
+    from libs.robosuite_sim import SimulatorMissing
 
     label, problems = f"  {'replay':{LABEL_WIDTH}}", []
     if demos.key_map != LIBERO:

@@ -49,7 +49,8 @@ def measure(args, report) -> dict:
             raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.hard_episodes is not None and args.hard_episodes < 0:
         raise BadInput(f"--hard_episodes must not be negative, got {args.hard_episodes}")
-    from libs.libero_sim import get_task, tell_gl
+    from libs.libero_sim import get_task
+    from libs.robosuite_sim import tell_gl
     from rv_eval.playing.evaluate import plan_episodes
 
     tell_gl()  # before anything is loaded: it may refuse
@@ -97,7 +98,7 @@ def _start(args, task, stack, report):
 
     Returns {loop: play(episodes, n_action_steps) -> block}, {"plain" or "ours": seconds of the start}, our policy.
     """
-    from libs.libero_sim import RemoteObject
+    from libs.robosuite_sim import RemoteObject
     from tools.dev.benchmarks.clock import PhaseClock
     from tools.dev.benchmarks.rollout_loops import OurLoop, first_answer, load_policy
 

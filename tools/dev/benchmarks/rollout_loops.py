@@ -6,7 +6,8 @@ from collections import deque
 
 import numpy as np
 
-from libs.libero_sim import SETTLE_ACTION, VIEWS, SimProcess, init_states
+from libs.libero_sim import VIEWS, init_states
+from libs.robosuite_sim import SETTLE_ACTION, SimProcess
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import WorkerFailure
 from rv_eval.envs.libero import LiberoEpisodeEnv
