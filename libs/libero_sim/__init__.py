@@ -1,6 +1,6 @@
 """The LIBERO simulator without a display: suites, seeded envs, scripted experts."""
 
-from libs.libero_sim.env import VIEWS, LiberoEnv, LiberoProcess
+from libs.libero_sim.env import CONTROL_FREQ, VIEWS, LiberoEnv, LiberoProcess
 from libs.libero_sim.suites import (
     REPORTED_SUITES,
     LiberoTask,
@@ -12,6 +12,7 @@ from libs.libero_sim.suites import (
 )
 
 __all__ = [
+    "CONTROL_FREQ",
     "REPORTED_SUITES",
     "VIEWS",
     "LiberoEnv",

@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from libs.demo_hdf5 import DemoFile, merge_files
-from libs.demo_hdf5.schema import demo_number
+from libs.demo_hdf5.schema import demo_number, json_object
 from libs.errors import BadInput
 from libs.files import read_json_object
 from libs.libero_sim.env import VIEWS, LiberoEnv
 from libs.libero_sim.recording import file_attrs, write_demo
 from libs.libero_sim.suites import LiberoTask, get_task
 from libs.robosuite_sim.pool import Job
-from libs.robosuite_sim.recording import json_object
 
 SETTLE_STEPS = 10
 NOOP_NORM = 1e-4

@@ -1,4 +1,4 @@
-"""What simulators on robosuite share: OpenGL without a display, child processes, cheap pictures, the experts' geometry."""
+"""What simulators on robosuite share: OpenGL without a display, child processes, cheap pictures, experts' geometry."""
 
 from libs.robosuite_sim.env import ACTION_DIM, SETTLE_ACTION, RobosuiteEnv
 from libs.robosuite_sim.gl import Graphics, SimulatorMissing, prepare_gl, tell_gl

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from libs.demo_hdf5 import DemoFile, merge_files
+from libs.demo_hdf5.schema import json_object
 from libs.errors import BadInput
 from libs.robosuite_sim.env import RobosuiteEnv
 from libs.robosuite_sim.pool import Job
-from libs.robosuite_sim.recording import Recording, json_object
+from libs.robosuite_sim.recording import Recording
 
 ATTEMPTS_PER_DEMO = 5  # an expert that succeeds more rarely is broken
 ATTEMPT_TIMEOUT_S = 600.0

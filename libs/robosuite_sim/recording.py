@@ -1,6 +1,5 @@
 """A demonstration: a random reset, perhaps a start in the middle of a pushed run, the expert's actions."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -102,12 +101,3 @@ def look_at_states(
         env.set_sim_state(state)
         frames.append(look())
     return {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
-
-
-def json_object(attrs: dict, name: str) -> dict:
-    """The JSON object in an attribute, {} where there is none."""
-    try:
-        value = json.loads(attrs[name])
-    except (KeyError, TypeError, json.JSONDecodeError):
-        return {}
-    return value if isinstance(value, dict) else {}

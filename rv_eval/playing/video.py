@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-CONTROL_HZ = 20  # actions per second of the robot: what real time is
 VIEW_SIDE = 256  # pixels one view takes in the video
 LINE_HEIGHT = 18
 END_SECONDS = 1.0  # how long the last picture stands
@@ -15,10 +14,13 @@ POSTER_WIDTH, POSTER_QUALITY = 320, 75  # pixels, JPEG's 0 to 100: about 10 kB
 
 
 class EpisodeFrames:
-    """Collects an episode's pictures: one frame every `every` steps, each view as it was rendered last."""
+    """Collects an episode's pictures: one frame every `every` steps, each view as it was rendered last.
 
-    def __init__(self, every: int):
-        self.every = every
+    control_hz: steps per second of the environment, which a video shows in real time.
+    """
+
+    def __init__(self, every: int, control_hz: float):
+        self.every, self.control_hz = every, control_hz
         self._latest = {}
         self._frames = []  # (step, {view: (R, R, 3) uint8})
 
@@ -43,7 +45,7 @@ class EpisodeFrames:
         """
         import imageio
 
-        fps = CONTROL_HZ / self.every
+        fps = self.control_hz / self.every
         part = Path(path).with_suffix(".part.mp4")  # what a kill leaves of it, the episode's next try replaces
         outcome = f"success after {steps} steps" if success else f"no success in {steps} steps"
         try:

@@ -1,4 +1,4 @@
-"""libs.robosuite_sim: what its simulators share and needs none of them: child processes, cheaper pictures, no imports."""
+"""libs.robosuite_sim: what needs no simulator of those that share it: child processes, cheaper pictures, no imports."""
 
 import os
 import signal

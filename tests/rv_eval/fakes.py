@@ -1,4 +1,4 @@
-"""An environment in a real child process and a policy, both tiny, to test rollout and evaluation with."""
+"""A simulator whose environments are real child processes, and a policy, all tiny, to test rollouts with."""
 
 import multiprocessing
 import os
@@ -7,10 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rv_eval.envs.base import Reply, WorkerFailure
+from rv_eval.envs.base import ActionPart, Description, Reply, WorkerFailure
 from rv_train.models.prediction import Prediction
 
 VIEWS = ("agentview", "eye_in_hand")
+DESCRIPTION = Description(
+    name="fake",
+    benchmark="fake",
+    views=VIEWS,
+    proprio={"robot_states": 9},
+    actions=(ActionPart("arm", 6), ActionPart("gripper", 1, (-1.0, 1.0))),
+    control_hz=20,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class FakeTask:
     name: str = "fake_task"
     instruction: str = "do it"
     max_steps: int = 20
+    num_init_states: int = 30
 
 
 class FakePolicy:
@@ -76,6 +85,10 @@ def _child(pipe, trouble):
 
 
 class FakeEnv:
+    """An Environment. The episode's init state is the step of its success."""
+
+    description = DESCRIPTION
+
     def __init__(self, task, trouble=None):
         self.task = task
         self.rendered = []  # (request number, views)
@@ -115,3 +128,25 @@ class FakeEnv:
         self._process.kill()
         self._process.join()
         self._pipe.close()
+
+
+class FakeSimulator:
+    """A Simulator."""
+
+    description = DESCRIPTION
+    seed_means = "nothing"
+
+    def add_task_arguments(self, add):
+        """There is one task."""
+
+    def choose_tasks(self, args):
+        return [FakeTask()]
+
+    def prepare(self):
+        return {"drawn_by": "nobody"}
+
+    def versions(self):
+        return {"mujoco": "2.3.7"}
+
+    def make(self, task, resolution, render):
+        return FakeEnv(task)

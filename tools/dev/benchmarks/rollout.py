@@ -51,11 +51,12 @@ def measure(args, report) -> dict:
         raise BadInput(f"--hard_episodes must not be negative, got {args.hard_episodes}")
     from libs.libero_sim import get_task
     from libs.robosuite_sim import tell_gl
+    from rv_eval.envs.libero import DESCRIPTION
     from rv_eval.playing.evaluate import plan_episodes
 
     tell_gl()  # before anything is loaded: it may refuse
     task = get_task(args.task_suite, args.task_id)
-    episodes = plan_episodes([task], args.episodes, args.seed, args.num_steps)
+    episodes = plan_episodes([task], args.episodes, args.seed, args.num_steps, DESCRIPTION.num_settle_steps)
     num_hard = len(episodes) if args.hard_episodes is None else args.hard_episodes
     blocks = []
     with contextlib.ExitStack() as stack:
