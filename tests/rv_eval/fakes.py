@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from libs.errors import BadInput
 from rv_eval.envs.base import ActionPart, Description, Reply, WorkerFailure
 from rv_train.models.prediction import Prediction
 
@@ -56,7 +57,7 @@ class FakePolicy:
         return Prediction(chunk, valid=steps > 0, repaired=rows < 0, texts=[f"from {step:.0f}" for step in steps])
 
 
-def _child(pipe, trouble):
+def _child(pipe, trouble, side):
     """Counts steps; success at the step the episode's init state names. trouble: {step: "crash" | "hang" | "slow"}."""
     step = goal = 0
     while True:
@@ -75,7 +76,7 @@ def _child(pipe, trouble):
             time.sleep(60)
         if trouble.get(step) == "slow":
             time.sleep(2)
-        pictures = {view: np.full((8, 8, 3), step, np.uint8) for view in views}
+        pictures = {view: np.full((side, side, 3), step, np.uint8) for view in views}
         observation = {
             "views": pictures,
             "instruction": "do it",
@@ -89,11 +90,11 @@ class FakeEnv:
 
     description = DESCRIPTION
 
-    def __init__(self, task, trouble=None):
+    def __init__(self, task, trouble=None, side=8):
         self.task = task
         self.rendered = []  # (request number, views)
         self._pipe, theirs = multiprocessing.get_context("fork").Pipe()
-        self._process = multiprocessing.get_context("fork").Process(target=_child, args=(theirs, trouble or {}))
+        self._process = multiprocessing.get_context("fork").Process(target=_child, args=(theirs, trouble or {}, side))
         self._process.start()
         theirs.close()
 
@@ -149,4 +150,6 @@ class FakeSimulator:
         return {"mujoco": "2.3.7"}
 
     def make(self, task, resolution, render):
-        return FakeEnv(task)
+        if render not in ("standard", "fast"):
+            raise BadInput(f"unknown render setting {render!r}")
+        return FakeEnv(task, side=resolution)

@@ -73,11 +73,13 @@ def test_the_preset_of_a_recipe_holds_where_nothing_else_is_said(tmp_path):
     policy = Policy.from_checkpoint(make_tiny_checkpoint(tmp_path, **preset))
     assert policy.preset == AgentSettings(1, 2, 1, 1.0)
     arguments = ["--model_path", "x", *SUITE]
-    assert agent_settings(parse_args(LiberoSimulator(), "", arguments), policy.preset) == policy.preset
+
+    def settings(*given):
+        return agent_settings(parse_args(LiberoSimulator(), "", [*arguments, *given]), policy.preset)
+
+    assert settings() == policy.preset
     given = ["--action_horizon", "0", "--ensemble_prediction", "1", "--ensemble_version", "2"]
-    assert agent_settings(parse_args(LiberoSimulator(), "", [*arguments, *given]), policy.preset) == AgentSettings(
-        0, 1, 2, 1.0
-    )
+    assert settings(*given) == AgentSettings(0, 1, 2, 1.0)
 
 
 def refused(arguments, capsys):
