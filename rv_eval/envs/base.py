@@ -139,7 +139,7 @@ class Environment(Protocol):
         """One action (A,) float64; the reply holds pictures of `views` taken after it."""
 
     def fileno(self) -> int:
-        """For select and multiprocessing.connection.wait: readable when something arrived."""
+        """For select and multiprocessing.connection.wait: readable as long as something that arrived is not received."""
 
     def receive(self) -> Reply | None:
         """Read what arrived: call when readable. None: not yet a whole reply. BadInput: a request was wrong."""
