@@ -69,7 +69,7 @@ class ChunkAgent:
         self.draft: list[int] = []  # the integers of the last answer about actions that are not executed
         self._parts = actions
         self._ensembler = self.settings.make_ensembler(horizon)
-        self._actions = deque()
+        self._actions: deque[np.ndarray] = deque()
 
     @property
     def needs_observation(self) -> bool:

@@ -28,6 +28,8 @@ class Settings:
 class DemoWorker(ExpertWorker):
     """Makes the attempts of one LIBERO task."""
 
+    env: LiberoEnv
+
     def __init__(self, settings: Settings):
         task = get_task(settings.task_suite, settings.task_id)
         super().__init__(LiberoEnv(task, settings.resolution, settings.render), settings)

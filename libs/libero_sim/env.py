@@ -1,6 +1,7 @@
 """One LIBERO task as an environment: seeded, upright, and rendering only the pictures that are asked for."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class LiberoEnv(RobosuiteEnv):
 
     CAMERAS = CAMERAS
     MIRRORED = True
-    _wrapped = None  # LIBERO's own object around robosuite's environment
+    _wrapped: Any = None  # LIBERO's own object around robosuite's environment
 
     def __init__(self, task: LiberoTask, resolution: int = 256, render: str = "standard"):
         super().__init__(task, resolution, render)
@@ -58,7 +59,7 @@ class LiberoEnv(RobosuiteEnv):
             raw = self._wrapped.set_init_state(self._checked_state(init_state))
         return self._observation(raw, VIEWS)
 
-    def step(self, action: Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
+    def step(self, action: np.ndarray | Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
         """As RobosuiteEnv's."""
         action = checked_action(action)
         self._enable(views)

@@ -3,6 +3,7 @@
 import abc
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ MAX_PLACEMENT_TRIES = 1000  # random placements that overlap are drawn again
 class RobosuiteEnv(abc.ABC):
     """A task in a robosuite environment with one Panda arm. Making one takes seconds; a process should hold one.
 
-    A subclass names its CAMERAS and says how robosuite's environment is made, reset and stepped; it has `reset(seed)`.
+    A subclass names its CAMERAS and says how robosuite's environment is made, reset and stepped.
     task: has `name`. resolution: pixels on each side of the square pictures. render: a key of RENDER_SETTINGS, which
     must match between data and evaluation. Raises SimulatorMissing where OpenGL or the simulator is missing, BadInput
     for an unknown setting.
@@ -27,7 +28,7 @@ class RobosuiteEnv(abc.ABC):
 
     CAMERAS: dict[str, str]  # view -> camera name in the model
     MIRRORED: bool  # whether an upright picture of these cameras has left and right exchanged, too
-    robosuite_env = None
+    robosuite_env: Any = None
 
     def __init__(self, task, resolution: int, render: str):
         setting = get_render_setting(render)
@@ -46,7 +47,11 @@ class RobosuiteEnv(abc.ABC):
         """Import the simulator; returns what makes robosuite's environment: soft resets, no step limit of its own."""
 
     @abc.abstractmethod
-    def step(self, action: Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
+    def reset(self, seed: int) -> dict:
+        """Start an episode, everything random drawn from the seed; its observation, before objects are at rest."""
+
+    @abc.abstractmethod
+    def step(self, action: np.ndarray | Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
         """Apply one action (7,): 3 position, 3 rotation, gripper -1 open / +1 close, each in [-1, 1].
 
         views: the pictures to render after this step; only those stand in the observation. Returns
@@ -144,7 +149,7 @@ class RobosuiteEnv(abc.ABC):
         return np.ascontiguousarray(picture[::-1, ::-1] if self.MIRRORED else picture[::-1])
 
 
-def checked_action(action: Sequence[float]) -> np.ndarray:
+def checked_action(action: np.ndarray | Sequence[float]) -> np.ndarray:
     """(7,) float64. BadInput for a wrong shape or a number that is not finite."""
     action = np.asarray(action, dtype=np.float64)
     if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():

@@ -53,14 +53,17 @@ def record_run(
     begin()
     start_gripper = OPEN
     if rng.random() < late:
-        start_gripper = start_late(env, expert(), rng, latest)
-        if start_gripper is None:  # the pushed run succeeded too early
+        held = start_late(env, expert(), rng, latest)
+        if held is None:  # the pushed run succeeded too early
             begin()
-            start_gripper = OPEN
+        else:
+            start_gripper = held
     elif vary is not None:
         vary()
     env.set_sim_state(env.sim_state(), start_gripper)
-    actions, states, success = [], [], False
+    actions: list[np.ndarray] = []
+    states: list[np.ndarray] = []
+    success = False
     for action in expert():
         if len(actions) == env.task.max_steps:
             return None

@@ -25,6 +25,8 @@ class StackSettings:
 class StackWorker(ExpertWorker):
     """Makes the attempts at stacking."""
 
+    env: StackEnv
+
     def __init__(self, settings: StackSettings):
         super().__init__(StackEnv(StackTask(), settings.resolution, settings.render), settings)
 

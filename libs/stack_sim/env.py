@@ -51,7 +51,7 @@ class StackEnv(RobosuiteEnv):
         self._reset_seeded(seed, self.robosuite_env.reset)
         return self._observation(views)
 
-    def step(self, action: Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
+    def step(self, action: np.ndarray | Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
         """As RobosuiteEnv's."""
         self.robosuite_env.step(checked_action(action))
         # robosuite leaves poses from 2 ms before its state; with this a picture is a function of the state alone.

@@ -1,6 +1,7 @@
 """The simulators that a policy can be evaluated in, by name."""
 
 import importlib
+from typing import Any
 
 from libs.errors import BadInput
 from rv_eval.envs.base import Simulator
@@ -12,7 +13,7 @@ SIMULATORS = {
 }
 
 
-def get_simulator(name: str) -> Simulator:
+def get_simulator(name: str) -> Simulator[Any]:
     """The simulator called `name`. BadInput, listing the names, if there is none."""
     if name not in SIMULATORS:
         raise BadInput(f"unknown environment {name!r}: there are {', '.join(SIMULATORS)}")

@@ -7,7 +7,7 @@ child process of ours, or in a program of its own.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -33,8 +33,8 @@ class ActionPart:
 
 
 def snap(action: np.ndarray, parts: Sequence[ActionPart]) -> np.ndarray:
-    """An action (A,) as it is executed: the parts with levels at one of them, the lower one where both are as near."""
-    action, start = np.array(action), 0
+    """An action (A,) as it is executed, float64: parts with levels at the nearer one, at the lower where both are."""
+    action, start = np.array(action, np.float64), 0
     for part in parts:
         numbers = slice(start, start + part.size)
         if part.levels is not None:
@@ -139,7 +139,7 @@ class Environment(Protocol):
         """One action (A,) float64; the reply holds pictures of `views` taken after it."""
 
     def fileno(self) -> int:
-        """For select and multiprocessing.connection.wait: readable as long as something that arrived is not received."""
+        """For select and multiprocessing.connection.wait: readable as long as what arrived is not received."""
 
     def receive(self) -> Reply | None:
         """Read what arrived: call when readable. None: not yet a whole reply. BadInput: a request was wrong."""
@@ -148,8 +148,11 @@ class Environment(Protocol):
         """End whatever runs, hanging or not. Never raises."""
 
 
+AnyTask = TypeVar("AnyTask", bound=Task)
+
+
 @runtime_checkable
-class Simulator(Protocol):
+class Simulator(Protocol[AnyTask]):
     """Everything an evaluation asks a simulator for. Making one of these starts nothing."""
 
     @property
@@ -162,7 +165,7 @@ class Simulator(Protocol):
         """Declare how tasks are chosen on a command line; `add` is argparse's add_argument. Nothing where there is no
         choice."""
 
-    def choose_tasks(self, args) -> list[Task]:
+    def choose_tasks(self, args: Any) -> list[AnyTask]:
         """The tasks that parsed arguments name, each once. BadInput: there is no such task, and which there are."""
 
     def prepare(self) -> dict[str, str]:
@@ -173,7 +176,7 @@ class Simulator(Protocol):
         """{package: version} of what physics and pictures depend on: results of other ones are not the same
         measurement."""
 
-    def make(self, task: Task, resolution: int, render: str) -> Environment:
+    def make(self, task: AnyTask, resolution: int, render: str) -> Environment:
         """An environment of a task, which may still be starting. resolution: pixels on each side of its pictures;
         render: how they are drawn, by a name of the simulator's own. BadInput, then or in the first reply: it does not
         know that name."""

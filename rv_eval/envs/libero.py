@@ -63,7 +63,7 @@ class LiberoSimulator(RobosuiteSimulator):
         add("--task_id", type=int, nargs="+", help="tasks of each suite (default: all)")
         add("--task_name", nargs="+", help="tasks by name, as in demo file names")
 
-    def choose_tasks(self, args) -> list[LiberoTask]:
+    def choose_tasks(self, args: Any) -> list[LiberoTask]:
         if args.task_id is not None and args.task_name is not None:
             raise BadInput("--task_id and --task_name: give one of them")
         return select_tasks(args.task_suite, args.task_id, args.task_name)

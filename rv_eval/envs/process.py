@@ -22,7 +22,7 @@ class ProcessEnvironment(abc.ABC):
 
     def __init__(self, task: Task, process: RemoteObject):
         self.task = task
-        self._unanswered = deque()  # methods, in the order of their replies
+        self._unanswered: deque[str] = deque()  # methods, in the order of their replies
         self._process = process
 
     @abc.abstractmethod

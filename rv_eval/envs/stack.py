@@ -41,7 +41,7 @@ class StackSimulator(RobosuiteSimulator):
     def add_task_arguments(self, add: Callable[..., Any]) -> None:
         """There is one task."""
 
-    def choose_tasks(self, args) -> list[StackTask]:
+    def choose_tasks(self, args: Any) -> list[StackTask]:
         return [StackTask()]
 
     def make(self, task: StackTask, resolution: int, render: str) -> StackEnvironment:

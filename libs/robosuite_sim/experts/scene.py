@@ -1,6 +1,7 @@
 """What an expert may see and a policy may not, of the hand: its exact pose, and what it holds."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ class HandScene:
     """The present state of a RobosuiteEnv's arm; every call reads it anew. World metres and radians."""
 
     def __init__(self, env: RobosuiteEnv):
-        self._env = env.robosuite_env
+        self._env: Any = env.robosuite_env
 
     @property
     def position(self) -> np.ndarray:
