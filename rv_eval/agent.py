@@ -3,13 +3,16 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from libs.errors import BadInput
 from libs.temporal_ensemble import TemporalEnsembler
 from rv_eval.envs.base import ActionPart, snap
-from rv_train.models.prediction import Prediction
+
+if TYPE_CHECKING:  # a command line that only shows its help loads no model code
+    from rv_train.models.prediction import Prediction
 
 MAX_DIGITS = 10  # of a number that is taken for a draft
 
@@ -81,7 +84,7 @@ class ChunkAgent:
         self._actions.clear()
         self.draft = []
 
-    def add_answer(self, prediction: Prediction, row: int) -> None:
+    def add_answer(self, prediction: "Prediction", row: int) -> None:
         """Row `row` of what the policy predicted for the present observation."""
         chunk = prediction.chunk[row]  # (H, A)
         self.draft = _integers(prediction.texts[row])[self.settings.n_action_steps * chunk.shape[-1] :]
