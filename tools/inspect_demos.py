@@ -20,6 +20,7 @@ from libs.cli import cli_errors
 from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, demo_files, verify_demo_file
 from libs.demo_hdf5.layout import find_key_map, key_problems
 from libs.demo_hdf5.opening import Unreadable, filters_of, open_file
+from libs.demo_hdf5.schema import json_object
 from libs.errors import BadInput
 from libs.files import check_new_file, whole_file
 from rv_train.data import checks
@@ -27,6 +28,7 @@ from rv_train.data.demos import read_rows
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 LABEL_WIDTH = 13
+USUAL_HZ = 20  # actions per second where a file does not state it
 
 
 def parse_args(argv=None):
@@ -226,7 +228,7 @@ def verify(demos: DemoFile, num_replayed: int) -> int:
 
 def check_graphics() -> None:
     """BadInput where the environment asks for an OpenGL that cannot work. Without any, demos are not replayed."""
-    from libs.libero_sim import SimulatorMissing, tell_gl
+    from libs.robosuite_sim import SimulatorMissing, tell_gl
 
     with contextlib.suppress(SimulatorMissing):
         tell_gl()
@@ -252,8 +254,8 @@ def training_lines(demos: DemoFile) -> tuple[list[str], list[str]]:
 
 def replay(demos: DemoFile, names: list[str]) -> list[str]:
     """Replay demos in the simulator, where there is one, and print how they compare; the problems."""
-    from libs.libero_sim import SimulatorMissing
     from libs.libero_sim.replay import recorded_task, replay_demos
+    from libs.robosuite_sim import SimulatorMissing
 
     label, problems = f"  {'replay':{LABEL_WIDTH}}", []
     if demos.key_map != LIBERO:
@@ -306,8 +308,6 @@ def write_video(path: Path, opened: list[DemoFile], num_demos: int | None) -> in
     """Play the first `num_demos` demos (None: all) of each file in real time; returns the number of frames."""
     import imageio
 
-    from rv_eval.playing.video import CONTROL_HZ
-
     todo = [(demos, demo) for demos in opened for demo in demos.demos[:num_demos]]
     total = sum(demos.num_frames(demo) for demos, demo in todo)
     sizes = [video_frame(demos, demos.demos[0], 0).shape for demos in opened]
@@ -315,7 +315,7 @@ def write_video(path: Path, opened: list[DemoFile], num_demos: int | None) -> in
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         whole_file(path) as part,
-        imageio.get_writer(part, fps=CONTROL_HZ, codec="libx264", macro_block_size=2, quality=6) as writer,
+        imageio.get_writer(part, fps=frame_rate(opened), codec="libx264", macro_block_size=2, quality=6) as writer,
         tqdm(total=total, unit="frame", dynamic_ncols=True) as bar,
     ):
         for demos, demo in todo:
@@ -326,6 +326,22 @@ def write_video(path: Path, opened: list[DemoFile], num_demos: int | None) -> in
                 writer.append_data(board)
                 bar.update()
     return total
+
+
+def frame_rate(opened: list[DemoFile]) -> float:
+    """Frames per second of the demos. BadInput: files of different rates."""
+    rates = [stated_rate(demos) for demos in opened]
+    if len(set(rates)) > 1:
+        stated = ", ".join(f"{demos.path.name} {rate:g}" for demos, rate in zip(opened, rates, strict=True))
+        raise BadInput(f"a video has one rate, these files have several frames per second: {stated}")
+    return rates[0]
+
+
+def stated_rate(demos: DemoFile) -> float:
+    """Actions per second as a file's env_args state them, USUAL_HZ where they do not."""
+    kwargs = json_object(demos.attrs, "env_args").get("env_kwargs")
+    rate = kwargs.get("control_freq") if isinstance(kwargs, dict) else None
+    return rate if type(rate) in (int, float) and rate > 0 else USUAL_HZ
 
 
 def video_frame(demos: DemoFile, demo: str, t: int) -> np.ndarray:

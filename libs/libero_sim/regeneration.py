@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from libs.demo_hdf5 import DemoFile, merge_files
-from libs.demo_hdf5.schema import demo_number
+from libs.demo_hdf5.schema import demo_number, json_object
 from libs.errors import BadInput
 from libs.files import read_json_object, write_whole
 from libs.libero_sim.env import VIEWS, LiberoEnv
-from libs.libero_sim.pool import Job
-from libs.libero_sim.recording import file_attrs, json_object, write_demo
+from libs.libero_sim.recording import file_attrs, write_demo
 from libs.libero_sim.suites import LiberoTask, get_task
+from libs.robosuite_sim.pool import Job
 
 SETTLE_STEPS = 10
 NOOP_NORM = 1e-4

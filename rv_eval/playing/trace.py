@@ -15,7 +15,8 @@ class EpisodeTrace:
     chunks (Q, H, A) float32        what it answered, before ensembling; texts, valid, repaired (Q,)
     actions (T, A) float64          what was executed, after ensembling and snapping the gripper
     proprio/<part> (T + 1, n)       the robot before every action and at the end; absent where an environment has none
-    and the episode's record of results.jsonl as JSON in the attribute `record`.
+    and the episode's record of results.jsonl as JSON in the attribute `record`; its `environment` says what the numbers
+    of an action are, and how many steps are a second.
     """
 
     def __init__(self):

@@ -9,7 +9,6 @@ import numpy as np
 
 from libs.files import whole_file, write_whole
 
-CONTROL_HZ = 20  # actions per second of the robot: what real time is
 VIEW_SIDE = 256  # pixels one view takes in the video
 LINE_HEIGHT = 18
 END_SECONDS = 1.0  # how long the last picture stands
@@ -17,10 +16,13 @@ POSTER_WIDTH, POSTER_QUALITY = 320, 75  # pixels, JPEG's 0 to 100: about 10 kB
 
 
 class EpisodeFrames:
-    """Collects an episode's pictures: one frame every `every` steps, each view as it was rendered last."""
+    """Collects an episode's pictures: one frame every `every` steps, each view as it was rendered last.
 
-    def __init__(self, every: int):
-        self.every = every
+    control_hz: steps per second of the environment, which a video shows in real time.
+    """
+
+    def __init__(self, every: int, control_hz: float):
+        self.every, self.control_hz = every, control_hz
         self._latest = {}
         self._frames = []  # (step, {view: (R, R, 3) uint8})
 
@@ -45,7 +47,7 @@ class EpisodeFrames:
         """
         import imageio
 
-        fps = CONTROL_HZ / self.every
+        fps = self.control_hz / self.every
         outcome = f"success after {steps} steps" if success else f"no success in {steps} steps"
         with whole_file(path) as part:
             with imageio.get_writer(part, fps=fps, codec="libx264", macro_block_size=2, quality=6) as writer:

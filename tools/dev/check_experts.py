@@ -19,9 +19,10 @@ from tqdm import tqdm
 from libs.cli import cli_errors
 from libs.errors import BadInput
 from libs.files import check_new_file, make_folder, write_whole
-from libs.libero_sim import REPORTED_SUITES, LiberoEnv, simulator_versions, tell_gl
+from libs.libero_sim import REPORTED_SUITES, LiberoEnv
 from libs.libero_sim.experts import expert_actions, expert_tasks
 from libs.libero_sim.experts.watch import Watch
+from libs.robosuite_sim import simulator_versions, tell_gl
 
 COLUMNS = 8  # pictures in a row of a contact sheet
 

@@ -1,4 +1,4 @@
-"""An object, usually a LiberoEnv, in a child process that can be given up when it crashes or hangs.
+"""An object, usually a RobosuiteEnv, in a child process that can be given up when it crashes or hangs.
 
 The child is a fresh interpreter (it does not import the caller's main module or share its OpenGL state),
 runs one request after the other, and ends when its parent ends, however that happens.
@@ -18,10 +18,10 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 from libs.errors import BadInput
-from libs.libero_sim.gl import child_environment, give_back_device, take_device
+from libs.robosuite_sim.gl import child_environment, give_back_device, take_device
 
 _ROOT = Path(__file__).resolve().parents[2]  # the child must find the same packages
-_SERVE = "import sys; sys.path[:0] = sys.argv[2:]; from libs.libero_sim.remote import serve; serve(int(sys.argv[1]))"
+_SERVE = "import sys; sys.path[:0] = sys.argv[2:]; from libs.robosuite_sim.remote import serve; serve(int(sys.argv[1]))"
 _CLOSE = "close"
 
 
@@ -152,13 +152,13 @@ class RemoteObject:
 
 
 class SimProcess(RemoteObject):
-    """The calls of a LiberoEnv, or of another RobosuiteEnv, run in a child process: see RemoteObject for time-outs
-    and errors.
+    """The calls of a RobosuiteEnv, run in a child process: see RemoteObject for time-outs and errors. A subclass names
+    the env.
 
     `process.step(action, views)` waits for the answer; `send("step", action, views)` and `recv()` do not.
     """
 
-    FACTORY = "libs.libero_sim.env:LiberoEnv"  # a subclass may name another RobosuiteEnv
+    FACTORY: str  # "module:class"
     METHODS = frozenset(
         ("reset", "settle", "step", "check_success", "sim_state", "set_sim_state", "render", "proprio_dict")
     ) | {"model_xml"}

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from libs.errors import BadInput
 from libs.files import make_folder, read_json_object
-from libs.libero_sim.gl import tell_gl
-from libs.libero_sim.remote import RemoteObject, SimCrash, SimStartFailed, SimTimeout
+from libs.robosuite_sim.gl import tell_gl
+from libs.robosuite_sim.remote import RemoteObject, SimCrash, SimStartFailed, SimTimeout
 
 MAX_INCIDENTS = 3  # crashes and hangs of the simulator that one piece may survive
 RECYCLE_AFTER = 200  # pieces after which a simulator process is replaced: renderers wear out

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import rotation_vector, wrap_axis
+from libs.robosuite_sim.experts.geometry import rotation_vector, wrap_axis
 
 OPEN, CLOSE = -1.0, 1.0
 _GAIN = 18.0  # action per metre of error; 20 would be critically damped in LIBERO's controller

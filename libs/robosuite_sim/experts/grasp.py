@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import (
+from libs.robosuite_sim.experts.geometry import (
     extent_along,
     horizontal_axis,
     in_axes,
