@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rv_eval.envs.base import Reply, WorkerFailure
-from rv_train.models.prediction import Prediction
+from rv_train.policies.base import Prediction
 
 VIEWS = ("agentview", "eye_in_hand")
 
