@@ -193,6 +193,7 @@ class _Answer:
         self.head.copy_(decoder.head.weight[grammar.ids])
         self.drafts.begin(drafts)
         parts = decoder.family.layer_parts(decoder.backbone)
+        assert parts is not None, "a layer is no longer what it was when this policy was built"
         self.layers = [_Layer(layer, self.group * self.heads, join=not hidden.is_cuda) for layer in parts]
         state = torch.full_like(self.state, grammar.start)
         scores = self._scores(hidden[rows, lengths - 1], self.rows * self.room, state)

@@ -26,6 +26,7 @@ from rv_train.backbones.running import (
 from rv_train.policies.base import Prediction
 from rv_train.policies.text.decoder import Decoder
 from rv_train.policies.text.grammar import Grammar
+from rv_train.policies.text.library_decoder import LibraryDecoder
 from rv_train.policies.text.loss import TokenLoss
 
 
@@ -50,7 +51,8 @@ class TextPolicy(nn.Module):
     def __init__(self, backbone, family, prompt, codec, grammar):
         super().__init__()
         self.backbone, self.family, self.prompt, self.codec = backbone, family, prompt, codec
-        self.decoder = Decoder(backbone, family, grammar)
+        described = family.layer_parts(backbone) is not None
+        self.decoder = (Decoder if described else LibraryDecoder)(backbone, family, grammar)
         self.compiled = False
 
     @staticmethod
