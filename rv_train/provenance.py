@@ -11,7 +11,7 @@ import torch
 
 from libs.errors import BadInput
 from libs.files import read_json_object, write_whole
-from rv_train.models.lora import num_values
+from rv_train.backbones.lora import num_values
 from rv_train.optim import base_lr, resolve_amp
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "h5py", "opencv-python", "yacs")

@@ -97,7 +97,7 @@ def test_a_simulator_knows_no_other():
 
 def test_training_and_decoding_import_without_the_simulator():
     code = (
-        "import sys; import rv_train.train, rv_train.models.vla0, rv_eval.policy;"
+        "import sys; import rv_train.train, rv_train.policies.text.model, rv_eval.policy;"
         "print([m for m in ('libero', 'robosuite', 'mujoco', 'cv2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -43,15 +43,17 @@ class TrainingData:
     remarks: list = field(default_factory=list)
 
 
-def load_data(cfg):
+def load_data(cfg, integers=True):
     """The `TrainingData` of a config tree. Reads everything but the pictures, of those one per demo.
+
+    integers: whether what is trained writes actions as integers, whose bins may be too coarse for them.
 
     Raises:
         BadInput: no data, or data that cannot be used, naming file and demo, or file and line; statistics that are
             missing, broken, of other dimensions or proprio parts, or not those of a manifest; DATA.VAL_SHARE above 0
             where no demo can be held out.
     """
-    return _load_manifests(cfg) if cfg.DATA.SOURCE == "manifest" else _load_demos(cfg)
+    return _load_manifests(cfg) if cfg.DATA.SOURCE == "manifest" else _load_demos(cfg, integers)
 
 
 def key_map_of(cfg):
@@ -69,7 +71,7 @@ def key_map_of(cfg):
     return key_map
 
 
-def _load_demos(cfg):
+def _load_demos(cfg, integers):
     paths, key_map = find_demo_files(cfg.DATA.FILES), key_map_of(cfg)
     dataset = DemoDataset(paths, cfg.DATA.VIEWS, cfg.ACTION.HORIZON, key_map, cfg.DATA.PROPRIO, cfg.DATA.INSTRUCTION)
     if cfg.DATA.STATS:
@@ -85,7 +87,7 @@ def _load_demos(cfg):
         "key_map": key_map.name,
         "constant": list(checks.constant_dims(stats)),
     }
-    num_bins = cfg.ACTION.NUM_BINS if cfg.MODEL.NAME == "vla0" else None
+    num_bins = cfg.ACTION.NUM_BINS if integers else None
     remarks = checks.demo_remarks(dataset.demos, cfg.ACTION.HORIZON, codec.low, codec.high, num_bins)
     return _split(cfg, dataset, stats, fingerprint, more, remarks)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from libs.errors import BadInput
 from rv_eval.envs.base import ActionPart, Description, Reply, WorkerFailure
-from rv_train.models.prediction import Prediction
+from rv_train.policies.base import Prediction
 
 VIEWS = ("agentview", "eye_in_hand")
 DESCRIPTION = Description(

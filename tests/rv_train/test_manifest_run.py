@@ -193,10 +193,12 @@ def test_the_sanity_forward_of_somebody_elses_lines(tmp_path, capsys):
 
 
 def test_the_sanity_forward_of_a_loss_that_is_no_number(built, capsys, monkeypatch):
-    from rv_train.models.vla0 import VLA0
+    from rv_train.policies.text.model import TextPolicy
 
-    forward = VLA0.forward
-    monkeypatch.setattr(VLA0, "forward", lambda self, batch: {**forward(self, batch), "loss": torch.tensor(math.nan)})
+    forward = TextPolicy.forward
+    monkeypatch.setattr(
+        TextPolicy, "forward", lambda self, batch: {**forward(self, batch), "loss": torch.tensor(math.nan)}
+    )
     out = sane(capsys, expect=1, DATA__SOURCE="manifest", DATA__FILES=[str(built)])
     assert "loss nan over" in out and out.endswith("the loss is not a finite number\n")
 

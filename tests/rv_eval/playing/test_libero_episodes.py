@@ -9,7 +9,7 @@ from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Episode
 from rv_eval.envs.libero import LiberoEnvironment
 from rv_eval.playing.rollout import Rollout
-from rv_train.models.prediction import Prediction
+from rv_train.policies.base import Prediction
 
 HORIZON = 8
 INIT_STATE = 1

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as library
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
-from rv_train.models.qwen import FLASH
+from rv_train.backbones.running import FLASH
 
 
 class VisionAttention(library.Qwen2_5_VLVisionAttention):

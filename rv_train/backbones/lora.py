@@ -11,7 +11,7 @@ The adapter itself is peft's. Here stands which layers get one, how the frozen w
 import hashlib
 import importlib.util
 import json
-import re
+import logging
 from pathlib import Path
 
 import torch
@@ -21,7 +21,6 @@ from torch import nn
 
 from libs.errors import BadInput, first_line
 from libs.files import read_json_object
-from rv_train.optim import quiet_bitsandbytes
 
 ADAPTER, ADAPTER_CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
 NAME = "default"  # peft's name for an adapter that has none
@@ -30,14 +29,14 @@ NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # QLoRA (Dettmers et al. 2023): values th
 NF4_TABLES = 4 * (16 + 256 + 1)  # per tensor: the 16 values, the 256 of a scale, an offset; float32
 
 
-def target_pattern(lora):
+def target_pattern(lora, family):
     """Regular expression for the whole name of every layer that gets an adapter.
 
-    Bare names, as in `target_modules=["gate_proj", ...]`, match in the vision tower, too, whose MLPs call their layers
-    so; MODEL.LORA.VISION True is that.
+    Bare names, as in `target_modules=["gate_proj", ...]`, match in the vision tower, too, where it calls its layers so;
+    MODEL.LORA.VISION True is that.
     """
-    towers = r"(language_model\.layers|visual\.blocks)" if lora.VISION else r"language_model\.layers"
-    return rf"model\.{towers}\.\d+\.(self_attn|mlp)\.({'|'.join(lora.TARGETS)})"
+    towers = f"({family.text_layers}|{family.vision_layers})" if lora.VISION else family.text_layers
+    return rf"model\.{towers}\.\d+\.{family.adapted}\.({'|'.join(lora.TARGETS)})"
 
 
 def check_packages(model):
@@ -48,14 +47,15 @@ def check_packages(model):
         raise BadInput(f"MODEL.QUANTIZE {model.QUANTIZE} needs the package bitsandbytes: pip install bitsandbytes")
 
 
-def attach(backbone, cfg, base, adapter=None):
+def attach(backbone, cfg, family, base, adapter=None):
     """Freeze a model, quantize it where MODEL.QUANTIZE says so, and put MODEL.LORA beside its linear layers, in place.
 
     Quantized weights are packed when the model is moved to its device, `.to("cpu")` included; it does not run before.
 
     Args:
-        backbone: Qwen2_5_VLForConditionalGeneration with its weights, on the CPU.
+        backbone: the library's model with its weights, on the CPU; or an outline of it on the meta device.
         cfg: the config tree (MODEL, AMP.param_dtype: of the adapter).
+        family: of the model.
         base: {"path", "weights_sha256"} of those weights.
         adapter: folder that `save_adapter` wrote; None starts one, drawn from PyTorch's generator.
     Raises:
@@ -67,7 +67,7 @@ def attach(backbone, cfg, base, adapter=None):
     backbone.requires_grad_(False)
     backbone.frozen_base = dict(base)
     if cfg.MODEL.QUANTIZE == "nf4":
-        quantize(backbone)
+        quantize(backbone, family)
     if not cfg.MODEL.LORA.RANK:  # MODEL.FREEZE
         return
     quiet_bitsandbytes()  # peft imports it where it is installed
@@ -78,7 +78,7 @@ def attach(backbone, cfg, base, adapter=None):
         r=lora.RANK,
         lora_alpha=lora.ALPHA,
         lora_dropout=lora.DROPOUT,
-        target_modules=target_pattern(lora),
+        target_modules=target_pattern(lora, family),
         bias="none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base["path"],
@@ -161,19 +161,22 @@ def merge(backbone):
 # ------------------------------------------------------------------------------------------------ four bits
 
 
-def is_quantized(name):
-    """Whether MODEL.QUANTIZE covers a parameter: weights of the linear layers of the text tower.
-
-    Embeddings (the 3B model's head), norms, biases and the vision tower stay as they are.
-    """
-    return re.search(r"language_model\.layers\.\d+\.\w+\.\w+_proj(\.base_layer)?\.weight$", name) is not None
+def quiet_bitsandbytes():
+    """Call before bitsandbytes is imported: on some CPUs it warns that a package for fast 4-bit products is missing."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
-def quantize(backbone):
+def quantized_pattern(family):
+    """Regular expression that finds the name of a parameter that MODEL.QUANTIZE covers: weights of the linear layers of
+    the text tower. Embeddings (the 3B model's head), norms, biases and the vision tower stay as they are."""
+    return rf"{family.text_layers}\.\d+\.\w+\.\w*proj\w*(\.base_layer)?\.weight$"
+
+
+def quantize(backbone, family):
     """Replace the linear layers of the text tower by bitsandbytes' 4-bit ones, in place."""
     import bitsandbytes as bnb
 
-    text = backbone.model.language_model
+    text = family.text(backbone)
     for name, module in list(text.named_modules()):
         if not isinstance(module, nn.Linear):
             continue
@@ -205,32 +208,15 @@ def num_values(parameter):
     return state.shape.numel() if state is not None else parameter.numel()
 
 
-def is_seen(name):
+def is_seen(name, family):
     """Whether a parameter belongs to the vision tower."""
-    return "visual." in name
+    return f"model.{family.vision_tower}." in name
 
 
-def adapter_sizes(parameters):
+def adapter_sizes(parameters, family):
     """(text, vision) weights of the adapters among (name, parameter) pairs; None where there are none."""
-    found = [(is_seen(name), p.numel()) for name, p in parameters if ".lora_" in name]
+    found = [(is_seen(name, family), p.numel()) for name, p in parameters if ".lora_" in name]
     return tuple(sum(count for seen, count in found if seen == vision) for vision in (False, True)) if found else None
-
-
-def adapter_parameters(backbone, cfg):
-    """[(name, parameter)] that `attach` would add to a model on the meta device. Needs no peft.
-
-    Args:
-        backbone: Qwen2_5_VLForConditionalGeneration on the meta device.
-        cfg: the config tree.
-    """
-    lora, found = cfg.MODEL.LORA, []
-    pattern, dtype = re.compile(target_pattern(lora)), getattr(torch, cfg.AMP.param_dtype)
-    for name, module in backbone.named_modules():
-        if pattern.fullmatch(name):
-            for part, shape in (("A", (lora.RANK, module.in_features)), ("B", (module.out_features, lora.RANK))):
-                weight = nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"))
-                found.append((f"{name}.lora_{part}.{NAME}.weight", weight))
-    return found
 
 
 # ------------------------------------------------------------------------------------------------ matrices

@@ -1,72 +1,95 @@
-"""VLA-0: an unchanged Qwen2.5-VL that answers pictures and an instruction with actions written as integers."""
+"""VLA-0: an unchanged vision-language model that answers pictures and an instruction with actions written as
+integers."""
 
 import contextlib
 import math
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from rv_train.data.prompt import image_grid
-from rv_train.flops import TrainingFlops
-from rv_train.models.decode import Decoder
-from rv_train.models.grammar import Grammar
-from rv_train.models.lora import adapter_sizes
-from rv_train.models.loss import TokenLoss
-from rv_train.models.prediction import Prediction
-from rv_train.models.qwen import (
+from libs.errors import BadInput
+from rv_train.backbones import family_of
+from rv_train.backbones.cost import TrainingFlops
+from rv_train.backbones.loading import save_weights
+from rv_train.backbones.lora import adapter_sizes
+from rv_train.backbones.running import (
     check_compiler,
     compile_layers,
-    embed_prompt,
+    embed,
     hidden_states,
     last_of,
     recompute_layers,
     without_flash,
 )
-from rv_train.models.weights import build_backbone, save_weights
+from rv_train.policies.base import Prediction
+from rv_train.policies.text.decoder import Decoder
+from rv_train.policies.text.grammar import Grammar
+from rv_train.policies.text.library_decoder import LibraryDecoder
+from rv_train.policies.text.loss import TokenLoss
 
 
-class VLA0(nn.Module):
-    """Actions as text.
+class TextPolicy(nn.Module):
+    """Actions as text; see `rv_train.policies.base.Policy`.
 
     Args:
-        backbone: Qwen2_5_VLForConditionalGeneration.
+        backbone: the library's model.
+        family: of the backbone.
         prompt: a PromptEncoder; only its ids are used here.
         codec: an ActionTextCodec.
-        horizon: actions per chunk.
-        picture: (rows, columns) of image tokens per picture.
+        grammar: of the answers.
     """
 
-    TEMPERATURE = 0.0  # of an answer, where nobody says
-    COUNTED = "learned tokens"  # what the loss is a mean over
-    DRAFTS = True  # `predict` takes a batch's "drafts"
+    TEMPERATURE = 0.0
+    COUNTED = "learned tokens"
+    DRAFTS = True
+    INTEGERS = True
+    PARTS: ClassVar = {}
+    OWN = ""
 
-    def __init__(self, backbone, prompt, codec, horizon, picture):
+    def __init__(self, backbone, family, prompt, codec, grammar):
         super().__init__()
-        self.backbone, self.prompt, self.codec = backbone, prompt, codec
-        self.horizon, self.picture = horizon, picture
-        grammar = Grammar(horizon, codec.action_dim, codec.num_bins, prompt.digit_ids, prompt.space_id, prompt.end_id)
-        self.decoder = Decoder(backbone, grammar)
+        self.backbone, self.family, self.prompt, self.codec = backbone, family, prompt, codec
+        described = family.layer_parts(backbone) is not None
+        self.decoder = (Decoder if described else LibraryDecoder)(backbone, family, grammar)
         self.compiled = False
 
+    @staticmethod
+    def check(cfg):
+        if cfg.MODEL.FREEZE:
+            raise BadInput(
+                f"MODEL.FREEZE leaves MODEL.NAME {cfg.MODEL.NAME} nothing to train: set MODEL.LORA.RANK instead"
+            )
+        if cfg.DATA.PROPRIO:
+            raise BadInput(
+                f"DATA.PROPRIO is {cfg.DATA.PROPRIO}, but MODEL.NAME {cfg.MODEL.NAME} is given none: set it to []"
+            )
+
     @classmethod
-    def from_cfg(cls, cfg, encoder, weights=None):
-        """encoder: a TextEncoder with statistics; weights: see `rv_train.models.build_model`."""
-        backbone = build_backbone(cfg, encoder.prompt.tokenizer, weights)
-        return cls(backbone, encoder.prompt, encoder.codec, cfg.ACTION.HORIZON, image_grid(cfg))
+    def from_cfg(cls, cfg, encoder, backbone, weights=None):
+        prompt, action = encoder.prompt, cfg.ACTION
+        with torch.device("cpu"):  # numbers are looked at while it is built
+            ids = prompt.digit_ids, prompt.space_id, prompt.end_id
+            grammar = Grammar(action.HORIZON, action.DIM, action.NUM_BINS, *ids)
+        return cls(backbone, family_of(cfg), prompt, encoder.codec, grammar)
 
     def save(self, folder):
         """Write what a training changes into an existing folder, for `weights` of `from_cfg`."""
         save_weights(self.backbone, folder)
 
     def flops(self):
-        """Batch → operations of its forward and backward pass."""
-        adapters = adapter_sizes(list(self.named_parameters()))
-        return TrainingFlops(self.backbone.config, self.picture, self.prompt.num_pictures, adapters)
+        towers = self.family.towers(self.backbone.config, self.prompt.pictures)
+        adapters = adapter_sizes(self.named_parameters(), self.family)
+        return TrainingFlops(towers, self.prompt.pictures, adapters)
+
+    def kept(self, numbers, tokens, counted):
+        """The logits in float32, and in 16 bits before them, or their gradient behind."""
+        values = counted * self.backbone.config.get_text_config().vocab_size
+        return {"logits and loss": values * (4 + (numbers.compute if numbers.compute < 4 else 0))}
 
     def chance(self, batch):
-        """(the loss of a model that knows nothing, what that means in words)."""
-        return math.log(self.backbone.config.text_config.vocab_size), "guessing among all tokens"
+        return math.log(self.backbone.config.get_text_config().vocab_size), "guessing among all tokens"
 
     def forward(self, batch):
         """Cross-entropy of the learned tokens.
@@ -75,7 +98,7 @@ class VLA0(nn.Module):
         151,936 words in float32 are the largest tensor of the step.
 
         Args:
-            batch: see `rv_train.data.features`.
+            batch: see `rv_train.policies.encoding`.
         Returns:
             {"loss": scalar float32, "count": learned tokens in the batch, which it is the mean over}.
         """
@@ -94,7 +117,7 @@ class VLA0(nn.Module):
         Raises:
             BadInput: no C++ compiler.
         """
-        compile_layers(self.backbone)
+        compile_layers(self.family, self.backbone)
         self.compiled = True
 
     def compile_predict(self):
@@ -116,9 +139,9 @@ class VLA0(nn.Module):
         2014, section 2). All g of a row come from its own generator, before anything is computed.
 
         Args:
-            batch: images, input_ids and lengths, see `rv_train.data.features`; `real` (B,) bool may say which rows
+            batch: images, input_ids and lengths, see `rv_train.policies.encoding`; `real` (B,) bool may say which rows
                 count, the others get some answer; `drafts` (B, H * A) int64 what is expected, -1 where nothing is: the
-                answer is the same, sooner (see `rv_train.models.drafts`).
+                answer is the same, sooner (see `rv_train.policies.text.drafts`).
             temperature: finite, >= 0; None: TEMPERATURE.
             generators: B numpy Generators, drawn from if the temperature is not 0.
         Returns:
@@ -133,12 +156,10 @@ class VLA0(nn.Module):
         # Layers compiled for training would be compiled once more for answering, with its cache; a run answers rarely.
         eager = torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
         with without_flash(self.backbone), eager:
-            embeds, position_ids = self._embed(batch)
-            ids, passes = self.decoder.generate(
-                embeds, position_ids, batch["lengths"], noise, batch.get("real"), batch.get("drafts")
-            )
+            prompt = self._embed(batch)
+            ids, passes = self.decoder.generate(prompt, batch["lengths"], noise, batch.get("real"), batch.get("drafts"))
         texts = [self.prompt.decode(row) for row in ids]
-        decoded = self.codec.decode_detailed(texts, self.horizon)
+        decoded = self.codec.decode_detailed(texts, self.decoder.grammar.horizon)
         tokens = np.array([len(row) + 1 for row in ids])  # with the end
         return Prediction(decoded.actions, decoded.valid, decoded.repaired, texts, tokens, np.array(passes))
 
@@ -149,7 +170,7 @@ class VLA0(nn.Module):
             return last_of(self._hidden(batch), batch["lengths"]).float()
 
     def _embed(self, batch):
-        return embed_prompt(self.backbone, batch, self.prompt.image_id, self.picture)
+        return embed(self.family, self.backbone, batch, self.prompt)
 
     def _hidden(self, batch):
-        return hidden_states(self.backbone, batch, self.prompt.image_id, self.picture)
+        return hidden_states(self.family, self.backbone, batch, self.prompt)

@@ -1,11 +1,8 @@
 """Instruction (+ action text) → token ids and labels. The one place that knows what the model reads and writes.
 
-    <|im_start|>system\n{system}<|im_end|>\n
-    <|im_start|>user\nPicture 1: <|vision_start|><|image_pad|>…<|vision_end|>{instruction}<|im_end|>\n
-    <|im_start|>assistant\n474 479 460 …<|im_end|>\n
-
-Only the action text, `<|im_end|>` and the newline are learned. Every character of an action text is one token (Qwen
-splits numbers into digits), so its ids are looked up, not tokenized.
+How a conversation is written is the family's (`rv_train.backbones.base.Chat`); here pictures, instruction and action
+text come together. Only the action text and the tokens that end it are learned. Every character of an action text is
+one token, so its ids are looked up, not tokenized; a tokenizer that does otherwise is refused.
 """
 
 import functools
@@ -15,11 +12,10 @@ import numpy as np
 import torch
 
 from libs.errors import BadInput
-from rv_train.data.tokenizer import load_tokenizer, token_id
+from rv_train.backbones.tokenizer import character_ids, token_id
 
 IGNORE = -100  # the label that cross-entropy leaves out
 HIDDEN = "X"  # in an action text: a digit that whoever wrote it has hidden, see `PromptEncoder.encode`
-PATCH, MERGE = 14, 2  # Qwen2.5-VL: pixels per patch side, patches per image-token side
 
 
 @dataclass(frozen=True)
@@ -47,45 +43,32 @@ class PromptEncoder:
     """Builds ids and labels.
 
     Args:
-        tokenizer: Qwen2.5's, whole or cut.
+        tokenizer: whole or cut, of the family.
+        chat: the family's Chat.
+        pictures: the Pictures of a prompt.
         system: text of the system turn, "" for none.
-        num_pictures: pictures per prompt.
-        image_tokens: image tokens per picture.
-        vision_id: write "Picture i: " before each picture.
+        numbered: name the pictures, as the chat does.
         mask: a DigitMask; None: no digits are hidden.
+    Raises:
+        BadInput: a token is missing, or the tokenizer does not write an action text character by character.
     """
 
-    def __init__(self, tokenizer, system, num_pictures, image_tokens, vision_id, mask=None):
-        self.tokenizer = tokenizer
-        self.system = system
-        self.num_pictures, self.image_tokens, self.vision_id = num_pictures, image_tokens, vision_id
+    def __init__(self, tokenizer, chat, pictures, system="", numbered=False, mask=None):
+        self.tokenizer, self.chat, self.pictures = tokenizer, chat, pictures
+        self.system, self.numbered = system, numbered
         self.mask = mask or DigitMask(none=1.0)
-        self.pad_id = token_id(tokenizer, "<|endoftext|>")
-        self.end_id = token_id(tokenizer, "<|im_end|>")
-        self.image_id = token_id(tokenizer, "<|image_pad|>")
+        self.pad_id = token_id(tokenizer, chat.pad)
+        self.end_id = token_id(tokenizer, chat.end)
+        self.image_id = token_id(tokenizer, chat.image)
         self.mask_id = token_id(tokenizer, self.mask.char)
-        self.digit_ids = [token_id(tokenizer, digit) for digit in "0123456789"]
-        self.space_id = token_id(tokenizer, "Ġ")  # byte-level BPE writes the space so
+        *self.digit_ids, self.space_id = character_ids(tokenizer)
         self._byte_ids = np.full(256, -1)  # ids of the characters that an action text may hold, -1 for all others
         self._byte_ids[list(b"0123456789 ")] = [*self.digit_ids, self.space_id]
         self._byte_ids[ord(HIDDEN)] = self.mask_id
-        self._answer_end = np.array([self.end_id, token_id(tokenizer, "Ċ")])  # end of turn and its newline
+        self._answer_end = np.array([self.end_id, *(token_id(tokenizer, name) for name in chat.tail)])
         self._is_digit = np.zeros(len(tokenizer), dtype=bool)
         self._is_digit[self.digit_ids] = True
         self._prompt_ids = functools.lru_cache(maxsize=4096)(self._tokenize_prompt)
-
-    @classmethod
-    def from_cfg(cls, cfg, tokenizer=None):
-        """From the config tree; the tokenizer is loaded from `MODEL.TOKENIZER` unless given."""
-        rows, columns = image_grid(cfg)
-        return cls(
-            tokenizer or load_tokenizer(cfg.MODEL.TOKENIZER, cfg.MODEL.VOCAB_CUT),
-            system=system_prompt(cfg),
-            num_pictures=1 if cfg.IMAGE.TILE else len(cfg.DATA.VIEWS),
-            image_tokens=rows * columns,
-            vision_id=cfg.PROMPT.VISION_ID,
-            mask=DigitMask.from_cfg(cfg),
-        )
 
     def encode(self, instruction, action_text=None):
         """Ids and labels of one prompt, without digit masking.
@@ -130,12 +113,10 @@ class PromptEncoder:
         return ids
 
     def _tokenize_prompt(self, instruction):
-        if "<|" in instruction:  # would be read as a mark: another picture, the end of the turn
-            raise BadInput(f'an instruction may not hold "<|", where marks of the model begin: {instruction!r}')
-        picture = "<|vision_start|>" + "<|image_pad|>" * self.image_tokens + "<|vision_end|>"
-        pictures = "".join((f"Picture {i + 1}: " if self.vision_id else "") + picture for i in range(self.num_pictures))
-        system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
-        text = f"{system}<|im_start|>user\n{pictures}{instruction}<|im_end|>\n<|im_start|>assistant\n"
+        reserved = self.chat.reserved
+        if reserved in instruction:  # would be read as a mark: another picture, the end of the turn
+            raise BadInput(f'an instruction may not hold "{reserved}", where marks of the model begin: {instruction!r}')
+        text = self.chat.prompt(self.system, self.pictures, instruction, self.numbered)
         return np.array(self.tokenizer(text)["input_ids"])
 
     def __getstate__(self):
@@ -146,12 +127,6 @@ class PromptEncoder:
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._prompt_ids = functools.lru_cache(maxsize=4096)(self._tokenize_prompt)
-
-
-def image_grid(cfg):
-    """(rows, columns) of image tokens per picture."""
-    side = cfg.IMAGE.SIZE // (PATCH * MERGE)
-    return side, side * len(cfg.DATA.VIEWS) if cfg.IMAGE.TILE else side
 
 
 def system_prompt(cfg):

@@ -1,6 +1,6 @@
 """What a flow-matching policy learns from: the open prompt, the robot's state, the chunk, and noise to start from.
 
-A batch holds, besides pictures and ids (`rv_train.data.features`),
+A batch holds, besides pictures and ids (`rv_train.policies.encoding`),
     proprio      (B, P) float32, the robot's state as it was recorded
 and in training:
     actions      (B, H, A) float32, environment units
@@ -13,8 +13,8 @@ import torch
 
 from libs.errors import BadInput
 from libs.flow_matching import draw_noise, draw_times
-from rv_train.data.features import ObservationEncoder
 from rv_train.data.load import key_map_of
+from rv_train.policies.encoding import ObservationEncoder
 
 
 class FlowEncoder(ObservationEncoder):
@@ -24,6 +24,7 @@ class FlowEncoder(ObservationEncoder):
     bit, and validation measures with the same noise every time.
 
     Args:
+        horizon, action_dim: of a chunk.
         proprio: {name of a part of the robot's state: numbers in it}, in the model's order; empty: it is given none.
         stats: of the data, for the model's normalisation; None where there is none to be built.
         dropout: share of the training samples whose robot state is replaced by the mean of the data.
@@ -31,11 +32,10 @@ class FlowEncoder(ObservationEncoder):
         times: how times are drawn, see `libs.flow_matching.draw_times`.
     """
 
-    def __init__(
-        self, views, transform, prompt, reference=None, proprio=None, stats=None, dropout=0.0, draws=1, times="uniform"
-    ):
-        super().__init__(views, transform, prompt, reference)
-        self.proprio, self.stats, self.dropout = dict(proprio or {}), stats, dropout
+    def __init__(self, views, transform, prompt, reference, stats, horizon, action_dim, proprio, dropout, draws, times):
+        super().__init__(views, transform, prompt, reference, stats)
+        self.horizon, self.action_dim = horizon, action_dim
+        self.proprio, self.dropout = dict(proprio), dropout
         self.draws, self.times = draws, times
 
     @classmethod
@@ -51,6 +51,7 @@ class FlowEncoder(ObservationEncoder):
             proprio = {name: known[name].dim for name in cfg.DATA.PROPRIO}
         more = {"dropout": cfg.FLOW.PROPRIO_DROPOUT if proprio else 0.0}
         more |= {"draws": cfg.FLOW.DRAWS, "times": cfg.FLOW.TIMES}
+        more |= {"horizon": cfg.ACTION.HORIZON, "action_dim": cfg.ACTION.DIM}
         return super().from_cfg(cfg, tokenizer, proprio=proprio, stats=stats, **more)
 
     def encode(self, observation):
@@ -76,6 +77,10 @@ class FlowEncoder(ObservationEncoder):
             "noise": torch.from_numpy(draw_noise(rng, (self.draws, *sample.actions.shape))),
             "time": torch.from_numpy(draw_times(rng, (self.draws,), self.times)),
         }
+
+    def outline(self, instruction):
+        numbers = f"{self.horizon} x {self.action_dim} numbers"
+        return self.prompt.encode(instruction), self.draws, f"{numbers} come out of the action expert"
 
     def target(self, features, _start):
         """What is learned of a sample, in words."""

@@ -21,7 +21,8 @@ class Grammar:
     """
 
     def __init__(self, horizon, action_dim, num_bins, digit_ids, space_id, end_id):
-        self.numbers, self.action_dim, self.num_bins = horizon * action_dim, action_dim, num_bins
+        self.horizon, self.action_dim, self.num_bins = horizon, action_dim, num_bins
+        self.numbers = horizon * action_dim
         self.digit_places = len(str(num_bins)) + 1
         self.places = self.longest = self.numbers * self.digit_places
         self.end_id = end_id

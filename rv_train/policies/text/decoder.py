@@ -1,11 +1,11 @@
 """Decoding of action text: preallocated keys and values, a lean pass, few rows of the head, a grammar, drafts.
 
 The library's `generate` rebuilds masks and caches at every token and scores 151,936 words to choose among twelve.
-Here a pass is a few matrix products per layer on fixed buffers, and the grammar (`rv_train.models.grammar`) leaves only
-what makes an answer: none can fail to be one. A pass takes the last token of every row and W - 1 more that are expected
-to follow (`rv_train.models.drafts`); of what it writes behind them, all is kept up to the first that was not expected.
-So the text is the one that token after token gives, sooner. Rows of a batch may have prompts of different lengths, keep
-different numbers of tokens and end at different times; what a row writes is what it writes alone.
+Here a pass is a few matrix products per layer on fixed buffers, and the grammar (`grammar.py`) leaves only what makes
+an answer: none can fail to be one. A pass takes the last token of every row and W - 1 more that are expected to follow
+(`drafts.py`); of what it writes behind them, all is kept up to the first that was not expected. So the text is the one
+that token after token gives, sooner. Rows of a batch may have prompts of different lengths, keep different numbers of
+tokens and end at different times; what a row writes is what it writes alone.
 
 To the bit it is so if the kernels treat every place alike: a row's place in the batch, and a token's in the pass. Every
 size in here follows from the shape of the batch (B, L), the grammar and W, never from what stands in the rows; a row
@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rv_train.models.drafts import Drafts
+from rv_train.policies.text.drafts import Drafts
 
 GPU_WIDTH = 8  # tokens per row and pass
 # On a CPU every token costs; measured best for the shipped policy and 1 row: 16 of its tokens, 4 rows: 4 to 8.
@@ -37,15 +37,17 @@ MAX_GRAPHS = 4  # shapes for which buffers and a graph are kept on a GPU
 
 
 class Decoder:
-    """Decodes with the text tower of a Qwen2.5-VL model.
+    """Decodes with the text tower of a model whose layers are exactly `LayerParts`.
 
     Args:
-        backbone: Qwen2_5_VLForConditionalGeneration; its layers are used in place, whatever wraps their projections.
+        backbone: the library's model; its layers are used in place, whatever wraps their projections.
+        family: of the model.
         grammar: the Grammar of an answer.
     """
 
-    def __init__(self, backbone, grammar):
-        self.text, self.head = backbone.model.language_model, backbone.lm_head
+    def __init__(self, backbone, family, grammar):
+        self.backbone, self.family = backbone, family
+        self.text, self.head = family.text(backbone), backbone.get_output_embeddings()
         self.grammar = grammar
         self.one_pass = _Answer.one_pass
         self._graphs = {}  # of CUDA: shapes → _Answer, the latest last
@@ -58,13 +60,12 @@ class Decoder:
         self._graphs.clear()
 
     @torch.inference_mode()
-    def generate(self, embeds, position_ids, lengths, noise=None, real=None, drafts=None):
+    def generate(self, prompt, lengths, noise=None, real=None, drafts=None):
         """Write until every row has ended: each time the id with the largest logit of those that the grammar allows,
         or the largest logit plus noise.
 
         Args:
-            embeds: (B, L, D) embedded prompts, padded on the right.
-            position_ids: (3, B, L) int64.
+            prompt: Embedded prompts, padded on the right.
             lengths: (B,) int64 tokens per prompt.
             noise: (B, grammar.longest, K) float32, added to the logits of the ids in ascending order; or None.
             real: (B,) bool, the rows that count; the others only fill the batch and are not waited for. None: all.
@@ -72,10 +73,10 @@ class Decoder:
         Returns:
             list of B lists of ids, without the end; and list of B passes that they took, the prompt's apart.
         """
-        self.grammar = self.grammar.to(embeds.device)
-        hidden, filled = self._prefill(embeds, position_ids)
-        answer = self._answer(embeds, noise is not None, drafts is not None)
-        answer.begin(hidden, filled, position_ids, lengths, noise, real, drafts)
+        self.grammar = self.grammar.to(prompt.embeds.device)
+        hidden, filled = self._prefill(prompt)
+        answer = self._answer(prompt.embeds, noise is not None, drafts is not None)
+        answer.begin(hidden, filled, prompt.position_ids, lengths, noise, real, drafts)
         for count in range(self.grammar.longest):
             if count % answer.look == 0 and answer.ended.all():
                 break
@@ -104,9 +105,9 @@ class Decoder:
             del self._graphs[next(iter(self._graphs))]
         return answer
 
-    def _prefill(self, embeds, position_ids):
+    def _prefill(self, prompt):
         """The prompt through the library's own layers: hidden states (B, L, D), and per layer its keys and values."""
-        output = self.text(inputs_embeds=embeds, position_ids=position_ids, use_cache=True)
+        output = self.text(**prompt.inputs, use_cache=True)
         return output.last_hidden_state, [(layer.keys, layer.values) for layer in output.past_key_values.layers]
 
     def step(self, layers, x, cos, sin, slots, mask, cache):
@@ -125,7 +126,7 @@ class Decoder:
             kv_heads, head_dim = keys.shape[2:]
             qkv = layer.qkv(_rms_norm(x, layer.norm1)).unflatten(-1, (-1, head_dim))
             qk, v = qkv[:, :-kv_heads], qkv[:, -kv_heads:]
-            qk = _rotate(qk, cos, sin)
+            qk = _rotate(qk if layer.head_norm is None else layer.head_norm(qk), cos, sin)
             q, k = qk[:, :-kv_heads], qk[:, -kv_heads:]
             keys.view(-1, kv_heads, head_dim).index_copy_(0, slots, k)
             values.view(-1, kv_heads, head_dim).index_copy_(0, slots, v)
@@ -154,7 +155,7 @@ class _Answer:
         config, longest = decoder.text.config, self.grammar.longest
         self.room = -(-(longest + WIDEST) // 16) * 16
         self.slots = self.prompt + self.room
-        heads = config.num_key_value_heads
+        self.heads = heads = config.num_key_value_heads
         self.group = config.num_attention_heads // heads
         head_dim = decoder.text.layers[0].self_attn.head_dim
         zeros = partial(torch.zeros, device=device)
@@ -185,14 +186,15 @@ class _Answer:
             values[:, : self.prompt] = v.transpose(1, 2)
         unused = torch.arange(self.prompt, device=lengths.device) >= lengths[:, None]
         self.padding.zero_()[:, 0, : self.prompt].masked_fill_(unused, -torch.inf)
-        # Text goes on one position after the largest of the prompt.
-        self._rotations(position_ids[:, rows, lengths - 1].amax(0) + 1, hidden)
+        self._rotations(position_ids, lengths, hidden)
         if self.noise is not None:
             self.noise.view(len(rows), self.room, -1)[:, : grammar.longest] = noise
         self.words.copy_(decoder.text.embed_tokens(grammar.ids))
         self.head.copy_(decoder.head.weight[grammar.ids])
         self.drafts.begin(drafts)
-        self.layers = [_Layer(layer, join=not hidden.is_cuda) for layer in decoder.text.layers]
+        parts = decoder.family.layer_parts(decoder.backbone)
+        assert parts is not None, "a layer is no longer what it was when this policy was built"
+        self.layers = [_Layer(layer, self.group * self.heads, join=not hidden.is_cuda) for layer in parts]
         state = torch.full_like(self.state, grammar.start)
         scores = self._scores(hidden[rows, lengths - 1], self.rows * self.room, state)
         self.column.copy_(scores.argmax(-1))
@@ -244,10 +246,13 @@ class _Answer:
             scores = scores + self.noise.index_select(0, flat.flatten())
         return scores.view(*states.shape, -1) + self.grammar.penalty[states]
 
-    def _rotations(self, start, like):
-        """cos and sin for the positions from `start` (B,) on."""
-        positions = start[:, None] + torch.arange(self.room, device=start.device)
-        cos, sin = self.decoder.text.rotary_emb(like, positions.expand(3, -1, -1))  # (B, room, head_dim)
+    def _rotations(self, position_ids, lengths, like):
+        """cos and sin for the positions behind each prompt: text goes on one after the largest of its last token, on
+        every axis that positions have."""
+        axes = position_ids.shape[:-2]
+        last = position_ids[..., self.rows[:, 0], lengths - 1]
+        positions = (last.amax(0) if axes else last)[:, None] + 1 + torch.arange(self.room, device=last.device)
+        cos, sin = self.decoder.text.rotary_emb(like, positions.expand(*axes, -1, -1))  # (B, room, head_dim)
         first, second = sin.chunk(2, dim=-1)
         self.cos.copy_(cos.reshape(self.cos.shape))
         self.sin.copy_(torch.cat((-first, second), dim=-1).view(self.sin.shape))  # the sign that `_rotate` needs
@@ -295,12 +300,18 @@ class _Layer:
     Module calls and attributes cost as much as the products of a tiny model, so plain linear layers are called without.
     """
 
-    def __init__(self, layer, join):
-        attention, mlp = layer.self_attn, layer.mlp
-        self.norm1, self.norm2, self.act = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
-        self.qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj], join)
-        self.o = _plain(attention.o_proj)
-        self.gate, self.up, self.down = map(_plain, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+    def __init__(self, parts, heads, join):
+        """parts: a LayerParts; heads: of queries."""
+        self.norm1, self.norm2, self.act = parts.norm1, parts.norm2, parts.act
+        self.qkv = _joined([parts.q, parts.k, parts.v], join)
+        self.head_norm = _head_norm(parts, heads) if parts.q_norm is not None else None
+        self.o = _plain(parts.o)
+        self.gate, self.up, self.down = map(_plain, (parts.gate, parts.up, parts.down))
+
+
+def _head_norm(parts, heads):
+    """x (tokens, heads of queries and keys, head_dim) → the same, each head normed by its norm."""
+    return lambda x: torch.cat([_rms_norm(x[:, :heads], parts.q_norm), _rms_norm(x[:, heads:], parts.k_norm)], dim=1)
 
 
 def _plain(module):
@@ -309,13 +320,14 @@ def _plain(module):
 
 
 def _joined(modules, join):
-    """x → outputs of the modules, side by side: with `join` one product where all are plain linear layers with a bias.
+    """x → outputs of the modules, side by side: with `join` one product where all are plain linear layers.
 
     That copies their weights, so a recorded graph must not: it would never see others.
     """
-    if join and all(type(module) is nn.Linear for module in modules):
+    biases = [module.bias for module in modules if getattr(module, "bias", None) is not None]
+    if join and all(type(module) is nn.Linear for module in modules) and len(biases) in (0, len(modules)):
         weight = torch.cat([module.weight for module in modules])
-        return partial(F.linear, weight=weight, bias=torch.cat([module.bias for module in modules]))
+        return partial(F.linear, weight=weight, bias=torch.cat(biases) if biases else None)
     return lambda x: torch.cat([module(x) for module in modules], dim=-1)
 
 

@@ -2,7 +2,7 @@
 
 A batch is a dict of tensors:
     images       (B, N, H, W, 3) uint8, N pictures per prompt; or, with DATA.PREPROCESS reference,
-    pixel_values (B * patches, 1176) float32, normalised patches as `rv_train.models.qwen.image_patches` gives them
+    pixel_values what the library's processor made of them, all samples one after another
     input_ids    (B, L) int64, padded on the right
     lengths      (B,) int64, tokens before the padding
 for the loss on the learned positions only (empty where prompts are open):
@@ -11,18 +11,17 @@ for the loss on the learned positions only (empty where prompts are open):
 and in training:
     index        (B,) int64, the samples' places in the dataset: its `where` says which frame that is
 
-What else a kind of model learns from, its encoder adds (`rv_train.data.flow_features`).
+What else a policy learns from, its encoder adds.
 """
 
 import numpy as np
 import torch
 
-from libs.action_text import ActionTextCodec
 from libs.errors import BadInput
+from rv_train.backbones import build_prompt, family_of
+from rv_train.backbones.prompt import IGNORE
+from rv_train.backbones.reference import ReferenceEncoder
 from rv_train.data.images import ImageTransform
-from rv_train.data.prompt import IGNORE, PromptEncoder
-from rv_train.data.reference import ReferenceEncoder
-from rv_train.data.stats import action_range
 
 
 class ObservationEncoder:
@@ -33,17 +32,19 @@ class ObservationEncoder:
         transform: an ImageTransform.
         prompt: a PromptEncoder.
         reference: a ReferenceEncoder that encodes in place of `prompt`, or None.
+        stats: of the data, None where there are none.
     """
 
-    def __init__(self, views, transform, prompt, reference=None):
+    def __init__(self, views, transform, prompt, reference=None, stats=None):
         self.views, self.transform, self.prompt, self.reference = list(views), transform, prompt, reference
+        self.stats = stats
         self.proprio = {}  # parts of the robot's state that an observation must hold
 
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None, **more):
         """From the config tree; BadInput where DATA.PREPROCESS reference lacks its packages. more: of a subclass."""
-        prompt = PromptEncoder.from_cfg(cfg, tokenizer)
-        reference = ReferenceEncoder.from_cfg(cfg, prompt) if cfg.DATA.PREPROCESS == "reference" else None
+        prompt = build_prompt(cfg, tokenizer)
+        reference = ReferenceEncoder(family_of(cfg), prompt) if cfg.DATA.PREPROCESS == "reference" else None
         return cls(cfg.DATA.VIEWS, ImageTransform.from_cfg(cfg), prompt, reference, **more)
 
     def encode(self, observation):
@@ -65,7 +66,7 @@ class ObservationEncoder:
     def _features(self, frames, instruction, action_text=None, rng=None):
         pictures = self.transform(frames, rng)
         if self.reference:
-            features = self.reference.encode(pictures, instruction, action_text, self.prompt.mask_id)
+            features = self.reference.encode(pictures, instruction, action_text)
         else:
             features = {"images": torch.from_numpy(pictures), **self.prompt.encode(instruction, action_text)}
         return features if rng is None else {**features, **self.prompt.mask_digits(features, rng)}
@@ -98,33 +99,6 @@ class ObservationEncoder:
         return batch
 
 
-class TextEncoder(ObservationEncoder):
-    """For a model that answers in text: a sample's actions become the answer that is learned.
-
-    codec: an ActionTextCodec, None where nothing is to be learned.
-    """
-
-    def __init__(self, views, transform, prompt, reference=None, codec=None):
-        super().__init__(views, transform, prompt, reference)
-        self.codec = codec
-
-    @classmethod
-    def from_cfg(cls, cfg, tokenizer=None, stats=None):
-        """stats: of the actions, see `rv_train.data.stats`."""
-        codec = ActionTextCodec(*action_range(stats, cfg.ACTION.RANGE), cfg.ACTION.NUM_BINS) if stats else None
-        return super().from_cfg(cfg, tokenizer, codec=codec)
-
-    def target(self, features, start):
-        """What is learned of a sample whose prompt has `start` tokens, in words."""
-        learned = int((features["labels"] != IGNORE).sum())
-        return f"action text: {len(features['labels']) - start} tokens, {learned} of them learned"
-
-    def encode_training(self, sample, rng, augment=True):
-        """A Sample → features with labels; `rng` draws the augmentation."""
-        text = self.codec.encode(sample.actions[None])[0] if sample.action_text is None else sample.action_text
-        return self.encode_sample(sample, text, rng if augment else None)
-
-
 def take_row(batch, row):
     """The batch of one that `collate` would have made of sample `row` alone: same keys, no padding.
 
@@ -146,24 +120,3 @@ def take_row(batch, row):
         "label_index": batch["label_index"][learned] % longest,
         "label_ids": batch["label_ids"][learned],
     }
-
-
-class TrainingSet(torch.utils.data.Dataset):
-    """Features of augmented samples; an item is asked for by (epoch, rank, index), which seeds its randomness.
-
-    Args:
-        dataset: a DemoDataset or a ManifestDataset.
-        encoder: a TextEncoder or a FlowEncoder.
-        seed: the run's seed.
-        augment: False gives every sample as evaluation sees it.
-    """
-
-    def __init__(self, dataset, encoder, seed, augment=True):
-        self.dataset, self.encoder = dataset, encoder
-        self.seed, self.augment = seed, augment
-
-    def __getitem__(self, key):
-        epoch, rank, index = key
-        rng = np.random.default_rng([self.seed, epoch, rank, index])
-        features = self.encoder.encode_training(self.dataset[index], rng, self.augment)
-        return {**features, "index": int(index)}
