@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import torch
+import yaml
 
+from rv_train.backbones import family_named
 from rv_train.checkpoint import save_model_folder
 from rv_train.config import load_cfg
 from rv_train.policies import build_encoder, build_policy
@@ -22,13 +24,27 @@ ACTION_STATS = {
 }
 
 
+def tiny_recipe(folder, family):
+    """configs/tiny.yaml for another family of backbones, by its own tiny sizes; returns its path."""
+    tree = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())
+    for section, key in [("MODEL", "TEXT"), ("MODEL", "VISION"), ("MODEL", "VOCAB_CUT"), ("IMAGE", "SIZE")]:
+        del tree[section][key]
+    tree["MODEL"]["BACKBONE"] = family
+    for name, value in family_named(family).tiny.items():
+        section, key = name.split(".")
+        tree[section][key] = value
+    path = Path(folder) / f"{family}.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
 def tiny_opts(**more):
     """KEY VALUE pairs; the keyword `TRAIN__lr=1` stands for TRAIN.lr."""
     return [part for key, value in more.items() for part in (key.replace("__", "."), value)]
 
 
-def tiny_cfg(**more):
-    return load_cfg(ROOT / "configs/tiny.yaml", tiny_opts(**more))
+def tiny_cfg(recipe=ROOT / "configs/tiny.yaml", **more):
+    return load_cfg(recipe, tiny_opts(**more))
 
 
 def tiny_model(cfg, seed=0):
