@@ -11,6 +11,7 @@ from rv_train.config import load_cfg
 from rv_train.policies import build_encoder, build_policy
 
 ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "configs/tiny.yaml"
 ACTION_STATS = {
     "min": [-1.0] * 7,
     "max": [1.0] * 7,
@@ -26,7 +27,7 @@ ACTION_STATS = {
 
 def tiny_recipe(folder, family):
     """configs/tiny.yaml for another family of backbones, by its own tiny sizes; returns its path."""
-    tree = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())
+    tree = yaml.safe_load(TINY.read_text())
     for section, key in [("MODEL", "TEXT"), ("MODEL", "VISION"), ("MODEL", "VOCAB_CUT"), ("IMAGE", "SIZE")]:
         del tree[section][key]
     tree["MODEL"]["BACKBONE"] = family
@@ -43,7 +44,7 @@ def tiny_opts(**more):
     return [part for key, value in more.items() for part in (key.replace("__", "."), value)]
 
 
-def tiny_cfg(recipe=ROOT / "configs/tiny.yaml", **more):
+def tiny_cfg(recipe=TINY, **more):
     return load_cfg(recipe, tiny_opts(**more))
 
 
@@ -53,9 +54,9 @@ def tiny_model(cfg, seed=0):
     return build_policy(cfg, build_encoder(cfg, ACTION_STATS)).eval()
 
 
-def make_tiny_base(folder, seed=0, **more):
+def make_tiny_base(folder, seed=0, recipe=TINY, **more):
     """Weights to put adapters on: a random tiny model; returns its folder."""
-    cfg, folder = tiny_cfg(**more), Path(folder) / f"base_{seed}"
+    cfg, folder = tiny_cfg(recipe, **more), Path(folder) / f"base_{seed}"
     model = tiny_model(cfg, seed)
     with torch.no_grad():  # a random tied head repeats one digit for ever: make the next token depend on the last
         noise = torch.Generator().manual_seed(seed + 3)
