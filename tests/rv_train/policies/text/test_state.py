@@ -9,7 +9,7 @@ from rv_train.checkpoint import save_model_folder
 from rv_train.data.load import load_data
 from rv_train.policies import build_encoder
 from tests.demo_files import write_synthetic_demo_file
-from tests.rv_train.test_decode import lively_model
+from tests.rv_train.policies.text.test_decoder import lively_model
 from tests.tiny import tiny_cfg
 
 PARTS = {"DATA__PROPRIO": ["robot_states", "ee_pos"]}
