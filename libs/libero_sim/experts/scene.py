@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import axis_angle_of, body_points, part_points
+from libs.libero_sim.experts.geometry import axis_angle_of, body_points, middle, part_points
 from libs.libero_sim.experts.joints import Joint
 
 # The box of the open fingers around the gripper site: its middle and half sides along the axes of `rotation`, metres.
@@ -75,6 +75,11 @@ class Scene:
     def bottom(self, name):
         """The lowest height of an object under its origin, (3,): what stands on a support."""
         return np.array([*self.body_position(name)[:2], self.points(name)[:, 2].min()])
+
+    def foot(self, name):
+        """The lowest height of an object under the middle of what is seen of it from above, (3,)."""
+        points = self.points(name)
+        return np.array([*middle(points[:, :2]), points[:, 2].min()])
 
     def other_points(self, *names):
         """Surface points of all objects and fixtures except those named, (N, 3)."""
