@@ -129,8 +129,8 @@ def pick_up(scene, obj, grasp=None, place=None):
 def carry(scene, obj, place, point_of, deep=False):
     """Lift the held object and bring `point_of(obj)`, (3,), to `place` (3,); False if it was lost on the way.
 
-    Returns True there, or over it: where something carries the object, or the hand would touch something. deep: go
-    down between walls that leave no room to open the fingers all the way.
+    Returns True there, or over it: where something under it carries the object, or the hand would touch something.
+    deep: go down between walls that leave no room to open the fingers all the way.
     """
     others = scene.other_points(obj)
     tolerance = _DEEP_TOLERANCE if deep else _HEIGHT_TOLERANCE
@@ -141,7 +141,7 @@ def carry(scene, obj, place, point_of, deep=False):
         opened = scene.opening + _SPREAD if deep else np.inf
         goal[2] = max(goal[2], lowest_height(others, goal, scene.yaw, scene.opening, opened))
         near = np.linalg.norm(goal[:2] - position[:2]) < _PLACE_TOLERANCE
-        if near and (abs(goal[2] - position[2]) < tolerance or scene.is_supported(obj)):
+        if near and (abs(goal[2] - position[2]) < tolerance or scene.is_carried(obj)):
             return True
         lost = 0 if scene.is_grasped(obj) else lost + 1
         if lost > _LOST_STEPS:
