@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from libs.config_tree import get_leaf, merge
 from libs.errors import BadInput
 from libs.files import read_yaml
+from rv_train.data.sources import SOURCES, find_source
 
 _C = CfgNode()
 
@@ -30,6 +31,7 @@ _C.DATA.SOURCE = "hdf5"
 # hdf5: demo files or folders of them, searched for *.hdf5 and *.h5; several suites may be mixed
 # manifest: manifests or folders that hold a manifest.jsonl
 _C.DATA.FILES = []
+_C.DATA.MAX_DEMOS = 0  # use only the first so many demos: for a look, or to see them learned by heart; 0: all
 _C.DATA.SKIP_BAD = False  # train without the lines of a manifest that cannot be used, instead of refusing it
 # hdf5: where the files keep pictures, robot states, actions and instruction: a name (libero, robomimic, isaac_cosmos)
 # or the path of a JSON file, see libs/demo_hdf5/key_map.py. tools/inspect_demos.py says which one fits a file.
@@ -230,7 +232,7 @@ _C.AMP.param_dtype = "float32"
 _C.AMP.frozen_dtype = "float32"
 
 _CHOICES = {
-    "DATA.SOURCE": ("hdf5", "manifest"),
+    "DATA.SOURCE": SOURCES,
     "DATA.SAMPLER": ("full", "sharded"),
     "DATA.PREPROCESS": ("fast", "reference"),
     "ACTION.RANGE": ("min_max", "q01_q99"),
@@ -259,6 +261,7 @@ _LIST_ITEMS = {
 }
 _RANGES = {
     "EXP.SEED": (0, math.inf),
+    "DATA.MAX_DEMOS": (0, math.inf),
     "DATA.NUM_WORKERS": (0, math.inf),
     "DATA.VAL_SHARE": (0, 0.9),
     "IMAGE.CROP": (0.1, 1),
@@ -326,6 +329,18 @@ def cfg_from_dict(tree, origin, opts=()):
     return _merged(tree, opts, origin)
 
 
+def data_cfg(tree, origin, opts=()):
+    """The frozen tree for what only reads demonstrations: DATA and ACTION from a nested dict, `opts` over it.
+
+    BadInput: an unknown key, a value of the wrong type or outside its choices; what a policy would not take is none of
+    its business.
+    """
+    cfg = merge(_C, tree, opts, origin, _LIST_ITEMS)
+    _check_values(cfg, origin)
+    cfg.freeze()
+    return cfg
+
+
 def _merged(tree, opts, origin):
     cfg = merge(_C, tree, opts, origin, _LIST_ITEMS)
     _check(cfg, origin)
@@ -339,12 +354,7 @@ def _check(cfg, origin):
             f"{origin}: AMP.param_dtype float16 cannot work: a gradient scaler refuses float16 gradients and an update "
             "of 5e-6 is lost in 10 bits; keep float32 (with AMP.mode fp16 the multiplications are in float16)"
         )
-    for key, choices in _CHOICES.items():
-        if get_leaf(cfg, key) not in choices:
-            raise BadInput(f"{origin}: {key} is {get_leaf(cfg, key)!r}; choose one of {', '.join(choices)}")
-    for key, (low, high) in _RANGES.items():
-        if not low <= get_leaf(cfg, key) <= high or get_leaf(cfg, key) == math.inf:  # also refuses NaN
-            raise BadInput(f"{origin}: {key} must be at least {low} and at most {high}, got {get_leaf(cfg, key)}")
+    _check_values(cfg, origin)
     if not re.fullmatch(r"\w[\w.-]*", cfg.EXP.ID):
         raise BadInput(f"{origin}: EXP.ID names a folder: letters, digits, '_', '-' and '.', got {cfg.EXP.ID!r}")
     if not cfg.DATA.VIEWS:
@@ -383,6 +393,15 @@ def _check(cfg, origin):
         )
 
 
+def _check_values(cfg, origin):
+    for key, choices in _CHOICES.items():
+        if get_leaf(cfg, key) not in choices:
+            raise BadInput(f"{origin}: {key} is {get_leaf(cfg, key)!r}; choose one of {', '.join(choices)}")
+    for key, (low, high) in _RANGES.items():
+        if not low <= get_leaf(cfg, key) <= high or get_leaf(cfg, key) == math.inf:  # also refuses NaN
+            raise BadInput(f"{origin}: {key} must be at least {low} and at most {high}, got {get_leaf(cfg, key)}")
+
+
 def _check_proprio(cfg, origin):
     parts = cfg.DATA.PROPRIO
     twice = [part for part in parts if parts.count(part) > 1]
@@ -390,16 +409,18 @@ def _check_proprio(cfg, origin):
         raise BadInput(f"{origin}: DATA.PROPRIO names {twice[0]!r} twice")
     if parts and cfg.MODEL.NAME == "vla0":
         raise BadInput(f"{origin}: DATA.PROPRIO is {parts}, but MODEL.NAME vla0 is given none: set it to []")
-    if parts and cfg.DATA.SOURCE == "manifest":
-        raise BadInput(f"{origin}: DATA.PROPRIO is {parts}, but manifests hold none: set it to [], or read HDF5")
+    if parts and not find_source(cfg.DATA.SOURCE).PROPRIO:
+        raise BadInput(f"{origin}: DATA.PROPRIO is {parts}, but DATA.SOURCE {cfg.DATA.SOURCE} holds none: set it to []")
 
 
 def _check_flow(cfg, origin):
     if cfg.MODEL.NAME != "flow_expert":
         return
-    if cfg.DATA.SOURCE == "manifest":
+    if not find_source(cfg.DATA.SOURCE).NUMBERS:
+        able = " or ".join(name for name in SOURCES if find_source(name).NUMBERS)
         raise BadInput(
-            f"{origin}: a manifest holds actions as integers; MODEL.NAME flow_expert trains on DATA.SOURCE hdf5"
+            f"{origin}: DATA.SOURCE {cfg.DATA.SOURCE} holds actions as integers; MODEL.NAME flow_expert trains on "
+            f"DATA.SOURCE {able}"
         )
     if cfg.ACTION.RANGE != "min_max":
         raise BadInput(

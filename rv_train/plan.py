@@ -148,11 +148,6 @@ def _backbone_config(cfg, tokenizer, missing):
 
 
 def _data(cfg, missing):
-    if not cfg.DATA.FILES and cfg.DATA.SOURCE == "hdf5":
-        missing.append(
-            "data: DATA.FILES is empty; give demo files or folders of them (tools/regenerate_libero.py writes them)"
-        )
-        return None
     try:
         return load_data(cfg)
     except BadInput as error:

@@ -25,7 +25,7 @@ from libs.files import named_path
 from libs.manifest import BadLine, Rules, numbered_lines, read_line
 from libs.manifest.lines import HIDDEN, INFO, SUMS, manifest_file
 from libs.manifest.pictures import decode_picture
-from rv_train.data.manifest import read_info
+from rv_train.data.manifest_stats import read_info
 from rv_train.data.stats import action_range, read_stats
 
 TOGETHER = 256  # lines that are checked at a time

@@ -152,7 +152,7 @@ class TrainingSet(torch.utils.data.Dataset):
     """Features of augmented samples; an item is asked for by (epoch, rank, index), which seeds its randomness.
 
     Args:
-        dataset: a DemoDataset or a ManifestDataset.
+        dataset: `Demonstrations`.
         encoder: a TextEncoder or a FlowEncoder.
         seed: the run's seed.
         augment: False gives every sample as evaluation sees it.

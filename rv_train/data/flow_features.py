@@ -14,7 +14,7 @@ import torch
 from libs.errors import BadInput
 from libs.flow_matching import draw_noise, draw_times
 from rv_train.data.features import ObservationEncoder
-from rv_train.data.load import key_map_of
+from rv_train.data.sources import find_source
 
 
 class FlowEncoder(ObservationEncoder):
@@ -40,15 +40,18 @@ class FlowEncoder(ObservationEncoder):
 
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None, stats=None):
-        """stats: of the data, see `rv_train.data.stats`; without, the key map says how long the state's parts are.
+        """stats: of the data, see `rv_train.data.stats`; without, its source says how long the state's parts are.
 
         BadInput: statistics without what FLOW.NORMALIZE or DATA.PROPRIO needs.
         """
         if stats:
             proprio = _parts_of(cfg, stats)
         else:
-            known = key_map_of(cfg).proprio if cfg.DATA.PROPRIO else {}
-            proprio = {name: known[name].dim for name in cfg.DATA.PROPRIO}
+            known = find_source(cfg.DATA.SOURCE).look(cfg).proprio if cfg.DATA.PROPRIO else {}
+            missing = [name for name in cfg.DATA.PROPRIO if name not in known]
+            if missing:
+                raise BadInput(f"DATA.PROPRIO: there is no {missing[0]!r} in the data; it has {', '.join(known)}")
+            proprio = {name: known[name] for name in cfg.DATA.PROPRIO}
         more = {"dropout": cfg.FLOW.PROPRIO_DROPOUT if proprio else 0.0}
         more |= {"draws": cfg.FLOW.DRAWS, "times": cfg.FLOW.TIMES}
         return super().from_cfg(cfg, tokenizer, proprio=proprio, stats=stats, **more)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from libs.action_text import ActionTextCodec
 from rv_train.config import load_cfg
-from rv_train.data.demos import Sample
+from rv_train.data.base import Sample
 from rv_train.data.features import ObservationEncoder
 from rv_train.data.prompt import IGNORE, image_grid
 from rv_train.models.qwen import image_patches, mrope_position_ids

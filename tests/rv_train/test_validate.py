@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from rv_train.data.demos import DemoDataset
 from rv_train.data.features import TrainingSet
+from rv_train.data.hdf5 import DemoDataset
 from rv_train.data.load import load_data
 from rv_train.distributed import launch
 from rv_train.models import build_encoder

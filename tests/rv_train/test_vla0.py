@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rv_train.data.demos import Sample
+from rv_train.data.base import Sample
 from rv_train.data.features import ObservationEncoder
 from rv_train.models.qwen import image_patches
 from tests.tiny import tiny_cfg, tiny_model

@@ -12,7 +12,7 @@ import torch
 
 from rv_eval.policy import Policy
 from rv_train.config import load_cfg
-from rv_train.data.demos import Sample
+from rv_train.data.base import Sample
 from rv_train.data.features import ObservationEncoder, take_row
 from rv_train.data.images import jitter
 from rv_train.models.qwen import image_patches

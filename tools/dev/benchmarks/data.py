@@ -57,7 +57,7 @@ def measure(args, report) -> dict:
 
     from libs.demo_hdf5 import demo_files
     from rv_train.config import load_cfg
-    from rv_train.data.demos import DemoDataset
+    from rv_train.data.hdf5 import DemoDataset
     from tools.dev.benchmarks.storages import PACKED, STORAGES, UNPACKED
 
     torch.set_num_threads(1)
@@ -90,9 +90,10 @@ def measure(args, report) -> dict:
             readers[kind.name], wrong = _compare_readers(cfg, paths[kind], order, args.rounds, report)
             problems += [f"{kind.name}: {reader} reads something else" for reader in wrong]
     settings = {"data": str(args.data), "samples": args.samples, "rounds": args.rounds}
+    side, _ = dataset.facts.cameras[dataset.views[0]]
     return {
         "settings": settings,
-        "frames": {"number": len(dataset), "views": len(keys), "resolution": dataset.resolution},
+        "frames": {"number": len(dataset), "views": len(keys), "resolution": side},
         "storage": storage,
         "readers": readers,
         "robomimic": _robomimic_version(),

@@ -10,9 +10,9 @@ import pytest
 from libs.demo_hdf5 import DemoFile
 from libs.demo_hdf5.writer import merge_files
 from libs.errors import BadInput
-from rv_train.data.demos import DemoDataset
+from rv_train.data.hdf5 import DemoDataset
 from rv_train.data.load import load_data
-from rv_train.data.stats import compute_action_stats, data_fingerprint, read_stats, write_stats
+from rv_train.data.stats import compute_action_stats, read_stats, write_stats
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import tiny_cfg
 
@@ -178,7 +178,7 @@ def test_the_fingerprint_tells_data_apart_wherever_it_lies(folder, tmp_path):
     source = folder / "b_demo.hdf5"
 
     def fingerprint(path, views=VIEWS):
-        return data_fingerprint(DemoDataset([path], views, 2))
+        return DemoDataset([path], views, 2).fingerprint()
 
     def changed(name, part, value):
         path = tmp_path / "changed.hdf5"
