@@ -53,9 +53,10 @@ _C.DATA.NUM_WORKERS = 4  # loader processes per rank; 0 loads in the training pr
 # outside a given range are counted in the run's summary; as text they are clipped. A manifest's lie beside it; of one
 # that has none, the file that its integers were written with (.npz with action_mins and action_maxs, or JSON).
 _C.DATA.STATS = ""
-# Share of each file's demos held out for validation (whole demos: neighbouring frames are nearly equal). A file with
-# lists mask/train and mask/valid (robomimic) is split by them. 0: train on every demo, as upstream does. A manifest
-# whose lines do not name their demo is held out in blocks of neighbouring lines, up to 200, of each instruction.
+# Share of each file's demos held out for validation (whole demos: neighbouring frames are nearly equal); files of one
+# demo each and the same instruction are one for this. A file with lists mask/train and mask/valid (robomimic) is split
+# by them. 0: train on every demo, as upstream does. A manifest whose lines do not name their demo is held out in blocks
+# of neighbouring lines, up to 200, of each instruction.
 _C.DATA.VAL_SHARE = 0.0
 # fast:      ids are looked up and spliced, patches cut on the model's device
 # reference: chat template, qwen-vl-utils and the library's processor for every sample, about four times slower: the

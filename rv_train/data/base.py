@@ -128,7 +128,8 @@ class Demonstrations(Protocol):
         """Hold whole demos out: (what to train on, what is held out, None where nothing is). Nothing is read again.
 
         By the data's own lists where it has some; else round(val_share * demos) of every file, drawn from (seed, number
-        of the file), at least one where there are two or more. val_share 0 holds nothing out.
+        of the file), at least one where there are two or more; files of a single demo and the same instruction count as
+        one. val_share 0 holds nothing out.
 
         BadInput: nothing is left to train on, or as `own_split`.
         """

@@ -11,12 +11,14 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
+from yacs.config import CfgNode
 
 from libs.action_text import is_constant
 from libs.errors import BadInput
-from rv_train.data.base import Demo, Demonstrations
+from rv_train.data.base import Demo, Demonstrations, Facts
 
 MAX_INSTRUCTION = 512  # bytes of UTF-8: no more tokens than that; rv_eval/serving/protocol.py takes no longer ones
 SQUEEZED = 0.1  # share of a range: where nearly all values lie in less, a few others have made it so wide
@@ -34,6 +36,22 @@ def refuse(problems: Iterable[str]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ problems
+
+
+def choice_problems(facts: Facts, cfg: CfgNode, where: Path) -> Iterator[str]:
+    """Cameras and parts of the robot's state that a recipe chooses and data does not have, and another size of action.
+
+    where: the data, for messages.
+    """
+    for key, chosen, known in (
+        ("DATA.VIEWS", cfg.DATA.VIEWS, facts.cameras),
+        ("DATA.PROPRIO", cfg.DATA.PROPRIO, facts.proprio),
+    ):
+        missing = [name for name in chosen if name not in known]
+        if missing:
+            yield f"{key}: {where} has no {missing[0]!r}; it has {', '.join(known) or 'none'}"
+    if facts.action_dim != cfg.ACTION.DIM:
+        yield f"ACTION.DIM is {cfg.ACTION.DIM}, actions of {where} have {facts.action_dim} dimensions"
 
 
 def text_problem(text: str) -> str:

@@ -77,7 +77,8 @@ def _split(cfg: CfgNode, data: Demonstrations, stats: dict, more: dict, remarks:
     if cfg.DATA.VAL_SHARE > 0 and valid is None:
         raise BadInput(
             f"DATA.VAL_SHARE is {cfg.DATA.VAL_SHARE}, but no demo can be held out: {len(data.demos)} demos in "
-            f"{len(data.files)} files, whole demos are held out of files with two or more; set it to 0"
+            f"{len(data.files)} files, whole demos are held out of files with two or more, and of files with one that "
+            "share an instruction; set it to 0"
         )
     info = {
         "render": data.render,

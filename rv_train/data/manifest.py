@@ -220,8 +220,8 @@ class ManifestDataset:
         """See `Demonstrations`: the same demos of the same data are held out as of demonstration files."""
         if val_share == 0:
             return self, None
-        groups = self.found.group[np.unique(self.found.demo)].tolist()
-        chosen = split_demos(groups, self.own_split(), val_share, seed, self.files[0].path)
+        groups, goals = (column[np.unique(self.found.demo)].tolist() for column in (self.found.group, self.found.goal))
+        chosen = split_demos(groups, goals, self.own_split(), val_share, seed, self.files[0].path)
         return self._subset(chosen["train"]), self._subset(chosen["valid"]) if chosen["valid"] else None
 
     def first(self, count: int) -> "ManifestDataset":

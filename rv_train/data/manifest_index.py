@@ -49,7 +49,7 @@ class Found:
 
     Of every sample, (N,) each: source: number of its file; offset, length: of its line, bytes; line: its number; demo:
     number of its demo; frame: of the demo, the line's number where the line does not say.
-    Of every demo: group: number of what is a file for the split; split: its place in SPLITS.
+    Of every demo: group: number of what is a file for the split; goal: of its instruction; split: its place in SPLITS.
     bad: the first lines that cannot be used, and why; num_bad: of all of them. num_hidden: samples with hidden digits.
     largest: integer. instructions: each once. digest: of all demos, instructions and texts.
     """
@@ -61,6 +61,7 @@ class Found:
     demo: np.ndarray
     frame: np.ndarray
     group: np.ndarray
+    goal: np.ndarray
     split: np.ndarray
     bad: list[str]
     num_bad: int
@@ -108,6 +109,7 @@ def read_lines(files: Sequence[ManifestFile]) -> Found:
     return Found(
         **{name: np.array(column) for name, column in columns.items()},
         group=np.array(demos.groups),
+        goal=np.array(demos.goals),
         split=np.array(demos.splits),
         bad=bad,
         num_bad=num_bad,
@@ -122,8 +124,9 @@ class _Numbers:
     """Numbers the demos that lines come from, and the groups ("files") of demos."""
 
     def __init__(self):
-        self.groups, self.splits = array("i"), array("b")  # of each demo: its group, its place in SPLITS
-        self._known, self._group_numbers = {}, {}
+        # Of each demo: its group, the number of its instruction, its place in SPLITS.
+        self.groups, self.goals, self.splits = array("i"), array("i"), array("b")
+        self._known, self._group_numbers, self._goal_numbers = {}, {}, {}
         self._run, self._left = None, 0
 
     def number(self, source: int, line: Line) -> int:
@@ -145,6 +148,7 @@ class _Numbers:
 
     def _add(self, group, line):
         self.groups.append(self._group_numbers.setdefault(group, len(self._group_numbers)))
+        self.goals.append(self._goal_numbers.setdefault(line.instruction, len(self._goal_numbers)))
         self.splits.append(SPLITS.index(line.split))
 
 

@@ -121,8 +121,8 @@ class Trajectories:
         """See `Demonstrations`."""
         if val_share == 0:
             return self, None
-        files = [rows.file for rows in self.demos]
-        chosen = split_demos(files, self.own_split(), val_share, seed, self.files[0].path)
+        files, goals = [rows.file for rows in self.demos], [rows.instruction for rows in self.demos]
+        chosen = split_demos(files, goals, self.own_split(), val_share, seed, self.files[0].path)
         return self._subset(chosen["train"]), self._subset(chosen["valid"]) if chosen["valid"] else None
 
     def first(self, count: int) -> "Trajectories":
@@ -137,13 +137,20 @@ class Trajectories:
 
 
 def split_demos(
-    files: Sequence[Hashable], listed: Sequence[str | None], val_share: float, seed: int, where: Path
+    files: Sequence[Hashable],
+    goals: Sequence[Hashable],
+    listed: Sequence[str | None],
+    val_share: float,
+    seed: int,
+    where: Path,
 ) -> dict[str, list[int]]:
     """{"train": numbers of demos, "valid": ...}, in order.
 
     Args:
         files: of every demo the file it lies in, or what stands for one; a source that holds the same demos in the same
-            files, in the order of their first demos, is split alike.
+            files, in the order of their first demos, is split alike. Files of a single demo count as one where their
+            demos have one goal: some recorders write a file per episode.
+        goals: of every demo what its instruction is told apart by.
         listed: of every demo, see `Demonstrations.own_split`; a file of which it says something is split by that, and
             a demo in neither is left out.
         val_share: above 0, the share that is drawn from other files. where: the data, for the message.
@@ -154,7 +161,15 @@ def split_demos(
     demos_of: dict[Hashable, list[int]] = {}
     for number, file in enumerate(files):
         demos_of.setdefault(file, []).append(number)
+    alone: dict[Hashable, list[int]] = {}
+    for first, *others in demos_of.values():
+        if not others and not listed[first]:
+            alone.setdefault(goals[first], []).append(first)
     for place, numbers in enumerate(demos_of.values()):
+        if len(numbers) == 1 and not listed[numbers[0]]:
+            numbers = alone.pop(goals[numbers[0]], None)
+            if numbers is None:  # went with the first of them
+                continue
         if any(listed[number] for number in numbers):
             kept, held_out = ([n for n in numbers if listed[n] == name] for name in ("train", "valid"))
         else:

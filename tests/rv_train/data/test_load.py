@@ -77,6 +77,16 @@ def test_both_parts_give_the_frames_of_their_demos_and_share_what_was_read(folde
     assert valid.files[0] is train.files[0] and valid.demos[0].file is valid.files[0]
 
 
+def test_files_of_one_demo_are_split_like_one_file_where_they_share_an_instruction(tmp_path):
+    for number, instruction in enumerate("aabaab"):
+        write_synthetic_demo_file(tmp_path / f"{number}.hdf5", 1, 3, 32, seed=number, instruction=instruction)
+    with_masks(tmp_path / "4.hdf5", train=["demo_0"])
+    data = data_of(tmp_path, DATA__VAL_SHARE=0.4)
+    held = [rows.instruction for rows in data.valid.demos]
+    assert sorted(held) == ["a", "b"] and data.train.num_demos == 4
+    assert "4.hdf5" not in {name for name, _ in names(data.valid)}  # its own list says so
+
+
 def test_a_file_is_split_by_its_masks(tmp_path):
     for number, masks, kept, held in (
         (0, {"train": ["demo_3", "demo_0"], "valid": ["demo_1"]}, [0, 3], [1]),  # demo_2 is in neither
