@@ -65,7 +65,8 @@ def measure(args, report) -> dict:
     dataset = DemoDataset([args.data], cfg.DATA.VIEWS, cfg.ACTION.HORIZON)
     keys = [dataset.key_map.views[view] for view in dataset.views]
     order = np.random.default_rng(0).integers(0, len(dataset), args.samples).tolist()
-    places = [(rows.name, frame) for rows, frame in (dataset._place(index) for index in order)]
+    frames = [(rows.name, frame) for rows in dataset.demos for frame in range(len(rows.actions))]
+    places = [frames[index] for index in order]
     if args.folder:
         make_folder(args.folder)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
