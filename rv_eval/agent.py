@@ -1,12 +1,20 @@
 """From chunks to single actions: how much of a chunk is executed, how overlapping chunks are averaged."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from libs.errors import BadInput
 from libs.temporal_ensemble import TemporalEnsembler
+from rv_eval.envs.base import ActionPart, snap
+
+if TYPE_CHECKING:  # a command line that only shows its help loads no model code
+    from rv_train.models.prediction import Prediction
+
+MAX_DIGITS = 10  # of a number that is taken for a draft
 
 
 @dataclass(frozen=True)
@@ -52,34 +60,46 @@ class AgentSettings:
 
 
 class ChunkAgent:
-    """One episode's side of the policy: takes a chunk per query, gives one action per step.
+    """One episode's side of the policy: takes an answer per query, gives one action per step, and says what the next
+    answer will probably begin with.
 
-    Ask `needs_observation` before every step: where it is true, render, query the policy and `add_chunk`.
+    actions: the parts of an action that the environment takes (Description.actions).
+    Ask `needs_observation` before every step: where it is true, render, query the policy and `add_answer`.
     """
 
-    def __init__(self, horizon: int, settings: AgentSettings):
+    def __init__(self, horizon: int, settings: AgentSettings, actions: Sequence[ActionPart]):
         self.settings = settings.resolve(horizon)
+        self.draft: list[int] = []  # the integers of the last answer about actions that are not executed
+        self._parts = actions
         self._ensembler = self.settings.make_ensembler(horizon)
-        self._actions = deque()
+        self._actions: deque[np.ndarray] = deque()
 
     @property
     def needs_observation(self) -> bool:
         return not self._actions
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget everything: call at the start of an episode."""
         self._ensembler.reset()
         self._actions.clear()
+        self.draft = []
 
-    def add_chunk(self, chunk):
-        """chunk (H, A): what the policy predicted for the present observation."""
+    def add_answer(self, prediction: "Prediction", row: int) -> None:
+        """Row `row` of what the policy predicted for the present observation."""
+        chunk = prediction.chunk[row]  # (H, A)
+        self.draft = _integers(prediction.texts[row])[self.settings.n_action_steps * chunk.shape[-1] :]
         averaged = self._ensembler.add(chunk)
         self._actions = deque(averaged[: self.settings.n_action_steps].astype(np.float64))
 
     def next_action(self) -> np.ndarray:
-        """(A,) float64, the gripper (last) snapped to -1 open or +1 close, after averaging."""
+        """(A,) float64, as the environment executes it: a gripper that opens or closes is snapped after averaging."""
         if self.needs_observation:
-            raise RuntimeError("the agent has no action left: give it a chunk first")
-        action = self._actions.popleft()
-        action[-1] = 1.0 if action[-1] > 0 else -1.0
-        return action
+            raise RuntimeError("the agent has no action left: give it an answer first")
+        return snap(self._actions.popleft(), self._parts)
+
+
+def _integers(text: str) -> list[int]:
+    """The integers of an answer's text; none of a text that holds anything else."""
+    words = text.split(" ")
+    readable = all(word.isascii() and word.isdigit() and len(word) < MAX_DIGITS for word in words)
+    return [int(word) for word in words] if readable else []

@@ -3,8 +3,8 @@
 An answer depends on its observation alone, to the bit: not on how many wait with it, which, or in what order. Every
 call of the model has the same number of rows (`batch_rows`), and a padded length that follows from the row's own
 prompt: missing rows are repetitions of the last, more observations make several calls. So the kernels always see the
-same shapes, and on a CPU they then treat all rows alike (measured, see `rv_train.models.decode`; on a GPU it was not
-measured). Another `batch_rows` rounds differently.
+same shapes, and on a CPU they then treat all rows alike (measured, see `rv_train.policies.text.decoder`; on a GPU it
+was not measured). Another `batch_rows` rounds differently.
 """
 
 import functools
@@ -22,7 +22,7 @@ import torch
 from libs.errors import BadInput, first_line
 from rv_eval.agent import AgentSettings
 from rv_train.checkpoint import load_model_folder
-from rv_train.models.prediction import Prediction, gather
+from rv_train.policies.base import Prediction, gather
 
 BUCKET = 64  # prompts are padded to a multiple of so many tokens; the prompts of a LIBERO suite mostly share one
 # Rows per call where nobody says. On a CPU every row costs, real or not: one of the shipped policy takes 0.09 s, four

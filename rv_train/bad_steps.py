@@ -3,8 +3,8 @@
 import torch
 
 from libs.errors import BadInput
-from rv_train.data.features import take_row
 from rv_train.distributed import gather_objects
+from rv_train.policies.encoding import take_row
 
 NAMED = 5  # samples in an error message
 

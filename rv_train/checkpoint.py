@@ -34,12 +34,14 @@ from safetensors import SafetensorError
 from libs.config_tree import to_dict
 from libs.errors import BadInput, first_line
 from libs.files import kind_of, named_path, read_json_object, read_yaml
+from rv_train.backbones import DEFAULT
+from rv_train.backbones.folders import EXPERT, is_model_folder
+from rv_train.backbones.loading import BASE_COPY, copy_base
+from rv_train.backbones.lora import BASE, is_adapter_folder
+from rv_train.backbones.tokenizer import read_tokenizer
 from rv_train.config import cfg_from_dict
 from rv_train.data.stats import read_stats, write_stats
-from rv_train.data.tokenizer import load_tokenizer
-from rv_train.models import build_encoder, build_model
-from rv_train.models.lora import BASE, is_adapter_folder
-from rv_train.models.weights import BASE_COPY, EXPERT, copy_base, image_processor_settings, is_model_folder
+from rv_train.policies import build_encoder, build_policy
 
 CONFIG, DATA_INFO, COMPLETE, LOCK = "vla_config.yaml", "data_info.json", "complete", "lock"
 LOCK_WAIT_S = 30.0
@@ -61,7 +63,8 @@ def save_model_folder(folder, model, cfg, action_stats, data_info):
     if cfg.TRAIN.save_base:
         copy_base(model.backbone, folder)
     model.prompt.tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(image_processor_settings(cfg), indent=1) + "\n")
+    settings = model.family.processor_settings(model.prompt.pictures)
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=1) + "\n")
     (folder / CONFIG).write_text(yaml.safe_dump(to_dict(cfg), sort_keys=False))
     (folder / DATA_INFO).write_text(json.dumps(data_info, indent=1) + "\n")
     write_stats(action_stats, folder)
@@ -84,8 +87,8 @@ def load_model_folder(path, device="cpu", opts=()):
     data_info = read_json_object(folder / DATA_INFO)
     if len(stats["min"]) != cfg.ACTION.DIM:
         raise BadInput(f"{folder}: statistics of {len(stats['min'])} action dimensions, config of {cfg.ACTION.DIM}")
-    encoder = build_encoder(cfg, stats, load_tokenizer(folder))
-    model = build_model(cfg, encoder, weights=folder).to(device).eval()
+    encoder = build_encoder(cfg, stats, read_tokenizer(folder))
+    model = build_policy(cfg, encoder, weights=folder).to(device).eval()
     return model, cfg, {"encoder": encoder, "action_stats": stats, "data_info": data_info, "folder": folder}
 
 
@@ -104,7 +107,10 @@ def read_model_cfg(folder, opts=()):
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise BadInput(f"{folder} has no {CONFIG}: it was not written by this trainer")
-    return cfg_from_dict(read_yaml(path), str(path), opts)
+    tree = read_yaml(path)
+    if isinstance(tree, dict) and isinstance(tree.get("MODEL"), dict):
+        tree["MODEL"].setdefault("BACKBONE", DEFAULT)  # before there was the key there was this family only
+    return cfg_from_dict(tree, str(path), opts)
 
 
 def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, links=()):
@@ -271,7 +277,7 @@ def find_resume(run):
 def refuse_foreign(run):
     """BadInput if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
     links = r"(last|best|final|epoch_\d+)(\.tmp)?"
-    leftovers = rf"config\.(yaml|json)|run\.json(\.tmp)?|events\..*|step_\d{{8}}(\.tmp)?|{links}|lock"
+    leftovers = rf"config\.(yaml|json)|run(\.part)?\.json|events\..*|step_\d{{8}}(\.tmp)?|{links}|lock"
     with named_path(run):
         names = sorted(path.name for path in run.iterdir())
     foreign = [name for name in names if not re.fullmatch(leftovers, name)]

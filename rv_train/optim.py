@@ -2,12 +2,12 @@
 
 import contextlib
 import importlib.util
-import logging
 import math
 
 import torch
 
 from libs.errors import BadInput
+from rv_train.backbones.lora import quiet_bitsandbytes
 
 
 def lr_at(step, total_steps, base_lr, schedule="none", warmup=0.0, lr_end=0.0):
@@ -38,11 +38,6 @@ def check_optimizer(train):
     """BadInput if TRAIN.optimizer needs a package that is not there: found out before anything is started."""
     if train.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise BadInput("TRAIN.optimizer adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
-
-
-def quiet_bitsandbytes():
-    """Call before bitsandbytes is imported: on some CPUs it warns that a package for fast 4-bit products is missing."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def build_optimizer(train, parameters):

@@ -8,21 +8,18 @@ import textwrap
 import torch
 
 from libs.errors import BadInput
+from rv_train.backbones.lora import check_packages
+from rv_train.backbones.prompt import IGNORE
+from rv_train.backbones.running import check_attention, check_compiler
 from rv_train.checkpoint import run_folder
-from rv_train.data.features import ObservationEncoder, TrainingSet
 from rv_train.data.load import load_data
-from rv_train.data.prompt import IGNORE, MERGE, PATCH, image_grid
 from rv_train.data.sampler import ResumableBatchSampler
+from rv_train.data.training_set import TrainingSet
 from rv_train.describe import data_lines, eval_lines, model_lines, plural, recipe_lines, step_lines, table
 from rv_train.distributed import parse_devices, under_torchrun
-from rv_train.flops import FlowFlops, TrainingFlops
 from rv_train.memory import memory_estimate
-from rv_train.models import build_encoder
-from rv_train.models.flow_expert import ActionExpert
-from rv_train.models.lora import adapter_parameters, adapter_sizes, check_packages
-from rv_train.models.qwen import DTYPES, check_attention, check_compiler
-from rv_train.models.weights import check_model_type, find_weights, missing_files, random_config
 from rv_train.optim import base_lr, check_optimizer, resolve_amp
+from rv_train.policies import build_encoder, outline_policy, policy_class
 
 GIB = 2**30
 CARDS = (24, 48, 80, 141)  # GB of common GPUs
@@ -59,12 +56,10 @@ def dry_run(cfg, devices=None, nproc=None):
     fast.DATA.PREPROCESS = "fast"
     encoder = build_encoder(fast, data.action_stats if data else None)
     prompt = encoder.prompt
-    config, sizes = _backbone_config(cfg, prompt.tokenizer, missing)
     _check_packages(cfg, prompt.tokenizer, device, amp, missing)
-    expert = _expert(cfg, config, encoder)
-    parameters = _parameters(cfg, config, expert)
+    policy, sizes = outline_policy(cfg, encoder, missing)
 
-    lines = [*model_lines(cfg, parameters), ("", f"sizes from {sizes}")]
+    lines = [*model_lines(cfg, policy), ("", f"sizes from {sizes}")]
     if data:
         sampler = ResumableBatchSampler(
             len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=world_size
@@ -79,15 +74,15 @@ def dry_run(cfg, devices=None, nproc=None):
         lines.append(("", f"with --devices 0,1,2,3,4,5,6,7: {batch} samples per step, lr {base_lr(cfg.TRAIN, 8):.2e}"))
 
     instructions = set(data.train.instructions) if data else {cfg.DATA.INSTRUCTION or STAND_IN}
-    counts = _count_tokens(cfg, prompt, max(instructions, key=lambda text: len(prompt.encode(text)["input_ids"])))
-    parts = memory_estimate(
-        cfg, config, parameters, counts["total"], counts["actions"], counts["pictures"] * MERGE * MERGE, amp
-    )
-    lines += [*_compute_lines(cfg, config, counts, parameters, expert), *_disk_lines(cfg, parts, missing)]
+    longest = max(instructions, key=lambda text: len(prompt.encode(text)["input_ids"]))
+    encoded, counted, learned = encoder.outline(longest)
+    counts = _count_tokens(prompt, encoded)
+    parts = memory_estimate(cfg, policy, counts["total"], counted, amp)
+    lines += [*_compute_lines(cfg, policy, counts["total"], counted), *_disk_lines(cfg, policy, parts, missing)]
     blocks = [
         f"plan of {cfg.EXP.ID}: nothing is started or written",
         table(lines),
-        _token_table(cfg, counts, data),
+        _token_table(prompt.pictures, counts, learned, data),
         _memory_table(parts, "GPU" if device.type == "cuda" else "rank"),
         _sample(cfg, encoder, data),
         "\n  ".join(["missing:", *missing]) if missing else "missing: nothing",
@@ -129,94 +124,44 @@ def _check_packages(cfg, tokenizer, device, amp, missing):
     if cfg.TRAIN.compile:
         check(check_compiler)
     if cfg.DATA.PREPROCESS == "reference":
-        check(ObservationEncoder.from_cfg, cfg, tokenizer)
-
-
-def _backbone_config(cfg, tokenizer, missing):
-    """(Qwen2_5_VLConfig, where it comes from)."""
-    from transformers import Qwen2_5_VLConfig
-
-    if cfg.MODEL.INIT == "pretrained":
-        folder, has_weights = find_weights(cfg.MODEL.PATH)
-        if not has_weights:
-            nowhere = f"MODEL.PATH {cfg.MODEL.PATH} is neither a folder nor in the Hugging Face cache"
-            missing.append(f"weights: {f'{folder} lacks {missing_files(folder)[0]}' if folder else nowhere}")
-        if folder:
-            check_model_type(folder)
-            return Qwen2_5_VLConfig.from_pretrained(folder), folder / "config.json"
-    return random_config(cfg, tokenizer), "MODEL.TEXT and MODEL.VISION"
+        check(build_encoder, cfg, None, tokenizer)
 
 
 def _data(cfg, missing):
     try:
-        return load_data(cfg)
+        return load_data(cfg, policy_class(cfg).INTEGERS)
     except BadInput as error:
         missing.append(f"data: {error}")
         return None
 
 
-def _expert(cfg, config, encoder):
-    """The ActionExpert on the meta device, where numbers have a shape and no bytes; None for text."""
-    if cfg.MODEL.NAME == "vla0":
-        return None
-    with torch.device("meta"):
-        expert = ActionExpert.from_cfg(cfg, config.text_config.hidden_size, sum(encoder.proprio.values()))
-    return expert.to(DTYPES[cfg.AMP.param_dtype])
-
-
-def _parameters(cfg, config, expert):
-    """[(name, parameter)] of the library's model on the meta device, and of the action expert."""
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    frozen = cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE
-    dtype = DTYPES[cfg.AMP.frozen_dtype if frozen else cfg.AMP.param_dtype]
-    with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype)
-    if frozen:
-        model.requires_grad_(False)
-    elif expert and not config.tie_word_embeddings:
-        model.lm_head.requires_grad_(False)
-    adapter = adapter_parameters(model, cfg) if cfg.MODEL.LORA.RANK else []
-    more = [(f"action_expert.{name}", p) for name, p in expert.named_parameters()] if expert else []
-    return [*model.named_parameters(), *adapter, *more]
-
-
 # ------------------------------------------------------------------------------------------------ what is said
 
 
-def _count_tokens(cfg, encoder, instruction):
-    """Tokens of one sample by part; every number is written with the digits of the middle bin."""
-    answer = " ".join([str(cfg.ACTION.NUM_BINS // 2)] * (cfg.ACTION.HORIZON * cfg.ACTION.DIM))
-    if cfg.MODEL.NAME != "vla0":
-        answer = None
-    encoded = encoder.encode(instruction, answer)
-    total = len(encoded["input_ids"])
-    system = f"<|im_start|>system\n{encoder.system}<|im_end|>\n" if encoder.system else ""
+def _count_tokens(prompt, encoded):
+    """Tokens of one sample by part."""
+    system = prompt.chat.system_turn(prompt.system)
     counts = {
-        "system turn": len(encoder.tokenizer(system)["input_ids"]) if system else 0,
-        "pictures": int((encoded["input_ids"] == encoder.image_id).sum()),
+        "system turn": len(prompt.tokenizer(system)["input_ids"]) if system else 0,
+        "pictures": int((encoded["input_ids"] == prompt.image_id).sum()),
         "instruction": 0,
         "actions": int((encoded["labels"] != IGNORE).sum()),
     }
+    total = len(encoded["input_ids"])
     counts["instruction"] = total - sum(counts.values())
     return {**counts, "total": total}
 
 
-def _token_table(cfg, counts, data):
-    (rows, columns), digits = image_grid(cfg), len(str(cfg.ACTION.NUM_BINS // 2))
+def _token_table(pictures, counts, learned, data):
+    rows, columns = pictures.rows, pictures.columns
+    unit = f"{pictures.height // rows} x {pictures.width // columns}"
     notes = {
-        "pictures": f"{_number_of_pictures(cfg)} of {rows} x {columns}, {MERGE * PATCH} x {MERGE * PATCH} pixels each",
+        "pictures": f"{pictures.number} of {rows} x {columns}, {unit} pixels each",
         "instruction": "the longest one, and the turns around it" if data else "a stand-in, and the turns around it",
-        "actions": f"{cfg.ACTION.HORIZON} x {cfg.ACTION.DIM} numbers of {digits} digits and the end: what is learned",
+        "actions": learned,
     }
-    if not counts["actions"]:
-        notes["actions"] = f"{cfg.ACTION.HORIZON} x {cfg.ACTION.DIM} numbers come out of the action expert"
     lines = [f"  {name:<34}{count:>8,}   {notes.get(name, '')}".rstrip() for name, count in counts.items()]
     return "\n".join(["tokens of one sample", *lines])
-
-
-def _number_of_pictures(cfg):
-    return 1 if cfg.IMAGE.TILE else len(cfg.DATA.VIEWS)
 
 
 def _memory_table(parts, per):
@@ -228,20 +173,15 @@ def _memory_table(parts, per):
     return "\n".join([f"memory per {per}, an estimate: fits {verdict}", *lines])
 
 
-def _compute_lines(cfg, config, counts, parameters, expert):
-    frozen = cfg.MODEL.FREEZE and not cfg.MODEL.LORA.RANK
-    flops = TrainingFlops(config, image_grid(cfg), _number_of_pictures(cfg), adapter_sizes(parameters), frozen)
-    learned = counts["actions"]
-    if expert:
-        flops, learned = FlowFlops.of(flops, expert, cfg.FLOW.CONDITION), cfg.FLOW.DRAWS
+def _compute_lines(cfg, policy, tokens, counted):
     batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum
-    work = flops.count([counts["total"]] * batch, learned * batch)
+    work = policy.flops().count([tokens] * batch, counted * batch)
     yield "compute", f"{work / 1e12:.3g} TFLOP per rank and step"
 
 
-def _disk_lines(cfg, parts, missing):
+def _disk_lines(cfg, policy, parts, missing):
     """A checkpoint holds what is trained and the optimizer; with a moving average that, and the weights behind it."""
-    trained = sum(size for name, size in parts.items() if name in ("weights", "adapter", "action expert"))
+    trained = sum(size for name, size in parts.items() if name in ("weights", "adapter", policy.OWN))
     one = trained + sum(size for name, size in parts.items() if name.startswith(("optimizer", "moving")))
     one += trained if cfg.TRAIN.ema else 0
     most = cfg.TRAIN.keep_last + 1 + (cfg.DATA.VAL_SHARE > 0)  # with the one being written, and the best
@@ -257,13 +197,11 @@ def _disk_lines(cfg, parts, missing):
 
 def _sample(cfg, encoder, data):
     """One tokenized sample: the first that rank 0 trains on, or the open prompt of a stand-in."""
-    tokenizer = encoder.prompt.tokenizer
     if not data:
         given = cfg.DATA.INSTRUCTION
-        text = tokenizer.decode(encoder.prompt.encode(given or STAND_IN)["input_ids"])
-        return (
-            f"the prompt, with {'DATA.INSTRUCTION' if given else 'a stand-in for the instruction'}\n{abbreviated(text)}"
-        )
+        ids = encoder.prompt.encode(given or STAND_IN)["input_ids"]
+        which = "DATA.INSTRUCTION" if given else "a stand-in for the instruction"
+        return f"the prompt, with {which}\n{abbreviated(encoder.prompt, ids)}"
     sampler = ResumableBatchSampler(
         len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=1
     )
@@ -271,12 +209,13 @@ def _sample(cfg, encoder, data):
     features = TrainingSet(data.train, encoder, cfg.EXP.SEED)[key]
     ids, start = features["input_ids"], len(encoder.prompt.encode(data.train[key[2]].instruction)["input_ids"])
     head = f"one sample ({data.train.where(key[2])}): {len(ids)} ids; {encoder.target(features, start)}"
-    return f"{head}\n{abbreviated(tokenizer.decode(ids))}"
+    return f"{head}\n{abbreviated(encoder.prompt, ids)}"
 
 
-def abbreviated(text):
-    """Decoded ids for a reader: image tokens counted, long lines broken."""
-    pad = "<|image_pad|>"
+def abbreviated(prompt, ids):
+    """Ids of a PromptEncoder for a reader: image tokens counted, long lines broken."""
+    pad = prompt.chat.image
+    text = prompt.tokenizer.decode(ids)
     text = re.sub(f"({re.escape(pad)})+", lambda run: f"{pad} x {len(run[0]) // len(pad)} ", text)
     return "\n".join(
         textwrap.fill(line, 116, initial_indent="  ", subsequent_indent="  ") for line in text.splitlines()

@@ -8,16 +8,17 @@ from libs.config_tree import differences
 from libs.errors import BadInput
 from libs.files import kind_of, make_folder
 from rv_train import checkpoint
-from rv_train.data.features import TrainingSet
+from rv_train.backbones import family_of
+from rv_train.backbones.loading import base_path, check_weights
+from rv_train.backbones.lora import check_packages
+from rv_train.backbones.running import check_attention, check_compiler
 from rv_train.data.load import TrainingData, load_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.stats import RANGES, read_stats
-from rv_train.models import build_encoder
-from rv_train.models.lora import check_packages
-from rv_train.models.qwen import check_attention, check_compiler
-from rv_train.models.weights import base_path, check_weights
-from rv_train.optim import check_optimizer
+from rv_train.data.training_set import TrainingSet
+from rv_train.optim import check_optimizer, resolve_amp
 from rv_train.plan import count_steps
+from rv_train.policies import build_encoder, policy_class
 
 # What may change when a run is resumed; anything else would make it another run.
 FREE_ON_RESUME = (
@@ -56,6 +57,7 @@ TRAINER_STATE = ("step", "world_size", "data_fingerprint", "optimizer", "scaler"
 FIXED_ON_RESUME = (
     "ACTION.DIM",
     "MODEL.NAME",
+    "MODEL.BACKBONE",
     "MODEL.TOKENIZER",
     "MODEL.VOCAB_CUT",
     "MODEL.TEXT.",
@@ -96,12 +98,12 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
         BadInput: data or config that cannot be trained on, a package or compiler that is missing, nothing to resume,
             a folder that already holds something or is in use, or a resume that would be another run.
     """
-    check_attention(cfg, device)
+    check_attention(cfg, device, resolve_amp(cfg.AMP.mode, device))
     check_optimizer(cfg.TRAIN)
     check_packages(cfg.MODEL)
     if cfg.TRAIN.compile:
         check_compiler()
-    data = load_data(cfg)
+    data = load_data(cfg, policy_class(cfg).INTEGERS)
     for line in data.remarks:
         print(f"warning: {line}", file=sys.stderr)
     sampler = ResumableBatchSampler(
@@ -112,7 +114,7 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
     run = checkpoint.run_folder(cfg)
     folder = None
     if not resume:
-        check_weights(cfg)
+        check_weights(cfg, family_of(cfg))
         if checkpoint.checkpoints(run):
             raise BadInput(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
         if kind_of(run):
@@ -127,7 +129,7 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
             if impossible:
                 raise BadInput(f"--resume: {impossible[0]}; its checkpoints cannot continue so")
             if cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE:
-                base_path(cfg, folder / "model")
+                base_path(cfg, family_of(cfg), folder / "model")
             if changes and not allow_changes:
                 raise BadInput(f"--resume: {changes[0]}; --allow_changes resumes nevertheless, as another run")
             for line in remarks + changes:

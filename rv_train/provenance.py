@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -11,8 +10,8 @@ from pathlib import Path
 import torch
 
 from libs.errors import BadInput
-from libs.files import read_json_object
-from rv_train.models.lora import num_values
+from libs.files import read_json_object, write_whole
+from rv_train.backbones.lora import num_values
 from rv_train.optim import base_lr, resolve_amp
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "h5py", "opencv-python", "yacs")
@@ -86,6 +85,4 @@ def write_run_json(folder, cfg, rank, data_info, model, start_step):
             "data": data_info,
             "resumed": [],
         }
-    beside = path.with_name("run.json.tmp")
-    beside.write_text(json.dumps(run, indent=1) + "\n")
-    os.replace(beside, path)  # a full disk must not cost the record of the run so far
+    write_whole(path, json.dumps(run, indent=1) + "\n")  # a full disk must not cost the record of the run so far

@@ -4,16 +4,17 @@ import math
 
 import torch
 
-from rv_train.data.features import TrainingSet
+from rv_train.backbones import family_of
+from rv_train.backbones.loading import check_weights
+from rv_train.backbones.lora import check_packages
+from rv_train.backbones.running import check_attention
 from rv_train.data.load import load_data
 from rv_train.data.sampler import ResumableBatchSampler
+from rv_train.data.training_set import TrainingSet
 from rv_train.describe import data_lines, table
-from rv_train.models import build_encoder, build_model
-from rv_train.models.lora import check_packages
-from rv_train.models.qwen import check_attention
-from rv_train.models.weights import check_weights
-from rv_train.optim import Precision
+from rv_train.optim import Precision, resolve_amp
 from rv_train.plan import abbreviated
+from rv_train.policies import build_encoder, build_policy, policy_class
 
 
 def sanity_forward(cfg, device):
@@ -28,10 +29,10 @@ def sanity_forward(cfg, device):
     Raises:
         BadInput: data, config or weights that cannot be trained on.
     """
-    check_attention(cfg, device)
+    check_attention(cfg, device, resolve_amp(cfg.AMP.mode, device))
     check_packages(cfg.MODEL)
-    check_weights(cfg)
-    data = load_data(cfg)
+    check_weights(cfg, family_of(cfg))
+    data = load_data(cfg, policy_class(cfg).INTEGERS)
     print(table([*data_lines(cfg, data), *(("warning", remark) for remark in data.remarks)]))
     torch.manual_seed(cfg.EXP.SEED)
     encoder = build_encoder(cfg, data.action_stats)
@@ -45,7 +46,7 @@ def sanity_forward(cfg, device):
         print(f"  {name:<14}{' x '.join(map(str, tensor.shape)):<24}{str(tensor.dtype).removeprefix('torch.')}")
     print_sample(features[0], encoder, data.train)  # its first sample
 
-    model = build_model(cfg, encoder).to(device).train()
+    model = build_policy(cfg, encoder).to(device).train()
     torch.manual_seed(cfg.EXP.SEED)
     with torch.no_grad(), Precision(cfg.AMP.mode, device).autocast():
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -60,10 +61,10 @@ def sanity_forward(cfg, device):
 
 def print_sample(features, encoder, dataset):
     """A sample of `dataset` in words: what the model reads, and what it shall answer, digits masked as in training."""
-    ids, index, tokenizer = features["input_ids"], features["index"], encoder.prompt.tokenizer
+    ids, index = features["input_ids"], features["index"]
     start = len(encoder.prompt.encode(dataset[index].instruction)["input_ids"])
     print(f"\nprompt of {dataset.where(index)}: {start} tokens")
-    print(abbreviated(tokenizer.decode(ids[:start])))
+    print(abbreviated(encoder.prompt, ids[:start]))
     print(f"\n{encoder.target(features, start)}")
     if len(ids) > start:
-        print(abbreviated(tokenizer.decode(ids[start:])))
+        print(abbreviated(encoder.prompt, ids[start:]))

@@ -25,13 +25,13 @@ from libs.errors import BadInput
 from rv_train import checkpoint
 from rv_train.bad_steps import BadSteps
 from rv_train.config import load_cfg
-from rv_train.data.features import TrainingSet
 from rv_train.data.sampler import ResumableBatchSampler
+from rv_train.data.training_set import TrainingSet
 from rv_train.describe import describe
 from rv_train.distributed import agree, gather_objects, ignore_signals, launch, leader, parse_devices, under_torchrun
-from rv_train.models import build_encoder, build_model
 from rv_train.optim import Ema, Precision, base_lr, build_optimizer, lr_at
 from rv_train.plan import count_steps, dry_run
+from rv_train.policies import build_encoder, build_policy
 from rv_train.prepare import prepare_run
 from rv_train.provenance import write_run_json
 from rv_train.sanity import sanity_forward
@@ -80,7 +80,7 @@ def train(rank, cfg, job):
     validation = Validation(cfg, data.valid, encoder, data.action_stats, rank) if data.valid else None
 
     # Model, optimizer, precision.
-    bare = build_model(cfg, encoder, job.resume / "model" if job.resume else None).to(device).train()
+    bare = build_policy(cfg, encoder, job.resume / "model" if job.resume else None).to(device).train()
     if cfg.TRAIN.grad_checkpoint:
         bare.recompute_activations()
     if cfg.TRAIN.compile:

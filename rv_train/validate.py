@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from rv_train.data.features import TrainingSet
 from rv_train.data.stats import action_range
+from rv_train.data.training_set import TrainingSet
 from rv_train.distributed import ignore_signals
 
 FIGURE_SAMPLES = 4
@@ -25,7 +25,7 @@ class Validation:
     Args:
         cfg: the config tree (VALID, TRAIN.batch_size, DATA.NUM_WORKERS).
         dataset: the held-out `Demonstrations`.
-        encoder: from `rv_train.models.build_encoder`.
+        encoder: from `rv_train.policies.build_encoder`.
         stats: of the actions, see `rv_train.data.stats`.
         rank: a distributed.Rank. A process group must exist.
     """

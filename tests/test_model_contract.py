@@ -107,7 +107,7 @@ def test_loaded_it_answers_and_a_key_decides_what_is_drawn(run, folder):
         np.testing.assert_array_equal(again.predict([one])[0], prediction.chunk[row])
     batch = policy.encoder.collate([policy.encoder.encode(one) for one in asked])
     condition = policy.model.condition(batch)
-    assert condition.shape == (3, policy.model.backbone.config.text_config.hidden_size)
+    assert condition.shape == (3, policy.model.backbone.config.get_text_config().hidden_size)
     assert condition.dtype == torch.float32 and not torch.equal(condition[0], condition[1])
 
 

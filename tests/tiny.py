@@ -6,7 +6,7 @@ import torch
 
 from rv_train.checkpoint import save_model_folder
 from rv_train.config import load_cfg
-from rv_train.models import build_encoder, build_model
+from rv_train.policies import build_encoder, build_policy
 
 ROOT = Path(__file__).resolve().parent.parent
 ACTION_STATS = {
@@ -34,7 +34,7 @@ def tiny_cfg(**more):
 def tiny_model(cfg, seed=0):
     """A random model of `cfg`, in evaluation mode."""
     torch.manual_seed(seed)
-    return build_model(cfg, build_encoder(cfg, ACTION_STATS)).eval()
+    return build_policy(cfg, build_encoder(cfg, ACTION_STATS)).eval()
 
 
 def make_tiny_base(folder, seed=0, **more):

@@ -14,10 +14,10 @@ from libs.cli import cli_errors
 from libs.demo_hdf5 import DemoFile
 from libs.errors import BadInput
 from libs.files import check_new_folder
-from libs.libero_sim import RENDER_SETTINGS
 from libs.libero_sim.collection import Settings, TaskJob
 from libs.libero_sim.experts import expert_tasks
-from libs.libero_sim.pool import run_with_bar
+from libs.robosuite_sim import RENDER_SETTINGS
+from libs.robosuite_sim.pool import run_with_bar
 
 COUNTS = {"num_demos": (1, math.inf), "workers": (1, math.inf), "resolution": (1, math.inf), "seed": (0, math.inf)}
 

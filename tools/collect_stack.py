@@ -12,8 +12,8 @@ from pathlib import Path
 
 from libs.cli import cli_errors
 from libs.files import check_new_folder
-from libs.libero_sim import RENDER_SETTINGS
-from libs.libero_sim.pool import run_with_bar
+from libs.robosuite_sim import RENDER_SETTINGS
+from libs.robosuite_sim.pool import run_with_bar
 from libs.stack_sim import StackTask
 from libs.stack_sim.collection import StackJob, StackSettings
 from tools.collect_demos import COUNTS, check_ranges

@@ -11,21 +11,12 @@ were run), 1 (the simulator or the policy server failed for good), 2 (bad input)
 """
 
 from libs.cli import cli_errors
-from tools.evaluation import check_policy_arguments, make_parser, run_evaluation
-
-
-def parse_args(argv=None):
-    args = make_parser(__doc__, "seed of the policy's noise; resets have their own").parse_args(argv)
-    check_policy_arguments(args)
-    return args
+from tools.evaluation import evaluate_in
 
 
 @cli_errors
 def main(argv=None):
-    args = parse_args(argv)
-    from rv_eval.envs import stack
-
-    run_evaluation(args, [stack.StackTask()], stack, stack.StackEpisodeEnv)
+    evaluate_in("stack", __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,45 @@
-"""What the tools that evaluate a policy in a simulator share: their arguments, and the run itself."""
+"""Evaluating a policy in a simulator, whichever it is: the arguments, and the run itself."""
 
 import argparse
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 from libs.errors import BadInput
 from libs.files import check_new_folder
 from rv_eval.agent import AgentSettings
+from rv_eval.envs import get_simulator
+from rv_eval.envs.base import Simulator
 
 SERVED = ("ws://", "wss://")
 # What a served policy has decided already.
 OF_THE_POLICY = ("device", "torch_compile", "policy_batch", "generate_temperature", "drafts")
 
 
-def make_parser(description: str, seed: str, add_tasks: Callable | None = None) -> argparse.ArgumentParser:
-    """The arguments of every evaluation. seed: what --seed decides. add_tasks: called with the `add_argument` of the
-    group "what is run", where tasks can be chosen."""
+def evaluate_in(name: str, description: str, argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """A command line: evaluate a policy in the simulator called `name`, which is not asked for any more.
+
+    description: the text of --help. Ends the program where it cannot go on.
+    """
+    simulator = get_simulator(name)
+    run_evaluation(parse_args(simulator, description, argv, prog), simulator)
+
+
+def parse_args(
+    simulator: Simulator, description: str, argv: Sequence[str] | None = None, prog: str | None = None
+) -> argparse.Namespace:
+    """BadInput for arguments that contradict each other."""
+    args = make_parser(simulator, description, prog).parse_args(argv)
+    check_policy_arguments(args)
+    return args
+
+
+def make_parser(simulator: Simulator, description: str, prog: str | None = None) -> argparse.ArgumentParser:
+    """The arguments of an evaluation in a simulator. prog: how the command is called, by default its file."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument_group("the policy").add_argument
     add("--model_path", required=True, help="run folder (its last checkpoint), step or model folder; or ws://host:port")
@@ -41,10 +60,9 @@ def make_parser(description: str, seed: str, add_tasks: Callable | None = None) 
     add("--api_key_file", type=Path, help="key of a served policy (default: the environment's VLA0_API_KEY)")
 
     add = parser.add_argument_group("what is run").add_argument
-    if add_tasks is not None:
-        add_tasks(add)
+    simulator.add_task_arguments(add)
     add("--episodes", type=int, help="per task: the first so many init states (default: all, mostly 50)")
-    add("--seed", type=int, default=7, help=seed)
+    add("--seed", type=int, default=7, help=simulator.seed_means)
     add("--num_steps", type=int, help="step limit per episode (default: the suite's)")
     add("--shard_id", type=int, default=0, help="run this part of the episodes ...")
     add("--num_shards", type=int, default=1, help="... of so many; numbered from 0")
@@ -71,12 +89,13 @@ def make_parser(description: str, seed: str, add_tasks: Callable | None = None) 
     add = parser.add_argument_group("what is kept").add_argument
     add("--log_dir", type=Path, help="default: eval_logs/<run name>")
     add("--save_video", choices=("all", "failures", "none"), default="all")
-    add("--video_every", type=int, default=4, help="steps between two frames of a video (20 steps are a second)")
+    rate = f"{simulator.description.control_hz:g} steps are a second"
+    add("--video_every", type=int, default=4, help=f"steps between two frames of a video ({rate})")
     add("--save_all_data", action="store_true", help="all that was seen, answered and done, an HDF5 file per episode")
     return parser
 
 
-def check_policy_arguments(args):
+def check_policy_arguments(args: argparse.Namespace) -> None:
     """BadInput for what contradicts where the policy runs."""
     served = args.model_path.startswith(SERVED)
     if args.api_key_file and not served:
@@ -86,12 +105,8 @@ def check_policy_arguments(args):
         raise BadInput(f"--{given[0]} is decided where the policy is served, not for {args.model_path}")
 
 
-def run_evaluation(args, tasks: list, envs, make_env: Callable):
-    """Evaluate the policy of `args` on `tasks` and print the table; ends the program where it cannot go on.
-
-    envs: a module of rv_eval.envs with VIEWS, PROPRIO, ACTION_DIM and headless_gl. make_env: (task, resolution,
-    render) -> EpisodeEnv.
-    """
+def run_evaluation(args: argparse.Namespace, simulator: Simulator) -> None:
+    """Evaluate the policy of `args` and print the table; ends the program where it cannot go on."""
     from rv_eval.playing.evaluate import (
         EvalOptions,
         closing_report,
@@ -106,12 +121,13 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
     # Cheap checks first: a policy may take long to load.
     if args.log_dir:
         check_new_folder(args.log_dir)
-    episodes = plan_episodes(tasks, args.episodes, args.seed, args.num_steps)
+    about, tasks = simulator.description, simulator.choose_tasks(args)
+    episodes = plan_episodes(tasks, args.episodes, args.seed, args.num_steps, about.num_settle_steps)
     shard_episodes(episodes, args.shard_id, args.num_shards)  # refuses numbers that cannot be
-    graphics = envs.headless_gl()
+    prepared = simulator.prepare()
 
     policy = load_policy(args)
-    policy.check_environment(envs.VIEWS, envs.ACTION_DIM, args.render or policy.render, envs.PROPRIO)
+    policy.check_environment(about.views, about.action_dim, args.render or policy.render, about.proprio)
     options = EvalOptions(
         log_dir=args.log_dir or Path("eval_logs") / run_name(policy.describe()["model_folder"]),
         agent=agent_settings(args, policy.preset),
@@ -125,9 +141,8 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
         timeout_s=args.timeout,
         recycle_after=args.recycle_after,
     )
-    settings = {"num_envs": args.num_envs, "gl_backend": graphics.backend, "gl_renderer": graphics.renderer}
-    provenance = describe_run(policy, args.model_path, settings)
-    make_env = functools.partial(make_env, resolution=policy.resolution, render=policy.render)
+    provenance = describe_run(policy, args.model_path, simulator, {"num_envs": args.num_envs, **prepared})
+    make_env = functools.partial(simulator.make, resolution=policy.resolution, render=policy.render)
     report = functools.partial(print, flush=True)
     kept = "the finished episodes are kept, continue with --skip_evaluated"
     try:
@@ -140,7 +155,7 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
     report(closing_report(records, options))
 
 
-def load_policy(args):
+def load_policy(args: argparse.Namespace):
     """The policy of --model_path, loaded here or served elsewhere."""
     if args.model_path.startswith(SERVED):
         from rv_eval.serving.protocol import PolicyLost, read_api_key
@@ -167,7 +182,7 @@ def load_policy(args):
     return policy
 
 
-def agent_settings(args, preset: AgentSettings) -> AgentSettings:
+def agent_settings(args: argparse.Namespace, preset: AgentSettings) -> AgentSettings:
     """The preset with what the command line says instead."""
     given = {
         "n_action_steps": args.action_horizon,

@@ -13,8 +13,8 @@ import torch
 from libs.cli import cli_errors
 from libs.errors import BadInput
 from libs.files import check_new_folder, kind_of
+from rv_train.backbones.lora import is_adapter_folder
 from rv_train.checkpoint import find_model_folder, load_model_folder, save_model_folder
-from rv_train.models.lora import is_adapter_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

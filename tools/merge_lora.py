@@ -18,9 +18,9 @@ from libs.cli import cli_errors
 from libs.config_tree import to_dict
 from libs.errors import BadInput
 from libs.files import check_new_folder, kind_of
+from rv_train.backbones.lora import is_adapter_folder, merge, read_base, weights_sha256
 from rv_train.checkpoint import find_model_folder, load_model_folder, read_model_cfg, save_model_folder
 from rv_train.config import cfg_from_dict
-from rv_train.models.lora import is_adapter_folder, merge, read_base, weights_sha256
 
 ORIGIN = "merged_from.json"  # in the model folder: what was added to what
 

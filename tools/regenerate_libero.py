@@ -22,10 +22,10 @@ from libs.cli import cli_errors
 from libs.demo_hdf5 import DemoFile, demo_files
 from libs.errors import BadInput
 from libs.files import check_new_folder
-from libs.libero_sim import RENDER_SETTINGS, simulator_versions
-from libs.libero_sim.pool import run_with_bar
 from libs.libero_sim.regeneration import NOOP_NORM, SETTLE_STEPS, FileJob
 from libs.libero_sim.replay import recorded_task
+from libs.robosuite_sim import RENDER_SETTINGS, simulator_versions
+from libs.robosuite_sim.pool import run_with_bar
 
 COUNTS = (
     "demos_in",

@@ -14,9 +14,9 @@ import json
 from pathlib import Path
 
 from libs.cli import cli_errors
-from libs.files import check_new_file
+from libs.files import check_new_file, make_folder, write_whole
 from rv_eval.results.comparison import compare
-from rv_eval.results.report import write_report, write_whole
+from rv_eval.results.report import write_report
 from rv_eval.results.summary import gather
 from rv_eval.results.summary_text import as_json, comparison_text, run_text
 
@@ -61,6 +61,7 @@ def main(argv=None):
         print(run_text(runs[0]))
     print()
     if args.json:
+        make_folder(args.json.parent)
         write_whole(args.json, json.dumps(as_json(*runs, comparison=comparison), indent=1) + "\n")
         print(f"numbers: {args.json}")
     if args.html:

@@ -56,9 +56,11 @@ def get_leaf(cfg, key):
 
 
 def differences(cfg, other, free=()):
-    """The keys whose values differ between two trees, as (key, value, other value); keys in `free` may differ."""
-    pairs = zip(leaves(to_dict(cfg)), leaves(to_dict(other)), strict=True)
-    return [(key, a, b) for (key, a), (_, b) in pairs if a != b and key not in free]
+    """The keys whose values differ between two trees, as (key, value, other value), None where a tree has no such key;
+    keys in `free` may differ."""
+    mine, theirs = (dict(leaves(to_dict(tree))) for tree in (cfg, other))
+    pairs = ((key, mine.get(key), theirs.get(key)) for key in {**mine, **theirs})
+    return [(key, a, b) for key, a, b in pairs if a != b and key not in free]
 
 
 def _set_leaf(cfg, key, value, origin, list_items):

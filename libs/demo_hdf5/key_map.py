@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from libs.errors import BadInput
-from libs.files import read_text
+from libs.files import read_text, without_repeats
 
 SHIPPED = Path(__file__).with_name("key_maps")
 NAME = re.compile(r"\w[\w.-]*")  # of views and parts: names of files in manifests, words on command lines
@@ -61,7 +61,7 @@ class KeyMap:
         path = Path(path)
         text = read_text(path)
         try:
-            return cls(name=path.stem, **_checked(json.loads(text, object_pairs_hook=_without_repeats)))
+            return cls(name=path.stem, **_checked(json.loads(text, object_pairs_hook=without_repeats)))
         except (json.JSONDecodeError, RecursionError) as error:
             raise BadInput(f"key map {path} is not valid JSON: {error}") from None
         except BadInput as error:
@@ -114,14 +114,6 @@ class KeyMap:
 def shipped():
     """The names of this project's maps, sorted."""
     return sorted(path.stem for path in SHIPPED.glob("*.json"))
-
-
-def _without_repeats(pairs):
-    names = [name for name, _ in pairs]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise BadInput(f"{twice[0]!r} stands there twice")
-    return dict(pairs)
 
 
 def _checked(tree):

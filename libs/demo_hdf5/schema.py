@@ -13,6 +13,7 @@ The keys of pictures, robot states and actions stand in the key map `libero`, fo
 attributes of `data` are this project's own: `render` (how the pictures were rendered) and `resolution`.
 """
 
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,3 +53,12 @@ class Demo:
 def demo_number(name):
     """ "demo_12" → 12; names sort as text otherwise (demo_10 before demo_2)."""
     return int(name.rsplit("_", 1)[1])
+
+
+def json_object(attrs: dict, name: str) -> dict:
+    """The JSON object in an attribute, {} where there is none."""
+    try:
+        value = json.loads(attrs[name])
+    except (KeyError, TypeError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -55,18 +55,32 @@ def read_text(path) -> str:
             raise BadInput(f"{path} is not a text file ({error})") from None
 
 
-def read_json(path):
-    """What a JSON file holds; BadInput as `read_text`, and where it is not JSON."""
+def read_json(path, unique: bool = False):
+    """What a JSON file holds; BadInput as `read_text`, and where it is not JSON.
+
+    unique: and where a name stands twice in an object, whose last would silently count.
+    """
     text = read_text(path)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=without_repeats if unique else None)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not valid JSON: {error}") from None
 
 
-def read_json_object(path) -> dict:
-    """What a JSON file holds that must hold an object."""
-    found = read_json(path)
+def without_repeats(pairs: list[tuple]) -> dict:
+    """The object that a JSON reader found these (name, value) pairs in; BadInput where a name stands there twice."""
+    names = [name for name, _ in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise BadInput(f"{twice[0]!r} stands there twice")
+    return dict(pairs)
+
+
+def read_json_object(path, unique: bool = False) -> dict:
+    """What a JSON file holds that must hold an object; `unique` as in `read_json`."""
+    found = read_json(path, unique)
     if not isinstance(found, dict):
         raise BadInput(f"{path} is not a JSON object")
     return found
@@ -79,6 +93,41 @@ def read_yaml(path):
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
         raise BadInput(f"{path} is not valid YAML: {error}") from None
+
+
+@contextlib.contextmanager
+def whole_file(path, sync: bool = False, contested: bool = False):
+    """Gives the path of a file beside `path`, of the same suffix, to be written; it becomes `path` at the end of the
+    block, in one move. So a file under that name is always complete, and what stood there before stays until then.
+
+    Nothing is left where the block fails; what a kill leaves, `NAME.part.SUFFIX`, the next try replaces.
+
+    sync: it is on the disk before it gets its name, so that a crash of the machine leaves no empty file, either.
+    contested: other processes may be writing the same file: each has one of its own beside it.
+    """
+    path = Path(path)
+    beside = path.with_name(f"{path.stem}.part{os.getpid() if contested else ''}{path.suffix}")
+    try:
+        yield beside
+        if sync:
+            _flush(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_whole(path, content: str | bytes, sync: bool = False, contested: bool = False) -> None:
+    """Write a file as `whole_file` does; text becomes UTF-8. Its folder must exist."""
+    with whole_file(path, sync, contested) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _flush(path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def make_folder(path) -> Path:

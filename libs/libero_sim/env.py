@@ -1,56 +1,49 @@
 """One LIBERO task as an environment: seeded, upright, and rendering only the pictures that are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from libs.libero_sim.base import (
-    ACTION_DIM,
-    SETTLE_ACTION,
-    RobosuiteEnv,
-    check_views,
-    checked_action,
-    numpy_seed,
-    retry_placement,
-)
-from libs.libero_sim.gl import import_libero_envs
-from libs.libero_sim.rendering import apply_render_setting, get_render_setting
 from libs.libero_sim.suites import LiberoTask
+from libs.robosuite_sim.env import RobosuiteEnv, checked_action
+from libs.robosuite_sim.gl import import_simulator
+from libs.robosuite_sim.remote import SimProcess
 
-VIEWS = ("agentview", "eye_in_hand")
-MAX_OVERLAP = 0.002  # metres that objects may stand in each other after a random placement
 CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}  # view -> camera name in the model
-
-__all__ = ["ACTION_DIM", "SETTLE_ACTION", "VIEWS", "LiberoEnv"]
+VIEWS = tuple(CAMERAS)
+CONTROL_FREQ = 20  # actions per second
+MAX_OVERLAP = 0.002  # metres that objects may stand in each other after a random placement
 
 
 class LiberoEnv(RobosuiteEnv):
-    """A LIBERO task in the simulator. Making one takes 6-16 s and about 1.5 GB; a process should hold one.
+    """A LIBERO task in the simulator, see RobosuiteEnv. Making one takes 6-16 s and about 1.5 GB.
 
-    task: from `get_task`. resolution: pixels on each side of the square pictures. render: a key of
-    RENDER_SETTINGS; anything but "standard" changes the pictures and must match between data and evaluation.
-    Raises SimulatorMissing where OpenGL or the simulator is missing, BadInput for an unknown setting.
-
-    An observation is {"views": {name: (R, R, 3) uint8, upright}, "instruction": str, "proprio": the
-    robot's state by parts, see `proprio_dict`}.
+    task: from `get_task`. Any render setting but "standard" changes the pictures: no LIBERO result.
     """
 
+    CAMERAS = CAMERAS
+    MIRRORED = True
+    _wrapped: Any = None  # LIBERO's own object around robosuite's environment
+
     def __init__(self, task: LiberoTask, resolution: int = 256, render: str = "standard"):
-        setting = get_render_setting(render)
         super().__init__(task, resolution, render)
-        envs = import_libero_envs()
-        with numpy_seed(0):  # placements are drawn once already while the model is built
-            self._env = retry_placement(
-                lambda: envs.OffScreenRenderEnv(
-                    bddl_file_name=task.bddl_file,
-                    camera_heights=resolution,
-                    camera_widths=resolution,
-                    hard_reset=False,  # same states and pictures as a hard reset, 10 times faster, no leak
-                    ignore_done=True,  # the step limit is the caller's
-                )
+
+    def _maker(self) -> Callable:
+        envs = import_simulator("libero.libero.envs")
+
+        def make():
+            self._wrapped = envs.OffScreenRenderEnv(
+                bddl_file_name=self.task.bddl_file,
+                camera_heights=self.resolution,
+                camera_widths=self.resolution,
+                control_freq=CONTROL_FREQ,
+                hard_reset=False,  # same states and pictures as a hard reset, 10 times faster, no leak
+                ignore_done=True,  # the step limit is the caller's
             )
-        self.robosuite_env = self._env.env
-        apply_render_setting(self.robosuite_env.sim, setting)
+            return self._wrapped.env
+
+        return make
 
     def reset(self, seed: int, init_state: np.ndarray | None = None) -> dict:
         """Start an episode and return its first observation.
@@ -61,35 +54,17 @@ class LiberoEnv(RobosuiteEnv):
         none without overlaps is found.
         """
         self._enable(VIEWS)  # with its cameras off, a reset would shift the moment pictures are taken
-        with numpy_seed(seed):
-            raw = retry_placement(lambda: self._place(check=init_state is None))
-        self._gripper.current_action = np.zeros(self._gripper.dof)  # a soft reset forgets this one
+        raw = self._reset_seeded(seed, lambda: self._place(check=init_state is None))
         if init_state is not None:
-            raw = self._env.set_init_state(self._checked_state(init_state))
+            raw = self._wrapped.set_init_state(self._checked_state(init_state))
         return self._observation(raw, VIEWS)
 
-    def settle(self, num_settle_steps: int = 10, views: Sequence[str] = VIEWS) -> dict:
-        """Let the objects come to rest, gripper open; returns the last observation, with `views`."""
-        observation = None
-        for i in range(num_settle_steps):
-            last = i == num_settle_steps - 1
-            observation, _ = self.step(SETTLE_ACTION, views if last else ())
-        return observation
-
-    def step(self, action: Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
-        """Apply one action (7,): 3 position, 3 rotation, gripper -1 open / +1 close, each in [-1, 1].
-
-        views: the pictures to render after this step; only those stand in the observation. Returns
-        (observation, success). BadInput for a wrong shape, a number that is not finite or an unknown view.
-        """
+    def step(self, action: np.ndarray | Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
+        """As RobosuiteEnv's."""
         action = checked_action(action)
         self._enable(views)
         raw, _, done, _ = self.robosuite_env.step(action)
         return self._observation(raw, views), bool(done)
-
-    def check_success(self) -> bool:
-        """Whether the task's goal holds in the present state."""
-        return bool(self.robosuite_env._check_success())
 
     def set_sim_state(self, state: np.ndarray, gripper_action: float = -1.0) -> None:
         """As RobosuiteEnv's. Fixture poses are not in a state: reset(seed) with the seed of the recording first."""
@@ -97,15 +72,13 @@ class LiberoEnv(RobosuiteEnv):
         self.robosuite_env._check_success()  # objects remember things outside the state (a stove's flame)
         self.robosuite_env._post_process()
 
-    def render(self, views: Sequence[str] = VIEWS) -> dict[str, np.ndarray]:
-        """Upright pictures {view: (R, R, 3) uint8} of the present state; use it after `set_sim_state`.
+    def render(self, views: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """As RobosuiteEnv's; use it after `set_sim_state`.
 
         During an episode ask `step` for pictures instead: LIBERO takes its own a few milliseconds before the
         end of a step.
         """
-        check_views(views, VIEWS)
-        sim, size = self.robosuite_env.sim, self.resolution
-        return {view: _upright(sim.render(camera_name=CAMERAS[view], width=size, height=size)) for view in views}
+        return super().render(views)
 
     def proprio_dict(self) -> dict[str, np.ndarray]:
         """The robot's present state under LIBERO's names, all float64.
@@ -129,10 +102,9 @@ class LiberoEnv(RobosuiteEnv):
         return _named_proprio(*seen)
 
     def close(self) -> None:
-        """Free the renderer; the env cannot be used afterwards. Closing twice does nothing."""
-        if self._env is not None:
-            self._env.close()
-            self._env = self.robosuite_env = None
+        """As RobosuiteEnv's."""
+        super().close()
+        self._wrapped = None
 
     def _place(self, check: bool) -> dict:
         """robosuite's reset; with `check`, RandomizationError if movable objects stand deep in each other."""
@@ -168,14 +140,14 @@ class LiberoEnv(RobosuiteEnv):
     def _enable(self, views: Sequence[str]) -> None:
         """Switch cameras on or off for the next step, without Observable.set_enabled, which would restart the
         sampling phase and so take pictures at another moment."""
-        check_views(views, VIEWS)
-        for view, camera in CAMERAS.items():
+        self._check_views(views)
+        for view, camera in self.CAMERAS.items():
             self.robosuite_env._observables[f"{camera}_image"]._enabled = view in views
 
     def _observation(self, raw: dict, views: Sequence[str]) -> dict:
         self._raw = raw
         return {
-            "views": {view: _upright(raw[f"{CAMERAS[view]}_image"]) for view in views},
+            "views": {view: self._upright(raw[f"{self.CAMERAS[view]}_image"]) for view in views},
             "instruction": self.task.instruction,
             "proprio": self.observed_proprio(),
         }
@@ -196,5 +168,7 @@ def _named_proprio(gripper, joints, position, quaternion) -> dict[str, np.ndarra
     }
 
 
-def _upright(picture: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(picture[::-1, ::-1])
+class LiberoProcess(SimProcess):
+    """The calls of a LiberoEnv, run in a child process."""
+
+    FACTORY = "libs.libero_sim.env:LiberoEnv"

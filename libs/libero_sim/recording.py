@@ -1,7 +1,7 @@
 """One demonstration: a random reset, a varied start, the expert's actions, pictures of the states passed."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,21 +9,19 @@ import numpy as np
 
 from libs.demo_hdf5 import Demo, DemoWriter
 from libs.demo_hdf5.schema import TAG
-from libs.libero_sim.base import RobosuiteEnv
-from libs.libero_sim.env import ACTION_DIM, VIEWS, LiberoEnv
+from libs.libero_sim.env import VIEWS, LiberoEnv
 from libs.libero_sim.experts import expert_actions, first_reach
-from libs.libero_sim.experts.geometry import middle
-from libs.libero_sim.experts.grasp import FINGER_BELOW
-from libs.libero_sim.experts.motion import OPEN, Funnel, steer
 from libs.libero_sim.experts.scene import Scene
+from libs.robosuite_sim.experts.geometry import middle
+from libs.robosuite_sim.experts.grasp import FINGER_BELOW
+from libs.robosuite_sim.experts.motion import OPEN, Funnel, steer
+from libs.robosuite_sim.recording import Recording, look_at_states, record_run
 
 _START_YAW = 0.25  # radians: largest turn of a varied start
 _CLEARANCE = 0.03  # metres kept between the fingertips and everything below them
 _NEAR_SIDEWAYS, _NEAR_ABOVE = 0.03, 0.10  # metres around and above the object for starts near it
 _MOVE_STEPS = 80
-_LATE_STEPS = (5, 75)  # steps that a late start lets pass; a run of stacking has about 65
-_LATE_FRACTION = 0.27  # of a task's step limit, likewise: 75 of libero_object's 280, where a run has about 80
-_PUSH_CHANCE, _PUSH, _PUSH_STEPS = 0.15, 0.8, (3, 10)  # per step; largest action; steps
+_LATE_FRACTION = 0.27  # of a task's step limit a late start lets pass: 75 of libero_object's 280; a run has about 80
 
 
 @dataclass(frozen=True)
@@ -40,51 +38,15 @@ class StartVariation:
     late: float = 0.0
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A successful run.
+def record_expert(env: LiberoEnv, seed: int, rng: np.random.Generator, start: StartVariation) -> Recording | None:
+    """Let the expert solve env.task after reset(seed), see `record_run`; None if it fails within the task's step limit.
 
-    actions: (T, 7); states: (T, 1 + nq + nv), the state before each action; start_gripper: the gripper's
-    command before the first action, -1 open or +1 closed (see LiberoEnv.set_sim_state).
+    The objects stand where the env's own random placement puts them, never at an evaluation init state.
     """
-
-    actions: np.ndarray
-    states: np.ndarray
-    start_gripper: float
-
-
-def record_expert(
-    env: LiberoEnv, seed: int, rng: np.random.Generator, start: StartVariation, num_settle_steps: int = 10
-) -> Recording | None:
-    """Let the expert solve env.task after reset(seed); None if it fails within the task's step limit.
-
-    The objects stand where the env's own random placement puts them, never at an evaluation init state. The
-    recording starts from a state set with `set_sim_state`, so that setting its first state and repeating its
-    actions repeats it to the bit. Renders nothing.
-    """
-    env.reset(seed)
-    env.settle(num_settle_steps, views=())
-    start_gripper = OPEN
-    if rng.random() < start.late:
-        start_gripper = start_late(env, expert_actions(env, rng), rng, round(_LATE_FRACTION * env.task.max_steps))
-        if start_gripper is None:  # the pushed run succeeded too early
-            env.reset(seed)
-            env.settle(num_settle_steps, views=())
-            start_gripper = OPEN
-    else:
-        _vary_start(env, rng, start)
-    env.set_sim_state(env.sim_state(), start_gripper)
-    actions, states = [], []
-    for action in expert_actions(env, rng):
-        action = np.clip(action, -1.0, 1.0)
-        actions.append(action)
-        states.append(env.sim_state())
-        _, success = env.step(action)
-        if success:
-            return Recording(np.stack(actions), np.stack(states), start_gripper)
-        if len(actions) == env.task.max_steps:
-            break
-    return None
+    latest = round(_LATE_FRACTION * env.task.max_steps)
+    return record_run(
+        env, seed, lambda: expert_actions(env, rng), rng, start.late, latest, lambda: _vary_start(env, rng, start)
+    )
 
 
 def observe_states(env: LiberoEnv, states: np.ndarray, views: Sequence[str] = VIEWS) -> dict[str, np.ndarray]:
@@ -93,20 +55,7 @@ def observe_states(env: LiberoEnv, states: np.ndarray, views: Sequence[str] = VI
     {view: (T, R, R, 3) uint8 upright} and, float64 under LIBERO's names, "robot_states" (T, 9), "ee_states"
     (T, 6), "ee_pos", "ee_ori" (T, 3), "gripper_states" (T, 2), "joint_states" (T, 7).
     """
-    frames = []
-    for state in states:
-        env.set_sim_state(state)
-        frames.append(env.render(views) | env.proprio_dict())
-    return {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
-
-
-def json_object(attrs: dict, name: str) -> dict:
-    """The JSON object in an attribute, {} where there is none."""
-    try:
-        value = json.loads(attrs[name])
-    except (KeyError, TypeError, json.JSONDecodeError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    return look_at_states(env, states, lambda: env.render(views) | env.proprio_dict())
 
 
 def file_attrs(env: LiberoEnv) -> dict:
@@ -158,27 +107,6 @@ def _vary_start(env: LiberoEnv, rng: np.random.Generator, start: StartVariation)
         if np.linalg.norm(goal - scene.position) < 0.01:
             return
         env.step(steer(scene.position, scene.yaw, funnel.target(scene.position), yaw, OPEN))
-
-
-def start_late(
-    env: RobosuiteEnv, actions: Iterable[np.ndarray], rng: np.random.Generator, latest: int = _LATE_STEPS[1]
-) -> float | None:
-    """Let the expert's `actions` run for a random while of less than `latest` steps, pushed off their way in bursts.
-
-    Returns the gripper's last command, None if the task was solved.
-    """
-    push, steps_left, finger = np.zeros(ACTION_DIM), 0, OPEN
-    for _, action in zip(range(rng.integers(_LATE_STEPS[0], latest)), actions, strict=False):
-        if steps_left == 0 and rng.random() < _PUSH_CHANCE:
-            push[:3] = rng.uniform(-_PUSH, _PUSH, size=3)
-            push[5] = rng.uniform(-_PUSH, _PUSH) / 2
-            steps_left = rng.integers(*_PUSH_STEPS)
-        pushed = np.clip(action + push * (steps_left > 0), -1.0, 1.0)
-        steps_left = max(0, steps_left - 1)
-        finger = pushed[-1] = action[-1]
-        if env.step(pushed)[1]:
-            return None
-    return float(finger)
 
 
 def _above(points: np.ndarray, everything: np.ndarray, rng: np.random.Generator) -> np.ndarray:

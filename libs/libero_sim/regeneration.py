@@ -8,20 +8,19 @@ action, as an evaluation would see it. A demo stays in the set if the task is so
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from libs.demo_hdf5 import DemoFile, merge_files
-from libs.demo_hdf5.schema import demo_number
+from libs.demo_hdf5.schema import demo_number, json_object
 from libs.errors import BadInput
-from libs.files import read_json_object
+from libs.files import read_json_object, write_whole
 from libs.libero_sim.env import VIEWS, LiberoEnv
-from libs.libero_sim.pool import Job
-from libs.libero_sim.recording import file_attrs, json_object, write_demo
+from libs.libero_sim.recording import file_attrs, write_demo
 from libs.libero_sim.suites import LiberoTask, get_task
+from libs.robosuite_sim.pool import Job
 
 SETTLE_STEPS = 10
 NOOP_NORM = 1e-4
@@ -192,9 +191,7 @@ class FileJob(Job):
         return _DEMO_TIMEOUT_S + _STEP_TIMEOUT_S * self.source.num_frames(self.names[number])
 
     def keep(self, number: int, result: dict) -> None:
-        beside = self.part(number, ".json.tmp")
-        beside.write_text(json.dumps(result))
-        os.replace(beside, self.part(number, ".json"))
+        write_whole(self.part(number, ".json"), json.dumps(result))
 
     def merge(self) -> bool:
         parts = [self.part(number) for number in self.names if not self.finished[number]["reason"]]

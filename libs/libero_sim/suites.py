@@ -11,7 +11,7 @@ import numpy as np
 
 from libs.demo_hdf5.task_text import INSTRUCTION_IN_BDDL
 from libs.errors import BadInput
-from libs.libero_sim.gl import SimulatorMissing
+from libs.robosuite_sim.gl import SimulatorMissing
 
 # Steps an episode may take after settling, as the published evaluations count them. LIBERO-PRO's variants of
 # a suite have its limit; the longest name that fits wins.

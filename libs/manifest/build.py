@@ -28,7 +28,7 @@ import numpy as np
 
 from libs.action_text import ActionTextCodec
 from libs.errors import BadInput
-from libs.files import make_folder, named_path, read_json_object
+from libs.files import make_folder, named_path, read_json_object, whole_file, write_whole
 from libs.manifest.lines import MANIFEST, SUMS
 from libs.manifest.pictures import SUFFIXES, encode_picture
 
@@ -105,7 +105,7 @@ class Build:
         if record.exists():
             check_same(self.settings, read_json_object(record), self.out)
         else:
-            _write(record, json.dumps(asdict(self.settings)).encode())
+            write_whole(record, json.dumps(asdict(self.settings)).encode())
         for rest in self.parts.glob("*/*.frames"):  # what a kill cut off
             shutil.rmtree(rest)
         return self
@@ -162,22 +162,22 @@ class Build:
         Args:
             companions: {file name: bytes}.
         """
-        beside = self.out / (MANIFEST + ".tmp")
         digest = hashlib.sha256()
-        with open(beside, "wb") as file:
-            for task in self.tasks:
-                lines = self._lines(task).read_bytes()
-                digest.update(lines)
-                file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        sums = {MANIFEST: digest.hexdigest()}
-        for name, content in companions.items():
-            _write(self.out / name, content)
-            sums[name] = hashlib.sha256(content).hexdigest()
-        _write(self.out / SUMS, _sums(sums))
-        os.replace(beside, self.out / MANIFEST)
+        with whole_file(self.out / MANIFEST, sync=True) as beside:
+            with open(beside, "wb") as file:
+                for task in self.tasks:
+                    lines = self._lines(task).read_bytes()
+                    digest.update(lines)
+                    file.write(lines)
+            self._write_companions(companions, digest.hexdigest())
         clear_parts(self.out)
+
+    def _write_companions(self, companions, manifest_sum):
+        sums = {MANIFEST: manifest_sum}
+        for name, content in companions.items():
+            write_whole(self.out / name, content)
+            sums[name] = hashlib.sha256(content).hexdigest()
+        write_whole(self.out / SUMS, _sums(sums))
 
     def _lines(self, task):
         return self.parts / task.folder / f"{task.demo}.jsonl"
@@ -217,7 +217,7 @@ def build_demo(out: Path, settings: Settings, data: Readable, task: DemoTask) ->
     final.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(final, ignore_errors=True)  # of a kill between the two renames
     os.rename(beside, final)
-    _write(part / f"{task.demo}.jsonl", "".join(lines).encode())
+    write_whole(part / f"{task.demo}.jsonl", "".join(lines))
 
 
 def make_tasks(data: Readable, split: Sequence[str | None]) -> Iterator[DemoTask]:
@@ -243,14 +243,6 @@ def check_same(settings, found, where):
 
 def clear_parts(out):
     shutil.rmtree(Path(out) / PARTS, ignore_errors=True)
-
-
-def _write(path, content):
-    """Beside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(content)
-    os.replace(beside, path)
 
 
 def _sums(sums):

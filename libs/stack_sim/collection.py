@@ -1,13 +1,12 @@
-"""Many stacking demonstrations: numbered attempts of the scripted expert, the first successes by number."""
+"""Many stacking demonstrations by the scripted expert, in Isaac Lab's layout."""
 
-import json
-import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from libs.demo_hdf5 import DemoFile, KeyMap
-from libs.libero_sim.collection import ExpertJob
+from libs.robosuite_sim.collection import ExpertJob, ExpertWorker
+from libs.robosuite_sim.recording import Recording
 from libs.stack_sim.env import StackEnv
 from libs.stack_sim.recording import file_attrs, observe_states, record_expert, write_demo
 from libs.stack_sim.task import StackTask, demo_seed
@@ -23,33 +22,25 @@ class StackSettings:
     start_late: float
 
 
-class StackWorker:
-    """Runs in a simulator process: makes the attempts."""
+class StackWorker(ExpertWorker):
+    """Makes the attempts at stacking."""
+
+    env: StackEnv
 
     def __init__(self, settings: StackSettings):
-        self.settings = settings
-        self.env = StackEnv(StackTask(), settings.resolution, settings.render)
+        super().__init__(StackEnv(StackTask(), settings.resolution, settings.render), settings)
 
-    def attempt(self, number: int, path: str) -> bool:
-        """Make attempt `number`; a success is written to `path` as a demo file of one demo."""
-        entropy = (self.settings.seed, zlib.crc32(self.env.task.suite.encode()), number)
-        placement, variation = np.random.SeedSequence(entropy).spawn(2)
-        seed = demo_seed(int(placement.generate_state(1)[0]))
-        recording = record_expert(self.env, seed, np.random.default_rng(variation), self.settings.start_late)
-        if recording is None:
-            return False
-        attrs = {
-            "model_file": self.env.model_xml(),
-            "start_gripper": recording.start_gripper,
-            "seed": seed,
-            "attempt": number,
-        }
-        data_attrs = {**file_attrs(self.env), "collection": json.dumps(asdict(self.settings))}
-        write_demo(path, data_attrs, recording, observe_states(self.env, recording.states), attrs)
-        return True
+    def entropy(self) -> tuple[int, ...]:
+        return ()
 
-    def close(self) -> None:
-        self.env.close()
+    def record(self, seed: int, rng: np.random.Generator) -> tuple[int, Recording | None]:
+        seed = demo_seed(seed)
+        return seed, record_expert(self.env, seed, rng, self.settings.start_late)
+
+    def write(self, path: str, data_attrs: dict, recording: Recording, attrs: dict) -> None:
+        attrs = {"model_file": self.env.model_xml(), **attrs}
+        obs = observe_states(self.env, recording.states)
+        write_demo(path, file_attrs(self.env) | data_attrs, recording, obs, attrs)
 
 
 class StackJob(ExpertJob):

@@ -1,26 +1,18 @@
 """robosuite's Stack as an environment: seeded, upright, and rendering only the pictures that are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from libs.libero_sim.base import (
-    SETTLE_ACTION,
-    RobosuiteEnv,
-    check_views,
-    checked_action,
-    numpy_seed,
-    retry_placement,
-)
-from libs.libero_sim.gl import import_simulator
-from libs.libero_sim.remote import SimProcess
-from libs.libero_sim.rendering import apply_render_setting, get_render_setting
+from libs.robosuite_sim.env import RobosuiteEnv, checked_action
+from libs.robosuite_sim.gl import import_simulator
+from libs.robosuite_sim.remote import SimProcess
 from libs.stack_sim.task import StackTask
 
-VIEWS = ("table_cam", "wrist_cam")
+CAMERAS = {"table_cam": "agentview", "wrist_cam": "robot0_eye_in_hand"}  # view -> camera name in the model
+VIEWS = tuple(CAMERAS)
 PROPRIO_DIMS = {"joint_pos": 9, "joint_vel": 9, "eef_pos": 3, "eef_quat": 4, "gripper_pos": 2}
 CONTROL_FREQ = 20  # actions per second
-_CAMERAS = {"table_cam": "agentview", "wrist_cam": "robot0_eye_in_hand"}  # view -> camera name in the model
 # robosuite's agentview looks past the gripper and shows the cubes small; so it is put to the robot's left, close.
 _TABLE_CAM_POSITION, _TABLE_CAM_TARGET = np.array([0.5, -0.3, 1.15]), np.array([-0.04, 0.0, 0.905])  # metres
 _TABLE_CAM_FOVY = 37.0  # degrees
@@ -29,58 +21,38 @@ _HEIGHT_TOLERANCE = 0.005  # metres
 
 
 class StackEnv(RobosuiteEnv):
-    """Cube stacking in the simulator. Making one takes about 3 s; a process should hold one.
+    """Cube stacking in the simulator, see RobosuiteEnv. All of an observation is of the state after the step."""
 
-    resolution: pixels on each side of the square pictures. render: a key of RENDER_SETTINGS, which must match
-    between data and evaluation. Raises SimulatorMissing where OpenGL or the simulator is missing, BadInput for
-    an unknown setting.
-
-    An observation is {"views": {name: (R, R, 3) uint8, upright}, "instruction": str, "proprio": see
-    `proprio_dict`}, all of the state after the step.
-    """
+    CAMERAS = CAMERAS
+    MIRRORED = False
 
     def __init__(self, task: StackTask, resolution: int = 200, render: str = "standard"):
-        setting = get_render_setting(render)
         super().__init__(task, resolution, render)
+        self._place_table_camera()
+
+    def _maker(self) -> Callable:
         stack = import_simulator("robosuite.environments.manipulation.stack")
         controllers = import_simulator("robosuite.controllers")
-        with numpy_seed(0):  # a placement is drawn once already while the model is built
-            self.robosuite_env = retry_placement(
-                lambda: stack.Stack(
-                    robots="Panda",
-                    controller_configs=controllers.load_controller_config(default_controller="OSC_POSE"),
-                    control_freq=CONTROL_FREQ,
-                    use_camera_obs=False,  # pictures are rendered when they are asked for
-                    use_object_obs=False,
-                    hard_reset=False,  # the model is the same for every placement
-                    ignore_done=True,  # the step limit is the caller's
-                )
-            )
-        self._place_table_camera()
-        apply_render_setting(self.robosuite_env.sim, setting)
+        return lambda: stack.Stack(
+            robots="Panda",
+            controller_configs=controllers.load_controller_config(default_controller="OSC_POSE"),
+            control_freq=CONTROL_FREQ,
+            use_camera_obs=False,  # pictures are rendered when they are asked for
+            use_object_obs=False,
+            hard_reset=False,  # the model is the same for every placement
+            ignore_done=True,  # the step limit is the caller's
+        )
 
-    def reset(self, seed: int, views: Sequence[str] = VIEWS) -> dict:
+    def reset(self, seed: int, views: Sequence[str] = ()) -> dict:
         """Start an episode; its observation, before the cubes have fallen the last centimetre (see `settle`).
 
         seed: of the cubes' placement and of the arm's small random offset, which depend on nothing else.
         """
-        with numpy_seed(seed):
-            retry_placement(self.robosuite_env.reset)
-        self._gripper.current_action = np.zeros(self._gripper.dof)  # a soft reset forgets this one
+        self._reset_seeded(seed, self.robosuite_env.reset)
         return self._observation(views)
 
-    def settle(self, num_settle_steps: int = 10, views: Sequence[str] = VIEWS) -> dict:
-        """Let the cubes come to rest, gripper open; returns the last observation, with `views`."""
-        for _ in range(num_settle_steps):
-            self.step(SETTLE_ACTION)
-        return self._observation(views)
-
-    def step(self, action: Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
-        """Apply one action (7,): 3 position, 3 rotation, gripper -1 open / +1 close, each in [-1, 1].
-
-        views: the pictures to render after this step. Returns (observation, success). BadInput for a wrong
-        shape, a number that is not finite or an unknown view.
-        """
+    def step(self, action: np.ndarray | Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
+        """As RobosuiteEnv's."""
         self.robosuite_env.step(checked_action(action))
         # robosuite leaves poses from 2 ms before its state; with this a picture is a function of the state alone.
         self.robosuite_env.sim.forward()
@@ -95,14 +67,7 @@ class StackEnv(RobosuiteEnv):
         red, green = self.cube_positions().reshape(2, 3)
         apart = red - green - np.array([0.0, 0.0, 0.045])  # half of 4 cm and half of 5 cm
         flat = np.linalg.norm(apart[:2]) < _CENTRE_TOLERANCE and abs(apart[2]) < _HEIGHT_TOLERANCE
-        return bool(flat and self.robosuite_env._check_success())
-
-    def render(self, views: Sequence[str] = VIEWS) -> dict[str, np.ndarray]:
-        """Upright pictures {view: (R, R, 3) uint8} of the present state."""
-        check_views(views, VIEWS)
-        sim, size = self.robosuite_env.sim, self.resolution
-        pictures = {view: sim.render(camera_name=_CAMERAS[view], width=size, height=size) for view in views}
-        return {view: np.ascontiguousarray(picture[::-1]) for view, picture in pictures.items()}
+        return bool(flat and super().check_success())
 
     def proprio_dict(self) -> dict[str, np.ndarray]:
         """The robot's present state under the names of Isaac Lab's stacking task, all float64.
@@ -131,12 +96,6 @@ class StackEnv(RobosuiteEnv):
         """(8,): quaternions w x y z of the red and of the green cube."""
         return np.concatenate([self.robosuite_env.sim.data.body_xquat[body] for body in self._cube_bodies])
 
-    def close(self) -> None:
-        """Free the renderer; the env cannot be used afterwards. Closing twice does nothing."""
-        if self.robosuite_env is not None:
-            self.robosuite_env.close()
-            self.robosuite_env = None
-
     @property
     def _cube_bodies(self) -> tuple[int, int]:
         return self.robosuite_env.cubeA_body_id, self.robosuite_env.cubeB_body_id
@@ -153,7 +112,7 @@ class StackEnv(RobosuiteEnv):
         right /= np.linalg.norm(right)
         axes = np.stack([right, np.cross(back, right), back], axis=1)  # a camera looks along its -z
         model = self.robosuite_env.sim.model
-        camera = model.camera_name2id(_CAMERAS["table_cam"])
+        camera = model.camera_name2id(self.CAMERAS["table_cam"])
         model.cam_pos[camera] = _TABLE_CAM_POSITION
         model.cam_quat[camera] = convert_quat(mat2quat(axes), to="wxyz")
         model.cam_fovy[camera] = _TABLE_CAM_FOVY

@@ -6,10 +6,10 @@ the state alone, so the expert may be started, or started anew, anywhere.
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import axis_angle_of, body_points, in_axes, wrap_axis
-from libs.libero_sim.experts.grasp import FINGER_BELOW, Grasp, count_hits
-from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer
-from libs.libero_sim.experts.scene import Scene
+from libs.robosuite_sim.experts.geometry import axis_angle_of, body_points, in_axes, wrap_axis
+from libs.robosuite_sim.experts.grasp import FINGER_BELOW, Grasp, count_hits
+from libs.robosuite_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer
+from libs.robosuite_sim.experts.scene import HandScene
 
 _CLEARANCE = 0.02  # metres between what moves and what it passes over
 _TURNS_OFF = np.deg2rad([0.0, 12.0, -12.0, 24.0, -24.0])  # of the fingers off the cube's faces, where those are blocked
@@ -30,7 +30,7 @@ _RETREAT_STEPS = 25  # limits; normal motions take a half or a third of it
 _REACH_STEPS, _CARRY_STEPS = 100, 100
 
 
-class StackScene(Scene):
+class StackScene(HandScene):
     """The present privileged state of a StackEnv; every call reads it anew. World metres and radians."""
 
     def __init__(self, env):

@@ -7,51 +7,25 @@ import numpy as np
 
 from libs.demo_hdf5 import DemoWriter
 from libs.demo_hdf5.schema import IMAGE_CONVENTIONS, STORAGE
-from libs.libero_sim.experts.motion import OPEN
-from libs.libero_sim.recording import Recording, start_late
+from libs.robosuite_sim.recording import Recording, look_at_states, record_run
 from libs.stack_sim.env import CONTROL_FREQ, VIEWS, StackEnv
 from libs.stack_sim.expert import stack_actions
 
-NUM_SETTLE_STEPS = 10
-
 
 def record_expert(env: StackEnv, seed: int, rng: np.random.Generator, late: float = 0.0) -> Recording | None:
-    """Let the expert stack after reset(seed); None if the cube does not rest there at the end, or it takes too long.
-
-    late: how probable a start in the middle of a run that was pushed off its way is. The recording starts from a
-    state set with `set_sim_state`, so that setting its first state and repeating its actions repeats it to the bit.
-    It goes on beyond the moment of success until the hand has gone up. Renders nothing.
-    """
-    env.reset(seed, ())
-    env.settle(NUM_SETTLE_STEPS, ())
-    start_gripper = OPEN
-    if rng.random() < late:
-        start_gripper = start_late(env, stack_actions(env), rng)
-        if start_gripper is None:  # the pushed run succeeded too early
-            env.reset(seed, ())
-            env.settle(NUM_SETTLE_STEPS, ())
-            start_gripper = OPEN
-    env.set_sim_state(env.sim_state(), start_gripper)
-    actions, states = [], []
-    success = False
-    for action in stack_actions(env):
-        if len(actions) == env.task.max_steps:
-            return None
-        action = np.clip(action, -1.0, 1.0)
-        actions.append(action)
-        states.append(env.sim_state())
-        _, success = env.step(action)
-    return Recording(np.stack(actions), np.stack(states), start_gripper) if success else None
+    """Let the expert stack after reset(seed), see `record_run`; None if the cube does not rest there at the end, or it
+    takes too long. It goes on beyond the moment of success until the hand has gone up."""
+    return record_run(env, seed, lambda: stack_actions(env), rng, late, past_success=True)
 
 
 def observe_states(env: StackEnv, states: np.ndarray) -> dict[str, np.ndarray]:
     """What stands under obs/ of a demo file for each of `states` (T, D): see `StackDemoWriter`."""
-    frames = []
-    for state in states:
-        env.set_sim_state(state)
+
+    def look() -> dict[str, np.ndarray]:
         cubes = {"cube_positions": env.cube_positions(), "cube_orientations": env.cube_orientations()}
-        frames.append(env.proprio_dict() | cubes | env.render(VIEWS))
-    return {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
+        return env.proprio_dict() | cubes | env.render()
+
+    return look_at_states(env, states, look)
 
 
 def file_attrs(env: StackEnv) -> dict:

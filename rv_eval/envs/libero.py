@@ -1,21 +1,91 @@
-"""LIBERO episodes for the rollout: a simulator process per environment."""
+"""LIBERO for the rollout: a simulator process per environment."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from libs.demo_hdf5 import LIBERO
-from libs.libero_sim import ACTION_DIM, VIEWS, LiberoTask, init_states
-from rv_eval.envs.base import Episode
-from rv_eval.envs.process import ProcessEpisodeEnv, headless_gl
+from libs.errors import BadInput
+from libs.libero_sim import (
+    CONTROL_FREQ,
+    REPORTED_SUITES,
+    VIEWS,
+    LiberoProcess,
+    LiberoTask,
+    get_task,
+    init_states,
+    num_tasks,
+)
+from rv_eval.envs.base import Description, Episode
+from rv_eval.envs.process import ProcessEnvironment
+from rv_eval.envs.robosuite import PANDA_ACTIONS, RobosuiteSimulator
 
-__all__ = ["ACTION_DIM", "PROPRIO", "VIEWS", "LiberoEpisodeEnv", "headless_gl"]
+DESCRIPTION = Description(
+    name="libero",
+    benchmark="LIBERO",
+    views=VIEWS,
+    proprio={part: place.dim for part, place in LIBERO.proprio.items()},
+    actions=PANDA_ACTIONS,
+    control_hz=CONTROL_FREQ,
+    num_settle_steps=10,
+    reported_render="standard",
+)
 
-PROPRIO = {part: place.dim for part, place in LIBERO.proprio.items()}  # what an observation tells about the robot
 
+class LiberoEnvironment(ProcessEnvironment):
+    """An Environment of one LIBERO task. BadInput: the task has no init states."""
 
-class LiberoEpisodeEnv(ProcessEpisodeEnv):
-    """An EpisodeEnv of one LIBERO task; see ProcessEpisodeEnv. BadInput: the task has no init states."""
+    description = DESCRIPTION
 
     def __init__(self, task: LiberoTask, resolution: int, render: str):
         self._init_states = init_states(task)
-        super().__init__(task, resolution, render)
+        super().__init__(task, self.start(task, resolution, render))
+
+    def start(self, task: LiberoTask, resolution: int, render: str) -> LiberoProcess:
+        return LiberoProcess(task, resolution, render)
 
     def reset_arguments(self, episode: Episode) -> tuple:
         return episode.seed, self._init_states[episode.init_state]
+
+
+class LiberoSimulator(RobosuiteSimulator):
+    """LIBERO's suites, and LIBERO-PRO's, of the installed package."""
+
+    description = DESCRIPTION
+    seed_means = "seed of the fixtures, set before every reset, and of sampling"
+
+    def add_task_arguments(self, add: Callable[..., Any]) -> None:
+        add(
+            "--task_suite",
+            nargs="+",
+            required=True,
+            help="suites of the installed package; all: those of the papers",
+        )
+        add("--task_id", type=int, nargs="+", help="tasks of each suite (default: all)")
+        add("--task_name", nargs="+", help="tasks by name, as in demo file names")
+
+    def choose_tasks(self, args: Any) -> list[LiberoTask]:
+        if args.task_id is not None and args.task_name is not None:
+            raise BadInput("--task_id and --task_name: give one of them")
+        return select_tasks(args.task_suite, args.task_id, args.task_name)
+
+    def make(self, task: LiberoTask, resolution: int, render: str) -> LiberoEnvironment:
+        return LiberoEnvironment(task, resolution, render)
+
+
+def select_tasks(
+    suites: Iterable[str], task_ids: Iterable[int] | None = None, task_names: Iterable[str] | None = None
+) -> list[LiberoTask]:
+    """The tasks of every suite in order, each once. BadInput for a suite, an id or a name that does not exist."""
+    names = dict.fromkeys(name for suite in suites for name in (REPORTED_SUITES if suite == "all" else (suite,)))
+    tasks = [
+        get_task(suite, task_id)
+        for suite in names
+        for task_id in (range(num_tasks(suite)) if task_ids is None else sorted(set(task_ids)))
+    ]
+    if task_names is None:
+        return tasks
+    unknown = [name for name in task_names if name not in {task.name for task in tasks}]
+    if unknown:
+        known = ", ".join(task.name for task in tasks)
+        raise BadInput(f"unknown task {unknown[0]!r} of {', '.join(names)}: there are {known}")
+    return [task for task in tasks if task.name in task_names]

@@ -1,35 +1,39 @@
-"""An environment in a simulator process: requests queued, replies in order."""
+"""An environment in a simulator process of ours: requests queued, replies in order."""
 
 import abc
 from collections import deque
+from typing import ClassVar
 
-from libs.libero_sim import Graphics, SimCrash, SimProcess, SimStartFailed, SimTimeout, tell_gl
-from rv_eval.envs.base import CannotStart, Episode, Reply, WorkerFailure
+import numpy as np
+
+from libs.robosuite_sim import RemoteObject, SimCrash, SimStartFailed, SimTimeout
+from rv_eval.envs.base import CannotStart, Description, Episode, Reply, Task, WorkerFailure
 
 
-class ProcessEpisodeEnv(abc.ABC):
-    """An EpisodeEnv (see base.py) of one task in a child process; a subclass says how an episode begins.
+class ProcessEnvironment(abc.ABC):
+    """An Environment (see base.py) around an object in a child process; a subclass says which, and how an episode
+    begins.
 
-    resolution: pixels on each side. render: a key of libs.libero_sim.RENDER_SETTINGS. The simulator starts in
-    the background, so the first reply is some seconds late.
+    The object has `reset(*arguments)`, `settle(steps, views) -> observation`, `step(action, views) -> (observation,
+    success)` and `close()`. It is made in the background, so the first reply is some seconds late.
     """
 
-    PROCESS = SimProcess  # a subclass may put one derived from it in its place
+    description: ClassVar[Description]
 
-    def __init__(self, task, resolution: int, render: str):
+    def __init__(self, task: Task, process: RemoteObject):
         self.task = task
-        self._unanswered = deque()  # methods, in the order of their replies
-        self._process = self.PROCESS(task, resolution=resolution, render=render)
+        self._unanswered: deque[str] = deque()  # methods, in the order of their replies
+        self._process = process
 
     @abc.abstractmethod
     def reset_arguments(self, episode: Episode) -> tuple:
-        """The arguments of the simulator's `reset` for an episode."""
+        """The arguments of the object's `reset` for an episode."""
 
     def begin(self, episode: Episode, views: tuple[str, ...]) -> None:
         self._send("reset", *self.reset_arguments(episode))
         self._send("settle", episode.num_settle_steps, views)
 
-    def act(self, action, views: tuple[str, ...]) -> None:
+    def act(self, action: np.ndarray, views: tuple[str, ...]) -> None:
         self._send("step", action, views)
 
     def fileno(self) -> int:
@@ -59,8 +63,3 @@ class ProcessEpisodeEnv(abc.ABC):
         except (SimCrash, SimTimeout) as error:
             raise WorkerFailure(str(error)) from error
         self._unanswered.append(method)
-
-
-def headless_gl() -> Graphics:
-    """What simulator processes started from here draw with. BadInput: nothing, or not what the environment says."""
-    return tell_gl()

@@ -1,19 +1,48 @@
-"""Cube-stacking episodes for the rollout: a simulator process per environment."""
+"""Cube stacking for the rollout: a simulator process per environment."""
 
-from libs.libero_sim import ACTION_DIM
-from libs.stack_sim import PROPRIO_DIMS as PROPRIO
-from libs.stack_sim import VIEWS, StackProcess, StackTask, init_seed
-from rv_eval.envs.base import Episode
-from rv_eval.envs.process import ProcessEpisodeEnv, headless_gl
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["ACTION_DIM", "PROPRIO", "VIEWS", "StackEpisodeEnv", "StackTask", "headless_gl"]
+from libs.stack_sim import CONTROL_FREQ, PROPRIO_DIMS, VIEWS, StackProcess, StackTask, init_seed
+from rv_eval.envs.base import Description, Episode
+from rv_eval.envs.process import ProcessEnvironment
+from rv_eval.envs.robosuite import PANDA_ACTIONS, RobosuiteSimulator
+
+DESCRIPTION = Description(
+    name="stack",
+    benchmark="stack",
+    views=VIEWS,
+    proprio=PROPRIO_DIMS,
+    actions=PANDA_ACTIONS,
+    control_hz=CONTROL_FREQ,
+    num_settle_steps=10,
+)
 
 
-class StackEpisodeEnv(ProcessEpisodeEnv):
-    """An EpisodeEnv of cube stacking; see ProcessEpisodeEnv. An init state is a numbered reset of its own seed; the
-    episode's seed is the policy's only."""
+class StackEnvironment(ProcessEnvironment):
+    """An Environment of cube stacking. An init state is a numbered reset of its own seed; the episode's seed is the
+    policy's only."""
 
-    PROCESS = StackProcess
+    description = DESCRIPTION
+
+    def __init__(self, task: StackTask, resolution: int, render: str):
+        super().__init__(task, StackProcess(task, resolution, render))
 
     def reset_arguments(self, episode: Episode) -> tuple:
-        return init_seed(episode.init_state), ()
+        return (init_seed(episode.init_state),)
+
+
+class StackSimulator(RobosuiteSimulator):
+    """robosuite's Stack: one task."""
+
+    description = DESCRIPTION
+    seed_means = "seed of the policy's noise; resets have their own"
+
+    def add_task_arguments(self, add: Callable[..., Any]) -> None:
+        """There is one task."""
+
+    def choose_tasks(self, args: Any) -> list[StackTask]:
+        return [StackTask()]
+
+    def make(self, task: StackTask, resolution: int, render: str) -> StackEnvironment:
+        return StackEnvironment(task, resolution, render)

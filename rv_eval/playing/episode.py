@@ -5,11 +5,9 @@ import zlib
 from dataclasses import dataclass, field
 
 from rv_eval.agent import ChunkAgent
-from rv_eval.envs.base import Episode, EpisodeEnv, Reply
+from rv_eval.envs.base import Environment, Episode, Reply
 from rv_eval.playing.trace import EpisodeTrace
 from rv_eval.playing.video import EpisodeFrames
-
-MAX_DIGITS = 10  # of a number that is taken for a draft
 
 
 @dataclass
@@ -37,11 +35,10 @@ class EpisodeResult:
 class Attempt:
     """One try at an episode in one environment: what was sent, what came back."""
 
-    def __init__(self, env: EpisodeEnv, agent: ChunkAgent, result: EpisodeResult, views: tuple[str, ...]):
+    def __init__(self, env: Environment, agent: ChunkAgent, result: EpisodeResult, views: tuple[str, ...]):
         self.env, self.agent, self.result, self.views = env, agent, result, views
         self.observation = None  # waits for the policy ...
         self.arrived = 0.0  # ... since then
-        self._draft = []  # what the last answer said about actions that are not executed
         self._settled = False
         self._sent = 0  # actions
         self._started = self._asked = time.monotonic()
@@ -66,13 +63,12 @@ class Attempt:
         result.passes += passes
         if result.trace:
             result.trace.add_query(self._sent, self.observation, prediction, row)
-        self._draft = _rest(prediction.texts[row], self.agent.settings.n_action_steps * prediction.chunk.shape[-1])
-        return self._execute(prediction.chunk[row])
-
-    def _execute(self, chunk) -> int:
-        """Send the actions of a chunk that are to be executed."""
-        self.agent.add_chunk(chunk)
+        self.agent.add_answer(prediction, row)
         self.observation = None
+        return self._execute()
+
+    def _execute(self) -> int:
+        """Send the actions that the agent has; returns how many."""
         self._asked = time.monotonic()
         before = self._sent
         while not self.agent.needs_observation and self._sent < self.result.episode.max_steps:
@@ -105,7 +101,7 @@ class Attempt:
         if over:
             result.wall_s = time.monotonic() - self._started
         elif result.steps == self._sent:
-            self.observation = reply.observation | {"random_key": self._random_key(), "draft": self._draft}
+            self.observation = reply.observation | {"random_key": self._random_key(), "draft": self.agent.draft}
             self.arrived = time.monotonic()
         return over
 
@@ -114,11 +110,3 @@ class Attempt:
         episode, task = self.result.episode, self.result.episode.task
         suite = zlib.crc32(task.suite.encode())
         return (episode.seed, suite, task.task_id, episode.init_state, self.result.queries)
-
-
-def _rest(text: str, executed: int) -> list[int]:
-    """The integers of an answer behind the first `executed` of them, which the next answer will probably begin with;
-    none of a text that holds anything else."""
-    words = text.split(" ")[executed:]
-    readable = all(word.isascii() and word.isdigit() and len(word) < MAX_DIGITS for word in words)
-    return [int(word) for word in words] if readable else []

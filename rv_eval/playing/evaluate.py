@@ -3,24 +3,24 @@
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
-from rv_eval.envs.base import Episode
+from rv_eval.envs.base import Environment, Episode, Simulator, Task
 from rv_eval.playing.episode import EpisodeResult
 from rv_eval.playing.rollout import Rollout
 from rv_eval.results.records import (
     SETTING_KEYS,
-    SIMULATOR_PACKAGES,
     ResultsFile,
     caveats,
     record_key,
     shard_file,
     shard_files,
+    simulator_packages,
     success_table,
 )
 from rv_train.provenance import versions
@@ -50,8 +50,17 @@ class EvalOptions:
     recycle_after: int = 50
 
 
-def plan_episodes(tasks, num_episodes: int | None, seed: int, num_steps: int | None = None) -> list[Episode]:
-    """The first `num_episodes` init states of every task, None: all. num_steps: limit instead of the suite's own."""
+def plan_episodes(
+    tasks: Sequence[Task],
+    num_episodes: int | None,
+    seed: int,
+    num_steps: int | None = None,
+    num_settle_steps: int = 0,
+) -> list[Episode]:
+    """The first `num_episodes` init states of every task, None: all. num_steps: limit instead of the suite's own.
+
+    num_settle_steps: of the environment, see Description. BadInput: a number that cannot be.
+    """
     if num_episodes is not None and num_episodes < 1:
         raise BadInput(f"the number of episodes must be at least 1, got {num_episodes}")
     if num_steps is not None and num_steps < 1:
@@ -65,7 +74,7 @@ def plan_episodes(tasks, num_episodes: int | None, seed: int, num_steps: int | N
                 f"{task.num_init_states} init states"
             )
     return [
-        Episode(task, init_state, seed, num_steps or task.max_steps)
+        Episode(task, init_state, seed, num_steps or task.max_steps, num_settle_steps)
         for task in tasks
         for init_state in range(num_episodes or task.num_init_states)
     ]
@@ -90,7 +99,7 @@ def shard_episodes(episodes: list[Episode], shard_id: int, num_shards: int) -> l
 
 def evaluate(
     policy,
-    make_env: Callable,
+    make_env: Callable[[Task], Environment],
     episodes: list[Episode],
     options: EvalOptions,
     provenance: dict,
@@ -164,15 +173,18 @@ def _read_results(path: Path) -> list[dict]:
     return records
 
 
-def describe_run(policy, model_path, settings: dict) -> dict:
+def describe_run(policy, model_path, simulator: Simulator, settings: dict) -> dict:
     """What else a result depends on, for every record. settings: more fields (num_envs, GL backend ...)."""
     described = policy.describe()
     del described["preset"]  # a record says what was done, not what the recipe wanted
+    packages = simulator.versions()
     return {
         "model_path": str(model_path),
         **described,
         **settings,
-        "versions": versions(SIMULATOR_PACKAGES),
+        "environment": simulator.description.as_record(),
+        "simulator_packages": list(packages),
+        "versions": versions() | packages,
     }
 
 
@@ -274,7 +286,8 @@ def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, pr
         plan = _plan(group[0], settings, provenance)
         names = ("suite", "task_id", "task_name", "seed", "own_limit", *SETTING_KEYS)
         line = {name: plan.get(name) for name in names} | {"init_states": [e.init_state for e in group]}
-        line["versions"] = {name: plan["versions"].get(name) for name in SIMULATOR_PACKAGES}
+        packages = simulator_packages(plan)
+        line |= {"simulator_packages": packages, "versions": {name: plan["versions"].get(name) for name in packages}}
         if line not in known:
             file.append(line)
 

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings, ChunkAgent
-from rv_eval.envs.base import CannotStart, Episode, EpisodeEnv, WorkerFailure
+from rv_eval.envs.base import CannotStart, Environment, Episode, Task, WorkerFailure
 from rv_eval.playing.episode import Attempt, EpisodeResult
 from rv_eval.playing.trace import EpisodeTrace
 from rv_eval.playing.video import EpisodeFrames
@@ -30,7 +30,7 @@ class Rollout:
     """Plays episodes with one policy in several environments.
 
     policy: has `horizon`, `views`, `batch_rows` and `predict_detailed(observations)`.
-    make_env: task -> EpisodeEnv; called again for another task and after a WorkerFailure.
+    make_env: task -> Environment; called again for another task and after a WorkerFailure.
     settings: how chunks are executed.
     num_envs: environments alive at the same time.
     video_every: steps between two frames of the video (EpisodeResult.frames); 0 takes no pictures for it.
@@ -42,7 +42,7 @@ class Rollout:
     def __init__(
         self,
         policy,
-        make_env: Callable[[object], EpisodeEnv],
+        make_env: Callable[[Task], Environment],
         settings: AgentSettings,
         num_envs: int = 1,
         video_every: int = 0,
@@ -96,12 +96,14 @@ class Rollout:
         result = EpisodeResult(
             before.episode,
             incidents=before.incidents,
-            frames=EpisodeFrames(self.video_every) if self.video_every else None,
             trace=EpisodeTrace() if self.keep_trace else None,
         )
-        agent = ChunkAgent(self.policy.horizon, self.settings)
         try:
             slot.prepare(self.make_env, result.episode.task, self.recycle_after)
+            about = slot.env.description
+            agent = ChunkAgent(self.policy.horizon, self.settings, about.actions)
+            if self.video_every:
+                result.frames = EpisodeFrames(self.video_every, about.control_hz)
             slot.begin(Attempt(slot.env, agent, result, tuple(self.policy.views)))
         except WorkerFailure as error:
             self._incident(slot, error, pending, result)
@@ -185,7 +187,7 @@ class _Slot:
     answered too: those replies are stale and dropped."""
 
     def __init__(self):
-        self.env: EpisodeEnv | None = None
+        self.env: Environment | None = None
         self.attempt: Attempt | None = None
         self.outstanding = 0  # replies to come
         self._played = 0  # episodes of this environment

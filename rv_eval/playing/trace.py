@@ -1,10 +1,10 @@
 """All of an episode in one HDF5 file: what the policy saw and said, what was executed, where the robot was."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
+
+from libs.files import whole_file
 
 
 class EpisodeTrace:
@@ -15,7 +15,8 @@ class EpisodeTrace:
     chunks (Q, H, A) float32        what it answered, before ensembling; texts, valid, repaired (Q,)
     actions (T, A) float64          what was executed, after ensembling and snapping the gripper
     proprio/<part> (T + 1, n)       the robot before every action and at the end; absent where an environment has none
-    and the episode's record of results.jsonl as JSON in the attribute `record`.
+    and the episode's record of results.jsonl as JSON in the attribute `record`; its `environment` says what the numbers
+    of an action are, and how many steps are a second.
     """
 
     def __init__(self):
@@ -44,21 +45,16 @@ class EpisodeTrace:
         import h5py
 
         steps, views, chunks, texts, valid, repaired = zip(*self._queries, strict=True)
-        part = Path(path).with_suffix(".part.hdf5")  # as in EpisodeFrames.write
-        try:
-            with h5py.File(part, "w") as file:
-                file.attrs["record"] = json.dumps(record)
-                file["query_step"] = np.array(steps)
-                file["chunks"] = np.stack(chunks)
-                file["texts"] = list(texts)
-                file["valid"], file["repaired"] = np.array(valid), np.array(repaired)
-                file["actions"] = np.stack(self._actions[: record["steps"]])  # a success ends a chunk early
-                for part_name in self._proprio[0] if self._proprio else ():
-                    file[f"proprio/{part_name}"] = np.stack([state[part_name] for state in self._proprio])
-                for name in views[0]:
-                    pictures = np.stack([pictures[name] for pictures in views])
-                    chunk = (1, *pictures.shape[1:])
-                    file.create_dataset(f"views/{name}", data=pictures, chunks=chunk, compression="gzip", shuffle=True)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file(path) as part, h5py.File(part, "w") as file:
+            file.attrs["record"] = json.dumps(record)
+            file["query_step"] = np.array(steps)
+            file["chunks"] = np.stack(chunks)
+            file["texts"] = list(texts)
+            file["valid"], file["repaired"] = np.array(valid), np.array(repaired)
+            file["actions"] = np.stack(self._actions[: record["steps"]])  # a success ends a chunk early
+            for part_name in self._proprio[0] if self._proprio else ():
+                file[f"proprio/{part_name}"] = np.stack([state[part_name] for state in self._proprio])
+            for name in views[0]:
+                pictures = np.stack([pictures[name] for pictures in views])
+                chunk = (1, *pictures.shape[1:])
+                file.create_dataset(f"views/{name}", data=pictures, chunks=chunk, compression="gzip", shuffle=True)

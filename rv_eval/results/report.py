@@ -8,12 +8,12 @@ videos and their posters.
 import base64
 import hashlib
 import json
-import os
 import re
 import time
 from html import escape
 from pathlib import Path
 
+from libs.files import make_folder, write_whole
 from rv_eval.results.comparison import Comparison, differing_settings, verdict
 from rv_eval.results.report_videos import Videos
 from rv_eval.results.summary import Line, Run, Stats, dependencies, list_episodes, order, ranges, show, stats
@@ -59,19 +59,9 @@ def write_report(
         "lost": f"Videos that records name and that are not there: {videos.lost}." if videos.lost else "",
     }
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], (PAGE / "page.html").read_text())
-    write_whole(path, page)
+    make_folder(path.parent)
+    write_whole(path, page, contested=True)  # the shards of an evaluation may end together
     return path.stat().st_size
-
-
-def write_whole(path: Path, text: str):
-    """A file under this name is always complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _content_policy(style: str, script: str) -> str:

@@ -14,10 +14,10 @@ from libs.libero_sim import REPORTED_SUITES
 from rv_eval.results.records import (
     EPISODE_KEYS,
     SETTING_KEYS,
-    SIMULATOR_PACKAGES,
     ResultsFile,
     Summary,
     shard_files,
+    simulator_packages,
     summarize,
     wilson_interval,
 )
@@ -41,15 +41,9 @@ RECORD_FIELDS = PLAN_FIELDS | {
 # The fields that tell episodes of one run apart; whatever else a record holds, the result depends on.
 RESULT_FIELDS = {"tokens", "passes", "incident_errors", "wall_s", "finished", "video", "data"}  # that not all have
 EPISODE_FIELDS = {*RECORD_FIELDS, *RESULT_FIELDS} - {*SETTING_KEYS, "seed", "own_limit"}
-# What a choice among several runs may name: all of it stands in the plans too.
-CHOICES = (
-    *SETTING_KEYS,
-    "own_limit",
-    *(f"versions.{package}" for package in SIMULATOR_PACKAGES),
-    "suite",
-    "task_id",
-    "seed",
-)
+# What a choice among several runs may name, besides the versions of the simulator's packages: all of it stands in the
+# plans too.
+CHOICES = (*SETTING_KEYS, "own_limit", "suite", "task_id", "seed")
 HEX_DIGITS = 64  # of a SHA-256: such a value may be given by its beginning
 SHORT_HASH = 12
 LISTED = 6  # measurements that a refusal names
@@ -84,10 +78,15 @@ class Line:
         return self.values["success"], self.values["steps"]
 
     @property
+    def version_names(self) -> list[str]:
+        """The fields with the versions of its simulator's packages."""
+        return [f"versions.{package}" for package in simulator_packages(self.values)]
+
+    @property
     def measurement(self) -> tuple:
         """((setting, value), ...): equal for the episodes of one run. A suite's own step limit is no setting."""
         names = [name for name in SETTING_KEYS if name != "max_steps" or self.values["own_limit"]]
-        names = [*names, "own_limit", *(f"versions.{package}" for package in SIMULATOR_PACKAGES)]
+        names = [*names, "own_limit", *self.version_names]
         return tuple((name, self.get(name)) for name in names)
 
 
@@ -290,12 +289,25 @@ def _check(line: Line):
     for name, kind in (("video", str), ("shard_id", int), ("num_shards", int)):  # may be missing
         if not isinstance(line.get(name), kind | None):
             raise _damaged(line, f"{name} is {json.dumps(line.get(name))}")
+    _check_simulator(line)
     states = line.get("init_states")
     if is_plan and not (isinstance(states, list) and all(type(state) is int for state in states)):
         raise _damaged(line, f"init_states is {json.dumps(states)}")
     for name, value in line.measurement:
         if isinstance(value, dict | list):
             raise _damaged(line, f"{name} is {json.dumps(value)}")
+
+
+def _check_simulator(line: Line):
+    """What a line says about its simulator; lines from before there were several say nothing."""
+    packages, about = line.get("simulator_packages"), line.get("environment")
+    if packages is not None and not (isinstance(packages, list) and all(isinstance(name, str) for name in packages)):
+        raise _damaged(line, f"simulator_packages is {json.dumps(packages)}")
+    kinds = {"benchmark": str, "reported_render": str | None}
+    if "environment" in line.values and not (
+        isinstance(about, dict) and all(isinstance(about.get(name, 0), kind) for name, kind in kinds.items())
+    ):
+        raise _damaged(line, f"environment is {json.dumps(about)}")
 
 
 def _damaged(line: Line, what: str) -> BadInput:
@@ -315,9 +327,10 @@ def _parse_choice(text: str) -> tuple[str, object, str]:
 
 
 def _select(lines: list[Line], choices: list[tuple[str, object, str]]) -> list[Line]:
+    known = (*CHOICES, *dict.fromkeys(name for line in lines for name in line.version_names))
     for name, value, text in choices:
-        if name not in CHOICES:
-            raise BadInput(f"cannot choose results by {name}, only by {', '.join(CHOICES)}")
+        if name not in known:
+            raise BadInput(f"cannot choose results by {name}, only by {', '.join(known)}")
         left = [line for line in lines if _matches(line.get(name), value, text)]
         if not left:
             found = dict.fromkeys(show(line.get(name)) for line in lines)

@@ -26,7 +26,7 @@ from rv_eval.serving.protocol import (
     read_answer,
     read_metadata,
 )
-from rv_train.models.prediction import Prediction
+from rv_train.policies.base import Prediction
 
 PAUSE_S = 0.5  # between two attempts to reach the server
 LOADING_S = 1800.0  # a model of many billions of numbers comes slowly from a slow disk

@@ -1,6 +1,5 @@
 """DATA.SOURCE hdf5: demonstration files in LIBERO's layout, or any that a key map describes (`libs.demo_hdf5`)."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from yacs.config import CfgNode
 
 from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, demo_files
+from libs.demo_hdf5.schema import json_object
 from libs.errors import BadInput
 from rv_train.data import checks, hdf5_checks
 from rv_train.data.base import Demo, Facts
@@ -151,10 +151,8 @@ def dims_of(key_map: KeyMap) -> dict[str, int]:
 
 def rate_of(file: DemoFile) -> float | None:
     """Frames a second, from robosuite's env_args; None where these state none."""
-    try:
-        rate = json.loads(file.attrs["env_args"])["env_kwargs"]["control_freq"]
-    except (KeyError, TypeError, ValueError):
-        return None
+    kwargs = json_object(file.attrs, "env_args").get("env_kwargs")
+    rate = kwargs.get("control_freq") if isinstance(kwargs, dict) else None
     return float(rate) if type(rate) in (int, float) and rate > 0 else None
 
 

@@ -1,7 +1,7 @@
 """Frames → pictures for the model: crop, resize, colour jitter, tile. uint8 in, uint8 out.
 
 Training crops at random and jitters; evaluation crops the centre and leaves the colours alone. Cutting into patches
-and normalising happen on the model's device (`rv_train/models/qwen.py`), so a loader process moves bytes only.
+and normalising happen on the model's device (`rv_train/backbones/patches.py`), so a loader process moves bytes only.
 """
 
 import numpy as np

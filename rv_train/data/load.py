@@ -40,8 +40,10 @@ def open_data(cfg: CfgNode) -> Demonstrations:
     return data.first(cfg.DATA.MAX_DEMOS) if cfg.DATA.MAX_DEMOS else data
 
 
-def load_data(cfg: CfgNode) -> TrainingData:
+def load_data(cfg: CfgNode, integers: bool = True) -> TrainingData:
     """The `TrainingData` of a config tree. Reads everything but the pictures, of those one per demo.
+
+    integers: whether what is trained writes actions as integers, whose bins may be too coarse for them.
 
     Raises:
         BadInput: no data, or data that cannot be used, naming file and demo, or file and line; statistics that are
@@ -57,7 +59,7 @@ def load_data(cfg: CfgNode) -> TrainingData:
         checks.refuse(checks.motion_problems(data.demos))
         clipped = sum(codec.count_clipped(rows.actions) for rows in data.demos)
         more = {"num_clipped": clipped, "constant": list(checks.constant_dims(stats))}
-        num_bins = cfg.ACTION.NUM_BINS if cfg.MODEL.NAME == "vla0" else None
+        num_bins = cfg.ACTION.NUM_BINS if integers else None
         remarks = checks.demo_remarks(data, codec.low, codec.high, num_bins)
     return _split(cfg, data, stats, {"fingerprint": fingerprint, "stats": origin, **more}, remarks)
 

@@ -6,7 +6,6 @@ A range of the actions is what integers are spread over; what is generated as nu
 import io
 import json
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from libs.errors import BadInput
-from libs.files import kind_of, named_path, read_json
+from libs.files import kind_of, named_path, read_json, write_whole
 from rv_train.data.base import Demonstrations
 
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
@@ -110,14 +109,12 @@ def action_range(stats: dict, choice: str = "min_max") -> tuple[list[float], lis
 
 
 def write_stats(stats: dict, path: Path | str) -> None:
-    """Write statistics as `path`, or as action_stats.json in the folder `path`; beside and renamed.
+    """Write statistics as `path`, or as action_stats.json in the folder `path`, whole or not at all.
 
     A path that ends in .npz becomes numpy's format: arrays action_mins, action_maxs (A,) float64, and the rest.
     """
     path = _file_in(path)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(stats_as_bytes(stats, path.suffix))
-    os.replace(beside, path)
+    write_whole(path, stats_as_bytes(stats, path.suffix))
 
 
 def stats_as_bytes(stats: dict, suffix: str) -> bytes:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from libs.libero_sim.experts import expert_tasks, goals
-from libs.libero_sim.experts.geometry import (
+from libs.libero_sim.experts.skill import Skill, next_goal, order_goals
+from libs.libero_sim.suites import REPORTED_SUITES
+from libs.robosuite_sim.experts.geometry import (
     box_surface,
     cylinder_surface,
     extent_along,
@@ -17,7 +19,7 @@ from libs.libero_sim.experts.geometry import (
     way_out,
     wrap_axis,
 )
-from libs.libero_sim.experts.grasp import (
+from libs.robosuite_sim.experts.grasp import (
     FINGER_BELOW,
     GRASP_DEPTH,
     PALM_ABOVE,
@@ -26,9 +28,7 @@ from libs.libero_sim.experts.grasp import (
     lowest_height,
     plan_grasp,
 )
-from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, steer, steer_pose, turn_between
-from libs.libero_sim.experts.skill import Skill, next_goal, order_goals
-from libs.libero_sim.suites import REPORTED_SUITES
+from libs.robosuite_sim.experts.motion import CLOSE, OPEN, Funnel, steer, steer_pose, turn_between
 
 NOTHING = np.zeros((0, 3))
 ALONG_Y = np.pi / 2  # the fingers' axis at the robot's usual start

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from libs.libero_sim.experts.approach import STANDOFF, Approach, Contact, withdraw
-from libs.libero_sim.experts.geometry import (
+from libs.libero_sim.experts.joints import Joint, outermost, plan_pull, plan_push, plan_turn, principal_angle
+from libs.libero_sim.experts.push import next_place, plan_hoe
+from libs.robosuite_sim.experts.geometry import (
     axis_rotation,
     box_surface,
     cylinder_surface,
@@ -13,9 +15,7 @@ from libs.libero_sim.experts.geometry import (
     rotation_vector,
     turned_upright,
 )
-from libs.libero_sim.experts.joints import Joint, outermost, plan_pull, plan_push, plan_turn, principal_angle
-from libs.libero_sim.experts.motion import OPEN
-from libs.libero_sim.experts.push import next_place, plan_hoe
+from libs.robosuite_sim.experts.motion import OPEN
 
 UP = np.array([0.0, 0.0, 1.0])
 

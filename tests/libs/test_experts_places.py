@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from libs.libero_sim.experts.cavity import open_side, plan_handle
-from libs.libero_sim.experts.geometry import (
+from libs.libero_sim.experts.insert import turn_along
+from libs.libero_sim.experts.places import emptiest, side_by_side, within_reach
+from libs.libero_sim.experts.rack import lengthwise, slope_place
+from libs.libero_sim.experts.skill import Skill, low_first
+from libs.robosuite_sim.experts.geometry import (
     axis_rotation,
     box_surface,
     cylinder_surface,
     gripper_rotation,
 )
-from libs.libero_sim.experts.grasp import FINGER_BELOW, plan_grasp, stretch
-from libs.libero_sim.experts.insert import turn_along
-from libs.libero_sim.experts.places import emptiest, side_by_side, within_reach
-from libs.libero_sim.experts.rack import lengthwise, slope_place
-from libs.libero_sim.experts.skill import Skill, low_first
+from libs.robosuite_sim.experts.grasp import FINGER_BELOW, plan_grasp, stretch
 
 X, Y, UP = np.eye(3)
 NOTHING = np.zeros((0, 3))

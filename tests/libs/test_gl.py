@@ -1,4 +1,4 @@
-"""libs.libero_sim.gl: what draws, on machines of every kind; and what simulator processes get to see of it."""
+"""libs.robosuite_sim.gl: what draws, on machines of every kind; and what simulator processes get to see of it."""
 
 import os
 import subprocess
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from libs.errors import BadInput
-from libs.libero_sim import RemoteObject, SimulatorMissing, gl, gl_devices
-from libs.libero_sim.gl_choice import READ, Graphics, choose
-from libs.libero_sim.gl_devices import EglDevice, Machine, Trial
+from libs.robosuite_sim import RemoteObject, SimulatorMissing, gl, gl_devices
+from libs.robosuite_sim.gl_choice import READ, Graphics, choose
+from libs.robosuite_sim.gl_devices import EglDevice, Machine, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -330,7 +330,7 @@ def test_this_machine_draws(monkeypatch):
 def test_robosuite_starts_whatever_cuda_sees():
     """A number that is none of EGL's, over which robosuite stumbles twice: as it is imported and as it draws."""
     code = (
-        "import os; from libs.libero_sim.gl import import_simulator;"
+        "import os; from libs.robosuite_sim.gl import import_simulator;"
         "module = import_simulator('robosuite.utils.binding_utils'); context = module.GLContext(64, 64, device_id=-1);"
         "context.make_current(); print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['MUJOCO_GL'])"
     )

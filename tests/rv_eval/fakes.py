@@ -1,4 +1,4 @@
-"""An environment in a real child process and a policy, both tiny, to test rollout and evaluation with."""
+"""A simulator whose environments are real child processes, and a policy, all tiny, to test rollouts with."""
 
 import multiprocessing
 import os
@@ -7,10 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rv_eval.envs.base import Reply, WorkerFailure
-from rv_train.models.prediction import Prediction
+from libs.errors import BadInput
+from rv_eval.envs.base import ActionPart, Description, Reply, WorkerFailure
+from rv_train.policies.base import Prediction
 
 VIEWS = ("agentview", "eye_in_hand")
+DESCRIPTION = Description(
+    name="fake",
+    benchmark="fake",
+    views=VIEWS,
+    proprio={"robot_states": 9},
+    actions=(ActionPart("arm", 6), ActionPart("gripper", 1, (-1.0, 1.0))),
+    control_hz=20,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,7 @@ class FakeTask:
     name: str = "fake_task"
     instruction: str = "do it"
     max_steps: int = 20
+    num_init_states: int = 30
 
 
 class FakePolicy:
@@ -47,7 +57,7 @@ class FakePolicy:
         return Prediction(chunk, valid=steps > 0, repaired=rows < 0, texts=[f"from {step:.0f}" for step in steps])
 
 
-def _child(pipe, trouble):
+def _child(pipe, trouble, side):
     """Counts steps; success at the step the episode's init state names. trouble: {step: "crash" | "hang" | "slow"}."""
     step = goal = 0
     while True:
@@ -66,7 +76,7 @@ def _child(pipe, trouble):
             time.sleep(60)
         if trouble.get(step) == "slow":
             time.sleep(2)
-        pictures = {view: np.full((8, 8, 3), step, np.uint8) for view in views}
+        pictures = {view: np.full((side, side, 3), step, np.uint8) for view in views}
         observation = {
             "views": pictures,
             "instruction": "do it",
@@ -76,11 +86,15 @@ def _child(pipe, trouble):
 
 
 class FakeEnv:
-    def __init__(self, task, trouble=None):
+    """An Environment. The episode's init state is the step of its success."""
+
+    description = DESCRIPTION
+
+    def __init__(self, task, trouble=None, side=8):
         self.task = task
         self.rendered = []  # (request number, views)
         self._pipe, theirs = multiprocessing.get_context("fork").Pipe()
-        self._process = multiprocessing.get_context("fork").Process(target=_child, args=(theirs, trouble or {}))
+        self._process = multiprocessing.get_context("fork").Process(target=_child, args=(theirs, trouble or {}, side))
         self._process.start()
         theirs.close()
 
@@ -115,3 +129,27 @@ class FakeEnv:
         self._process.kill()
         self._process.join()
         self._pipe.close()
+
+
+class FakeSimulator:
+    """A Simulator."""
+
+    description = DESCRIPTION
+    seed_means = "nothing"
+
+    def add_task_arguments(self, add):
+        """There is one task."""
+
+    def choose_tasks(self, args):
+        return [FakeTask()]
+
+    def prepare(self):
+        return {"drawn_by": "nobody"}
+
+    def versions(self):
+        return {"mujoco": "2.3.7"}
+
+    def make(self, task, resolution, render):
+        if render not in ("standard", "fast"):
+            raise BadInput(f"unknown render setting {render!r}")
+        return FakeEnv(task, side=resolution)

@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 
 from rv_eval.agent import AgentSettings
 from rv_eval.serving.serve import PolicyServer
-from rv_train.models.prediction import Prediction
+from rv_train.policies.base import Prediction
 
 VIEWS = ("agentview", "eye_in_hand")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rv_eval.policy import DEFAULT_ROWS, Policy
-from rv_train.models.qwen import image_patches
+from rv_train.backbones.qwen2_5_vl.pictures import image_patches
 from tests.rv_eval.test_policy import observation
 from tests.tiny import make_tiny_checkpoint
 

@@ -12,7 +12,7 @@ from rv_eval.policy import Policy
 from rv_train import train
 from rv_train.data.load import load_data
 from rv_train.data.stats import action_range, read_stats, write_stats
-from rv_train.models import build_encoder
+from rv_train.policies import build_encoder
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import build, write_foreign
 from tests.tiny import ACTION_STATS, ROOT, flow_opts, make_tiny_checkpoint, tiny_cfg, tiny_opts

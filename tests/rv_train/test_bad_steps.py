@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rv_train import checkpoint, train
 from rv_train.distributed import launch
-from rv_train.models import build_model
+from rv_train.policies import build_policy
 from rv_train.prepare import prepare_run
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import tiny_cfg
@@ -27,7 +27,7 @@ def poisoned(bad_indices):
     """build_model with a model whose loss is infinite where a batch holds one of some samples."""
 
     def build(*args):
-        model = build_model(*args)
+        model = build_policy(*args)
         forward = model.forward
 
         def wrapped(batch):
@@ -88,7 +88,7 @@ def test_overflowing_gradients_are_told_from_bad_samples(tmp_path, demos, monkey
     cfg = tiny_cfg(EXP__DIR=str(tmp_path), DATA__FILES=[str(demos)], TRAIN__max_bad_steps=2, TRAIN__max_steps=4)
 
     def build(*args):
-        model = build_model(*args)
+        model = build_policy(*args)
         next(model.parameters()).register_hook(lambda gradient: gradient * torch.inf)
         return model
 

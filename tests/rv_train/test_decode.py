@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from rv_train.data.features import ObservationEncoder
-from rv_train.models.decode import FEW, Decoder, _Answer
-from rv_train.models.grammar import Grammar
+from rv_train.policies.encoding import ObservationEncoder
+from rv_train.policies.text.decoder import FEW, Decoder, _Answer
+from rv_train.policies.text.grammar import Grammar
 from tests.rv_train.test_vla0 import observation, recompute_greedily
 from tests.tiny import tiny_cfg, tiny_model
 from tests.waiting import WAITING, Operations
@@ -51,9 +51,9 @@ def watch(model, monkeypatch):
 
     def watched_embed(batch):
         states.clear()
-        embeds, position_ids = embed(batch)
-        states.append(embeds)
-        return embeds, position_ids
+        prompt = embed(batch)
+        states.append(prompt.embeds)
+        return prompt
 
     def watched_prefill(*arguments):
         hidden, cache = prefill(*arguments)
@@ -140,8 +140,7 @@ def test_sizes_follow_from_the_shape_not_from_the_rows(encoder, features, model,
 
 
 def generate(model, batch, noise=None, real=None):
-    embeds, position_ids = model._embed(batch)
-    ids, passes = model.decoder.generate(embeds, position_ids, batch["lengths"], noise, real)
+    ids, passes = model.decoder.generate(model._embed(batch), batch["lengths"], noise, real)
     return [model.prompt.decode(row) for row in ids], passes
 
 
@@ -184,7 +183,7 @@ def test_whatever_the_weights_say_an_answer_can_be_read(encoder, features, model
     for _ in range(5):
         strong = 1000 * torch.randn(8, grammar.longest, len(grammar.ids), generator=noise)
         texts, _ = generate(model, batch, strong)
-        decoded = model.codec.decode_detailed(texts, model.horizon)
+        decoded = model.codec.decode_detailed(texts, 2)
         assert decoded.valid.all() and not decoded.repaired.any()
         assert model.codec.encode(decoded.actions) == texts
         written.update(word for text in texts for word in text.split())
@@ -196,10 +195,9 @@ def test_drawn_tokens_follow_the_softmax_over_the_temperature(encoder, features,
     """The first digits of 3,000 rows with the same prompt, whose answer is this one digit."""
     rows, temperature, prompt = 500, 0.7, model.prompt
     grammar = Grammar(1, 1, 9, prompt.digit_ids, prompt.space_id, prompt.end_id)
-    decoder = model.decoder = Decoder(model.backbone, grammar)
+    decoder = model.decoder = Decoder(model.backbone, model.family, grammar)
     batch = encoder.collate(features[:1] * rows)
-    embeds, position_ids = model._embed(encoder.collate(features[:1]))
-    hidden = decoder._prefill(embeds, position_ids)[0][0, -1]
+    hidden = decoder._prefill(model._embed(encoder.collate(features[:1])))[0][0, -1]
     logits = (decoder.head.weight[prompt.digit_ids] @ hidden).double()
     counts = torch.zeros(len(logits), dtype=torch.float64)
     for call in range(6):
@@ -249,14 +247,14 @@ def test_a_pass_could_be_recorded_and_its_buffers_be_used_again(encoder, feature
     decoder, answers = model.decoder, []
     for start in (0, 4, 0):
         batch = encoder.collate(features[start : start + 4], LENGTH)
-        embeds, positions = model._embed(batch)
+        prompt = model._embed(batch)
         drafts = torch.full((4, 14), start)
         if not answers:
-            answer = _Answer(decoder, embeds, 8, False)
+            answer = _Answer(decoder, prompt.embeds, 8, False)
             tensors = {name: value for name, value in vars(answer).items() if isinstance(value, torch.Tensor)}
             places = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-        hidden, filled = decoder._prefill(embeds, positions)
-        answer.begin(hidden, filled, positions, batch["lengths"], None, None, drafts)
+        hidden, filled = decoder._prefill(prompt)
+        answer.begin(hidden, filled, prompt.position_ids, batch["lengths"], None, None, drafts)
         passes = 0
         while not answer.ended.all():
             with Operations() as watched:
@@ -268,7 +266,7 @@ def test_a_pass_could_be_recorded_and_its_buffers_be_used_again(encoder, feature
         assert {name: tensor.data_ptr() for name, tensor in tensors.items()} == places
         ids = answer.grammar.ids[answer.written].tolist()
         answers.append([row[: row.index(answer.grammar.end_id)] for row in ids])
-        expected = decoder.generate(embeds, positions, batch["lengths"], drafts=drafts)
+        expected = decoder.generate(prompt, batch["lengths"], drafts=drafts)
         assert (answers[-1], passes) == (expected[0], max(expected[1]))
     assert answers[0] == answers[2] != answers[1]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rv_train.data.features import ObservationEncoder
-from rv_train.models.drafts import Drafts
+from rv_train.policies.encoding import ObservationEncoder
+from rv_train.policies.text.drafts import Drafts
 from tests.rv_train.test_decode import LENGTH, lively_model
 from tests.rv_train.test_grammar import char, make
 from tests.rv_train.test_vla0 import observation
@@ -113,8 +113,8 @@ def numbers(text):
 def generate(model, batch, drafts=None):
     """Per row the text, its passes, and the final hidden state that each token behind the first was chosen from."""
     decoder, step, seen = model.decoder, model.decoder.step, []
-    embeds, positions = model._embed(batch)
-    rows, width, size = embeds.shape
+    prompt = model._embed(batch)
+    rows, width, size = prompt.embeds.shape
 
     def watched(layers, x, cos, sin, slots, mask, cache):
         hidden = step(layers, x, cos, sin, slots, mask, cache)
@@ -124,10 +124,10 @@ def generate(model, batch, drafts=None):
 
     decoder.step = watched
     try:
-        ids, passes = decoder.generate(embeds, positions, batch["lengths"], drafts=drafts)
+        ids, passes = decoder.generate(prompt, batch["lengths"], drafts=drafts)
     finally:
         decoder.step = step
-    states = [torch.zeros(len(row), size, dtype=embeds.dtype) for row in ids]
+    states = [torch.zeros(len(row), size, dtype=prompt.embeds.dtype) for row in ids]
     for places, hidden in seen:  # a later pass stands over an earlier one, as in the cache
         for row, state in enumerate(states):
             for place, one in zip(places[row], hidden[row], strict=True):

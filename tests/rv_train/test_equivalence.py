@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from libs.action_text import ActionTextCodec
+from rv_train.backbones.patches import mrope_position_ids
+from rv_train.backbones.prompt import IGNORE
+from rv_train.backbones.qwen2_5_vl.pictures import image_patches, processor_settings
 from rv_train.config import load_cfg
 from rv_train.data.base import Sample
-from rv_train.data.features import ObservationEncoder
-from rv_train.data.prompt import IGNORE, image_grid
-from rv_train.models.qwen import image_patches, mrope_position_ids
-from rv_train.models.weights import image_processor_settings
+from rv_train.policies.encoding import ObservationEncoder
 from tests.tiny import ROOT, tiny_cfg, tiny_model
 
 RECIPE = ROOT / "configs/vla0.yaml"
@@ -93,9 +93,11 @@ def test_tiling(published):
 def test_pixels_equal_the_librarys(recipe):
     from transformers import Qwen2VLImageProcessorPil  # needs no torchvision; the other one: torchvision_checks.py
 
-    cfg, encoder = recipe
+    _, encoder = recipe
     pictures = encoder.transform(frames())
-    settings = {k: v for k, v in image_processor_settings(cfg).items() if not k.endswith(("_type", "_class"))}
+    settings = {
+        k: v for k, v in processor_settings(encoder.prompt.pictures).items() if not k.endswith(("_type", "_class"))
+    }
     library = Qwen2VLImageProcessorPil(**settings)([Image.fromarray(p) for p in pictures], return_tensors="pt")
     patches, grid = image_patches(torch.from_numpy(pictures))
     assert (patches - library["pixel_values"]).abs().max() <= 1e-6
@@ -153,11 +155,11 @@ def test_padding_equals_the_tokenizers(published, golden):
 
 def test_positions_equal_the_librarys(recipe, golden):
     """One tiled or several separate pictures, with padding: the model's own three-dimensional index."""
-    cfg, encoder = recipe
-    rows, columns = image_grid(cfg)
+    _, encoder = recipe
+    rows, columns = encoder.prompt.pictures.rows, encoder.prompt.pictures.columns
     batch = collate(encoder, [(golden["instruction"], golden["action_text"]), ("stack it", "1 22 100")])
     ids, image_id = batch["input_ids"], encoder.prompt.image_id
-    pictures = 2 * encoder.prompt.num_pictures
+    pictures = 2 * encoder.prompt.pictures.number
     assert int((ids == image_id).sum()) == pictures * rows * columns
     real = torch.arange(ids.shape[1]) < batch["lengths"][:, None]
     theirs, _ = tiny_model(tiny_cfg()).backbone.model.get_rope_index(

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from rv_train.data.features import TrainingSet, take_row
 from rv_train.data.hdf5 import DemoDataset
-from rv_train.models import build_encoder
+from rv_train.data.training_set import TrainingSet
+from rv_train.policies import build_encoder
+from rv_train.policies.encoding import take_row
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import tiny_cfg, tiny_model
 

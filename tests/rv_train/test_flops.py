@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rv_train.data.features import ObservationEncoder
-from rv_train.data.prompt import image_grid
-from rv_train.flops import TrainingFlops, peak_by_name, peak_tflops, picture_flops
-from rv_train.models.lora import attach
-from rv_train.models.weights import random_config
+from rv_train.backbones import build_prompt, family_of
+from rv_train.backbones.cost import TrainingFlops, picture_flops
+from rv_train.backbones.lora import attach
+from rv_train.backbones.qwen2_5_vl.sizes import random_config
+from rv_train.flops import peak_by_name, peak_tflops
+from rv_train.policies.encoding import ObservationEncoder
 from tests.tiny import tiny_cfg, tiny_model
 
 
@@ -48,7 +49,7 @@ def test_flops_with_adapters_equal_a_real_pass(vision):
     model = tiny_model(tiny_cfg(**sizes)).train()
     lora = {"MODEL__LORA__RANK": 8, "MODEL__LORA__VISION": vision, "MODEL__INIT": "pretrained"}
     cfg = tiny_cfg(**sizes, **lora, MODEL__TOKENIZER="of the model")
-    attach(model.backbone, cfg, {"path": "flops", "weights_sha256": ""})
+    attach(model.backbone, cfg, model.family, {"path": "flops", "weights_sha256": ""})
     batch = training_batch(tiny_cfg(**sizes), num_samples=2)
     with FlopCounterMode(display=False) as counted:
         model(batch)["loss"].backward()
@@ -63,17 +64,17 @@ def test_padding_and_recomputation_do_not_count():
 def test_the_published_recipe():
     """Six operations per weight and token are the bulk: 3.09 billion text weights without embeddings and head."""
     from rv_train.config import load_cfg
-    from rv_train.data.prompt import PromptEncoder
     from tests.tiny import ROOT
 
     cfg = load_cfg(ROOT / "configs/vla0.yaml")
-    config = random_config(cfg, PromptEncoder.from_cfg(cfg).tokenizer)
-    flops = TrainingFlops(config, image_grid(cfg), num_pictures=1)
+    prompt = build_prompt(cfg)
+    towers = family_of(cfg).towers(random_config(cfg, prompt.tokenizer), prompt.pictures)
+    flops = TrainingFlops(towers, prompt.pictures)
     text_weights = 36 * (2048 * (2048 + 256 + 256) + 2048 * 2048 + 3 * 2048 * 11008)
     assert flops.per_token == 6 * text_weights
     sample = flops.count([435], 209)
     assert sample == pytest.approx(6 * text_weights * 435 + 6 * 209 * 2048 * 151936 + 2.1e12, rel=0.02)
-    assert 0 < picture_flops(config.vision_config, 8, 16) < 0.3 * sample
+    assert 0 < picture_flops(towers[1], prompt.pictures) < 0.3 * sample
 
 
 def test_peak_is_known_by_name_and_otherwise_none():

@@ -9,11 +9,12 @@ from libs.demo_hdf5.synthetic import write_synthetic_isaac_file
 from rv_train import plan
 from rv_train.checkpoint import load_model_folder, save_model_folder
 from rv_train.config import load_cfg
-from rv_train.data.features import TrainingSet, take_row
 from rv_train.data.load import load_data
+from rv_train.data.training_set import TrainingSet
 from rv_train.memory import memory_estimate
-from rv_train.models import build_encoder, build_model
-from rv_train.models.flow_expert import ActionExpert
+from rv_train.policies import build_encoder, build_policy
+from rv_train.policies.encoding import take_row
+from rv_train.policies.flow.expert import ActionExpert
 from tests.rv_train.test_memory import kept_for_backward
 from tests.tiny import ROOT, flow_opts, frozen_opts, make_tiny_base, tiny_cfg
 from tests.waiting import assert_nobody_waits
@@ -39,7 +40,7 @@ def setup(demos, seed=0, **more):
     data = load_data(cfg)
     encoder = build_encoder(cfg, data.action_stats)
     torch.manual_seed(seed)
-    model = build_model(cfg, encoder)
+    model = build_policy(cfg, encoder)
     torch.nn.init.normal_(model.action_expert.head.velocity.weight, std=0.3)
     return cfg, TrainingSet(data.train, encoder, cfg.EXP.SEED), model
 
@@ -291,15 +292,14 @@ def test_memory_is_what_autograd_keeps(demos, tmp_path, kind):
     base = make_tiny_base(tmp_path, **sizes)
     cfg, samples, model = setup(demos, **sizes, **flow, **(frozen_opts(base) if kind == "frozen" else {}))
     batch = batch_of(samples, range(cfg.TRAIN.batch_size))
-    tokens, patches = batch["input_ids"].shape[1], batch["images"][0].numel() // 3 // 14**2
-    parameters = list(model.named_parameters())
-    parts = memory_estimate(cfg, model.backbone.config, parameters, tokens, 0, patches, "off")
+    tokens, draws = batch["input_ids"].shape[1], batch["time"].shape[1]
+    parts = memory_estimate(cfg, model, tokens, draws, "off")
     assert parts["action expert"] == sum(p.nbytes for p in model.action_expert.parameters())
     assert parts["gradients"] == sum(p.nbytes for p in model.parameters() if p.requires_grad)
     expected = parts["activations of the expert"] + (parts["activations"] if kind == "trained" else 0)
     kept = kept_for_backward(cfg, model.train(), batch)
     assert 0.75 < expected / kept < 1.3, (expected, kept)
-    mixed = memory_estimate(cfg, model.backbone.config, parameters, tokens, 0, patches, "bf16")
+    mixed = memory_estimate(cfg, model, tokens, draws, "bf16")
     if kind == "frozen":  # no gradient passes its weights: autocast's copies of them do not stay
         copied = sum(p.numel() for p in model.action_expert.parameters() if p.dim() > 1)
         assert mixed["16-bit copies of weights"] == 2 * copied

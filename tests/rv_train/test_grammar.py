@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from libs.action_text import ActionTextCodec
-from rv_train.models.grammar import Grammar
+from rv_train.policies.text.grammar import Grammar
 
 DIGITS, SPACE, END = list(range(15, 25)), 220, 7  # ids in an order of their own, as Qwen's are
 CHARS = {**dict(zip(DIGITS, "0123456789", strict=True)), SPACE: " ", END: "$"}

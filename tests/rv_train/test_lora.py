@@ -10,14 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 
+from rv_train.backbones import family_named
+from rv_train.backbones.lora import merge, num_values, target_pattern, weights_sha256
+from rv_train.backbones.qwen2_5_vl.vision import use_own_vision
 from rv_train.checkpoint import load_model_folder, save_model_folder
 from rv_train.config import load_cfg
-from rv_train.data.features import ObservationEncoder
-from rv_train.data.tokenizer import load_tokenizer
-from rv_train.models.lora import adapter_parameters, merge, num_values, target_pattern, weights_sha256
-from rv_train.models.vision import use_own_vision
-from rv_train.models.weights import random_config
 from rv_train.optim import build_optimizer
+from rv_train.policies import build_encoder, outline_policy
+from rv_train.policies.encoding import ObservationEncoder
 from tests.rv_train.test_vla0 import observation, training_batch
 from tests.tiny import ACTION_STATS, ROOT, lora_opts, make_tiny_base, tiny_cfg, tiny_model, train_adapter
 
@@ -50,9 +50,7 @@ def saved(adapted, base, tmp_path_factory):
 def outputs(model, encoder):
     """The loss of a batch, and hidden states of the answer's first token under every layer: numbers that must agree."""
     batch = training_batch(encoder)
-    embeds, positions = model._embed(batch)
-    text = model.backbone.model.language_model
-    hidden = text(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
+    hidden = model._hidden(batch)
     return torch.cat([model(batch)["loss"].reshape(1), model.backbone.lm_head(hidden).flatten()])
 
 
@@ -127,14 +125,11 @@ def test_only_the_text_towers_layers_are_adapted_and_nothing_else_is_trained(bas
 
 @pytest.mark.parametrize("vision", [False, True])
 def test_the_plan_counts_what_peft_makes(base, vision):
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
     cfg = tiny_cfg(**lora_opts(base, MODEL__LORA__VISION=vision))
     made = {name: p for name, p in tiny_model(cfg).backbone.named_parameters() if p.requires_grad}
-    config = load_model_folder(base)[0].backbone.config
-    with torch.device("meta"):
-        bare = Qwen2_5_VLForConditionalGeneration._from_config(config)
-    planned = dict(adapter_parameters(bare, cfg))
+    outline, _ = outline_policy(cfg, build_encoder(cfg), [])
+    planned = {name: p for name, p in outline.backbone.named_parameters() if p.requires_grad}
+    assert all(p.is_meta for p in outline.parameters())
     assert {name: (p.shape, p.dtype) for name, p in made.items()} == {
         name: (p.shape, p.dtype) for name, p in planned.items()
     }
@@ -142,16 +137,14 @@ def test_the_plan_counts_what_peft_makes(base, vision):
 
 def test_parameters_of_the_3b_model():
     """What stands in the recipe and in the document it follows, counted on the meta device."""
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    cfg = load_cfg(ROOT / "configs/vla0_lora.yaml")
-    with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration._from_config(random_config(cfg, load_tokenizer(cfg.MODEL.TOKENIZER)))
-    assert sum(p.numel() for p in model.parameters()) == 3_754_622_976
 
     def count(rank, vision):
         opts = ["MODEL.LORA.RANK", rank, "MODEL.LORA.VISION", vision]
-        return sum(p.numel() for _, p in adapter_parameters(model, load_cfg(ROOT / "configs/vla0_lora.yaml", opts)))
+        cfg = load_cfg(ROOT / "configs/vla0_lora.yaml", opts)
+        model, _ = outline_policy(cfg, build_encoder(cfg), [])
+        frozen, trained = (sum(p.numel() for p in model.parameters() if p.requires_grad == kind) for kind in (0, 1))
+        assert frozen == 3_754_622_976
+        return trained
 
     assert count(32, False) == 59_867_136
     assert count(32, True) == 59_867_136 + 14_438_400 == 74_305_536
@@ -320,7 +313,7 @@ def test_settings_that_make_no_sense_are_refused(base, opts, message):
 
 
 def test_the_pattern_is_for_whole_names(base):
-    pattern = target_pattern(tiny_cfg(**lora_opts(base)).MODEL.LORA)
+    pattern = target_pattern(tiny_cfg(**lora_opts(base)).MODEL.LORA, family_named("qwen2_5_vl"))
     for name, fits in (
         ("model.language_model.layers.11.self_attn.q_proj", True),
         ("model.language_model.layers.0.mlp.down_proj", True),
@@ -360,7 +353,7 @@ def test_recomputed_layers_pass_no_gradient_through_what_is_frozen(base, encoder
         model = train_adapter(tiny_model(tiny_cfg(**lora_opts(base, MODEL__LORA__DROPOUT=0.2)))).train()
         if checkpointed:
             model.recompute_activations()
-        embeds = model._embed(training_batch(encoder))[0]
+        embeds = model._embed(training_batch(encoder)).embeds
         assert not embeds.requires_grad
         torch.manual_seed(4)
         results.append(gradients(model, training_batch(encoder)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rv_train.models.loss import TokenLoss
+from rv_train.policies.text.loss import TokenLoss
 
 
 def made(dtype, rows=7, words=1_000_000):  # four rows at once, then three

@@ -17,7 +17,7 @@ from rv_train import train
 from rv_train.checkpoint import load_model_folder
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import build, edit_lines, write_foreign
-from tests.rv_eval.fakes import FakeEnv
+from tests.rv_eval.fakes import FakeEnv, FakeSimulator
 from tests.rv_eval.playing.test_evaluate import Task
 from tests.tiny import ROOT, lora_opts, make_tiny_base, tiny_opts
 
@@ -116,7 +116,7 @@ def roll_out(policy, settings, log_dir):
     """Two episodes: one whose goal is in reach, and one whose is too far."""
     policy.check_environment(policy.views, 7, "fast", {"robot_states": 9})
     episodes = plan_episodes([Task(max_steps=6)], 8, seed=7)[3::4]
-    provenance = describe_run(policy, log_dir, {"render": "fast"})
+    provenance = describe_run(policy, log_dir, FakeSimulator(), {"render": "fast"})
     records = evaluate(
         policy, PatientEnv, episodes, EvalOptions(log_dir, settings, num_envs=2), provenance, lambda line: None
     )
@@ -193,10 +193,12 @@ def test_the_sanity_forward_of_somebody_elses_lines(tmp_path, capsys):
 
 
 def test_the_sanity_forward_of_a_loss_that_is_no_number(built, capsys, monkeypatch):
-    from rv_train.models.vla0 import VLA0
+    from rv_train.policies.text.model import TextPolicy
 
-    forward = VLA0.forward
-    monkeypatch.setattr(VLA0, "forward", lambda self, batch: {**forward(self, batch), "loss": torch.tensor(math.nan)})
+    forward = TextPolicy.forward
+    monkeypatch.setattr(
+        TextPolicy, "forward", lambda self, batch: {**forward(self, batch), "loss": torch.tensor(math.nan)}
+    )
     out = sane(capsys, expect=1, DATA__SOURCE="manifest", DATA__FILES=[str(built)])
     assert "loss nan over" in out and out.endswith("the loss is not a finite number\n")
 

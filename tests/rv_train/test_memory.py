@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from rv_train.data.features import ObservationEncoder
+from rv_train.backbones.lora import attach
 from rv_train.memory import memory_estimate
-from rv_train.models.lora import attach
 from rv_train.optim import build_optimizer
+from rv_train.policies.encoding import ObservationEncoder
 from tests.rv_train.test_vla0 import training_batch
 from tests.tiny import tiny_cfg, tiny_model
 
@@ -34,16 +34,7 @@ MIDDLE = {
 
 def estimate(cfg, model, batch):
     number, length = batch["input_ids"].shape
-    rows, columns = model.picture
-    return memory_estimate(
-        cfg,
-        model.backbone.config,
-        list(model.named_parameters()),
-        tokens=length,
-        learned=batch["label_ids"].numel() / number,
-        patches=4 * rows * columns * batch["images"].shape[1],
-        amp=cfg.AMP.mode,
-    )
+    return memory_estimate(cfg, model, length, batch["label_ids"].numel() / number, cfg.AMP.mode)
 
 
 class Packed:
@@ -97,7 +88,7 @@ def adapted_model(**opts):
     model = tiny_model(tiny_cfg(**{key: value for key, value in opts.items() if not key.startswith(later)}))
     cfg = tiny_cfg(MODEL__INIT="pretrained", MODEL__TOKENIZER="of the model", **opts)
     model.backbone.to(getattr(torch, cfg.AMP.frozen_dtype))
-    attach(model.backbone, cfg, {"path": "memory", "weights_sha256": ""})
+    attach(model.backbone, cfg, model.family, {"path": "memory", "weights_sha256": ""})
     if cfg.TRAIN.grad_checkpoint:
         model.recompute_activations()
     return cfg, model.to("cpu").train()
@@ -183,7 +174,7 @@ def test_a_moving_average_is_counted():
     cfg = tiny_cfg(TRAIN__ema=0.99)
     model = tiny_model(cfg)
     numbers = sum(p.numel() for p in model.parameters())
-    parts = memory_estimate(cfg, model.backbone.config, list(model.named_parameters()), 10, 5, 32, "off")
+    parts = memory_estimate(cfg, model, 10, 5, "off")
     assert parts["moving average"] == 4 * numbers
 
 
@@ -210,4 +201,4 @@ def test_accumulated_gradients_lie_beside_ddps_buckets(tmp_path):
 def estimate_of(**opts):
     cfg = tiny_cfg(**opts)
     model = tiny_model(cfg)
-    return memory_estimate(cfg, model.backbone.config, list(model.named_parameters()), 10, 5, 32, "off")
+    return memory_estimate(cfg, model, 10, 5, "off")

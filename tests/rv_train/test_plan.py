@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rv_train.backbones import family_of
+from rv_train.backbones.loading import build_backbone, check_weights
 from rv_train.config import load_cfg
 from rv_train.data.load import load_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.describe import describe
 from rv_train.distributed import Rank
-from rv_train.models.weights import build_backbone, check_weights
 from rv_train.optim import base_lr, lr_at
 from rv_train.plan import count_steps, dry_run
 from tests.demo_files import write_synthetic_demo_file
@@ -118,7 +119,7 @@ def test_sizes_come_from_the_weights_where_they_lie(capsys, tmp_path):
     assert f"{parameters:,} parameters" in out
     assert f"weights: {folder} lacks model-00002-of-00002.safetensors" in out
     with pytest.raises(ValueError, match=r"holds no model, it lacks model-00002-of-00002\.safetensors"):
-        check_weights(cfg)
+        check_weights(cfg, family_of(cfg))
 
 
 def test_weights_in_the_hubs_cache_are_found_without_the_hub(capsys, tmp_path, monkeypatch):
@@ -131,9 +132,9 @@ def test_weights_in_the_hubs_cache_are_found_without_the_hub(capsys, tmp_path, m
     cfg = recipe("vla0.yaml", "MODEL.PATH", "lab/tiny", "MODEL.TOKENIZER", str(model))
     monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: pytest.fail("asked the network"))
     assert "weights:" not in printed(capsys, cfg)
-    check_weights(cfg)
+    check_weights(cfg, family_of(cfg))
     tokenizer = tiny_model(tiny_cfg()).prompt.tokenizer
-    assert build_backbone(cfg, tokenizer).config.text_config.hidden_size == 32
+    assert build_backbone(cfg, family_of(cfg), tokenizer).config.text_config.hidden_size == 32
 
 
 def test_packages_that_a_config_asks_for_are_named(capsys, monkeypatch):

@@ -4,14 +4,15 @@ import pickle
 import numpy as np
 import pytest
 
+from rv_train.backbones import build_prompt
+from rv_train.backbones.prompt import IGNORE, DigitMask
 from rv_train.config import load_cfg
-from rv_train.data.prompt import IGNORE, DigitMask, PromptEncoder
 from tests.tiny import ROOT, tiny_cfg
 
 
 @pytest.fixture(scope="module")
 def published():
-    return PromptEncoder.from_cfg(load_cfg(ROOT / "configs/vla0.yaml"))
+    return build_prompt(load_cfg(ROOT / "configs/vla0.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_every_digit_may_be_hidden_with_one_probability_and_the_mark_learned(pub
     opts = {"ACTION__MASK_MIN": 0.3, "ACTION__MASK_MAX": 0.3, "ACTION__MASK_NONE": 0.0, "ACTION__MASK_CHAR": "_"}
     text, shares = golden["action_text"], {}
     for style in ("learned", "dropped"):
-        prompt = PromptEncoder.from_cfg(tiny_cfg(ACTION__MASK_STYLE=style, **opts))
+        prompt = build_prompt(tiny_cfg(ACTION__MASK_STYLE=style, **opts))
         plain, shares[style] = prompt.encode("go", text), []
         for seed in range(100):
             masked = prompt.mask_digits(plain, np.random.default_rng(seed))
@@ -74,7 +75,7 @@ def test_every_digit_may_be_hidden_with_one_probability_and_the_mark_learned(pub
 def test_digits_that_somebody_else_has_hidden_are_shown_masked_and_not_learned():
     """Manifests written by others hold `X` for them, whatever the own style of masking is."""
     for style in ("dropped", "learned"):
-        prompt = PromptEncoder.from_cfg(tiny_cfg(ACTION__MASK_STYLE=style, ACTION__MASK_CHAR="_"))
+        prompt = build_prompt(tiny_cfg(ACTION__MASK_STYLE=style, ACTION__MASK_CHAR="_"))
         known, partly = prompt.encode("go", "509 500"), prompt.encode("go", "5X9 X00")
         changed = (known["input_ids"] != partly["input_ids"]).nonzero().flatten().tolist()
         first = len(prompt.encode("go")["input_ids"])
@@ -85,7 +86,7 @@ def test_digits_that_somebody_else_has_hidden_are_shown_masked_and_not_learned()
 
 
 def test_small_vocabulary_keeps_digit_ids_and_round_trips():
-    prompt = PromptEncoder.from_cfg(tiny_cfg())
+    prompt = build_prompt(tiny_cfg())
     assert prompt.digit_ids == list(range(15, 25)) and prompt.space_id == 220 and prompt.mask_id == 30
     assert len(prompt.tokenizer) == 512 + 22
     ids = prompt.tokenizer("pick up the tomato sauce")["input_ids"]
@@ -93,18 +94,18 @@ def test_small_vocabulary_keeps_digit_ids_and_round_trips():
 
 
 def test_one_picture_token_block_per_view_when_not_tiled():
-    prompt = PromptEncoder.from_cfg(tiny_cfg(IMAGE__TILE=False, PROMPT__VISION_ID=True))
+    prompt = build_prompt(tiny_cfg(IMAGE__TILE=False, PROMPT__VISION_ID=True))
     ids = prompt.encode("go")["input_ids"]
     assert int((ids == prompt.image_id).sum()) == 2 * 4
     assert "Picture 2: " in prompt.tokenizer.decode(ids)
 
 
 def test_travels_to_a_loader_process():
-    prompt = PromptEncoder.from_cfg(tiny_cfg())
+    prompt = build_prompt(tiny_cfg())
     copy = pickle.loads(pickle.dumps(prompt))
     assert copy.encode("go", "1 2")["input_ids"].tolist() == prompt.encode("go", "1 2")["input_ids"].tolist()
 
 
 def test_a_system_prompt_that_asks_for_an_unknown_number_is_refused():
     with pytest.raises(ValueError, match="cannot fill in 'foo'; there are horizon"):
-        PromptEncoder.from_cfg(tiny_cfg(PROMPT__SYSTEM="{foo}"))
+        build_prompt(tiny_cfg(PROMPT__SYSTEM="{foo}"))

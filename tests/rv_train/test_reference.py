@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rv_train.data.features import ObservationEncoder
+from rv_train.policies.encoding import ObservationEncoder
 from tests.tiny import ROOT, tiny_cfg
 from tests.torchvision_on_cpu import REFERENCE_PACKAGES
 

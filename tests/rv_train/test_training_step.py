@@ -8,9 +8,10 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.parallel import DistributedDataParallel
 
-from rv_train.data.features import ObservationEncoder
-from rv_train.models.qwen import check_attention, image_patches, without_flash
+from rv_train.backbones.qwen2_5_vl.pictures import image_patches
+from rv_train.backbones.running import check_attention, without_flash
 from rv_train.optim import Precision, build_optimizer
+from rv_train.policies.encoding import ObservationEncoder
 from tests.rv_train.test_vla0 import observation, training_batch
 from tests.tiny import tiny_cfg, tiny_model
 from tests.waiting import WAITING, Operations, assert_nobody_waits
@@ -91,18 +92,17 @@ def test_flash_attention_says_what_it_needs(monkeypatch):
     flash = {"MODEL__ATTENTION": "flash_attention_2"}
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     for kind in ("sdpa", "eager"):
-        check_attention(tiny_cfg(MODEL__ATTENTION=kind), cpu)
+        check_attention(tiny_cfg(MODEL__ATTENTION=kind), cpu, "off")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs flash-attn: pip install flash-attn .*MODEL\.ATTENTION sdpa"):
-        check_attention(tiny_cfg(AMP__mode="bf16", **flash), gpu)
+        check_attention(tiny_cfg(AMP__mode="bf16", **flash), gpu, "bf16")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "found")
     with pytest.raises(ValueError, match="runs on GPUs only, this rank is on cpu"):
-        check_attention(tiny_cfg(AMP__mode="bf16", **flash), cpu)
+        check_attention(tiny_cfg(AMP__mode="bf16", **flash), cpu, "bf16")
     with pytest.raises(ValueError, match=r"gives it float32: set AMP\.mode bf16"):
-        check_attention(tiny_cfg(AMP__mode="off", **flash), gpu)
-    check_attention(tiny_cfg(AMP__mode="bf16", **flash), gpu)
-    check_attention(tiny_cfg(AMP__mode="auto", **flash), gpu, amp="bf16")  # a plan for GPUs that are elsewhere
-    check_attention(tiny_cfg(AMP__mode="off", AMP__param_dtype="bfloat16", **flash), gpu)
+        check_attention(tiny_cfg(AMP__mode="off", **flash), gpu, "off")
+    check_attention(tiny_cfg(AMP__mode="bf16", **flash), gpu, "bf16")
+    check_attention(tiny_cfg(AMP__mode="off", AMP__param_dtype="bfloat16", **flash), gpu, "off")
 
 
 def test_answering_gives_flash_attention_up_for_a_moment():

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from rv_train.data.features import TrainingSet
 from rv_train.data.hdf5 import DemoDataset
 from rv_train.data.load import load_data
+from rv_train.data.training_set import TrainingSet
 from rv_train.distributed import launch
-from rv_train.models import build_encoder
-from rv_train.models.prediction import Prediction
 from rv_train.optim import Precision
+from rv_train.policies import build_encoder
+from rv_train.policies.base import Prediction
 from rv_train.validate import Validation, chunk_figure, due, milestones, spread
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import write_foreign
@@ -164,7 +164,7 @@ def unreadable(rank, demos):
     checks, cfg = validation(rank, demos, VALID__gen_samples=4)
     model = tiny_model(cfg)
     model.codec = checks.encoder.codec
-    model.decoder.generate = lambda embeds, *rest: ([[]] * len(embeds), [0] * len(embeds))
+    model.decoder.generate = lambda prompt, lengths, *rest: ([[]] * len(lengths), [0] * len(lengths))
     truths = np.stack([checks.dataset[index].actions for index in checks.gen_samples])
     middle = (np.array(LOW) + HIGH) / 2
     return [checks.generate(model)[0], {"mse": ((truths - middle) ** 2).mean(), "mae": abs(truths - middle).mean()}]

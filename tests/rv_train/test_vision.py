@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionPatchEmbed, Qwen2_5_VLVisionAttention
 
-from rv_train.models.qwen import image_patches
-from rv_train.models.vision import PatchEmbed, VisionAttention, _layout, picture_features, use_own_vision
+from rv_train.backbones.qwen2_5_vl.pictures import image_patches
+from rv_train.backbones.qwen2_5_vl.vision import PatchEmbed, VisionAttention, _layout, picture_features, use_own_vision
 from tests.closeness import assert_close
 from tests.tiny import tiny_cfg, tiny_model
 

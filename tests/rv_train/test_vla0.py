@@ -3,9 +3,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rv_train.backbones.qwen2_5_vl.pictures import image_patches
 from rv_train.data.base import Sample
-from rv_train.data.features import ObservationEncoder
-from rv_train.models.qwen import image_patches
+from rv_train.policies.encoding import ObservationEncoder
 from tests.tiny import tiny_cfg, tiny_model
 
 INSTRUCTIONS = ("pick up the can", "stack it", "put the white mug on the left plate, then stop")
@@ -40,7 +40,7 @@ def test_loss_equals_the_librarys_over_full_logits(setup):
     """The whole model as the library runs it: attention mask, its own positions, every logit, shifted labels."""
     _, model, encoder = setup
     batch = training_batch(encoder)
-    ids, grid_rows, grid_columns = batch["input_ids"], *(2 * n for n in model.picture)
+    ids, grid_rows, grid_columns = batch["input_ids"], 2 * model.prompt.pictures.rows, 2 * model.prompt.pictures.columns
     labels = torch.full_like(ids, -100)
     labels.view(-1)[batch["label_index"] + 1] = batch["label_ids"]
     patches, grid = image_patches(batch["images"].flatten(0, 1))
@@ -81,10 +81,10 @@ def recompute_greedily(model, encoder, features, steps):
     letters = {id: prompt.decode([id]) for id in [*prompt.digit_ids, prompt.space_id]} | {prompt.end_id: ""}
     batch, text = encoder.collate([features]), ""
     for _ in range(steps):
-        embeds, positions = model._embed({**batch, "input_ids": torch.tensor([ids])})
-        hidden = model.backbone.model.language_model(inputs_embeds=embeds, position_ids=positions, use_cache=False)
+        prompted = model._embed({**batch, "input_ids": torch.tensor([ids])})
+        hidden = model.family.text(model.backbone)(**prompted.inputs, use_cache=False)
         logits = model.backbone.lm_head(hidden.last_hidden_state[0, -1])
-        numbers = model.horizon * model.codec.action_dim
+        numbers = model.decoder.grammar.numbers
         allowed = [id for id in letters if may_follow(text, letters[id], numbers, model.codec.num_bins)]
         ids.append(max(allowed, key=lambda id: float(logits[id])))
         text += letters[ids[-1]]

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from rv_eval.policy import Policy
+from rv_train.backbones.qwen2_5_vl.pictures import image_patches
 from rv_train.config import load_cfg
 from rv_train.data.base import Sample
-from rv_train.data.features import ObservationEncoder, take_row
 from rv_train.data.images import jitter
-from rv_train.models.qwen import image_patches
+from rv_train.policies.encoding import ObservationEncoder, take_row
 from tests.tiny import ROOT, make_tiny_checkpoint, tiny_cfg, tiny_model
 from tests.torchvision_on_cpu import import_torchvision
 

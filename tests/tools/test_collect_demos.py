@@ -12,9 +12,10 @@ import pytest
 
 from libs.demo_hdf5 import Demo, DemoFile, DemoWriter
 from libs.errors import BadInput
-from libs.libero_sim import LiberoEnv, RemoteObject, get_task
+from libs.libero_sim import LiberoEnv, get_task
 from libs.libero_sim.collection import Settings, TaskJob
-from libs.libero_sim.pool import run_jobs
+from libs.robosuite_sim import RemoteObject
+from libs.robosuite_sim.pool import run_jobs
 from tools.collect_demos import main
 
 ROOT = Path(__file__).resolve().parents[2]

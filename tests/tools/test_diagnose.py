@@ -13,8 +13,8 @@ from rv_eval.diagnosis.text import report
 from rv_eval.policy import Policy
 from rv_train.checkpoint import load_model_folder, save_model_folder
 from rv_train.data.hdf5 import DemoDataset
-from rv_train.models import build_encoder, build_model
-from rv_train.models.prediction import Prediction
+from rv_train.policies import build_encoder, build_policy
+from rv_train.policies.base import Prediction
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ACTION_STATS, ROOT, lora_opts, make_tiny_base, tiny_cfg, tiny_opts, train_adapter
 from tools.diagnose import main
@@ -105,7 +105,7 @@ def make_run(folder, change=lambda model: None, **opts):
     """A run folder of a random tiny model."""
     cfg = tiny_cfg(**opts)
     torch.manual_seed(0)
-    model = build_model(cfg, build_encoder(cfg, STATS)).eval()
+    model = build_policy(cfg, build_encoder(cfg, STATS)).eval()
     change(model)
     save_model_folder(folder / "run" / "last" / "model", model, cfg, STATS, {"render": "fast", "resolution": 64})
     return folder / "run"

@@ -5,9 +5,11 @@ import imageio
 import pytest
 
 from rv_eval.agent import AgentSettings
+from rv_eval.envs.libero import LiberoSimulator, select_tasks
 from rv_eval.policy import Policy
 from tests.tiny import make_tiny_checkpoint
-from tools.eval_libero import agent_settings, main, parse_args, run_name, select_tasks
+from tools.eval_libero import main
+from tools.evaluation import agent_settings, parse_args, run_name
 
 SUITE = ["--task_suite", "libero_object"]
 
@@ -71,9 +73,13 @@ def test_the_preset_of_a_recipe_holds_where_nothing_else_is_said(tmp_path):
     policy = Policy.from_checkpoint(make_tiny_checkpoint(tmp_path, **preset))
     assert policy.preset == AgentSettings(1, 2, 1, 1.0)
     arguments = ["--model_path", "x", *SUITE]
-    assert agent_settings(parse_args(arguments), policy.preset) == policy.preset
+
+    def settings(*given):
+        return agent_settings(parse_args(LiberoSimulator(), "", [*arguments, *given]), policy.preset)
+
+    assert settings() == policy.preset
     given = ["--action_horizon", "0", "--ensemble_prediction", "1", "--ensemble_version", "2"]
-    assert agent_settings(parse_args([*arguments, *given]), policy.preset) == AgentSettings(0, 1, 2, 1.0)
+    assert settings(*given) == AgentSettings(0, 1, 2, 1.0)
 
 
 def refused(arguments, capsys):

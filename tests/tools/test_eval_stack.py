@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from libs.stack_sim import StackEnv, StackTask, init_seed
+from libs.stack_sim import VIEWS, StackEnv, StackTask, init_seed
 from libs.stack_sim.expert import stack_actions
 from rv_eval.envs.base import Episode
-from rv_eval.envs.stack import VIEWS, StackEpisodeEnv
+from rv_eval.envs.stack import StackEnvironment
 from tests.tiny import make_tiny_checkpoint
 from tools.eval_stack import main
 from tools.summarize_eval import main as summarize
@@ -72,9 +72,9 @@ def test_an_init_state_is_a_reset_of_its_own_seed():
         seen.append(observation)
     finally:
         env.close()
-    remote = StackEpisodeEnv(StackTask(), 64, "fast")
+    remote = StackEnvironment(StackTask(), 64, "fast")
     try:
-        remote.begin(Episode(StackTask(), init_state=3, seed=123, max_steps=300), VIEWS)
+        remote.begin(Episode(StackTask(), init_state=3, seed=123, max_steps=300, num_settle_steps=10), VIEWS)
         for action in actions:
             remote.act(action, ())
         replies = [remote.receive() for _ in range(2 + len(actions))][1:]  # the reset's answer says nothing

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from libs.libero_sim import gl
-from libs.libero_sim.gl_choice import READ
+from libs.robosuite_sim import gl
+from libs.robosuite_sim.gl_choice import READ
 from tests.libs.test_gl import eight_gpus
 from tests.tools.test_regenerate_libero import publish
 from tools import collect_demos, collect_stack, eval_libero, eval_stack, inspect_demos, regenerate_libero

@@ -1,5 +1,8 @@
 """tools/inspect_demos.py: what it says of files, its exit codes, its video."""
 
+import json
+import shutil
+
 import h5py
 import imageio
 import numpy as np
@@ -105,6 +108,21 @@ def test_video_plays_the_demos_of_files_of_different_shapes(path, tmp_path, caps
     top, below = frames[0][8], frames[0][200]
     assert top[..., 0].mean() > 150 and below[..., 0].mean() < 200  # upright: the red is at the top
     assert frames[-1][:200, 300:].max() < 40  # one view only
+
+
+def test_video_runs_at_the_rate_that_a_file_states(path, tmp_path, capsys):
+    other = shutil.copy(path, tmp_path / "other.hdf5")
+    with h5py.File(other, "r+") as file:
+        file["data"].attrs["env_args"] = json.dumps({"env_kwargs": {"control_freq": 5}})
+    out = tmp_path / "demos.mp4"
+    for files, rate in (([path], 20), ([other], 5)):
+        main([*map(str, files), "--video", str(out), "--demos", "1"])
+        with imageio.get_reader(out) as video:
+            assert video.get_meta_data()["fps"] == pytest.approx(rate)
+        out.unlink()
+    with pytest.raises(SystemExit):
+        main([str(path), str(other), "--video", str(out)])
+    assert "several frames per second" in capsys.readouterr().err and not out.exists()
 
 
 def rows_of(capsys, *arguments, code=0):

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from rv_eval.policy import Policy
+from rv_train.backbones.lora import weights_sha256
 from rv_train.checkpoint import load_model_folder, save_model_folder
-from rv_train.data.features import ObservationEncoder
-from rv_train.models.lora import weights_sha256
+from rv_train.policies.encoding import ObservationEncoder
 from tests.rv_train.test_lora import assert_equal, outputs
 from tests.rv_train.test_vla0 import observation
 from tests.tiny import ACTION_STATS, flow_opts, lora_opts, make_tiny_base, tiny_cfg, tiny_model, train_adapter

@@ -98,7 +98,7 @@ def log(tmp_path, monkeypatch):
     """The file in which the fake workers note the demos they replay."""
     path = tmp_path / "log"
     monkeypatch.setattr(FileJob, "WORKER", "tests.tools.test_regenerate_libero:FakeWorker")
-    monkeypatch.setattr("libs.libero_sim.pool.tell_gl", lambda: None)
+    monkeypatch.setattr("libs.robosuite_sim.pool.tell_gl", lambda: None)
     monkeypatch.setenv(LOG, str(path))
     return path
 
@@ -253,8 +253,9 @@ def test_a_killed_run_continues_and_workers_make_no_difference(tmp_path, log, mo
     whole = tmp_path / "whole" / path.name
     assert (tmp_path / "three" / path.name).read_bytes() == whole.read_bytes()
     code = (
-        "import sys; from tests.tools.test_regenerate_libero import FileJob, regenerate; import libs.libero_sim.pool;"
-        "FileJob.WORKER = 'tests.tools.test_regenerate_libero:FakeWorker'; libs.libero_sim.pool.tell_gl = print;"
+        "import sys; from tests.tools.test_regenerate_libero import FileJob, regenerate;"
+        "import libs.robosuite_sim.pool;"
+        "FileJob.WORKER = 'tests.tools.test_regenerate_libero:FakeWorker'; libs.robosuite_sim.pool.tell_gl = print;"
         "regenerate(*sys.argv[1:], '--workers', 2)"
     )
     out, parts = tmp_path / "killed", tmp_path / "killed" / ".parts" / TASK

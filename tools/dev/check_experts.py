@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
-from libs.files import check_new_file, make_folder
-from libs.libero_sim import REPORTED_SUITES, LiberoEnv, simulator_versions, tell_gl
+from libs.files import check_new_file, make_folder, write_whole
+from libs.libero_sim import REPORTED_SUITES, LiberoEnv
 from libs.libero_sim.experts import expert_actions, expert_tasks
 from libs.libero_sim.experts.watch import Watch
+from libs.robosuite_sim import simulator_versions, tell_gl
 
 COLUMNS = 8  # pictures in a row of a contact sheet
 
@@ -174,9 +175,7 @@ class Results:
             rows.sort(key=lambda row: (order.get(row["task_suite"], len(order)), row["task_suite"], row["task_id"]))
             content = {"seed": self.seeds[0], "packages": simulator_versions(), "tasks": rows}
             make_folder(self.path.parent)
-            beside = self.path.with_suffix(".tmp")
-            beside.write_text(json.dumps(content, indent=1) + "\n")
-            beside.replace(self.path)
+            write_whole(self.path, json.dumps(content, indent=1) + "\n")
 
 
 def _worker(orders, answers):

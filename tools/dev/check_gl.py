@@ -1,7 +1,7 @@
 """Say what draws the simulator's pictures on this machine and why, or which Debian packages or settings it needs."""
 
 from libs.cli import cli_errors
-from libs.libero_sim import tell_gl
+from libs.robosuite_sim import tell_gl
 
 
 @cli_errors

@@ -66,7 +66,7 @@ class Attempt:
         return [
             pid
             for pid, (parent, command) in processes(self.mark).items()
-            if parent == self.process.pid and b"libero_sim.remote" in command
+            if parent == self.process.pid and b"robosuite_sim.remote" in command
         ]
 
     def wait_until(self, condition, timeout_s=float("inf")):

@@ -40,7 +40,7 @@ class Played:
 
     def __init__(self, data: Demonstrations):
         self.lengths = [len(rows.actions) for rows in data.demos]
-        self._data = data
+        self.name, self.rate, self._data = data.files[0].path.name, data.facts.rate, data
 
     def frame(self, number: int, t: int) -> tuple[dict[str, np.ndarray], str, str]:
         """See `Show`."""

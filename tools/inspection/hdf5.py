@@ -13,7 +13,7 @@ from libs.demo_hdf5.layout import find_key_map, key_problems
 from libs.demo_hdf5.opening import Unreadable, filters_of, open_file
 from libs.errors import BadInput
 from rv_train.data import checks, hdf5_checks
-from rv_train.data.hdf5 import read_rows
+from rv_train.data.hdf5 import rate_of, read_rows
 from tools.inspection.text import LABEL_WIDTH, Outcome, lengths_text, names_of, row, table
 
 
@@ -48,7 +48,7 @@ class Played:
 
     def __init__(self, demos: DemoFile):
         self.lengths = [demos.num_frames(demo) for demo in demos.demos]
-        self._demos = demos
+        self.name, self.rate, self._demos = demos.path.name, rate_of(demos), demos
 
     def frame(self, number: int, t: int) -> tuple[dict[str, np.ndarray], str, str]:
         """See `Show`."""
@@ -59,7 +59,7 @@ class Played:
 
 def check_graphics() -> None:
     """BadInput where the environment asks for an OpenGL that cannot work. Without any, demos are not replayed."""
-    from libs.libero_sim import SimulatorMissing, tell_gl
+    from libs.robosuite_sim import SimulatorMissing, tell_gl
 
     with contextlib.suppress(SimulatorMissing):
         tell_gl()
@@ -219,8 +219,8 @@ def training_lines(demos: DemoFile) -> tuple[list[str], list[str]]:
 
 def replay(demos: DemoFile, names: list[str]) -> list[str]:
     """Replay demos in the simulator, where there is one, and print how they compare; the problems."""
-    from libs.libero_sim import SimulatorMissing
     from libs.libero_sim.replay import recorded_task, replay_demos
+    from libs.robosuite_sim import SimulatorMissing
 
     label, problems = f"  {'replay':{LABEL_WIDTH}}", []
     if demos.key_map != LIBERO:

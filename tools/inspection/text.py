@@ -10,8 +10,11 @@ LABEL_WIDTH = 13
 
 
 class Show(Protocol):
-    """Demos that can be played. lengths: frames of each."""
+    """Demos that can be played. name: of what they lie in; rate: frames a second, None where it is not stated;
+    lengths: frames of each."""
 
+    name: str
+    rate: float | None
     lengths: list[int]
 
     def frame(self, number: int, t: int) -> tuple[dict[str, np.ndarray], str, str]:

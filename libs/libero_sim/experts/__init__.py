@@ -19,13 +19,13 @@ from libs.libero_sim.experts.articulated import close_part, handle_points, open_
 from libs.libero_sim.experts.cavity import put_through_door
 from libs.libero_sim.experts.goals import read_goals
 from libs.libero_sim.experts.insert import insert
-from libs.libero_sim.experts.motion import OPEN, hold
 from libs.libero_sim.experts.pick_and_place import place_in, place_inside, place_on
 from libs.libero_sim.experts.push import push_onto
 from libs.libero_sim.experts.rack import lay_on
 from libs.libero_sim.experts.scene import Scene
 from libs.libero_sim.experts.skill import Skill, low_first, next_goal, order_goals
 from libs.libero_sim.suites import get_task, num_tasks
+from libs.robosuite_sim.experts.motion import OPEN, hold
 
 _DRAWERS = [
     f"{name}_{level}_region" for name in ("wooden_cabinet", "white_cabinet") for level in ("top", "middle", "bottom")

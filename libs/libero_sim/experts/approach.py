@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import highest_near, turned_upright
-from libs.libero_sim.experts.grasp import FINGER_BELOW
-from libs.libero_sim.experts.motion import OPEN, Funnel, steer_pose, turn_between
+from libs.robosuite_sim.experts.geometry import highest_near, turned_upright
+from libs.robosuite_sim.experts.grasp import FINGER_BELOW
+from libs.robosuite_sim.experts.motion import OPEN, Funnel, steer_pose, turn_between
 
 STANDOFF = 0.04  # metres before a contact from where the gripper goes straight on
 CORRIDOR = 0.03  # metres beside that line within which it does

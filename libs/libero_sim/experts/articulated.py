@@ -8,7 +8,7 @@ import numpy as np
 
 from libs.libero_sim.experts.approach import CORRIDOR, UPRIGHT, Approach, withdraw
 from libs.libero_sim.experts.joints import outermost, plan_pull, plan_push, plan_turn
-from libs.libero_sim.experts.motion import CLOSE, OPEN, hold, steer, steer_pose
+from libs.robosuite_sim.experts.motion import CLOSE, OPEN, hold, steer, steer_pose
 
 _AHEAD = 0.06  # metres by which the goal of a pull or push leads
 _TOUCHING = 0.02  # metres before or beyond a contact within which it is pushed

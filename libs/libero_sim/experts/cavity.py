@@ -4,9 +4,9 @@ import numpy as np
 
 from libs.libero_sim.experts.approach import UPRIGHT, Approach, Contact, withdraw
 from libs.libero_sim.experts.articulated import swing_open
-from libs.libero_sim.experts.geometry import gripper_rotation, horizontal_axis, middle, rotation_vector
 from libs.libero_sim.experts.insert import bring, turn_along
-from libs.libero_sim.experts.motion import CLOSE, OPEN, hold, steer_pose
+from libs.robosuite_sim.experts.geometry import gripper_rotation, horizontal_axis, middle, rotation_vector
+from libs.robosuite_sim.experts.motion import CLOSE, OPEN, hold, steer_pose
 
 _TILTS = np.deg2rad([60.0, 50.0, 40.0])  # of the hand from straight down towards the box, better ones first
 _HOLD_BACK = 0.002  # metres before the middle of a handle: the pads lie a little above the gripper site

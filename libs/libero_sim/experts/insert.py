@@ -5,10 +5,10 @@ As everywhere, what comes next follows from the state alone: where the object is
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import axis_rotation, middle, rotation_vector, turned_upright, wrap_axis
 from libs.libero_sim.experts.joints import principal_angle
-from libs.libero_sim.experts.motion import CLOSE, Funnel, steer_pose
 from libs.libero_sim.experts.pick_and_place import pick_up, release, travel_height
+from libs.robosuite_sim.experts.geometry import axis_rotation, middle, rotation_vector, turned_upright, wrap_axis
+from libs.robosuite_sim.experts.motion import CLOSE, Funnel, steer_pose
 
 _STRAIGHT = 0.003  # metres beside the line, and
 _TURNED = 0.06  # radians of turn, with which the object may go on to the end of the line

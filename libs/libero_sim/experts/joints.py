@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from libs.libero_sim.experts.approach import Contact
-from libs.libero_sim.experts.geometry import axis_angle_of, gripper_rotation, horizontal_axis, middle
+from libs.robosuite_sim.experts.geometry import axis_angle_of, gripper_rotation, horizontal_axis, middle
 
 _HOLD_TILT = np.deg2rad(75)  # from straight down: there is little room behind a bar, and over the table
 _HOLD_BACK = 0.002  # metres before the middle of a bar: the pads lie a little above the gripper site

@@ -7,10 +7,10 @@ anew, anywhere. `pick_up`, `carry` and `release` are the parts for other skills.
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import free_place, gripper_rotation, highest_near, in_axes, middle, way_out
-from libs.libero_sim.experts.grasp import FINGER_BELOW, lowest_height, plan_grasp
-from libs.libero_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer, steer_pose, turn_between
 from libs.libero_sim.experts.places import place_on_support
+from libs.robosuite_sim.experts.geometry import free_place, gripper_rotation, highest_near, in_axes, middle, way_out
+from libs.robosuite_sim.experts.grasp import FINGER_BELOW, lowest_height, plan_grasp
+from libs.robosuite_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer, steer_pose, turn_between
 
 _CLEARANCE = 0.02  # metres between what moves and what it passes over
 _HAND_HEIGHT = 0.12  # metres over the gripper site that the hand needs, too

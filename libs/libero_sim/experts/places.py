@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import middle
-from libs.libero_sim.experts.grasp import GRASP_DEPTH, stretch
+from libs.robosuite_sim.experts.geometry import middle
+from libs.robosuite_sim.experts.grasp import GRASP_DEPTH, stretch
 
 _GAP = 0.02  # metres between objects that are set down side by side
 _MARGIN = 0.015  # metres from the border of a region to the origin of what stands in it

@@ -8,8 +8,8 @@ import numpy as np
 
 from libs.errors import BadInput
 from libs.libero_sim.experts.approach import CORRIDOR, Approach, Contact
-from libs.libero_sim.experts.geometry import distance_from_segment, gripper_rotation, horizontal_axis
-from libs.libero_sim.experts.motion import OPEN, steer_pose
+from libs.robosuite_sim.experts.geometry import distance_from_segment, gripper_rotation, horizontal_axis
+from libs.robosuite_sim.experts.motion import OPEN, steer_pose
 
 _LEAN = np.deg2rad(30)  # of the hand over the object
 _TIP_BELOW, _TIP_AHEAD = 0.0155, 0.0125  # metres from the gripper site of the leaning hand to the table and the object

@@ -6,10 +6,10 @@ the bottom of what lies there is within 10 cm along the third.
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import axis_angle_of
-from libs.libero_sim.experts.grasp import plan_grasp
 from libs.libero_sim.experts.insert import bring, turn_along
 from libs.libero_sim.experts.pick_and_place import pick_up, release
+from libs.robosuite_sim.experts.geometry import axis_angle_of
+from libs.robosuite_sim.experts.grasp import plan_grasp
 
 _UP_THE_SLOPE = 0.05  # metres from the region to the bottom of the object: the middle of what LIBERO accepts
 _OVER_SLOPE = 0.06  # metres over the slope from where the object comes straight down

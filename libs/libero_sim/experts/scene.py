@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from libs.libero_sim.experts.geometry import axis_angle_of, body_points, part_points
 from libs.libero_sim.experts.joints import Joint
+from libs.robosuite_sim.experts.geometry import body_points, part_points
+from libs.robosuite_sim.experts.scene import HandScene
 
 # The box of the open fingers around the gripper site: its middle and half sides along the axes of `rotation`, metres.
 _FINGERS_MIDDLE, _FINGERS = np.array([0.0, 0.0, -0.01]), np.array([0.07, 0.015, 0.022])
@@ -11,37 +12,8 @@ _ROBOT = ("robot", "gripper", "mount")  # how the names of the robot's geoms beg
 _HINGE = 3  # mjtJoint of MuJoCo: a joint that turns
 
 
-class Scene:
+class Scene(HandScene):
     """The present privileged state of a LiberoEnv; every call reads it anew. World metres and radians."""
-
-    def __init__(self, env):
-        self._env = env.robosuite_env
-
-    @property
-    def position(self):
-        """Gripper site, (3,)."""
-        return np.array(self._env.sim.data.site_xpos[self._robot.eef_site_id])
-
-    @property
-    def yaw(self):
-        """Angle of the axis along which the fingers move, from world x, in (-pi/2, pi/2]."""
-        return axis_angle_of(self.rotation[:2, 0])
-
-    @property
-    def rotation(self):
-        """Orientation of the gripper site, (3, 3): its columns are finger axis, third axis, pointing direction."""
-        return np.array(self._env.sim.data.site_xmat[self._robot.eef_site_id]).reshape(3, 3)
-
-    @property
-    def opening(self):
-        """Metres between the finger pads."""
-        left, right = self._env.sim.data.qpos[self._robot._ref_gripper_joint_pos_indexes]
-        return float(left - right)
-
-    @property
-    def base(self):
-        """Where the robot stands, (3,)."""
-        return np.array(self._env.sim.data.get_body_xpos(self._robot.robot_model.root_body))
 
     def body_position(self, name):
         """Origin of an object's body, (3,): what LIBERO's goals are about."""
@@ -146,12 +118,6 @@ class Scene:
         points = part_points(sim.model, sim.data, body)
         return {sim.model.geom_id2name(geom): points[geom] for geom in points}
 
-    def is_held(self, geoms):
-        """Whether both fingers, not only their pads, touch some of these geoms (their names)."""
-        names = self._robot.gripper.important_geoms
-        fingers = [names[f"{side}_finger"] + names[f"{side}_fingerpad"] for side in ("left", "right")]
-        return bool(self._env._check_grasp(gripper=fingers, object_geoms=list(geoms)))
-
     def is_grasped(self, name):
         """Whether both fingers touch the object."""
         return self.is_held(self._env.get_object(name).contact_geoms)
@@ -176,7 +142,3 @@ class Scene:
     @property
     def _goals(self):
         return [tuple(state) for state in self._env.parsed_problem["goal_state"]]
-
-    @property
-    def _robot(self):
-        return self._env.robots[0]

@@ -7,9 +7,9 @@ from libs.libero_sim import VIEWS, LiberoEnv, get_task, init_states
 from libs.libero_sim.experts import expert_actions
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Episode
-from rv_eval.envs.libero import LiberoEpisodeEnv
+from rv_eval.envs.libero import LiberoEnvironment
 from rv_eval.playing.rollout import Rollout
-from rv_train.models.prediction import Prediction
+from rv_train.policies.base import Prediction
 
 HORIZON = 8
 INIT_STATE = 1
@@ -54,8 +54,8 @@ def test_rollout_is_the_plain_loop():
     task = get_task("libero_object", 5)
     actions, observations = plain_loop(task)
     policy = Replay(actions)
-    rollout = Rollout(policy, lambda task: LiberoEpisodeEnv(task, 64, "fast"), AgentSettings(), video_every=4)
-    (result,) = rollout.run([Episode(task, INIT_STATE, SEED, task.max_steps)])
+    rollout = Rollout(policy, lambda task: LiberoEnvironment(task, 64, "fast"), AgentSettings(), video_every=4)
+    (result,) = rollout.run([Episode(task, INIT_STATE, SEED, task.max_steps, num_settle_steps=10)])
     assert result.success and result.steps == len(actions) and not result.incidents
     assert len(policy.shown) == result.queries == -(-len(actions) // HORIZON)
     for shown, expected in zip(policy.shown, observations[::HORIZON], strict=True):

@@ -9,7 +9,7 @@ from rv_eval.playing.video import POSTER_WIDTH, EpisodeFrames, make_poster, post
 
 def noisy_frames(count):
     """They hardly compress."""
-    rng, frames = np.random.default_rng(0), EpisodeFrames(every=1)
+    rng, frames = np.random.default_rng(0), EpisodeFrames(every=1, control_hz=20)
     for step in range(count):
         frames.add(step, {"agentview": rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)})
     return frames
@@ -31,7 +31,7 @@ def test_a_video_whose_end_is_not_written_is_none(tmp_path):
 
 
 def test_the_poster_is_the_last_picture(tmp_path):
-    frames, path = EpisodeFrames(every=1), tmp_path / "episode.mp4"
+    frames, path = EpisodeFrames(every=1, control_hz=20), tmp_path / "episode.mp4"
     for colour in ((200, 30, 30), (30, 30, 200)):
         frames.add(0, {"agentview": np.full((64, 64, 3), colour, np.uint8)})
     frames.write(path, "do it", True, 10)

@@ -30,7 +30,7 @@ SOLVED = {("libero_spatial", 0): 5, ("libero_spatial", 1): 2, ("libero_10", 0): 
 
 
 def make_video(path, success):
-    frames = EpisodeFrames(every=4)
+    frames = EpisodeFrames(every=4, control_hz=20)
     for step in range(0, 41, 4):
         frames.add(step, {"agentview": np.full((64, 64, 3), 5 * step, np.uint8)})
     path.parent.mkdir(parents=True, exist_ok=True)

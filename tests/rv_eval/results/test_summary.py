@@ -227,6 +227,9 @@ def test_plans_are_chosen_with_the_records(mixed):
         ({"n_action_steps": [8]}, "n_action_steps is"),
         ({"video": 3}, "video is 3"),
         ({"num_shards": "8"}, 'num_shards is "8"'),
+        ({"simulator_packages": "mujoco"}, 'simulator_packages is "mujoco"'),
+        ({"environment": None}, "environment is null"),
+        ({"environment": {"benchmark": "toy"}}, "environment is {"),
     ],
 )
 def test_damaged_lines_are_named(tmp_path, change, message):

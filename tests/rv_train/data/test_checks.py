@@ -14,7 +14,7 @@ from rv_eval.serving import protocol
 from rv_train import train
 from rv_train.data.checks import MAX_INSTRUCTION, constant_dims
 from rv_train.data.load import load_data
-from rv_train.models import build_encoder, build_model
+from rv_train.policies import build_encoder, build_policy, policy_class
 from rv_train.prepare import prepare_run
 from tests.demo_files import write_synthetic_demo_file, write_synthetic_robomimic_file
 from tests.manifests import build
@@ -50,7 +50,8 @@ def resize(group, key, side):
 
 
 def data_of(*paths, **opts):
-    return load_data(tiny_cfg(DATA__FILES=[str(path) for path in paths], **opts))
+    cfg = tiny_cfg(DATA__FILES=[str(path) for path in paths], **opts)
+    return load_data(cfg, policy_class(cfg).INTEGERS)
 
 
 def refused(capsys, *paths, flags=(), **opts):
@@ -236,7 +237,7 @@ def test_a_flow_policy_does_not_learn_noise(path, normalize):
     edit(path, lambda group, _: group["actions"].__setitem__((slice(None), 3), 1.57 + np.linspace(-2e-6, 2e-6, 30)))
     cfg = tiny_cfg(**flow_opts(DATA__FILES=[str(path)], FLOW__NORMALIZE=normalize))
     data = load_data(cfg)
-    normalizer = build_model(cfg, build_encoder(cfg, data.action_stats)).actions
+    normalizer = build_policy(cfg, build_encoder(cfg, data.action_stats)).actions
     normal = normalizer.normalize(torch.from_numpy(data.train[5].actions))
     assert (normal[:, 3].abs() < 1e-6).all() and (normal[:, 1].abs() > 1e-3).any()
     wild = torch.full((2, 7), 5.0)

@@ -6,10 +6,10 @@ import torch
 
 from libs.demo_hdf5 import DemoFile
 from rv_eval.policy import Policy
-from rv_train.data.features import TrainingSet
 from rv_train.data.hdf5 import DemoDataset, find_demo_files
 from rv_train.data.stats import compute_action_stats, read_stats, write_stats
-from rv_train.models import build_encoder
+from rv_train.data.training_set import TrainingSet
+from rv_train.policies import build_encoder
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import make_tiny_checkpoint, tiny_cfg
 

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 from libs.action_text import ActionTextCodec
 from libs.manifest.pictures import encode_picture
 from rv_train.data import manifest, manifest_index
-from rv_train.data.features import TrainingSet
 from rv_train.data.load import load_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.stats import read_stats
-from rv_train.models import build_encoder
+from rv_train.data.training_set import TrainingSet
+from rv_train.policies import build_encoder
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import build, edit_lines, write_foreign
 from tests.tiny import tiny_cfg

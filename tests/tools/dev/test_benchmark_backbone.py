@@ -17,13 +17,13 @@ def test_a_batch_beside_one_sample_after_another(tmp_path, capsys):
 
 
 def test_other_hidden_states_are_noticed(capsys, monkeypatch):
-    from rv_train.models import qwen
+    from rv_train.backbones import running
 
-    def shifted(backbone, batch, *rest):
-        return hidden_states(backbone, batch, *rest) + 0.1 * (len(batch["lengths"]) > 1)
+    def shifted(family, backbone, batch, prompt):
+        return hidden_states(family, backbone, batch, prompt) + 0.1 * (len(batch["lengths"]) > 1)
 
-    hidden_states = qwen.hidden_states
-    monkeypatch.setattr(qwen, "hidden_states", shifted)
+    hidden_states = running.hidden_states
+    monkeypatch.setattr(running, "hidden_states", shifted)
     with pytest.raises(SystemExit) as stopped:
         benchmark.main(["backbone", "--sizes", "tiny", "--batch", "3", "--rounds", "1"])
     assert stopped.value.code == 1 and "tiny: hidden states differ by" in capsys.readouterr().err

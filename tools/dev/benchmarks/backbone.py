@@ -59,20 +59,19 @@ def measure(args, report):
 def _measure_size(args, size, device, dtype):
     import torch
 
-    from rv_train.data.features import take_row
-    from rv_train.data.prompt import image_grid
-    from rv_train.models import build_encoder
-    from rv_train.models.qwen import hidden_states
-    from rv_train.models.weights import build_backbone
+    from rv_train.backbones import family_of
+    from rv_train.backbones.loading import build_backbone
+    from rv_train.backbones.running import hidden_states
+    from rv_train.policies import build_encoder
+    from rv_train.policies.encoding import take_row
 
     cfg = _config(size, args.image_size, dtype)
-    encoder = build_encoder(cfg)
+    family, encoder = family_of(cfg), build_encoder(cfg)
     torch.manual_seed(0)
     with torch.device(device):
-        backbone = build_backbone(cfg, encoder.prompt.tokenizer).eval()
+        backbone = build_backbone(cfg, family, encoder.prompt.tokenizer).eval()
     batch = {name: values.to(device) for name, values in _batch(encoder, args.batch, args.image_size).items()}
     rows = [take_row(batch, row) for row in range(args.batch)]
-    image_id, picture = encoder.prompt.image_id, image_grid(cfg)
     times = {"batch": [], "single": []}
 
     @torch.no_grad()
@@ -80,7 +79,7 @@ def _measure_size(args, size, device, dtype):
         _wait(device)
         start = time.perf_counter()
         todo = [batch] if kind == "batch" else rows
-        hidden = [hidden_states(backbone, one, image_id, picture) for one in todo]
+        hidden = [hidden_states(family, backbone, one, encoder.prompt) for one in todo]
         _wait(device)
         return time.perf_counter() - start, hidden
 

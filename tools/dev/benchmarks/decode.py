@@ -209,14 +209,14 @@ def _random_model(name, device):
     import torch
 
     from rv_train.config import load_cfg
-    from rv_train.models import build_encoder, build_model
+    from rv_train.policies import build_encoder, build_policy
 
     options = [part for pair in {"MODEL.INIT": "random", **SIZES[name]}.items() for part in pair]
     cfg = load_cfg(CONFIG, options)
     encoder = build_encoder(cfg, {"min": [-1.0] * 7, "max": [1.0] * 7})
     torch.manual_seed(0)
     with torch.device(device), torch.no_grad():
-        model = build_model(cfg, encoder).eval()
+        model = build_policy(cfg, encoder).eval()
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, dtype=parameter.dtype) * 0.15)
     return model, encoder

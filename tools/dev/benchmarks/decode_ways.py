@@ -5,12 +5,12 @@ import time
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from rv_train.models.qwen import image_patches
-from rv_train.models.vision import use_own_vision
+from rv_train.backbones.qwen2_5_vl.pictures import image_patches
+from rv_train.backbones.qwen2_5_vl.vision import use_own_vision
 
 
 class Ways:
-    """model: a VLA0 on `device`."""
+    """model: a TextPolicy on `device`."""
 
     def __init__(self, model, device):
         self.model = model
@@ -36,14 +36,14 @@ class Ways:
 
     def _ours(self, batch, drafts, variant, only_first):
         decoder = self.model.decoder
-        embeds, position_ids = self.model._embed(batch)
+        prompt = self.model._embed(batch)
         if only_first:
-            decoder._prefill(embeds, position_ids)
+            decoder._prefill(prompt)
             return [], []
         if variant == "drafts" and drafts is None:
-            drafts = torch.full((len(embeds), decoder.grammar.numbers), -1, device=embeds.device)
+            drafts = torch.full((len(batch["lengths"]), decoder.grammar.numbers), -1, device=prompt.embeds.device)
         given = drafts if variant == "drafts" else None
-        return decoder.generate(embeds, position_ids, batch["lengths"], drafts=given)
+        return decoder.generate(prompt, batch["lengths"], drafts=given)
 
     def _generate(self, batch, variant, only_first):
         backbone, ids = self.model.backbone, batch["input_ids"]

@@ -50,7 +50,7 @@ def measure(args, report) -> dict:
     import torch
 
     from rv_train.config import load_cfg
-    from rv_train.models import build_encoder
+    from rv_train.policies import build_encoder
     from tools.dev.benchmarks.samples import STATS, made_samples, rotated
     from tools.dev.benchmarks.upstream import UpstreamEncoder, image_backends, pil_pictures
 
@@ -93,7 +93,7 @@ def _rng(sample, row):
 
 def _encoders(encoder, references):
     """{variant: samples whose views are finished pictures -> batch}"""
-    from rv_train.models.qwen import image_patches
+    from rv_train.backbones.qwen2_5_vl.pictures import image_patches
 
     ours = copy.copy(encoder)
     ours.transform = lambda pictures, rng: pictures

@@ -16,7 +16,7 @@ MANY = 64  # rows from which `KernelLinear` writes its weights out
 
 
 def quantized(model, kind):
-    """A copy of a VLA0 with the parameters of `kind`: float32, bfloat16, or one of
+    """A copy of a TextPolicy with the parameters of `kind`: float32, bfloat16, or one of
 
     int8, fp8: bfloat16, the weights of the text tower's linear layers in 8 bits with one scale per output (torchao).
     int8_both: what goes into those layers is rounded to 8 bits, too, with one scale per token.

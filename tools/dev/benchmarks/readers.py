@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import torch
 
-from rv_train.data.features import TrainingSet
 from rv_train.data.hdf5 import DemoDataset
-from rv_train.models import build_encoder
+from rv_train.data.training_set import TrainingSet
+from rv_train.policies import build_encoder
 from tools.dev.benchmarks.samples import STATS
 
 

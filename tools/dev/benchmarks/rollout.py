@@ -49,12 +49,14 @@ def measure(args, report) -> dict:
             raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.hard_episodes is not None and args.hard_episodes < 0:
         raise BadInput(f"--hard_episodes must not be negative, got {args.hard_episodes}")
-    from libs.libero_sim import get_task, tell_gl
+    from libs.libero_sim import get_task
+    from libs.robosuite_sim import tell_gl
+    from rv_eval.envs.libero import DESCRIPTION
     from rv_eval.playing.evaluate import plan_episodes
 
     tell_gl()  # before anything is loaded: it may refuse
     task = get_task(args.task_suite, args.task_id)
-    episodes = plan_episodes([task], args.episodes, args.seed, args.num_steps)
+    episodes = plan_episodes([task], args.episodes, args.seed, args.num_steps, DESCRIPTION.num_settle_steps)
     num_hard = len(episodes) if args.hard_episodes is None else args.hard_episodes
     blocks = []
     with contextlib.ExitStack() as stack:
@@ -97,7 +99,7 @@ def _start(args, task, stack, report):
 
     Returns {loop: play(episodes, n_action_steps) -> block}, {"plain" or "ours": seconds of the start}, our policy.
     """
-    from libs.libero_sim import RemoteObject
+    from libs.robosuite_sim import RemoteObject
     from tools.dev.benchmarks.clock import PhaseClock
     from tools.dev.benchmarks.rollout_loops import OurLoop, first_answer, load_policy
 

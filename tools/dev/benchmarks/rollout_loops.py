@@ -6,10 +6,11 @@ from collections import deque
 
 import numpy as np
 
-from libs.libero_sim import SETTLE_ACTION, VIEWS, SimProcess, init_states
+from libs.libero_sim import VIEWS, init_states
+from libs.robosuite_sim import SETTLE_ACTION, SimProcess
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import WorkerFailure
-from rv_eval.envs.libero import LiberoEpisodeEnv
+from rv_eval.envs.libero import LiberoEnvironment
 from rv_eval.playing.rollout import Rollout
 from tools.dev.benchmarks.clock import CpuMeter, add_phases
 from tools.dev.benchmarks.timed_env import TimedEnv
@@ -131,14 +132,15 @@ class _TimedProcess(SimProcess):
     FACTORY = "tools.dev.benchmarks.timed_env:TimedEnv"
 
 
-class KeptEnv(LiberoEpisodeEnv):
+class KeptEnv(LiberoEnvironment):
     """An environment that puts itself into `idle` when a rollout is done with it."""
-
-    PROCESS = _TimedProcess
 
     def __init__(self, task, resolution, render, idle):
         super().__init__(task, resolution, render)
         self._idle = idle
+
+    def start(self, task, resolution, render):
+        return _TimedProcess(task, resolution, render)
 
     @property
     def pid(self):

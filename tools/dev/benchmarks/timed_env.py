@@ -1,7 +1,7 @@
 """The simulator of the benchmarks: a LiberoEnv that knows where its time goes and can rebuild itself at every reset."""
 
 from libs.libero_sim import LiberoEnv
-from libs.libero_sim.rendering import apply_render_setting, get_render_setting
+from libs.robosuite_sim.rendering import apply_render_setting, get_render_setting
 from tools.dev.benchmarks.clock import PhaseClock
 
 

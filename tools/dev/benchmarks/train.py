@@ -92,8 +92,8 @@ def _measure_model(rank, args, name, cfg, report):
     import torch
 
     from rv_train.flops import peak_tflops
-    from rv_train.models import build_encoder
     from rv_train.optim import resolve_amp
+    from rv_train.policies import build_encoder
     from tools.dev.benchmarks.samples import STATS, made_samples, rotated
     from tools.dev.benchmarks.train_steps import build
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from rv_train.data.features import TrainingSet
-from rv_train.data.prompt import IGNORE
+from rv_train.backbones.prompt import IGNORE
+from rv_train.backbones.qwen2_5_vl.vision import use_own_vision
+from rv_train.data.training_set import TrainingSet
 from rv_train.distributed import agree
-from rv_train.models import build_model
-from rv_train.models.vision import use_own_vision
 from rv_train.optim import Precision, base_lr, build_optimizer
+from rv_train.policies import build_policy
 from tools.dev.benchmarks.upstream import UpstreamEncoder
 
 SEED = 0
@@ -39,7 +39,7 @@ class _Step:
         self.precision = Precision(cfg.AMP.mode, device)
         torch.manual_seed(SEED)
         with device:  # random weights are drawn where they are used: on a CPU those of a large model take minutes
-            self.model = build_model(cfg, encoder).to(device).train()
+            self.model = build_policy(cfg, encoder).to(device).train()
         self.flops = self.model.flops()
         if cfg.TRAIN.grad_checkpoint:
             self.model.recompute_activations()

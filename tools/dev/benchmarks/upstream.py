@@ -8,9 +8,8 @@ The model is given labels, so that the library computes the logits of every posi
 import numpy as np
 import torch
 
-from rv_train.data.prompt import IGNORE
-from rv_train.data.tokenizer import CHAT_TEMPLATE
-from rv_train.models.weights import image_processor_settings
+from rv_train.backbones.prompt import IGNORE
+from rv_train.backbones.qwen2_5_vl.pictures import processor_settings
 
 
 class UpstreamEncoder:
@@ -23,7 +22,7 @@ class UpstreamEncoder:
     """
 
     def __init__(self, cfg, prompt, backend="pil"):
-        settings = image_processor_settings(cfg)
+        settings = processor_settings(prompt.pictures)
         settings = {key: settings[key] for key in settings if not key.endswith(("_type", "_class"))}
         self.prompt, self.processor = prompt, _processor(settings, prompt.tokenizer, backend)
 
@@ -42,7 +41,7 @@ class UpstreamEncoder:
 
     def _process(self, chat, add_generation_prompt):
         text = self.processor.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=add_generation_prompt, add_vision_id=self.prompt.vision_id
+            chat, tokenize=False, add_generation_prompt=add_generation_prompt, add_vision_id=self.prompt.numbered
         )
         # What qwen-vl-utils' process_vision_info does with pictures in memory; their size is right already.
         parts = [part for turn in chat if turn["role"] == "user" for part in turn["content"] if part["type"] == "image"]
@@ -118,4 +117,4 @@ def _processor(settings, tokenizer, backend):
     kind = Qwen2VLImageProcessorPil
     if backend == "torchvision":
         from transformers import Qwen2VLImageProcessor as kind
-    return PictureProcessor(kind(**settings), tokenizer, chat_template=CHAT_TEMPLATE)
+    return PictureProcessor(kind(**settings), tokenizer, chat_template=tokenizer.chat_template)

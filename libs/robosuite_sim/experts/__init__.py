@@ -1,0 +1,1 @@
+"""What scripted experts with a parallel gripper share: geometry, grasps from above, motions, the hand's state."""

@@ -1,0 +1,189 @@
+"""What a training step of a backbone costs: operations, and memory that autograd keeps; from the sizes of its towers.
+
+`rv_train.backbones.base` says what the sizes are. Operations are those that the model's mathematics asks for (PaLM,
+Chowdhery et al. 2022, arXiv:2204.02311, appendix B); recomputed activations, padding and the logits of tokens that
+nobody learns do not count.
+"""
+
+from dataclasses import dataclass
+
+MULTIPLY_ADD = 2  # floating-point operations per weight and vector element of a matrix product
+# Forward, gradient of the input, gradient of the weights: the backward pass is twice the forward pass.
+PASSES = 3
+
+
+class TrainingFlops:
+    """Operations of one forward and backward pass over a batch.
+
+    With n tokens, m of them learned, and per picture p patches, t image tokens (matrix products only; norms, softmax
+    and rotary embeddings are well below a percent; 2 operations per multiply-add):
+
+        text       n * 2 * (weights of all layers)
+        attention  layers * 4 * heads * head_dim * n^2          scores and weighted sum, the whole square: like PaLM's
+                                                                formula, not halved for causality
+        head       m * 2 * hidden * vocabulary                  only learned positions reach the head
+        vision     p * 2 * (weights of all layers)
+                   4 * hidden * pairs                           of patches that attend to each other, over all layers
+                   t * 2 * (weights of the mergers)
+        patches    p * 2 * values * hidden
+
+    Everything times 3 for the backward pass, the patch embedding times 2: no gradient goes on into the pixels.
+    `n` is the real length of each sample, without padding.
+
+    A frozen model is only passed forward. With LoRA frozen weights count twice instead of three times, they get no
+    gradient; the adapters' weights count like any other; a tower without adapters is only passed forward. (The first
+    layer's queries, keys and values pass no gradient on, which is not deducted.)
+
+    Args:
+        towers: (TextTower, VisionTower).
+        pictures: the Pictures of a sample.
+        adapters: (text, vision) weights of LoRA's adapters; None: there are none.
+        frozen: nothing is trained, the model is only passed forward.
+    """
+
+    def __init__(self, towers, pictures, adapters=None, frozen=False):
+        (text, vision), through = towers, PASSES if adapters is None else PASSES - 1
+        in_text, in_vision = adapters or (0, None)
+        attended = PASSES
+        if frozen:
+            through, in_vision, attended = 1, 0, 1
+        self.per_token = MULTIPLY_ADD * (through * text.matrices + PASSES * in_text)
+        self.per_pair = attended * MULTIPLY_ADD * text.attending * 2 * text.heads * text.head_dim
+        self.per_learned_token = through * MULTIPLY_ADD * text.hidden * text.vocabulary
+        self.per_sample = pictures.number * picture_flops(vision, pictures, in_vision)
+
+    def __call__(self, batch):
+        """Operations of a training batch (see `rv_train.policies.encoding`), read from its tensors on the CPU."""
+        return self.count(batch["lengths"].tolist(), batch["label_ids"].numel())
+
+    def count(self, lengths, learned_tokens):
+        """The same from numbers.
+
+        Args:
+            lengths: tokens of each sample.
+            learned_tokens: of all samples together.
+        """
+        return float(
+            self.per_sample * len(lengths)
+            + self.per_token * sum(lengths)
+            + self.per_pair * sum(length * length for length in lengths)
+            + self.per_learned_token * learned_tokens
+        )
+
+
+def picture_flops(vision, pictures, adapters=None):
+    """Training operations of the vision tower for one picture.
+
+    Args:
+        vision: a VisionTower.
+        pictures: the Pictures it is one of.
+        adapters: weights of LoRA's adapters in the tower, 0: it is only passed forward; None: all of it is trained.
+    """
+    through, attended, seen = (PASSES, PASSES, PASSES - 1) if adapters is None else (PASSES - 1, PASSES, 1)
+    if adapters == 0:
+        through = attended = 1
+    patches = pictures.patches
+    trunk = through * (patches * vision.matrices + pictures.tokens * vision.merger)
+    trunk += attended * vision.pairs * 2 * vision.hidden
+    seen *= patches * vision.values * vision.hidden
+    return MULTIPLY_ADD * (trunk + seen + PASSES * patches * (adapters or 0))
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Bytes per token (or patch) that one tower keeps for the backward pass.
+
+    number: layers; input: of a layer's input; inside: of everything a layer keeps; ends: in front of the first layer
+    and behind the last.
+    """
+
+    number: int
+    input: int
+    inside: int
+    ends: int
+
+
+def kept_layers(cfg, towers, pictures, numbers, tokens):
+    """(text, vision) towers' `Layers`.
+
+    With r bytes per number between layers and c in products (r = c without autocast), D hidden, Q = heads x head size,
+    K the same of keys, F the MLP's width, a layer keeps per token
+
+        norms      2 (4 D + r D)       float32 input, normalised input
+        products   n c D               their input, once; under autocast cast again for each of the n products
+        attention  c (2 Q + 2 K) + 4 heads, c Q       queries, keys, values, result, normaliser; the output's input
+        MLP        4 c F               gate, its activation, up, their product; without a gate 2 c F
+
+    and `eager` attention keeps the weight of every pair in float32, again in 16 bits where c is 2, and K repeated to Q.
+    Between layers the text tower computes in the dtype of its weights (float32 where fp16 products are added to
+    bfloat16), the vision tower in that of its first product, and each layer of the text tower keeps its own cosines and
+    sines.
+
+    With MODEL.LORA products and norms keep nothing for the gradient of their weights, and the output's and the last
+    product's inputs go as well; instead each adapter of n inputs keeps, with a bytes per number in its products,
+
+        a n + n       what is left of its input after dropout, and what was left, a byte each
+        a rank        between its two matrices
+
+    and a tower without adapters keeps nothing.
+
+    Args:
+        cfg: the config tree.
+        towers: (TextTower, VisionTower).
+        pictures: the Pictures of a sample.
+        numbers: a Numbers.
+        tokens: of the sample.
+    """
+    (text, vision), lora, compute = towers, cfg.MODEL.LORA, numbers.compute
+    size, between = text.head_dim, numbers.between
+    inside = _inside(cfg, numbers, text, between, text.heads * size, text.kv_heads * size, tokens)
+    ends = (4 if lora.RANK else 4 + between) * text.hidden
+    text_layers = Layers(text.layers, between * text.hidden, inside + 2 * numbers.width * size, ends)
+    if lora.RANK and not (lora.VISION and set(lora.TARGETS) & set(vision.linear)):
+        return text_layers, Layers(0, 0, 0, 0)
+    pairs = vision.pairs / vision.layers / pictures.patches
+    inside = _inside(cfg, numbers, vision, compute, vision.hidden, vision.hidden, pairs)
+    read = 0 if lora.RANK else compute * (vision.values + vision.merged * vision.hidden)
+    ends = (4 + compute) * vision.hidden + read
+    return text_layers, Layers(vision.layers, compute * vision.hidden, inside, ends)
+
+
+def _inside(cfg, numbers, tower, between, queries, keys, pairs):
+    """Bytes that a layer keeps per token, see `kept_layers`. queries, keys: widths; pairs: of tokens, per token."""
+    compute, lora, hidden = numbers.compute, cfg.MODEL.LORA, tower.hidden
+    attended = compute * (2 * queries + 2 * keys) + 4 * tower.heads  # what attention itself keeps
+    if cfg.MODEL.ATTENTION == "eager":
+        attended = compute * 3 * queries + tower.heads * pairs * (4 + (compute if compute < 4 else 0))
+    wide = 4 if tower.gated else 2
+    if not lora.RANK:
+        norms = 2 * (4 + between) * hidden
+        inputs = (tower.products if compute < numbers.width else 2) * compute * hidden
+        return int(norms + inputs + attended + compute * queries + wide * compute * tower.mlp)
+    targets = [name for name in lora.TARGETS if name in tower.linear]
+    inputs = sum(tower.mlp if name == tower.last else hidden for name in targets)
+    inputs *= numbers.adapter + bool(lora.DROPOUT)
+    if not numbers.own_inputs:
+        inputs = numbers.adapter * (3 * hidden + tower.mlp)
+    ranks = numbers.adapter * lora.RANK * len(targets)
+    return int(2 * 4 * hidden + attended + (wide - 1) * compute * tower.mlp + inputs + ranks)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Bytes of a number: width: of the weights; compute: in matrix products; between: between the text tower's layers;
+    adapter: in the products of an adapter. own_inputs: an adapter's input is a new tensor, because it is cast or
+    thinned out; else the one that stands there anyway."""
+
+    width: int
+    compute: int
+    between: int
+    adapter: int
+    own_inputs: bool
+
+    @classmethod
+    def of(cls, cfg, width, amp):
+        """width: of the backbone's weights; amp: "off", "bf16" or "fp16"."""
+        compute = width if amp == "off" else 2
+        adapter = 2 if amp != "off" else {"float32": 4, "bfloat16": 2}[cfg.AMP.param_dtype]
+        own_inputs = bool(cfg.MODEL.LORA.DROPOUT) or amp != "off" or adapter != width
+        return cls(width, compute, 4 if amp == "fp16" else width, adapter, own_inputs)

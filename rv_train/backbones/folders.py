@@ -1,0 +1,80 @@
+"""Folders of weights: where MODEL.PATH lies on this machine, what is there, and of which family it is."""
+
+from pathlib import Path
+
+from libs.errors import BadInput, first_line
+from libs.files import kind_of, read_json_object
+
+EXPERT = "expert.safetensors"  # what a policy has beside the backbone's weights, or alone
+
+
+def check_source(path, family):
+    """BadInput unless a folder holds weights of a family, or a hub name is in the cache or known to the hub."""
+    folder, complete = find_weights(path)
+    if complete:
+        check_model_type(folder, family)
+        return
+    if Path(path).is_dir():
+        raise BadInput(f"MODEL.PATH: {path} holds no model, it lacks {missing_files(path)[0]}")
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:  # asks once; loading would try for half a minute
+        get_hf_file_metadata(hf_hub_url(path, "config.json"))
+    except Exception as error:  # of the network, the hub, or the name
+        raise BadInput(
+            f"MODEL.PATH: {path} is neither a folder with weights nor in the cache, nor to be had from the "
+            f"Hugging Face hub ({first_line(error)})"
+        ) from error
+
+
+def model_type(folder):
+    """What config.json says that the weights beside it are."""
+    return read_json_object(Path(folder) / "config.json").get("model_type")
+
+
+def check_model_type(folder, family):
+    """BadInput where config.json is of another family: the library would make another model, of default sizes."""
+    found = model_type(folder)
+    if found != family.model_type:
+        raise BadInput(
+            f"MODEL.PATH: {folder}/config.json has model_type {found!r}, MODEL.BACKBONE {family.name} needs "
+            f"{family.model_type!r}"
+        )
+
+
+def find_weights(path):
+    """Where MODEL.PATH lies on this machine: itself, or a hub name's place in the local cache. Asks no hub.
+
+    Returns:
+        (folder with its config.json or None, whether weights lie there, too).
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(path)
+    if kind_of(folder) != "folder":
+        try:
+            found = try_to_load_from_cache(path, "config.json")
+        except ValueError:  # not the form of a hub name
+            found = None
+        folder = Path(found).parent if isinstance(found, str) else None
+    if folder is None or not (folder / "config.json").is_file():
+        return None, False
+    return folder, is_model_folder(folder)
+
+
+def missing_files(folder):
+    """Names of the files that a folder of saved weights lacks, such as a part that was not downloaded."""
+    folder, index = Path(folder), Path(folder) / "model.safetensors.index.json"
+    if index.is_file():
+        places = read_json_object(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise BadInput(f"{index} has no 'weight_map' that says which file a weight is in")
+        weights = sorted(set(places.values()))
+    else:
+        weights = [] if any(folder.glob("model*.safetensors")) else ["model.safetensors"]
+    return [name for name in ("config.json", *weights) if not (folder / name).is_file()]
+
+
+def is_model_folder(folder):
+    """Whether a folder holds saved weights, all of them."""
+    return not missing_files(folder)

@@ -1,0 +1,165 @@
+"""The weights of a backbone: the library's own class, pretrained or random at any size, and its files."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from libs.errors import BadInput, first_line
+from rv_train.backbones.folders import check_model_type, check_source, find_weights, is_model_folder, missing_files
+from rv_train.backbones.lora import attach, is_frozen, read_base, save_adapter, weights_sha256
+from rv_train.backbones.running import DTYPES, FLASH, has_flash
+
+BASE_COPY = "base"  # in a model folder: a copy of the frozen weights
+BASE_VARIABLE = "VLA0_BASE"  # of the environment: where the weights below what was trained lie on this machine
+
+
+def build_backbone(cfg, family, tokenizer, weights=None):
+    """The library's model in the dtype of the config; frozen, with adapters or without, if it says so.
+
+    Args:
+        cfg: the config tree (MODEL, AMP).
+        family: of MODEL.BACKBONE.
+        tokenizer: gives vocabulary size and special ids for a random model.
+        weights: folder that `save_weights` wrote; None follows MODEL.INIT.
+    Raises:
+        BadInput: weights that cannot be found, or not those that something was trained over.
+    """
+    return family.prepare(_build(cfg, family, tokenizer, weights))
+
+
+def outline_backbone(cfg, family, tokenizer, missing):
+    """The same without weights, on the meta device, where numbers have a shape and no bytes; and where its sizes are
+    from.
+
+    missing: list of lines, which gets one for weights that are not there.
+    """
+    config, origin = None, "MODEL.TEXT and MODEL.VISION"
+    if cfg.MODEL.INIT == "pretrained":
+        folder, has_weights = find_weights(cfg.MODEL.PATH)
+        if not has_weights:
+            nowhere = f"MODEL.PATH {cfg.MODEL.PATH} is neither a folder nor in the Hugging Face cache"
+            missing.append(f"weights: {f'{folder} lacks {missing_files(folder)[0]}' if folder else nowhere}")
+        if folder:
+            check_model_type(folder, family)
+            config, origin = family.model_class().config_class.from_pretrained(folder), folder / "config.json"
+    config = config or family.random_config(cfg, tokenizer)
+    frozen = cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE
+    dtype = DTYPES[cfg.AMP.frozen_dtype if frozen else cfg.AMP.param_dtype]
+    attention = "sdpa" if cfg.MODEL.ATTENTION == FLASH else cfg.MODEL.ATTENTION
+    with torch.device("meta"):
+        model = family.model_class()._from_config(config, attn_implementation=attention, dtype=dtype)
+        if frozen:
+            try:
+                attach(model, cfg, family, {"path": cfg.MODEL.PATH, "weights_sha256": ""})
+            except BadInput:  # a package is missing, which the plan says
+                model.requires_grad_(False)
+    return family.prepare(model), origin
+
+
+def _build(cfg, family, tokenizer, weights):
+    attention = cfg.MODEL.ATTENTION
+    if weights and attention == FLASH and not has_flash():
+        attention = "sdpa"  # a saved model answers on any machine; training was refused by check_attention before
+    if cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE:
+        path = base_path(cfg, family, weights)
+        model = _load(path, family, attention, DTYPES[cfg.AMP.frozen_dtype])
+        model.base_folder = find_weights(path)[0]
+        of_a_copy = Path(path).name == BASE_COPY and weights
+        origin = read_base(weights)["path"] if of_a_copy else path
+        attach(model, cfg, family, {"path": origin, "weights_sha256": weights_sha256(model.base_folder)}, weights)
+        return model
+    dtype = DTYPES[cfg.AMP.param_dtype]
+    if weights is None and cfg.MODEL.INIT == "random":
+        config = family.random_config(cfg, tokenizer)
+        return family.model_class()._from_config(config, attn_implementation=attention, dtype=dtype)
+    return _load(weights or cfg.MODEL.PATH, family, attention, dtype)
+
+
+def base_path(cfg, family, trained=None):
+    """Where the frozen weights are: MODEL.PATH. For a folder of what was trained over them its own copy (`copy_base`)
+    comes first, and VLA0_BASE may name another place.
+
+    Raises:
+        BadInput: those of a saved folder are nowhere; without one `check_weights` has looked.
+    """
+    if trained is None:
+        return cfg.MODEL.PATH
+    copy = Path(trained) / BASE_COPY
+    if is_model_folder(copy):
+        return str(copy)
+    path = os.environ.get(BASE_VARIABLE) or cfg.MODEL.PATH
+    try:
+        check_source(path, family)
+    except BadInput as error:
+        raise BadInput(
+            f"{trained} needs the weights it was trained over; {error}. Put them there, or let the environment "
+            f"variable {BASE_VARIABLE} name their folder"
+        ) from error
+    return path
+
+
+def copy_base(backbone, folder):
+    """TRAIN.save_base: the files of the frozen weights go into a model folder, too; linked where that is possible."""
+    target = Path(folder) / BASE_COPY
+    target.mkdir()
+    for path in (p for p in backbone.base_folder.iterdir() if p.suffix in (".json", ".safetensors")):
+        try:
+            os.link(path.resolve(), target / path.name)  # all checkpoints of a run share one copy
+        except OSError:
+            shutil.copyfile(path, target / path.name)
+
+
+def save_weights(backbone, folder):
+    """What a training changes, into an existing folder: the model; of a frozen one its adapter and which it is."""
+    if is_frozen(backbone):
+        save_adapter(backbone, folder)
+        return
+    with without_progress_bars():
+        backbone.save_pretrained(folder, safe_serialization=True)
+
+
+def _load(path, family, attention, dtype):
+    """The library's model with the weights of a folder, or of a hub name that is cached or will be downloaded."""
+    folder, complete = find_weights(path)
+    source = folder if complete else path
+    if complete:
+        check_model_type(folder, family)
+    try:
+        with without_progress_bars():
+            model, report = family.model_class().from_pretrained(
+                source, attn_implementation=attention, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
+    except (OSError, SafetensorError) as error:
+        raise BadInput(
+            f"MODEL.PATH: cannot load weights from {source} ({first_line(error)}); give a folder that holds them, "
+            "or train from scratch with MODEL.INIT random"
+        ) from error
+    # The library would fill what is missing with random numbers and say so in a warning.
+    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if wrong:
+        raise BadInput(f"MODEL.PATH: {source} lacks {len(wrong)} weights of this model, the first is {wrong[0]}")
+    return model
+
+
+def check_weights(cfg, family):
+    """BadInput if MODEL.INIT wants weights and MODEL.PATH has none: found out before anything is started."""
+    if cfg.MODEL.INIT == "pretrained":
+        check_source(cfg.MODEL.PATH, family)
+
+
+@contextlib.contextmanager
+def without_progress_bars():
+    """The library draws a bar for every file it reads or writes; with several ranks they cut the console apart."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

@@ -1,0 +1,31 @@
+r"""How Qwen2.5-VL writes a conversation.
+
+<|im_start|>system\n{system}<|im_end|>\n
+<|im_start|>user\nPicture 1: <|vision_start|><|image_pad|>…<|vision_end|>{instruction}<|im_end|>\n
+<|im_start|>assistant\n474 479 460 …<|im_end|>\n
+"""
+
+
+class QwenChat:
+    """See `rv_train.backbones.base.Chat`."""
+
+    pad, end, image = "<|endoftext|>", "<|im_end|>", "<|image_pad|>"
+    tail = ("Ċ",)  # a newline, as byte-level BPE writes it
+    reserved, opening = "<|", ""
+    template = (
+        "{% set pictures = namespace(count=0) %}{% for message in messages %}<|im_start|>{{ message.role }}\n"
+        "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+        "{% if part.type == 'text' %}{{ part.text }}{% else %}{% set pictures.count = pictures.count + 1 %}"
+        "{% if add_vision_id %}Picture {{ pictures.count }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>"
+        "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+    def prompt(self, system, pictures, text, numbered):
+        picture = "<|vision_start|>" + self.image * pictures.tokens + "<|vision_end|>"
+        shown = "".join((f"Picture {i + 1}: " if numbered else "") + picture for i in range(pictures.number))
+        turn = f"<|im_start|>user\n{shown}{text}<|im_end|>\n"
+        return self.system_turn(system) + turn + "<|im_start|>assistant\n"
+
+    def system_turn(self, system):
+        return f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""

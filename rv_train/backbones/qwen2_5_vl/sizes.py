@@ -1,0 +1,93 @@
+"""What Qwen2.5-VL's keys of the config tree mean, and what they are where nobody says: the 3B model."""
+
+from libs.errors import BadInput
+from rv_train.backbones.qwen2_5_vl.pictures import PATCHES
+from rv_train.backbones.tokenizer import token_id
+
+WINDOW = 112  # pixels per side of the windows that most vision layers attend in
+
+DEFAULTS = {
+    "MODEL.PATH": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "MODEL.TOKENIZER": "qwen2.5",
+    "MODEL.LORA.TARGETS": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "MODEL.TEXT": {
+        "HIDDEN": 2048,
+        "LAYERS": 36,
+        "HEADS": 16,
+        "KV_HEADS": 2,
+        "MLP": 11008,
+        "ROPE_THETA": 1.0e6,
+        "VOCAB": 151936,  # rows of the embedding, where MODEL.VOCAB_CUT is 0
+        "TIED": True,  # the head is the embedding (the 7B model has one of its own)
+    },
+    "MODEL.VISION": {
+        "HIDDEN": 1280,
+        "LAYERS": 32,
+        "HEADS": 16,
+        "MLP": 3420,
+        "FULL_ATTENTION": [7, 15, 23, 31],  # layers that attend over the whole picture, the others in windows
+    },
+}
+
+
+def check(cfg):
+    """What the attention of both towers can divide; positions turn pairs of a head's numbers, of pictures in 2D."""
+    text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
+    for name, tower, unit in (("TEXT", text, 2), ("VISION", vision, 4)):
+        if tower.HIDDEN % (unit * tower.HEADS):
+            raise BadInput(
+                f"MODEL.{name}.HIDDEN must be a multiple of {unit} x HEADS, got {tower.HIDDEN} and {tower.HEADS} heads"
+            )
+    if text.HEADS % text.KV_HEADS:
+        raise BadInput(f"MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {text.HEADS}, {text.KV_HEADS}")
+    beyond = [layer for layer in vision.FULL_ATTENTION if not 0 <= layer < vision.LAYERS]
+    if beyond:
+        raise BadInput(f"MODEL.VISION.FULL_ATTENTION names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")
+
+
+def random_config(cfg, tokenizer):
+    """The library's config object for the sizes in MODEL.TEXT and MODEL.VISION."""
+    from transformers import Qwen2_5_VLConfig
+
+    text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
+    half = text.HIDDEN // text.HEADS // 2
+    side = half * 3 // 8  # the 3B model splits 64 frequencies into 16 temporal, 24 vertical, 24 horizontal
+    vocab_size = -(-len(tokenizer) // 64) * 64 if cfg.MODEL.VOCAB_CUT else text.VOCAB
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": vocab_size,
+            "hidden_size": text.HIDDEN,
+            "intermediate_size": text.MLP,
+            "num_hidden_layers": text.LAYERS,
+            "num_attention_heads": text.HEADS,
+            "num_key_value_heads": text.KV_HEADS,
+            "max_position_embeddings": 128000,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": text.TIED,
+            "bos_token_id": None,
+            "eos_token_id": token_id(tokenizer, "<|im_end|>"),
+            "pad_token_id": None,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": text.ROPE_THETA,
+                "mrope_section": [half - 2 * side, side, side],
+            },
+        },
+        vision_config={
+            "depth": vision.LAYERS,
+            "hidden_size": vision.HIDDEN,
+            "intermediate_size": vision.MLP,
+            "num_heads": vision.HEADS,
+            "patch_size": PATCHES.side,
+            "spatial_merge_size": PATCHES.merge,
+            "temporal_patch_size": PATCHES.frames,
+            "window_size": WINDOW,
+            "out_hidden_size": text.HIDDEN,
+            "fullatt_block_indexes": list(vision.FULL_ATTENTION),
+        },
+        image_token_id=token_id(tokenizer, "<|image_pad|>"),
+        video_token_id=token_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
+        tie_word_embeddings=text.TIED,
+    )

@@ -1,0 +1,122 @@
+"""Sample or observation → what the model takes. Training and evaluation share every line but the augmentation.
+
+A batch is a dict of tensors:
+    images       (B, N, H, W, 3) uint8, N pictures per prompt; or, with DATA.PREPROCESS reference,
+    pixel_values what the library's processor made of them, all samples one after another
+    input_ids    (B, L) int64, padded on the right
+    lengths      (B,) int64, tokens before the padding
+for the loss on the learned positions only (empty where prompts are open):
+    label_index  (M,) int64, into the flattened (B*L) positions whose *next* token is learned
+    label_ids    (M,) int64, that next token
+and in training:
+    index        (B,) int64, the samples' places in the dataset: its `where` says which frame that is
+
+What else a policy learns from, its encoder adds.
+"""
+
+import numpy as np
+import torch
+
+from libs.errors import BadInput
+from rv_train.backbones import build_prompt, family_of
+from rv_train.backbones.prompt import IGNORE
+from rv_train.backbones.reference import ReferenceEncoder
+from rv_train.data.images import ImageTransform
+
+
+class ObservationEncoder:
+    """Pictures and prompt of one observation (evaluation) or sample (training).
+
+    Args:
+        views: camera names in the model's order.
+        transform: an ImageTransform.
+        prompt: a PromptEncoder.
+        reference: a ReferenceEncoder that encodes in place of `prompt`, or None.
+        stats: of the data, None where there are none.
+    """
+
+    def __init__(self, views, transform, prompt, reference=None, stats=None):
+        self.views, self.transform, self.prompt, self.reference = list(views), transform, prompt, reference
+        self.stats = stats
+        self.proprio = {}  # parts of the robot's state that an observation must hold
+
+    @classmethod
+    def from_cfg(cls, cfg, tokenizer=None, **more):
+        """From the config tree; BadInput where DATA.PREPROCESS reference lacks its packages. more: of a subclass."""
+        prompt = build_prompt(cfg, tokenizer)
+        reference = ReferenceEncoder(family_of(cfg), prompt) if cfg.DATA.PREPROCESS == "reference" else None
+        return cls(cfg.DATA.VIEWS, ImageTransform.from_cfg(cfg), prompt, reference, **more)
+
+    def encode(self, observation):
+        """An observation dict (`views`, `instruction`) → features for `collate`; the prompt stays open.
+
+        Raises:
+            BadInput: a camera that the model was trained with is missing.
+        """
+        missing = [view for view in self.views if view not in observation["views"]]
+        if missing:
+            raise BadInput(f"observation has no view {missing[0]}; the model needs {', '.join(self.views)}")
+        frames = [np.asarray(observation["views"][view]) for view in self.views]
+        return self._features(frames, observation["instruction"])
+
+    def encode_sample(self, sample, action_text, rng=None):
+        """A Sample and its action text → features with labels; `rng` draws the augmentation, None means none."""
+        return self._features(sample.views, sample.instruction, action_text, rng)
+
+    def _features(self, frames, instruction, action_text=None, rng=None):
+        pictures = self.transform(frames, rng)
+        if self.reference:
+            features = self.reference.encode(pictures, instruction, action_text)
+        else:
+            features = {"images": torch.from_numpy(pictures), **self.prompt.encode(instruction, action_text)}
+        return features if rng is None else {**features, **self.prompt.mask_digits(features, rng)}
+
+    def collate(self, features, length=None):
+        """A list of features → a batch (see the module's docstring), L the longest sample's or the given length."""
+        lengths = [len(f["input_ids"]) for f in features]
+        length = length or max(lengths)
+        ids = np.full((len(features), length), self.prompt.pad_id)
+        labels = np.full((len(features), length), IGNORE)
+        for row, f in enumerate(features):
+            ids[row, : lengths[row]] = f["input_ids"].numpy()
+            labels[row, : lengths[row]] = f["labels"].numpy()
+        next_ids = np.full_like(labels, IGNORE)
+        next_ids[:, :-1] = labels[:, 1:]
+        learned = np.flatnonzero(next_ids != IGNORE)
+        if self.reference:
+            pixels = {"pixel_values": torch.cat([f["pixel_values"] for f in features])}
+        else:
+            pixels = {"images": torch.stack([f["images"] for f in features])}
+        batch = {
+            **pixels,
+            "input_ids": torch.from_numpy(ids),
+            "lengths": torch.tensor(lengths),
+            "label_index": torch.from_numpy(learned),
+            "label_ids": torch.from_numpy(next_ids.ravel()[learned]),
+        }
+        if "index" in features[0]:
+            batch["index"] = torch.tensor([f["index"] for f in features])
+        return batch
+
+
+def take_row(batch, row):
+    """The batch of one that `collate` would have made of sample `row` alone: same keys, no padding.
+
+    Args:
+        batch: see the module's docstring, on any device.
+        row: 0 <= row < B.
+    """
+    size, longest = batch["input_ids"].shape
+    length = int(batch["lengths"][row])
+    learned = batch["label_index"] // longest == row
+    of_all = ("input_ids", "label_index", "label_ids", "pixel_values")  # not a row of its own per sample, or padded
+    taken = {name: values[row : row + 1] for name, values in batch.items() if name not in of_all}
+    if "pixel_values" in batch:  # every sample has equally many patches
+        patches = len(batch["pixel_values"]) // size
+        taken["pixel_values"] = batch["pixel_values"][row * patches : (row + 1) * patches]
+    return {
+        **taken,
+        "input_ids": batch["input_ids"][row : row + 1, :length],
+        "label_index": batch["label_index"][learned] % longest,
+        "label_ids": batch["label_ids"][learned],
+    }
