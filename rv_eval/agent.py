@@ -12,7 +12,7 @@ from libs.temporal_ensemble import TemporalEnsembler
 from rv_eval.envs.base import ActionPart, snap
 
 if TYPE_CHECKING:  # a command line that only shows its help loads no model code
-    from rv_train.models.prediction import Prediction
+    from rv_train.policies.base import Prediction
 
 MAX_DIGITS = 10  # of a number that is taken for a draft
 

@@ -4,11 +4,11 @@ import json
 import re
 
 import pytest
-from rv_train.data.tokenizer import load_tokenizer
 
 from libs.errors import BadInput
 from libs.libero_sim.suites import REPORTED_SUITES, get_task, num_tasks
 from libs.wordings import AXES, Wording, read_wordings
+from rv_train.backbones import family_named
 from tests.tiny import ROOT
 
 FOLDER = ROOT / "configs/wordings"
@@ -136,7 +136,7 @@ def test_the_page_counts_what_the_files_hold(train, test):
 
 
 def test_a_small_vocabulary_writes_every_wording_in_few_tokens(instructions, train, test):
-    tokenizer = load_tokenizer("qwen2.5", 1024)
+    tokenizer = family_named("qwen2_5_vl").vocabulary(1024)
     encoded = {text: tokenizer(text)["input_ids"] for text in (*instructions, *texts(train), *texts(test))}
     assert all(tokenizer.decode(ids) == text and max(ids) < 1024 for text, ids in encoded.items())
     longest = max(encoded, key=lambda text: len(encoded[text]))

@@ -2,10 +2,10 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from rv_train.models.prediction import Prediction
 
 from rv_eval.agent import AgentSettings, ChunkAgent
 from rv_eval.envs.base import ActionPart, snap
+from rv_train.policies.base import Prediction
 
 PARTS = (ActionPart("arm", 6), ActionPart("gripper", 1, (-1.0, 1.0)))
 

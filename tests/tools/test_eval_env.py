@@ -6,10 +6,10 @@ import h5py
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from rv_train.models import build_encoder, build_model
 
 from rv_eval.envs import SIMULATORS
 from rv_train.checkpoint import save_model_folder
+from rv_train.policies import build_encoder, build_policy
 from tests.tiny import ACTION_STATS, tiny_cfg
 from tools.eval_env import main
 from tools.summarize_eval import main as summarize
@@ -25,7 +25,7 @@ def model(tmp_path_factory):
     """A random policy of four numbers that looks at one camera."""
     cfg = tiny_cfg(ACTION__DIM=4, DATA__VIEWS=["front"], ACTION__HORIZON=2)
     stats = {name: value[:4] if isinstance(value, list) else value for name, value in ACTION_STATS.items()}
-    model = build_model(cfg, build_encoder(cfg, stats)).eval()
+    model = build_policy(cfg, build_encoder(cfg, stats)).eval()
     folder = tmp_path_factory.mktemp("run") / "toy_run" / "model"
     save_model_folder(folder, model, cfg, stats, {"render": "dark", "resolution": 32})
     return folder
