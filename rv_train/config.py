@@ -14,6 +14,7 @@ from libs.config_tree import get_leaf, merge
 from libs.errors import BadInput
 from libs.files import read_yaml
 from rv_train.backbones import DEFAULT, FAMILIES, family_named, family_of, pictures_of, type_of_weights
+from rv_train.data.images import FITS
 from rv_train.data.sources import SOURCES, find_source
 from rv_train.policies import POLICIES, policy_class
 
@@ -67,10 +68,19 @@ _C.DATA.PREPROCESS = "fast"
 
 # ------------------------------------------------------------------------------------------------ pictures
 _C.IMAGE = CfgNode()
-# Side of one view as the model sees it, pixels; of Qwen2.5-VL a multiple of 28 (14-pixel patches merged 2 x 2)
+# One view as the model sees it, pixels: a side, or [height, width]; of Qwen2.5-VL multiples of 28 (14-pixel patches
+# merged 2 x 2). All views get this size, whatever their cameras' are.
 _C.IMAGE.SIZE = 224
+# What becomes of a frame that has another shape than IMAGE.SIZE, in training, evaluation and behind a server alike:
+# crop:    the middle of it that has the shape is taken, undistorted and as large as can be; what lies beside it, left
+#          and right of a wide frame, is never seen
+# pad:     all of it, undistorted, as large as fits, between black bars of equal width
+# stretch: all of it, without bars: height and width are scaled by different factors, so that a circle becomes an
+#          ellipse and equal distances look different across and down. Harmless where every frame is of one shape
+# A frame that has the shape is left alone by all three. IMAGE.CROP is then a share of what is taken, not of the bars.
+_C.IMAGE.FIT = "crop"
 _C.IMAGE.TILE = True  # True: the views side by side in one picture; False: one picture per view
-_C.IMAGE.CROP = 0.875  # side of the crop as a share of the frame: random place in training, centre in evaluation
+_C.IMAGE.CROP = 0.875  # sides of the crop as a share of the frame's: random place in training, centre in evaluation
 # Colour jitter in training, per sample: factors uniform in 1 +- value; hue shift uniform in +- value turns
 _C.IMAGE.BRIGHTNESS = 0.2
 _C.IMAGE.CONTRAST = 0.2
@@ -229,6 +239,7 @@ _C.AMP.frozen_dtype = "float32"
 
 _CHOICES = {
     "DATA.SOURCE": SOURCES,
+    "IMAGE.FIT": FITS,
     "DATA.SAMPLER": ("full", "sharded"),
     "DATA.PREPROCESS": ("fast", "reference"),
     "ACTION.RANGE": ("min_max", "q01_q99"),
@@ -252,6 +263,7 @@ _LIST_ITEMS = {
     "DATA.FILES": str,
     "DATA.VIEWS": str,
     "DATA.PROPRIO": str,
+    "IMAGE.SIZE": int,
     "TRAIN.betas": float,
     "MODEL.VISION.FULL_ATTENTION": int,
     "MODEL.LORA.TARGETS": str,
@@ -394,6 +406,9 @@ def _check(cfg, origin):
             f"{origin}: EVAL.ACTION_HORIZON {cfg.EVAL.ACTION_HORIZON} is more than the ACTION.HORIZON "
             f"{cfg.ACTION.HORIZON} actions that are predicted at once"
         )
+    size = cfg.IMAGE.SIZE
+    if isinstance(size, list) and len(size) != 2:
+        raise BadInput(f"{origin}: IMAGE.SIZE is a side or [height, width], got {size}")
     _check_sizes(cfg.MODEL, origin)
     _check_frozen(cfg.MODEL, cfg.TRAIN, cfg.AMP, origin)
     try:

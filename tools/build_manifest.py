@@ -94,7 +94,7 @@ def main(argv=None):
         "action_dim": len(settings.low),
         "pictures": "upright RGB",
         "render": dataset.render,
-        "resolution": dataset.facts.cameras[next(iter(dataset.facts.cameras))][0],
+        "resolution": max(next(iter(dataset.facts.cameras.values()))),
         "num_samples": len(dataset),
         "num_demos": len(dataset.demos),
         "num_clipped": sum(codec.count_clipped(rows.actions) for rows in dataset.demos),

@@ -152,8 +152,6 @@ def check_picture(path):
     picture = decode_picture(content)
     if picture is None:
         raise BadLine(f"picture {path} is damaged, or no picture")
-    if picture.shape[0] != picture.shape[1]:
-        raise BadLine(f"picture {path} is not square: {picture.shape[1]} x {picture.shape[0]}")
     return picture.shape, sums is not None
 
 

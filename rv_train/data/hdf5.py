@@ -13,7 +13,7 @@ from libs.demo_hdf5.schema import json_object
 from libs.errors import BadInput
 from rv_train.data import checks, hdf5_checks
 from rv_train.data.base import Demo, Facts
-from rv_train.data.trajectories import Trajectories, digest_of
+from rv_train.data.trajectories import Trajectories, digest_of, side_or_size
 
 
 class DemoDataset(Trajectories):
@@ -69,7 +69,7 @@ class DemoDataset(Trajectories):
         the map lie and how the files are packed does not matter.
         """
         goals = [file.instruction for file in self.files]
-        about = [goals, self.views, self.render, self.facts.cameras[self.key_map.main_view][0]]
+        about = [goals, self.views, self.render, side_or_size(self.facts.cameras[self.key_map.main_view])]
         if self.parts or self.key_map != LIBERO:
             about.append(self.key_map.layout(self.views, list(self.parts)))
         return digest_of(about, self.demos, self.first_pictures())

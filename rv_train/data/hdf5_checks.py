@@ -49,8 +49,6 @@ def _size_problems(files, view):
     sizes = [(file, demo, tuple(file.picture_size(demo, view))) for file in files for demo in file.demos]
     usual, count = Counter(size for *_, size in sizes).most_common(1)[0]
     file, demo = next((file, demo) for file, demo, size in sizes if size == usual)
-    if usual[0] != usual[1]:
-        yield f"{file.path}, {demo}: pictures of {view} are {_pixels(usual)}, not square"
     others = f"{count} of {len(sizes)} demos have {_pixels(usual)} ({file.path}, {demo})"
     for file, demo, size in sizes:
         if size != usual:

@@ -20,10 +20,11 @@ class TrainingData:
     action_stats: of every demo, held out or not, or read from DATA.STATS; where actions are stored as integers, what
         these were written with. With "proprio" where DATA.PROPRIO chooses parts. ACTION.RANGE says which range of them
         is in use.
-    info: what checkpoints and run.json say of the data: render, resolution (side of the main camera's stored pictures),
-        fingerprint (of the data, whichever statistics are used), files, num_demos and num_frames (of all files),
-        num_valid_demos, num_clipped (action values outside the range), stats (path, "" where they were computed),
-        constant (lines: what never changes; of data whose actions are numbers), and what `Demonstrations.about` adds.
+    info: what checkpoints and run.json say of the data: render, resolution (the main camera's stored pictures, their
+        longer side), cameras ({name: [height, width]} of those that are used), fingerprint (of the data, whichever
+        statistics are used), files, num_demos and num_frames (of all files), num_valid_demos, num_clipped (action
+        values outside the range), stats (path, "" where they were computed), constant (lines: what never changes; of
+        data whose actions are numbers), and what `Demonstrations.about` adds.
     remarks: lines that somebody who starts a run should see.
     """
 
@@ -84,7 +85,8 @@ def _split(cfg: CfgNode, data: Demonstrations, stats: dict, more: dict, remarks:
         )
     info = {
         "render": data.render,
-        "resolution": next(iter(data.facts.cameras.values()))[0],
+        "resolution": max(next(iter(data.facts.cameras.values()))),
+        "cameras": {view: list(map(int, data.facts.cameras[view])) for view in data.views},
         "files": [str(file.path) for file in data.files],
         "num_demos": len(data.demos),
         "num_frames": len(data),

@@ -22,7 +22,7 @@ from rv_train.data.base import Demo, Facts, Sample
 from rv_train.data.manifest_index import SPLITS, ManifestFile, read_lines, version
 from rv_train.data.manifest_stats import check_written, manifest_stats, read_info
 from rv_train.data.stats import action_range
-from rv_train.data.trajectories import STANDARD_RENDER, check_count, split_demos
+from rv_train.data.trajectories import STANDARD_RENDER, check_count, side_or_size, split_demos
 
 MOST_PICTURES = 2000  # that a fingerprint looks at
 
@@ -67,7 +67,7 @@ class ManifestDataset:
             raise BadInput(f"{self.files[0].path}: no line can be used{'; '.join(['', *self.found.bad[:1]])}")
         pictures = dict(zip(self.views, self._line(0).pictures, strict=True))
         cameras = {view: self._picture(0, path).shape[:2] for view, path in pictures.items()}
-        self.resolution = cameras[self.views[0]][0]  # side of the stored main view, pixels
+        self._size = cameras[self.views[0]]  # of the stored main view
         others = dict.fromkeys(named_cameras(first_line(self.files[0].path)))
         self.facts = Facts({**others, **cameras}, codec.action_dim, {})
 
@@ -89,7 +89,7 @@ class ManifestDataset:
     def __getitem__(self, index: int) -> Sample:
         line = self._line(index)
         return Sample(
-            views=[self._picture(index, path, None if n else self.resolution) for n, path in enumerate(line.pictures)],
+            views=[self._picture(index, path, None if n else self._size) for n, path in enumerate(line.pictures)],
             instruction=line.instruction,
             actions=self._actions(line.numbers),
             proprio=np.zeros(0, dtype=np.float32),
@@ -122,7 +122,7 @@ class ManifestDataset:
     def picture(self, number: int, frame: int, view: str) -> np.ndarray:
         """See `Demonstrations`."""
         index, place = self.index(number, frame), self.views.index(view)
-        return self._picture(index, self._line(index).pictures[place], None if place else self.resolution)
+        return self._picture(index, self._line(index).pictures[place], None if place else self._size)
 
     @property
     def instructions(self) -> list[str]:
@@ -141,15 +141,15 @@ class ManifestDataset:
     def _line(self, index):
         return self.files[self.found.source[index]].line(int(self.found.offset[index]), int(self.found.length[index]))
 
-    def _picture(self, index, path, side=None):
-        """(H, H, 3) uint8; BadInput, naming the line, where it cannot be read or has another side than `side`."""
+    def _picture(self, index, path, size=None):
+        """(H, W, 3) uint8; BadInput, naming the line, where it cannot be read or is not of `size`, (H, W)."""
         try:
             picture = read_picture(path)
         except BadInput as error:
             raise BadInput(f"{self._place(index)}: {error}") from None
         height, width = picture.shape[:2]
-        if height != width or side not in (None, height):
-            expected = f"{side} x {side} as the first one is" if side else "square"
+        if size not in (None, (height, width)):
+            expected = f"{size[1]} x {size[0]} as the first one is"
             raise BadInput(f"{self._place(index)}: picture {path} is {width} x {height}, not {expected}")
         return picture
 
@@ -205,11 +205,11 @@ class ManifestDataset:
         It covers what that of demonstration files does, but for the actions the text of every sample. Pictures: the
         first of every demo (main view), of at most MOST_PICTURES demos. Where the files lie does not matter.
         """
-        about = ["manifest", self.views, self.render, self.resolution, self.found.digest]
+        about = ["manifest", self.views, self.render, side_or_size(self._size), self.found.digest]
         digest = hashlib.sha256(json.dumps(about).encode())
         _, first = np.unique(self.found.demo, return_index=True)
         for index in first[:: -(-len(first) // MOST_PICTURES)]:
-            digest.update(self._picture(index, self._line(index).pictures[0], self.resolution).tobytes())
+            digest.update(self._picture(index, self._line(index).pictures[0], self._size).tobytes())
         return digest.hexdigest()
 
     def own_split(self) -> list[str | None]:

@@ -197,6 +197,12 @@ def check_count(count: int, data: Demonstrations) -> None:
         )
 
 
+def side_or_size(size: Sequence[int]) -> int | list[int]:
+    """What a fingerprint knows of pictures of (height, width): of square ones their side, as it always did."""
+    height, width = map(int, size)
+    return height if height == width else [height, width]
+
+
 def digest_of(about: list, demos: Sequence[Demo], pictures: Iterable[np.ndarray]) -> str:
     """sha256 in hexadecimal of what is known about data, as JSON, and of its demos' lengths, numbers and pictures.
 
