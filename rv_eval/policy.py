@@ -19,8 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from libs.config_tree import pair
 from libs.errors import BadInput, first_line
 from rv_eval.agent import AgentSettings
+from rv_eval.picture_sizes import are_sizes
 from rv_train.checkpoint import load_model_folder
 from rv_train.policies.base import Prediction, gather
 
@@ -36,8 +38,10 @@ class Policy:
     """A model with its preprocessing, and what it expects of an environment.
 
     horizon, action_dim: shape (H, A) of a chunk. views: the cameras it looks at. proprio: {part of the robot's state
-    that it is given: numbers in it}. render, resolution: how the pictures of its training data were made. preset: how
-    its recipe wants chunks executed (EVAL.*). folder: the model folder.
+    that it is given: numbers in it}. render, resolution: how the pictures of its training data were made, resolution
+    the longer side of the main camera's. pictures: {"cameras": {view: [height, width] of those}, and how frames of any
+    shape are brought to what the model sees: "fit" and "crop" (IMAGE.FIT and CROP), "size": [height, width]}. preset:
+    how its recipe wants chunks executed (EVAL.*). folder: the model folder.
 
     Of the model it knows `predict`, `compile_predict`, TEMPERATURE and DRAFTS only, of the encoder `encode`, `collate`
     and `proprio`.
@@ -61,6 +65,16 @@ class Policy:
         self.render, self.resolution = data_info.get("render", "standard"), data_info.get("resolution", 256)
         if not isinstance(self.render, str) or type(self.resolution) is not int or self.resolution < 1:
             raise BadInput(f"{folder}/data_info.json: render {self.render!r} or resolution {self.resolution!r} is none")
+        square = [self.resolution, self.resolution]  # older models say no more
+        sizes = data_info.get("cameras") or dict.fromkeys(self.views, square)
+        if not are_sizes(sizes, self.views):
+            raise BadInput(f"{folder}/data_info.json: cameras {sizes!r} are no sizes of {', '.join(self.views)}")
+        self.pictures = {
+            "cameras": {view: list(sizes[view]) for view in self.views},
+            "fit": cfg.IMAGE.FIT,
+            "crop": cfg.IMAGE.CROP,
+            "size": list(pair(cfg.IMAGE.SIZE)),
+        }
         self.preset = AgentSettings(
             cfg.EVAL.ACTION_HORIZON,
             cfg.EVAL.ENSEMBLE_PREDICTION,
@@ -115,16 +129,16 @@ class Policy:
     def predict(self, observations: list[dict]) -> np.ndarray:
         """B observations -> (B, H, A) float32, environment units; mid-range where a text cannot be read.
 
-        An observation is {"views": {name: (R, R, 3) uint8 upright}, "instruction": str} and, where the policy has a
-        `proprio`, "proprio": {part: its numbers}, or all of them in one array; it may hold more. R need not
-        be `resolution`: the crop is a share of the picture and what is left is resized to the model's size, but the
-        model has seen pictures of its own resolution only.
+        An observation is {"views": {name: (H, W, 3) uint8 upright}, "instruction": str} and, where the policy has a
+        `proprio`, "proprio": {part: its numbers}, or all of them in one array; it may hold more. H and W need not be
+        those of `pictures`: frames of any shape are fitted, cropped and resized as in training, but the model has seen
+        pictures of its own cameras only.
         Where the temperature is not 0, "random_key", a sequence of integers >= 0, decides what is drawn: the same key
         and observation give the same answer, whatever else is asked. Without it every answer is drawn afresh and
         cannot be repeated.
         "draft", integers >= 0, is what the answer's text is expected to say, as far as anything is: the previous answer
         without the actions executed since. It makes the answer faster, and no other.
-        BadInput: a view is missing, or is not a square uint8 picture; no instruction; a random_key or a draft of
+        BadInput: a view is missing, or is not a uint8 picture; no instruction; a random_key or a draft of
         other things.
         """
         return self.predict_detailed(observations).chunk
@@ -176,6 +190,7 @@ class Policy:
             "proprio": self.proprio,
             "render": self.render,
             "resolution": self.resolution,
+            "pictures": self.pictures,
             "preset": asdict(self.preset),
             "temperature": self.temperature,
             "batch_rows": self.batch_rows,

@@ -14,6 +14,8 @@ from libs.config_tree import get_leaf, merge
 from libs.errors import BadInput
 from libs.files import read_yaml
 from rv_train.backbones import DEFAULT, FAMILIES, family_named, family_of, pictures_of, type_of_weights
+from rv_train.data.images import FITS
+from rv_train.data.sources import SOURCES, find_source
 from rv_train.policies import POLICIES, policy_class
 
 _C = CfgNode()
@@ -32,6 +34,7 @@ _C.DATA.SOURCE = "hdf5"
 # hdf5: demo files or folders of them, searched for *.hdf5 and *.h5; several suites may be mixed
 # manifest: manifests or folders that hold a manifest.jsonl
 _C.DATA.FILES = []
+_C.DATA.MAX_DEMOS = 0  # use only the first so many demos: for a look, or to see them learned by heart; 0: all
 _C.DATA.SKIP_BAD = False  # train without the lines of a manifest that cannot be used, instead of refusing it
 # hdf5: where the files keep pictures, robot states, actions and instruction: a name (libero, robomimic, isaac_cosmos)
 # or the path of a JSON file, see libs/demo_hdf5/key_map.py. tools/inspect_demos.py says which one fits a file.
@@ -54,9 +57,10 @@ _C.DATA.NUM_WORKERS = 4  # loader processes per rank; 0 loads in the training pr
 # outside a given range are counted in the run's summary; as text they are clipped. A manifest's lie beside it; of one
 # that has none, the file that its integers were written with (.npz with action_mins and action_maxs, or JSON).
 _C.DATA.STATS = ""
-# Share of each file's demos held out for validation (whole demos: neighbouring frames are nearly equal). A file with
-# lists mask/train and mask/valid (robomimic) is split by them. 0: train on every demo, as upstream does. A manifest
-# whose lines do not name their demo is held out in blocks of neighbouring lines, up to 200, of each instruction.
+# Share of each file's demos held out for validation (whole demos: neighbouring frames are nearly equal); files of one
+# demo each and the same instruction are one for this. A file with lists mask/train and mask/valid (robomimic) is split
+# by them. 0: train on every demo, as upstream does. A manifest whose lines do not name their demo is held out in blocks
+# of neighbouring lines, up to 200, of each instruction.
 _C.DATA.VAL_SHARE = 0.0
 # fast:      ids are looked up and spliced, patches cut on the model's device
 # reference: chat template, qwen-vl-utils and the library's processor for every sample, about four times slower: the
@@ -65,10 +69,19 @@ _C.DATA.PREPROCESS = "fast"
 
 # ------------------------------------------------------------------------------------------------ pictures
 _C.IMAGE = CfgNode()
-# Side of one view as the model sees it, pixels; of Qwen2.5-VL a multiple of 28 (14-pixel patches merged 2 x 2)
+# One view as the model sees it, pixels: a side, or [height, width]; of Qwen2.5-VL multiples of 28 (14-pixel patches
+# merged 2 x 2). All views get this size, whatever their cameras' are.
 _C.IMAGE.SIZE = 224
+# What becomes of a frame that has another shape than IMAGE.SIZE, in training, evaluation and behind a server alike:
+# crop:    the middle of it that has the shape is taken, undistorted and as large as can be; what lies beside it, left
+#          and right of a wide frame, is never seen
+# pad:     all of it, undistorted, as large as fits, between black bars of equal width
+# stretch: all of it, without bars: height and width are scaled by different factors, so that a circle becomes an
+#          ellipse and equal distances look different across and down. Harmless where every frame is of one shape
+# A frame that has the shape is left alone by all three. IMAGE.CROP is then a share of what is taken, not of the bars.
+_C.IMAGE.FIT = "crop"
 _C.IMAGE.TILE = True  # True: the views side by side in one picture; False: one picture per view
-_C.IMAGE.CROP = 0.875  # side of the crop as a share of the frame: random place in training, centre in evaluation
+_C.IMAGE.CROP = 0.875  # sides of the crop as a share of the frame's: random place in training, centre in evaluation
 # Colour jitter in training, per sample: factors uniform in 1 +- value; hue shift uniform in +- value turns
 _C.IMAGE.BRIGHTNESS = 0.2
 _C.IMAGE.CONTRAST = 0.2
@@ -226,7 +239,8 @@ _C.AMP.param_dtype = "float32"
 _C.AMP.frozen_dtype = "float32"
 
 _CHOICES = {
-    "DATA.SOURCE": ("hdf5", "manifest"),
+    "DATA.SOURCE": SOURCES,
+    "IMAGE.FIT": FITS,
     "DATA.SAMPLER": ("full", "sharded"),
     "DATA.PREPROCESS": ("fast", "reference"),
     "ACTION.RANGE": ("min_max", "q01_q99"),
@@ -250,12 +264,14 @@ _LIST_ITEMS = {
     "DATA.FILES": str,
     "DATA.VIEWS": str,
     "DATA.PROPRIO": str,
+    "IMAGE.SIZE": int,
     "TRAIN.betas": float,
     "MODEL.VISION.FULL_ATTENTION": int,
     "MODEL.LORA.TARGETS": str,
 }
 _RANGES = {
     "EXP.SEED": (0, math.inf),
+    "DATA.MAX_DEMOS": (0, math.inf),
     "DATA.NUM_WORKERS": (0, math.inf),
     "DATA.VAL_SHARE": (0, 0.9),
     "IMAGE.CROP": (0.1, 1),
@@ -321,6 +337,18 @@ def cfg_from_dict(tree, origin, opts=()):
     return _merged(tree, opts, origin)
 
 
+def data_cfg(tree, origin, opts=()):
+    """The frozen tree for what only reads demonstrations: DATA and ACTION from a nested dict, `opts` over it.
+
+    BadInput: an unknown key, a value of the wrong type or outside its choices; what a policy would not take is none of
+    its business.
+    """
+    cfg = merge(_C, tree, opts, origin, _LIST_ITEMS)
+    _check_values(cfg, origin)
+    cfg.freeze()
+    return cfg
+
+
 def _merged(tree, opts, origin):
     cfg = merge(_tree_of(family_named(_backbone(tree, opts))), tree, opts, origin, _LIST_ITEMS)
     _check(cfg, origin)
@@ -355,12 +383,7 @@ def _check(cfg, origin):
             f"{origin}: AMP.param_dtype float16 cannot work: a gradient scaler refuses float16 gradients and an update "
             "of 5e-6 is lost in 10 bits; keep float32 (with AMP.mode fp16 the multiplications are in float16)"
         )
-    for key, choices in _CHOICES.items():
-        if get_leaf(cfg, key) not in choices:
-            raise BadInput(f"{origin}: {key} is {get_leaf(cfg, key)!r}; choose one of {', '.join(choices)}")
-    for key, (low, high) in _RANGES.items():
-        if not low <= get_leaf(cfg, key) <= high or get_leaf(cfg, key) == math.inf:  # also refuses NaN
-            raise BadInput(f"{origin}: {key} must be at least {low} and at most {high}, got {get_leaf(cfg, key)}")
+    _check_values(cfg, origin)
     if not re.fullmatch(r"\w[\w.-]*", cfg.EXP.ID):
         raise BadInput(f"{origin}: EXP.ID names a folder: letters, digits, '_', '-' and '.', got {cfg.EXP.ID!r}")
     if not cfg.DATA.VIEWS:
@@ -384,6 +407,9 @@ def _check(cfg, origin):
             f"{origin}: EVAL.ACTION_HORIZON {cfg.EVAL.ACTION_HORIZON} is more than the ACTION.HORIZON "
             f"{cfg.ACTION.HORIZON} actions that are predicted at once"
         )
+    size = cfg.IMAGE.SIZE
+    if isinstance(size, list) and len(size) != 2:
+        raise BadInput(f"{origin}: IMAGE.SIZE is a side or [height, width], got {size}")
     _check_sizes(cfg.MODEL, origin)
     _check_frozen(cfg.MODEL, cfg.TRAIN, cfg.AMP, origin)
     try:
@@ -402,13 +428,22 @@ def _check(cfg, origin):
         )
 
 
+def _check_values(cfg, origin):
+    for key, choices in _CHOICES.items():
+        if get_leaf(cfg, key) not in choices:
+            raise BadInput(f"{origin}: {key} is {get_leaf(cfg, key)!r}; choose one of {', '.join(choices)}")
+    for key, (low, high) in _RANGES.items():
+        if not low <= get_leaf(cfg, key) <= high or get_leaf(cfg, key) == math.inf:  # also refuses NaN
+            raise BadInput(f"{origin}: {key} must be at least {low} and at most {high}, got {get_leaf(cfg, key)}")
+
+
 def _check_proprio(cfg, origin):
     parts = cfg.DATA.PROPRIO
     twice = [part for part in parts if parts.count(part) > 1]
     if twice:
         raise BadInput(f"{origin}: DATA.PROPRIO names {twice[0]!r} twice")
-    if parts and cfg.DATA.SOURCE == "manifest":
-        raise BadInput(f"{origin}: DATA.PROPRIO is {parts}, but manifests hold none: set it to [], or read HDF5")
+    if parts and not find_source(cfg.DATA.SOURCE).PROPRIO:
+        raise BadInput(f"{origin}: DATA.PROPRIO is {parts}, but DATA.SOURCE {cfg.DATA.SOURCE} holds none: set it to []")
 
 
 def _check_frozen(model, train, amp, origin):

@@ -68,11 +68,10 @@ def _counts(policy):
 
 def data_lines(cfg, data):
     info = data.info
-    side = info["resolution"]
     yield (
         "data",
         f"{info['num_frames']:,} frames of {info['num_demos']:,} demos in {plural(len(info['files']), 'file')}, "
-        f"{side} x {side}, rendering {info['render']}",
+        f"{sizes_text(info['cameras'])}, rendering {info['render']}",
     )
     held_out = plural(info["num_valid_demos"], "demo") if data.valid else "none"
     yield "", f"trained on {len(data.train):,} frames, held out: {held_out} (DATA.VAL_SHARE {cfg.DATA.VAL_SHARE:g})"
@@ -85,6 +84,14 @@ def data_lines(cfg, data):
         yield "", f"{info['num_bad_lines']:,} bad lines of the manifest are left out (DATA.SKIP_BAD)"
     if info.get("num_hidden"):
         yield "", f"{info['num_hidden']:,} samples hide digits (X), where nothing is learned"
+
+
+def sizes_text(cameras):
+    """{camera: (height, width)} in words: one size where all have it."""
+    sizes = [f"{height} x {width}" for height, width in cameras.values()]
+    if len(set(sizes)) == 1:
+        return sizes[0]
+    return ", ".join(f"{name} {size}" for name, size in zip(cameras, sizes, strict=True))
 
 
 def step_lines(cfg, batches_per_epoch, total_steps):

@@ -128,11 +128,6 @@ def _check_packages(cfg, tokenizer, device, amp, missing):
 
 
 def _data(cfg, missing):
-    if not cfg.DATA.FILES and cfg.DATA.SOURCE == "hdf5":
-        missing.append(
-            "data: DATA.FILES is empty; give demo files or folders of them (tools/regenerate_libero.py writes them)"
-        )
-        return None
     try:
         return load_data(cfg, policy_class(cfg).INTEGERS)
     except BadInput as error:

@@ -24,7 +24,7 @@ class Validation:
 
     Args:
         cfg: the config tree (VALID, TRAIN.batch_size, DATA.NUM_WORKERS).
-        dataset: the held-out DemoDataset or ManifestDataset.
+        dataset: the held-out `Demonstrations`.
         encoder: from `rv_train.policies.build_encoder`.
         stats: of the actions, see `rv_train.data.stats`.
         rank: a distributed.Rank. A process group must exist.

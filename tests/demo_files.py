@@ -1,7 +1,9 @@
 """Small demonstration files for tests."""
 
 import h5py
+import numpy as np
 
+from libs.demo_hdf5 import LIBERO
 from libs.demo_hdf5.synthetic import (
     ATTRS,
     synthetic_demo,
@@ -13,11 +15,24 @@ from libs.demo_hdf5.synthetic import (
 __all__ = [
     "ATTRS",
     "pack_by_filter",
+    "reshape_pictures",
     "synthetic_demo",
     "write_synthetic_demo_file",
     "write_synthetic_isaac_file",
     "write_synthetic_robomimic_file",
 ]
+
+
+def reshape_pictures(path, sizes):
+    """Give every demo of a LIBERO-layout file pictures of other sizes: {view: (height, width)}, random."""
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            for view, size in sizes.items():
+                shape = (len(demo["actions"]), *size, 3)
+                del demo[LIBERO.views[view]]
+                demo[LIBERO.views[view]] = rng.integers(0, 256, shape, dtype=np.uint8)
+    return path
 
 
 def pack_by_filter(path, key, number):

@@ -1,4 +1,4 @@
-"""Demonstration files as a manifest: a JSON line per training sample, its pictures beside as PNG or JPEG files.
+"""Demonstrations as a manifest: a JSON line per training sample, its pictures beside as PNG or JPEG files.
 
     python tools/build_manifest.py FILE_OR_FOLDER... --out data/manifest [--workers 8]
 
@@ -24,14 +24,13 @@ from tqdm import tqdm
 
 from libs.action_text import ActionTextCodec
 from libs.cli import cli_errors
-from libs.demo_hdf5 import KeyMap, demo_files
 from libs.errors import BadInput
 from libs.files import check_new_folder, kind_of
 from libs.manifest.build import Build, Settings, check_same, clear_parts, make_tasks
 from libs.manifest.lines import INFO, MANIFEST
 from rv_train.data.checks import demo_remarks, motion_problems, refuse
-from rv_train.data.demos import DemoDataset, split_by_masks
-from rv_train.data.manifest import read_info
+from rv_train.data.load import open_data
+from rv_train.data.manifest_stats import read_info
 from rv_train.data.stats import (
     FILE_NAME,
     NPZ_NAME,
@@ -41,21 +40,15 @@ from rv_train.data.stats import (
     read_stats,
     stats_as_bytes,
 )
+from tools.data_options import add_data_options, chosen_data
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("files", nargs="+", metavar="FILE_OR_FOLDER", help="HDF5 files, or folders of them")
+    add_data_options(parser, proprio=False)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--key_map", default="libero", help="layout of the files, DATA.KEY_MAP (default: libero)")
-    parser.add_argument(
-        "--views", help="cameras, DATA.VIEWS (default: all of the key map, for libero agentview,eye_in_hand)"
-    )
-    parser.add_argument(
-        "--instruction", default="", help="of every demo, DATA.INSTRUCTION (default: what the files state)"
-    )
     parser.add_argument("--horizon", type=int, default=8, help="actions per sample, ACTION.HORIZON (default: 8)")
     parser.add_argument("--num_bins", type=int, default=1000, help="largest integer, ACTION.NUM_BINS (default: 1000)")
     parser.add_argument(
@@ -75,10 +68,9 @@ def main(argv=None):
         if not low <= getattr(args, name) <= high:
             raise BadInput(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
     check_new_folder(args.out)
-    paths = demo_files(*args.files)
-    key_map = KeyMap.find(args.key_map)
-    views = list(dict.fromkeys(args.views.split(","))) if args.views else list(key_map.views)
-    dataset = DemoDataset(paths, views, args.horizon, key_map, instruction=args.instruction)
+    dataset = open_data(chosen_data(args, HORIZON=args.horizon, NUM_BINS=args.num_bins))
+    if dataset.written_with:
+        raise BadInput(f"{dataset.files[0].path} holds actions as integers already: give what it was made of")
     refuse(motion_problems(dataset.demos))
     stats = compute_action_stats(dataset)
     fingerprint = stats["fingerprint"]
@@ -102,12 +94,12 @@ def main(argv=None):
         "action_dim": len(settings.low),
         "pictures": "upright RGB",
         "render": dataset.render,
-        "resolution": dataset.resolution,
+        "resolution": max(next(iter(dataset.facts.cameras.values()))),
         "num_samples": len(dataset),
-        "num_demos": dataset.num_demos,
+        "num_demos": len(dataset.demos),
         "num_clipped": sum(codec.count_clipped(rows.actions) for rows in dataset.demos),
     }
-    for line in demo_remarks(dataset.demos, args.horizon, codec.low, codec.high, args.num_bins):
+    for line in demo_remarks(dataset, codec.low, codec.high, args.num_bins):
         print(f"warning: {line}", file=sys.stderr)
     if kind_of(args.out / MANIFEST):
         check_same(settings, read_info(args.out), args.out)
@@ -118,10 +110,11 @@ def main(argv=None):
             FILE_NAME: stats_as_bytes(stats, ".json"),
             NPZ_NAME: stats_as_bytes(stats, ".npz"),
         }
-        with Build(args.out, settings, list(make_tasks(dataset.files, splits_of))) as build:
+        with Build(args.out, settings, dataset, list(make_tasks(dataset, dataset.own_split()))) as build:
             run_with_bar(build, args.workers, len(dataset))
             build.finish(companions)
-    what = f"{len(dataset):,} samples of {dataset.num_demos:,} demos in {len(paths)} file{'s' * (len(paths) != 1)}"
+    files = len(dataset.files)
+    what = f"{len(dataset):,} samples of {len(dataset.demos):,} demos in {files} file{'s' * (files != 1)}"
     clipped = f", {info['num_clipped']:,} action values clipped" if info["num_clipped"] else ""
     print(f"{args.out / MANIFEST}  {what}, {len(settings.views)} views as {args.format}, upright{clipped}")
 
@@ -133,15 +126,6 @@ def run_with_bar(build, workers, num_frames):
             build.run(workers, lambda task: bar.update(task.frames))
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command continues") from None
-
-
-def splits_of(file):
-    """{demo: "train", "valid" or "neither"} where a demonstration file has lists of them (robomimic), else {}."""
-    listed = split_by_masks(file, file.demos)
-    if listed is None:
-        return {}
-    train, valid = listed
-    return {name: "train" if name in train else "valid" if name in valid else "neither" for name in file.demos}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Statistics of the actions of demonstration files: the range that training writes as integers, in a file of its own.
+"""Statistics of the actions of demonstrations: the range that training writes as integers, in a file of its own.
 
     python tools/compute_stats.py FILE_OR_FOLDER... [--out action_stats.json] [--force]
     python tools/compute_stats.py FILE_OR_FOLDER... --key_map isaac_cosmos --proprio joint_pos,gripper_pos
@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 from libs.cli import cli_errors
-from libs.demo_hdf5 import KeyMap, demo_files
 from libs.errors import BadInput
 from libs.files import check_new_file, kind_of
 from rv_train.data.checks import USUAL_BINS, constant_dims, demo_remarks
-from rv_train.data.demos import DemoDataset
+from rv_train.data.load import open_data
 from rv_train.data.stats import compute_action_stats, write_stats
+from tools.data_options import add_data_options, chosen_data
 
 COLUMNS = ("min", "q01", "mean", "std", "q99", "max")
 PROPRIO_COLUMNS = ("min", "mean", "std", "max")
@@ -29,18 +29,9 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("files", nargs="+", metavar="FILE_OR_FOLDER", help="HDF5 files, or folders of them")
+    add_data_options(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("action_stats.json"), help=".json, or .npz (default: %(default)s)"
-    )
-    parser.add_argument("--key_map", default="libero", help="layout of the files, DATA.KEY_MAP (default: libero)")
-    parser.add_argument(
-        "--views",
-        help="cameras that training will use, DATA.VIEWS; they belong to the fingerprint (default: all of the key map)",
-    )
-    parser.add_argument("--proprio", default="", metavar="PART,PART", help="parts of the robot's state, DATA.PROPRIO")
-    parser.add_argument(
-        "--instruction", default="", help="of every demo, DATA.INSTRUCTION; it belongs to the fingerprint, too"
     )
     parser.add_argument("--force", action="store_true", help="overwrite --out")
     return parser.parse_args(argv)
@@ -54,14 +45,12 @@ def main(argv=None):
     if args.out.exists() and not args.force:
         raise BadInput(f"{args.out} exists: give another --out, or --force to overwrite it")
     check_new_file(args.out)
-    paths = demo_files(*args.files)
-    key_map = KeyMap.find(args.key_map)
-    views = args.views.split(",") if args.views else key_map.views
-    parts = args.proprio.split(",") if args.proprio else ()
-    dataset = DemoDataset(paths, views, 1, key_map, parts, args.instruction)
-    stats = compute_action_stats(dataset)
+    data = open_data(chosen_data(args, HORIZON=1))
+    if data.written_with:
+        raise BadInput(f"{data.written_with[1]} holds the statistics that these actions were written with: take those")
+    stats = compute_action_stats(data)
     print("\n".join(table(stats)))
-    for line in [*constant_dims(stats), *demo_remarks(dataset.demos, 1, stats["min"], stats["max"], USUAL_BINS)]:
+    for line in [*constant_dims(stats), *demo_remarks(data, stats["min"], stats["max"], USUAL_BINS)]:
         print(f"warning: {line}", file=sys.stderr)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_stats(stats, args.out)

@@ -17,7 +17,6 @@ import json
 from pathlib import Path
 
 from libs.cli import cli_errors
-from libs.demo_hdf5 import KeyMap, demo_files
 from libs.errors import BadInput
 from libs.files import check_new_folder
 from rv_eval.diagnosis import overfit
@@ -25,10 +24,12 @@ from rv_eval.diagnosis.measure import diagnose
 from rv_eval.diagnosis.plots import write_plots
 from rv_eval.diagnosis.text import plain, report, table
 from rv_eval.policy import Policy
-from rv_train.checkpoint import read_model_cfg
+from rv_train.checkpoint import find_model_folder, read_model_cfg
 from rv_train.config import load_cfg
-from rv_train.data.demos import DemoDataset
+from rv_train.data.load import open_data
+from rv_train.data.sources import SOURCES
 from rv_train.data.stats import read_stats
+from tools.data_options import other_data
 from tools.evaluation import run_name
 
 
@@ -38,8 +39,9 @@ def parse_args(argv=None):
     )
     add = parser.add_argument
     add("--model_path", type=Path, help="run folder, step folder or model folder")
-    add("--data", required=True, type=Path, help="demo file, or a folder of them")
-    add("--key_map", help="layout of the data, a name or a JSON file (default: the one the model was trained with)")
+    add("--data", required=True, type=Path, help="demonstrations: a file, or a folder of them")
+    add("--source", choices=SOURCES, help="kind of data, DATA.SOURCE (default: the one that it looks like)")
+    add("--key_map", help="layout of HDF5 files, a name or a JSON file (default: the one the model was trained with)")
     add("--num_demos", type=int, default=3, metavar="N", help="demos to play and to take frames of (default: 3)")
     add("--num_frames", type=int, default=24, metavar="N", help="frames whose inputs are varied (default: 24)")
     add("--seed", type=int, default=0, help="of what is random in answers, and of --overfit's training")
@@ -68,23 +70,21 @@ def parse_args(argv=None):
 @cli_errors
 def main(argv=None):
     args = parse_args(argv)
-    files = demo_files(args.data)
     if args.overfit is None:
         out = args.out or Path("eval_logs") / f"diagnose_{run_name(args.model_path)}"
         check_new_folder(out)
-        run_diagnosis(args, args.model_path, files, out)
+        run_diagnosis(args, args.model_path, out)
         return
-    cfg = load_cfg(args.cfg, args.opts)
+    data = other_data(load_cfg(args.cfg, args.opts), [args.data], args.source, args.key_map).DATA
     out = args.out or Path("eval_logs") / f"overfit_{args.cfg.stem}"
-    if (out / "demos").exists() or (out / "run").exists():
+    if (out / "run").exists():
         raise BadInput(f"{out} holds an overfit run already: choose another --out")
     check_new_folder(out)
-    key_map = args.key_map or cfg.DATA.KEY_MAP
-    copied = overfit.copy_first_demos(files, args.overfit, out / "demos", KeyMap.find(key_map))
     ranks = [word for name in ("nproc", "devices") if (value := getattr(args, name)) for word in (f"--{name}", value)]
-    run = overfit.train_on(args.cfg, [*args.opts, "DATA.KEY_MAP", key_map], out / "demos", out, args.seed, ranks)
+    opts = [*args.opts, "DATA.SOURCE", data.SOURCE, "DATA.KEY_MAP", data.KEY_MAP]
+    run = overfit.train_on(args.cfg, opts, args.data, args.overfit, out, args.seed, ranks)
     args.num_demos = args.overfit
-    tree = run_diagnosis(args, run, copied, out)
+    tree = run_diagnosis(args, run, out)
     first, last = overfit.losses(run)
     found = overfit.verdicts(first, last, tree["open_loop"]["mae_share"], args.threshold)
     tree["overfit"] = plain(
@@ -98,18 +98,19 @@ def main(argv=None):
         raise SystemExit(1)
 
 
-def run_diagnosis(args, model_path, files, out):
+def run_diagnosis(args: argparse.Namespace, model_path: Path, out: Path) -> dict:
     """Load, measure, write and print; returns the report."""
+    cfg = read_model_cfg(find_model_folder(model_path))
+    dataset = open_data(other_data(cfg, [args.data], args.source, args.key_map))
+    if args.overfit is not None:
+        dataset = dataset.first(args.overfit)
     policy = Policy.from_checkpoint(model_path, args.device)
-    cfg = read_model_cfg(policy.folder)
-    key_map = KeyMap.find(args.key_map or cfg.DATA.KEY_MAP)
-    dataset = DemoDataset(files, policy.views, policy.horizon, key_map, list(policy.proprio), cfg.DATA.INSTRUCTION)
     d = diagnose(policy, dataset, read_stats(policy.folder), args.num_demos, args.num_frames, args.seed)
     tree = {
         "model": str(policy.folder),
         "views": list(policy.views),
         "proprio": dict(policy.proprio),
-        "data": [str(path) for path in files],
+        "data": [str(file.path) for file in dataset.files],
         "seed": args.seed,
         **report(d),
     }

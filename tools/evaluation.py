@@ -107,6 +107,7 @@ def check_policy_arguments(args: argparse.Namespace) -> None:
 
 def run_evaluation(args: argparse.Namespace, simulator: Simulator) -> None:
     """Evaluate the policy of `args` and print the table; ends the program where it cannot go on."""
+    from rv_eval.picture_sizes import shape_remark
     from rv_eval.playing.evaluate import (
         EvalOptions,
         closing_report,
@@ -127,6 +128,8 @@ def run_evaluation(args: argparse.Namespace, simulator: Simulator) -> None:
     prepared = simulator.prepare()
 
     policy = load_policy(args)
+    if policy.pictures and (remark := shape_remark(policy.pictures, policy.resolution)):
+        print(f"warning: {remark}", file=sys.stderr)
     policy.check_environment(about.views, about.action_dim, args.render or policy.render, about.proprio)
     options = EvalOptions(
         log_dir=args.log_dir or Path("eval_logs") / run_name(policy.describe()["model_folder"]),

@@ -1,47 +1,35 @@
-"""Say what is in demonstration files, check them, and play them as a video.
+"""Say what is in demonstrations, check them, and play them as a video.
 
     python tools/inspect_demos.py FILE_OR_FOLDER... [--key_map NAME_OR_PATH] [--verify] [--video OUT.mp4] [--demos N]
 
-Where a file keeps what, a key map says (DATA.KEY_MAP): of those that come with this project the one that fits is found,
-and every key of it that demos lack or have in another form is reported. Exit code: 0, 1 where --verify finds a problem
-or a file has no actions or pictures to train on, 2 where one cannot be read or no map fits (the others are reported).
+HDF5 files are looked at one by one. Where a file keeps what, a key map says (DATA.KEY_MAP): of those that come with
+this project the one that fits is found, and every key of it that demos lack or have in another form is reported. Data
+of any other kind (DATA.SOURCE) is described as a run would read it, with the lines of a recipe that name it. Exit code:
+0, 1 where --verify finds a problem or a file has no actions or pictures to train on, 2 where one cannot be read or no
+map fits (the others are reported).
 """
 
 import argparse
-import contextlib
-import sys
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from libs.action_text import is_constant
 from libs.cli import cli_errors
-from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, demo_files, verify_demo_file
-from libs.demo_hdf5.layout import find_key_map, key_problems
-from libs.demo_hdf5.opening import Unreadable, filters_of, open_file
-from libs.demo_hdf5.schema import json_object
 from libs.errors import BadInput
-from libs.files import check_new_file, whole_file
-from rv_train.data import checks
-from rv_train.data.demos import read_rows
+from libs.files import check_new_file
+from rv_train.data.sources import source_that_fits
+from tools.data_options import add_data_options
+from tools.inspection import anything, hdf5
+from tools.inspection.video import write_video
 
-ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
-LABEL_WIDTH = 13
-USUAL_HZ = 20  # actions per second where a file does not state it
+# Kinds of data that have an inspection of their own; every other one is told by what the contract of a data set says.
+OWN = {"hdf5": lambda args, files: hdf5.inspect(files, args.key_map, args.verify, args.demos or 1)}
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("files", nargs="+", metavar="FILE_OR_FOLDER", help="HDF5 files, or folders of them")
-    parser.add_argument(
-        "--key_map", metavar="NAME_OR_PATH", help="layout of the files (default: the one that fits each)"
-    )
-    parser.add_argument(
-        "--verify", action="store_true", help="check every value and picture, and replay in the simulator"
-    )
+    add_data_options(parser, proprio=False)
+    parser.add_argument("--verify", action="store_true", help="check every value and picture, and replay LIBERO's")
     parser.add_argument("--video", type=Path, metavar="OUT.mp4", help="play the demos one after another")
     parser.add_argument(
         "--demos",
@@ -61,296 +49,23 @@ def main(argv=None):
         raise BadInput(f"--video {args.video} must end in .mp4")
     if args.video is not None:
         check_new_file(args.video)
-    given = KeyMap.find(args.key_map) if args.key_map else None
-    if args.verify:
-        check_graphics()
-    opened, problems, unreadable = [], 0, False
-    for path in demo_files(*args.files):
-        try:
-            demos = report(path, given)
-        except BadInput as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            unreadable = True
-            continue
-        if demos is None:
-            problems += 1
-        else:
-            opened.append(demos)
-            problems += verify(demos, args.demos or 1) if args.verify else 0
-        print()
-    if args.video is not None and opened:
-        frames = write_video(args.video, opened, args.demos)
+    entries_of = {}
+    for entry in args.files:
+        entries_of.setdefault(args.source or source_that_fits([entry]), []).append(entry)
+    found = [inspect(args, source, entries) for source, entries in entries_of.items()]
+    shows = [show for one in found for show in one.shows]
+    if args.video is not None and shows:
+        frames = write_video(args.video, shows, args.demos)
         print(f"{args.video}  {frames} frames")
-    if problems or unreadable:
-        raise SystemExit(2 if unreadable else 1)
+    if any(one.problems or one.unreadable for one in found):
+        raise SystemExit(2 if any(one.unreadable for one in found) else 1)
 
 
-def report(path: Path, given: KeyMap | None) -> DemoFile | None:
-    """Print what is in a file and return it, None where it holds nothing to train on.
-
-    given: its key map, None to find one. BadInput where it cannot be read or no map fits; then nothing is printed.
-    """
-    key_map = given or find_key_map(path)
-    lines = [str(path), *key_lines(path, key_map, "given" if given else "fits")]
-    try:
-        demos = DemoFile(path, key_map)
-        lines += summary(demos)
-    except Unreadable:
-        raise
-    except BadInput as error:
-        print("\n".join([*lines, row("unusable", error)]), flush=True)
-        return None
-    print("\n".join(lines), flush=True)
-    return demos
-
-
-def row(name, value) -> str:
-    return f"  {name:{LABEL_WIDTH}}{value}"
-
-
-def key_lines(path: Path, key_map: KeyMap, why: str) -> list[str]:
-    """The key map of a file and what demos do not have as it says."""
-    problems = key_problems(path, key_map)
-    lines = [row("key map", f"{key_map.name} ({why}): {key_map.about}")]
-    return [*lines, *(row("keys" if n == 0 else "", line) for n, line in enumerate(problems))]
-
-
-def summary(demos: DemoFile) -> list[str]:
-    """The lines that describe a file, but for its name and its key map."""
-    lengths = [demos.num_frames(demo) for demo in demos.demos]
-    rows = {
-        "task": demos.attrs.get("bddl_file_name", "not stated"),
-        "instruction": instruction_row(demos),
-        "demos": len(lengths),
-        "frames": f"{sum(lengths)}  (per demo: {min(lengths)} to {max(lengths)}, mean {np.mean(lengths):.1f})",
-        **picture_rows(demos),
-        "render": demos.render if "render" in demos.attrs else f"{demos.render} (not stated)",
-    }
-    actions = np.concatenate([demos.actions(demo) for demo in demos.demos])
-    names = ACTION_NAMES if actions.shape[1] == len(ACTION_NAMES) else range(actions.shape[1])
-    lines = [row(name, value) for name, value in rows.items()]
-    proprio = read_proprio(demos)
-    lines += proprio_lines(proprio)
-    fixed = [constant(part, values, range(values.shape[1])) for part, values in proprio.items()]
-    fixed.append(constant("actions", actions, names))
-    if any(fixed):
-        lines.append(row("never change", "; ".join(filter(None, fixed))))
-    lines.append(f"  {'actions':{LABEL_WIDTH}}" + "".join(f"{name:>9}" for name in names))
-    for name in ("min", "mean", "max"):
-        values = getattr(actions, name)(axis=0)
-        lines.append(f"  {name:>{LABEL_WIDTH - 2}}  " + "".join(f"{value:9.3f}" for value in values))
-    return lines
-
-
-def read_proprio(demos: DemoFile) -> dict[str, np.ndarray]:
-    """{part: (frames, n)} of the parts that every demo has as its key map says."""
-    found = {}
-    for part in demos.key_map.proprio:
-        with contextlib.suppress(BadInput):  # reported with the keys, or by --verify
-            found[part] = np.concatenate([demos.proprio(demo, [part]) for demo in demos.demos])
-    return found
-
-
-def proprio_lines(proprio: dict[str, np.ndarray]) -> list[str]:
-    """Range of every number of the parts."""
-    lines, width = [], max(map(len, proprio), default=0)
-    for part, values in proprio.items():
-        for name, label in (("min", part), ("max", "")):
-            numbers = "".join(f"{value:9.3f}" for value in getattr(values, name)(axis=0))
-            lines.append(row("" if lines else "proprio", f"{label:{width}}  {name}{numbers}"))
-    return lines
-
-
-def constant(what: str, values: np.ndarray, names) -> str:
-    """ "actions roll, pitch": the columns that never change, without names where all do not; "" if there is none."""
-    still = is_constant(values.min(axis=0), values.max(axis=0))
-    fixed = [str(name) for name, one in zip(names, still, strict=True) if one]
-    return what if len(fixed) == values.shape[1] else f"{what} {', '.join(fixed)}" if fixed else ""
-
-
-def picture_rows(demos: DemoFile) -> dict[str, str]:
-    """The views with their sizes, how pictures are stored, and what a frame (all views) takes on disk."""
-    with open_file(demos.path) as file:
-        groups = [file["data"][demo] for demo in demos.demos]
-        pictures = {view: [group[demos.key_map.views[view]] for group in groups] for view in demos.views}
-        stored = sum(data.id.get_storage_size() for datasets in pictures.values() for data in datasets)
-        plain = sum(data.nbytes for datasets in pictures.values() for data in datasets)
-        sizes = {view: sorted({data.shape[1:3] for data in datasets}) for view, datasets in pictures.items()}
-        first = pictures[demos.views[0]][0]
-        kind = f"{first.compression} {first.compression_opts or ''}".strip() if first.compression else "uncompressed"
-        if first.compression == "unknown":  # to h5py, which knows four
-            kind = " and ".join(filters_of(first).values())
-        chunks = f"chunks of {first.chunks[0]}" if first.chunks else "contiguous"
-    frames = sum(demos.num_frames(demo) for demo in demos.demos)
-    return {
-        "views": ", ".join(
-            f"{view} {' and '.join(f'{height} x {width}' for height, width in found)}" for view, found in sizes.items()
-        ),
-        "storage": (
-            f"{kind}, {chunks}, {stored / frames / 1e3:.1f} kB per frame of {plain / frames / 1e3:.1f} kB, "
-            f"file {demos.path.stat().st_size / 1e6:.1f} MB"
-        ),
-    }
-
-
-def instruction_row(demos: DemoFile) -> str:
-    text = instruction_of(demos)
-    if not text:
-        return "not stated: set DATA.INSTRUCTION"
-    if text == demos.key_map.instruction.text:
-        return f"{text} (the key map's)"
-    stated = demos.stated_instruction
-    return text if text == stated else f"{text} (LIBERO's, by the file's name; it states {stated!r})"
-
-
-def instruction_of(demos: DemoFile) -> str:
-    """The language goal, "" where neither file nor key map states one."""
-    try:
-        return demos.instruction
-    except BadInput:
-        return ""
-
-
-def verify(demos: DemoFile, num_replayed: int) -> int:
-    """Print what is wrong with a file and how its first demos replay; the number of problems."""
-    problems = grouped(verify_demo_file(demos.path, demos.key_map))
-    hindrances, remarks = training_lines(demos)
-    problems += hindrances
-    for line in remarks:
-        print(row("remark", line))
-    names = demos.demos[:num_replayed]
-    problems += replay(demos, names)
-    print(f"  {'verified':{LABEL_WIDTH}}" + (f"{len(problems)} problems" if problems else "no problems"))
-    for problem in problems:
-        print(f"    {problem}")
-    return len(problems)
-
-
-def check_graphics() -> None:
-    """BadInput where the environment asks for an OpenGL that cannot work. Without any, demos are not replayed."""
-    from libs.robosuite_sim import SimulatorMissing, tell_gl
-
-    with contextlib.suppress(SimulatorMissing):
-        tell_gl()
-
-
-def training_lines(demos: DemoFile) -> tuple[list[str], list[str]]:
-    """(what hinders training on a file, what should be known before): as a starting run says them."""
-    hindrances = list(checks.picture_problems([demos], demos.views))
-    remarks = list(checks.instruction_problems([demos]))  # no fault of the file's: a config may state one
-    if remarks:
-        demos = DemoFile(demos.path, demos.key_map, "none")
-    rows = list(read_rows(demos, ()))
-    hindrances += [*checks.number_problems(rows), *checks.motion_problems(rows), *checks.copy_remarks(rows)]
-    remarks += checks.text_remarks([demos])
-    actions = np.concatenate([demo.actions for demo in rows])
-    if np.isfinite(actions).all():
-        low, high = actions.min(axis=0).tolist(), actions.max(axis=0).tolist()
-        remarks += checks.constant_dims({"min": low, "max": high})
-        remarks += checks.range_remarks(rows, low, high, checks.USUAL_BINS)
-    where = f"{demos.path}, "
-    return [line.removeprefix(where) for line in hindrances], remarks
-
-
-def replay(demos: DemoFile, names: list[str]) -> list[str]:
-    """Replay demos in the simulator, where there is one, and print how they compare; the problems."""
-    from libs.libero_sim.replay import recorded_task, replay_demos
-    from libs.robosuite_sim import SimulatorMissing
-
-    label, problems = f"  {'replay':{LABEL_WIDTH}}", []
-    if demos.key_map != LIBERO:
-        print(f"{label}not replayed: not LIBERO's simulator")
-        return []
-    try:
-        demos.states(names[0]), demos.robot_states(names[0])
-        task = recorded_task(demos)
-    except BadInput as error:  # no such task, no simulator
-        print(f"{label}not replayed: {error}")
-        return []
-    try:
-        for name, result in replay_demos(demos, task, names):
-            pictures = ", ".join(
-                f"{view} {result.picture_max[view]} (mean of a picture {result.picture_mean[view]:.2f})"
-                for view in result.picture_max
-            )
-            outcome = "success" if result.success else "no success"
-            print(f"{label}{name}, {result.num_frames} states; largest differences:")
-            indent = " " * len(label)
-            if result.seed is None:
-                print(f"{indent}the file states no reset seed: fixtures may stand up to 13 mm elsewhere")
-            print(f"{indent}pictures (0-255): {pictures}")
-            print(f"{indent}robot_states: {result.robot_state_max:.2g}")
-            print(
-                f"{indent}actions from the first state: {outcome} after {result.steps} of {result.num_frames}, "
-                f"states on the way: {result.state_max:.2g}",
-                flush=True,
-            )
-            problems += [f"{name}: {problem}" for problem in result.problems()]
-    except SimulatorMissing as error:
-        print(f"{label}not replayed: {error}")
-    except BadInput as error:
-        problems.append(f"{names[0]}: cannot be replayed: {error}")
-    return problems
-
-
-def grouped(problems: list[str]) -> list[str]:
-    """ "demo_0: X", "demo_1: X" -> "demo_0 and 1 more: X", in the order in which they first come."""
-    places = {}
-    for problem in problems:
-        place, text = problem.split(": ", 1)
-        places.setdefault(text, []).append(place)
-    return [
-        f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {text}" for text, where in places.items()
-    ]
-
-
-def write_video(path: Path, opened: list[DemoFile], num_demos: int | None) -> int:
-    """Play the first `num_demos` demos (None: all) of each file in real time; returns the number of frames."""
-    import imageio
-
-    todo = [(demos, demo) for demos in opened for demo in demos.demos[:num_demos]]
-    total = sum(demos.num_frames(demo) for demos, demo in todo)
-    sizes = [video_frame(demos, demos.demos[0], 0).shape for demos in opened]
-    shape = np.max(sizes, axis=0)  # files differ in their views and in the lines of their instructions
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        whole_file(path) as part,
-        imageio.get_writer(part, fps=frame_rate(opened), codec="libx264", macro_block_size=2, quality=6) as writer,
-        tqdm(total=total, unit="frame", dynamic_ncols=True) as bar,
-    ):
-        for demos, demo in todo:
-            for t in range(demos.num_frames(demo)):
-                board = np.zeros(shape, np.uint8)
-                picture = video_frame(demos, demo, t)
-                board[: picture.shape[0], : picture.shape[1]] = picture
-                writer.append_data(board)
-                bar.update()
-    return total
-
-
-def frame_rate(opened: list[DemoFile]) -> float:
-    """Frames per second of the demos. BadInput: files of different rates."""
-    rates = [stated_rate(demos) for demos in opened]
-    if len(set(rates)) > 1:
-        stated = ", ".join(f"{demos.path.name} {rate:g}" for demos, rate in zip(opened, rates, strict=True))
-        raise BadInput(f"a video has one rate, these files have several frames per second: {stated}")
-    return rates[0]
-
-
-def stated_rate(demos: DemoFile) -> float:
-    """Actions per second as a file's env_args state them, USUAL_HZ where they do not."""
-    kwargs = json_object(demos.attrs, "env_args").get("env_kwargs")
-    rate = kwargs.get("control_freq") if isinstance(kwargs, dict) else None
-    return rate if type(rate) in (int, float) and rate > 0 else USUAL_HZ
-
-
-def video_frame(demos: DemoFile, demo: str, t: int) -> np.ndarray:
-    """The views side by side, with instruction, demo and frame number under them: (H, W, 3) uint8."""
-    from rv_eval.playing.video import draw_frame
-
-    views = {view: demos.frame(demo, t, view) for view in demos.views}
-    status = f"{demo}  frame {t + 1} of {demos.num_frames(demo)}"
-    return draw_frame(views, instruction_of(demos), status)
+def inspect(args, source, entries):
+    """Print what is in some files and folders of one kind; the Outcome."""
+    if source in OWN:
+        return OWN[source](args, entries)
+    return anything.inspect(argparse.Namespace(**{**vars(args), "source": source, "files": entries}), args.verify)
 
 
 if __name__ == "__main__":

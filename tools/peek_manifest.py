@@ -25,7 +25,7 @@ from libs.files import named_path
 from libs.manifest import BadLine, Rules, numbered_lines, read_line
 from libs.manifest.lines import HIDDEN, INFO, SUMS, manifest_file
 from libs.manifest.pictures import decode_picture
-from rv_train.data.manifest import read_info
+from rv_train.data.manifest_stats import read_info
 from rv_train.data.stats import action_range, read_stats
 
 TOGETHER = 256  # lines that are checked at a time
@@ -152,8 +152,6 @@ def check_picture(path):
     picture = decode_picture(content)
     if picture is None:
         raise BadLine(f"picture {path} is damaged, or no picture")
-    if picture.shape[0] != picture.shape[1]:
-        raise BadLine(f"picture {path} is not square: {picture.shape[1]} x {picture.shape[0]}")
     return picture.shape, sums is not None
 
 

@@ -91,9 +91,8 @@ def load_policy(args):
     )
     if policy.device.type == "cpu":
         torch.set_num_threads(args.threads)
-    picture = np.zeros((policy.resolution, policy.resolution, 3), np.uint8)
     proprio = {part: np.zeros(size, np.float32) for part, size in policy.proprio.items()}
-    views = dict.fromkeys(policy.views, picture)
+    views = {view: np.zeros((*size, 3), np.uint8) for view, size in policy.pictures["cameras"].items()}
     for words in (2, 60):  # prompts of two padded lengths, each is compiled by itself
         policy.predict([{"views": views, "proprio": proprio, "instruction": "wait " * words, "random_key": (0,)}])
     return policy

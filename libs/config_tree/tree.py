@@ -16,7 +16,7 @@ def merge(defaults, tree, opts, origin, list_items):
         tree: nested dict, as YAML gives it.
         opts: flat list [KEY, VALUE, KEY, VALUE, ...], values as text or as Python values.
         origin: where `tree` comes from, for errors.
-        list_items: {key of a list: type of its items}.
+        list_items: {key of a list: type of its items}; where the default is no list, either may be given.
     Returns:
         CfgNode, not frozen.
     Raises:
@@ -55,6 +55,12 @@ def get_leaf(cfg, key):
     return cfg
 
 
+def pair(value):
+    """What a key holds that takes one number or two → (first, second): one number stands for both."""
+    first, second = value if isinstance(value, (list, tuple)) else (value, value)
+    return first, second
+
+
 def differences(cfg, other, free=()):
     """The keys whose values differ between two trees, as (key, value, other value), None where a tree has no such key;
     keys in `free` may differ."""
@@ -86,7 +92,7 @@ def _typed(key, value, default, origin, list_items):
             return float(value)  # YAML reads 5e-6 as text
         except (TypeError, ValueError):
             pass
-    if wanted is list:
+    if wanted is list or (key in list_items and isinstance(value, (list, tuple))):
         item = list_items[key]
         values = [value] if item is str and isinstance(value, str) else value
         fits = isinstance(values, (list, tuple)) and all(

@@ -18,14 +18,15 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from libs.action_text import ActionTextCodec
-from libs.demo_hdf5 import DemoFile
 from libs.errors import BadInput
 from libs.files import make_folder, named_path, read_json_object, whole_file, write_whole
 from libs.manifest.lines import MANIFEST, SUMS
@@ -53,13 +54,22 @@ class Settings:
     fingerprint: str
 
 
+class Readable(Protocol):
+    """Demonstrations of any kind, which can be pickled. demos: each with file.path, name, instruction and actions
+    (T, A)."""
+
+    demos: Sequence[Any]
+
+    def picture(self, number: int, frame: int, view: str) -> np.ndarray:
+        """(H, W, 3) uint8, upright, of demo `number`."""
+
+
 @dataclass(frozen=True)
 class DemoTask:
-    """One demo. file: its DemoFile, which travels without its handle; folder: what the file is called in the manifest;
-    demo: "demo_3"; frames: how many; split: "train", "valid", "neither" by the file's own lists, None where it has
-    none."""
+    """One demo. number: among all; folder: what its file is called in the manifest; demo: "demo_3"; frames: how many;
+    split: "train", "valid", "neither" by the data's own lists, None where it has none."""
 
-    file: DemoFile
+    number: int
     folder: str
     demo: str
     frames: int
@@ -73,8 +83,8 @@ class Build:
         BadInput: another process builds there, it was begun with other settings, or the folder holds other things.
     """
 
-    def __init__(self, out, settings, tasks):
-        self.out, self.settings, self.tasks = Path(out), settings, tasks
+    def __init__(self, out: Path, settings: Settings, data: Readable, tasks: list[DemoTask]):
+        self.out, self.settings, self.data, self.tasks = Path(out), settings, data, tasks
         self.parts = self.out / PARTS
 
     def __enter__(self):
@@ -103,11 +113,11 @@ class Build:
     def __exit__(self, *exception):
         self._lock.close()
 
-    def missing(self):
+    def missing(self) -> list[DemoTask]:
         """The tasks that are not finished."""
         return [task for task in self.tasks if not self._lines(task).exists()]
 
-    def run(self, workers, progress):
+    def run(self, workers: int, progress: Callable[[DemoTask], None]) -> None:
         """Do what is missing; `progress(task)` is called after each demo.
 
         Raises:
@@ -117,11 +127,14 @@ class Build:
         todo = self.missing()
         if workers == 1:
             for task in todo:
-                build_demo(self.out, self.settings, task)
+                build_demo(self.out, self.settings, self.data, task)
                 progress(task)
             return
         pool = concurrent.futures.ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin_worker,
+            initargs=(self.data,),
         )
         with pool:
             try:
@@ -135,7 +148,7 @@ class Build:
         running, todo = {}, iter(todo)
         while True:
             while len(running) < most and (task := next(todo, None)) is not None:
-                running[pool.submit(build_demo, self.out, self.settings, task)] = task
+                running[pool.submit(_build_in_worker, self.out, self.settings, task)] = task
             if not running:
                 return
             done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
@@ -143,7 +156,7 @@ class Build:
                 future.result()
                 progress(running.pop(future))
 
-    def finish(self, companions):
+    def finish(self, companions: dict[str, bytes]) -> None:
         """Join the lines, write the files beside the manifest, then show it.
 
         Args:
@@ -170,29 +183,29 @@ class Build:
         return self.parts / task.folder / f"{task.demo}.jsonl"
 
 
-def build_demo(out, settings, task):
+def build_demo(out: Path, settings: Settings, data: Readable, task: DemoTask) -> None:
     """Pictures, checksums and lines of one demo."""
-    file, part = task.file, out / PARTS / task.folder
+    demo, part = data.demos[task.number], out / PARTS / task.folder
     beside, final = part / f"{task.demo}.frames", out / "frames" / task.folder / task.demo
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     codec = ActionTextCodec(settings.low, settings.high, settings.num_bins)
-    actions = np.asarray(file.actions(task.demo), dtype=np.float32)  # as training reads them
     sums, lines = {}, []
-    for frame in range(len(actions)):
+    for frame in range(task.frames):
         names = {}
         for view in settings.views:
-            content = encode_picture(file.frame(task.demo, frame, view), settings.picture_format, settings.jpeg_quality)
+            picture = data.picture(task.number, frame, view)
+            content = encode_picture(picture, settings.picture_format, settings.jpeg_quality)
             names[view] = f"{frame:06d}_{view}{SUFFIXES[settings.picture_format]}"
             (beside / names[view]).write_bytes(content)
             sums[names[view]] = hashlib.sha256(content).hexdigest()
         paths = {view: f"frames/{task.folder}/{task.demo}/{name}" for view, name in names.items()}
-        # A chunk that runs over the demo's end repeats its last action, as in DemoDataset.
-        steps = np.minimum(np.arange(frame, frame + settings.horizon), len(actions) - 1)
+        # A chunk that runs over the demo's end repeats its last action, as in training from the demonstrations.
+        steps = np.minimum(np.arange(frame, frame + settings.horizon), task.frames - 1)
         line = {
             **({"image_path": paths[settings.views[0]]} if len(paths) == 1 else {"image_paths": paths}),
-            "instruction": file.instruction,
-            "target_action_text": codec.encode(actions[steps][None])[0],
+            "instruction": demo.instruction,
+            "target_action_text": codec.encode(demo.actions[steps][None])[0],
             "H": settings.horizon,
             "D": codec.action_dim,
             "file": task.folder,
@@ -207,18 +220,17 @@ def build_demo(out, settings, task):
     write_whole(part / f"{task.demo}.jsonl", "".join(lines))
 
 
-def make_tasks(files, split_of):
-    """The DemoTasks of DemoFiles, in order. split_of: DemoFile -> {demo: split}, {} where the file has no lists."""
-    names = set()
-    for file in files:
-        number, folder = 1, file.path.stem
-        while folder in names:  # two suites may have a file of the same name
-            number += 1
-            folder = f"{file.path.stem}-{number}"
-        names.add(folder)
-        splits = split_of(file)
-        for demo in file.demos:
-            yield DemoTask(file, folder, demo, file.num_frames(demo), splits.get(demo))
+def make_tasks(data: Readable, split: Sequence[str | None]) -> Iterator[DemoTask]:
+    """The DemoTasks of all demos, in order. split: of each what the data's own lists say."""
+    folders = {}  # of a file -> its name in the manifest
+    for number, demo in enumerate(data.demos):
+        if demo.file not in folders:
+            count, name = 1, demo.file.path.stem
+            while name in folders.values():  # two suites may have a file of the same name
+                count += 1
+                name = f"{demo.file.path.stem}-{count}"
+            folders[demo.file] = name
+        yield DemoTask(number, folders[demo.file], demo.name, len(demo.actions), split[number])
 
 
 def check_same(settings, found, where):
@@ -237,8 +249,17 @@ def _sums(sums):
     return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
 
 
-def _begin_worker():
+_data: Readable  # of a worker process: given to it once, not with every demo
+
+
+def _build_in_worker(out, settings, task):
+    build_demo(out, settings, _data, task)
+
+
+def _begin_worker(data):
     """Ctrl-C is the parent's to handle; and a process whose parent was killed ends at once, not at the next demo."""
+    global _data
+    _data = data
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

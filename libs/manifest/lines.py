@@ -69,6 +69,16 @@ def manifest_file(entry):
     return path
 
 
+def first_line(path) -> dict:
+    """The first line of a manifest as it stands there, {} where it is no JSON object."""
+    _, _, raw = next(numbered_lines(path), (0, 0, b""))
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def numbered_lines(path):
     """(number from 1, offset in bytes, line as bytes) of every line of a file; blank ones are left out.
 

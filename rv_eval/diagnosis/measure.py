@@ -12,6 +12,7 @@ import numpy as np
 
 from libs.action_text import is_constant
 from libs.errors import BadInput
+from rv_train.data.base import Sample
 from rv_train.validate import spread
 
 OTHER_INSTRUCTION = "push the plate to the front of the stove"  # where the data has one instruction only
@@ -108,7 +109,7 @@ def diagnose(policy, dataset, known, num_demos, num_frames, seed):
 
     Args:
         policy: a Policy on weights of this machine, not a served one.
-        dataset: the DemoDataset, read with the policy's views and parts of the robot's state.
+        dataset: `Demonstrations`, read with the policy's views and parts of the robot's state.
         known: the statistics of actions that the checkpoint was trained with.
         num_demos: demos to play open loop, evenly spaced over the data, and to take frames of.
         num_frames: frames whose inputs are varied, in all; evenly spaced over those demos, at least two of each.
@@ -116,9 +117,11 @@ def diagnose(policy, dataset, known, num_demos, num_frames, seed):
     Raises:
         BadInput: data that does not fit the policy, or whose actions are all the same.
     """
-    actions = dataset.all_actions().astype(np.float64)
+    actions = np.concatenate([rows.actions for rows in dataset.demos]).astype(np.float64)
     if actions.shape[1] != policy.action_dim:
         raise BadInput(f"the policy writes {policy.action_dim} numbers per action, the data has {actions.shape[1]}")
+    if np.isnan(actions).any():
+        raise BadInput(f"{dataset.files[0].path} hides digits of its actions: nothing can be compared with them")
     if is_constant(actions.min(axis=0), actions.max(axis=0)).all():
         raise BadInput(f"{dataset.files[0].path}: all recorded actions are the same, nothing can be compared with them")
     chosen = spread(len(dataset.demos), num_demos)
@@ -133,7 +136,7 @@ def diagnose(policy, dataset, known, num_demos, num_frames, seed):
         known=known,
         conditions=conditions,
         chunks=chunks,
-        variants=[measure(policy, *variant) for variant in variants(policy, frames, dataset.files[0].views)],
+        variants=[measure(policy, *variant) for variant in variants(policy, frames, list(dataset.facts.cameras))],
         adapters=measure_adapters(policy, frames.observations, conditions),
         open_loop=[play(policy, dataset, number, seed) for number in chosen],
     )
@@ -144,20 +147,19 @@ def choose_frames(dataset, demos, num_frames, seed):
     each = max(2, -(-num_frames // len(demos)))
     where = [(number, t) for number in demos for t in spread(len(dataset.demos[number].actions), each)]
     return Frames(
-        observations=[observe(dataset, number, t, (seed,)) for number, t in where],
+        observations=[observation(dataset[dataset.index(number, t)], dataset.views, (seed,)) for number, t in where],
         demo=np.array([demos.index(number) for number, _ in where]),
         places=[f"{dataset.demos[number].name} frame {t}" for number, t in where],
         instructions=list(dict.fromkeys(rows.instruction for rows in dataset.demos)),
     )
 
 
-def observe(dataset, number, t, random_key):
-    """Frame `t` of demo `number` as the environment would show it."""
-    rows = dataset.demos[number]
+def observation(sample: Sample, views: list[str], random_key: tuple[int, ...]) -> dict:
+    """A sample as the environment would show it."""
     return {
-        "views": {view: rows.file.frame(rows.name, t, view) for view in dataset.views},
-        "instruction": rows.instruction,
-        "proprio": rows.proprio[t],
+        "views": dict(zip(views, sample.views, strict=True)),
+        "instruction": sample.instruction,
+        "proprio": sample.proprio,
         "random_key": random_key,
     }
 
@@ -184,10 +186,13 @@ def condition(policy, observations):
 def play(policy, dataset, number, seed):
     """The OpenLoop of a demo: asked at frames 0, H, 2H ..., as if every chunk were executed whole."""
     rows, horizon = dataset.demos[number], policy.horizon
-    chunks, valid = [], []
+    chunks, valid, recorded = [], [], []
     starts = list(range(0, len(rows.actions), horizon))
     for first in range(0, len(starts), policy.batch_rows):  # few pictures in memory at a time
-        asked = [observe(dataset, number, t, (seed, number, t)) for t in starts[first : first + policy.batch_rows]]
+        times = starts[first : first + policy.batch_rows]
+        samples = [dataset[dataset.index(number, t)] for t in times]
+        asked = [observation(one, dataset.views, (seed, number, t)) for one, t in zip(samples, times, strict=True)]
+        recorded += [one.actions for one in samples]
         prediction = policy.predict_detailed(asked)
         chunks.append(prediction.chunk)
         valid.append(prediction.valid)
@@ -195,7 +200,7 @@ def play(policy, dataset, number, seed):
         file=str(rows.file.path),
         demo=rows.name,
         instruction=rows.instruction,
-        recorded=rows.actions.astype(np.float64),
+        recorded=np.concatenate(recorded)[: len(rows.actions)].astype(np.float64),
         predicted=np.concatenate(chunks).reshape(-1, policy.action_dim)[: len(rows.actions)].astype(np.float64),
         starts=starts,
         unreadable=int((~np.concatenate(valid)).sum()),

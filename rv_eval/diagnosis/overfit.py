@@ -1,54 +1,24 @@
 """The first question to a training that does not work: can it learn a few demos by heart?"""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from libs.demo_hdf5 import DemoFile
-from libs.demo_hdf5.opening import open_file
-from libs.demo_hdf5.writer import copy_demo
-from libs.errors import BadInput
-from libs.files import make_folder
 from rv_eval.diagnosis.text import LOOK, OK
 from rv_train.train import main as train
 
 LOSS_FELL = 0.25  # of the first loss: all but the noise is learned
 
 
-def copy_first_demos(paths, count, folder, key_map):
-    """Write the first `count` demos of some files, as they are stored, into new files; returns their paths.
-
-    paths: demo files, read in this order. folder: to make. Lists of demos (mask/...) stay behind.
-    BadInput: fewer demos than that, or a file that cannot be used.
-    """
-    files = [DemoFile(path, key_map) for path in paths]
-    available = sum(len(file.demos) for file in files)
-    if not 1 <= count <= available:
-        raise BadInput(f"cannot overfit {count} demos: {paths[0]} and the files after it hold {available}")
-    folder = make_folder(folder)
-    written = []
-    for number, file in enumerate(files):
-        names = file.demos[:count]
-        count -= len(names)
-        if names:
-            written.append(folder / f"{number:02d}_{file.path.name}")
-            _copy(file.path, names, written[-1])
-    return written
-
-
-def _copy(source, names, target):
-    with open_file(source) as old, open_file(target, "w") as new:
-        data = new.create_group("data")
-        data.attrs.update(old["data"].attrs)
-        for name in names:
-            copy_demo(old, name, data, name)
-
-
-def train_on(cfg_path, opts, demos, folder, seed, devices=()):
-    """Train a recipe on a folder of demos only, in this process; returns the run folder, `folder`/run.
+def train_on(
+    cfg_path: Path, opts: Sequence[str], data: Path, count: int, folder: Path, seed: int, devices: Sequence[str] = ()
+) -> Path:
+    """Train a recipe on the first `count` demos of some data only, in this process; returns the run folder,
+    `folder`/run.
 
     opts: config pairs KEY VALUE, texts. devices: flags of the trainer that choose ranks.
     SystemExit: whatever the trainer ends with, if it is not success; it has said why.
     """
-    fixed = ["DATA.SOURCE", "hdf5", "DATA.FILES", str(demos), "DATA.VAL_SHARE", "0", "EXP.SEED", str(seed)]
+    fixed = ["DATA.FILES", str(data), "DATA.MAX_DEMOS", str(count), "DATA.VAL_SHARE", "0", "EXP.SEED", str(seed)]
     place = ["EXP.DIR", str(folder), "EXP.ID", "run"]
     try:
         train(["--cfg", str(cfg_path), *devices, *opts, *fixed, *place])

@@ -9,7 +9,7 @@ import numpy as np
 
 from libs.files import whole_file, write_whole
 
-VIEW_SIDE = 256  # pixels one view takes in the video
+VIEW_SIDE = 256  # height of a view in the video, pixels
 LINE_HEIGHT = 18
 END_SECONDS = 1.0  # how long the last picture stands
 POSTER_WIDTH, POSTER_QUALITY = 320, 75  # pixels, JPEG's 0 to 100: about 10 kB
@@ -111,7 +111,7 @@ def _is_whole(path) -> bool:
 
 
 def draw_frame(views: dict, instruction: str, status: str, colour=(255, 255, 255)) -> np.ndarray:
-    """views {name: (R, R, 3) uint8 upright} -> one picture (H, W, 3) uint8 with lines of text below."""
+    """views {name: (H, W, 3) uint8 upright} -> one picture (H, W, 3) uint8 with lines of text below."""
     import cv2
 
     row = np.concatenate([_to_side(view) for view in views.values()], axis=1)
@@ -125,10 +125,12 @@ def draw_frame(views: dict, instruction: str, status: str, colour=(255, 255, 255
 
 
 def _to_side(view: np.ndarray) -> np.ndarray:
+    """As high as all views are in a video, and as wide as its shape asks for: an even number, for the codec."""
     import cv2
 
     how = cv2.INTER_AREA if len(view) > VIEW_SIDE else cv2.INTER_LINEAR
-    return cv2.resize(view, (VIEW_SIDE, VIEW_SIDE), interpolation=how)
+    width = max(2, 2 * round(VIEW_SIDE * view.shape[1] / view.shape[0] / 2))
+    return cv2.resize(view, (width, VIEW_SIDE), interpolation=how)
 
 
 def _wrap(text: str, width: int) -> list[str]:

@@ -1,15 +1,15 @@
 """What a client asks a policy server: an observation in one of two forms, checked.
 
-Our own:   {"views": {camera: (R, R, 3) uint8 upright}, "instruction": str}
+Our own:   {"views": {camera: (H, W, 3) uint8 upright}, "instruction": str}
            and where the policy is given the robot's state "proprio": {part: floats}, or (P,) floats, the parts one
            after another; if wanted "random_key": list of ints, the seed of the sampling noise, and "draft": list of
            ints, what the text will probably say, which never changes it.
-openpi's:  {"observation/image": (R, R, 3) uint8 upright, "observation/wrist_image": the same, "prompt": str}
+openpi's:  {"observation/image": (H, W, 3) uint8 upright, "observation/wrist_image": the same, "prompt": str}
            and "observation/state": (P,) floats, or a key "observation/PART" for each part. A policy's own keys are
            what `openpi_keys` says: they stand in the server's metadata.
 
 Other entries, pictures of other cameras, and other parts of the robot's state are ignored: clients send what their
-other policies need.
+other policies need. A picture of another shape than those of training is fitted as the metadata say ("pictures").
 """
 
 import numpy as np
@@ -18,6 +18,7 @@ from libs.errors import BadInput
 from rv_eval.serving.protocol import (
     MAX_DRAFT,
     MAX_INSTRUCTION,
+    MAX_PIXELS,
     MAX_PROPRIO,
     MAX_RANDOM_KEY,
     MAX_SIDE,
@@ -73,11 +74,13 @@ def read_observation(message, views, proprio) -> dict:
 
 def _check_picture(picture, view):
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
-        raise BadInput(f"view {view}: a picture is (R, R, 3) uint8, not {_found(picture)}")
+        raise BadInput(f"view {view}: a picture is (H, W, 3) uint8, not {_found(picture)}")
     height, width, channels = picture.shape
-    if channels != 3 or height != width or not MIN_SIDE <= height <= MAX_SIDE:
+    fits = min(height, width) >= MIN_SIDE and max(height, width) <= MAX_SIDE and height * width <= MAX_PIXELS
+    if channels != 3 or not fits:
         raise BadInput(
-            f"view {view}: a picture is square, {MIN_SIDE} to {MAX_SIDE} pixels, with 3 colours, not {picture.shape}"
+            f"view {view}: a picture has sides of {MIN_SIDE} to {MAX_SIDE} pixels, at most {MAX_PIXELS:,} of them, and "
+            f"3 colours, not {picture.shape}"
         )
 
 

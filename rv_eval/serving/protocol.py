@@ -1,7 +1,8 @@
 """What a policy server and its clients say to each other: openpi's websocket protocol, with more in it.
 
 Over one websocket, every message as in `rv_eval.serving.wire`:
-    server, once connected    the metadata: {"protocol": PROTOCOL}, all that `policy.describe()` says, and
+    server, once connected    the metadata: {"protocol": PROTOCOL}, all that `policy.describe()` says ("pictures" among
+                              it: the sizes of the cameras of training, and what becomes of frames of any other), and
                               "observation_keys", see `openpi_keys`; while the model is loaded, it is waited for
     client                    an observation, see `rv_eval.serving.observation`
     server                    {"actions": (H, A) float32 in environment units, "valid": bool, "repaired": bool,
@@ -22,13 +23,15 @@ import numpy as np
 from libs.errors import BadInput
 from libs.files import read_text
 from rv_eval.agent import AgentSettings
+from rv_eval.picture_sizes import are_sizes
 
 PROTOCOL = "vla0-policy/1"
 FAILED = "the policy failed"  # so begins a refusal that the observation is not to blame for
 KEY_VARIABLE = "VLA0_API_KEY"
 HEALTH_PATH = "/healthz"
 
-MIN_SIDE, MAX_SIDE = 8, 768  # of a picture, pixels
+MIN_SIDE, MAX_SIDE = 8, 1280  # of a picture, pixels
+MAX_PIXELS = 1280 * 720  # of a picture
 MAX_INSTRUCTION = 512  # bytes of UTF-8: no more tokens than that
 MAX_PROPRIO = 256  # numbers of the robot's state
 MAX_RANDOM_KEY = 16
@@ -73,7 +76,7 @@ class PolicyChanged(BadInput):
 
 def message_limit(views) -> int:
     """Bytes of the largest observation that is taken."""
-    return len(views) * 3 * MAX_SIDE**2 + MAX_MORE
+    return len(views) * 3 * MAX_PIXELS + MAX_MORE
 
 
 def openpi_keys(views, proprio) -> dict:
@@ -109,6 +112,10 @@ def read_metadata(message) -> dict:
         raise BadInput(f"its metadata holds a proprio that is not {{part: numbers in it}}, {MAX_PROPRIO} at most")
     if message["horizon"] < 1 or message["action_dim"] < 1 or message["batch_rows"] < 1:
         raise BadInput("its metadata holds a horizon, action_dim or batch_rows below 1")
+    if "pictures" in message:  # servers of earlier versions do not say them
+        pictures = message["pictures"]
+        if not are_sizes(pictures.get("cameras") if isinstance(pictures, dict) else None, message["views"]):
+            raise BadInput("its metadata holds pictures without the sizes of its cameras")
     AgentSettings.from_dict(message["preset"])
     return message
 

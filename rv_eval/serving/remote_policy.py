@@ -63,6 +63,7 @@ class RemotePolicy:
         self.folder = url
         self.render, self.resolution = self._metadata["render"], self._metadata["resolution"]
         self.proprio = self._metadata["proprio"]
+        self.pictures = self._metadata.get("pictures")
         self.preset = AgentSettings.from_dict(self._metadata["preset"])
         self.batch_rows = self._metadata["batch_rows"]
 
@@ -70,7 +71,8 @@ class RemotePolicy:
 
     def describe(self) -> dict:
         """What the server says its answers depend on, and "policy_server", its address."""
-        return {**{name: self._metadata[name] for name in METADATA}, "policy_server": self.url}
+        pictures = {"pictures": self.pictures} if self.pictures else {}
+        return {**{name: self._metadata[name] for name in METADATA}, **pictures, "policy_server": self.url}
 
     def predict(self, observations: list[dict]) -> np.ndarray:
         """B observations -> (B, H, A) float32, see Policy.predict. Raises like `predict_detailed`."""

@@ -2,6 +2,7 @@
 
 import importlib
 
+from libs.config_tree import pair
 from libs.errors import BadInput
 from rv_train.backbones.base import Family, Pictures
 from rv_train.backbones.folders import find_weights, model_type
@@ -38,7 +39,7 @@ def type_of_weights(path) -> str | None:
 
 def pictures_of(cfg) -> Pictures:
     """The pictures of one prompt; BadInput where the backbone cannot see such without resizing."""
-    views, height, width = len(cfg.DATA.VIEWS), cfg.IMAGE.SIZE, cfg.IMAGE.SIZE
+    views, (height, width) = len(cfg.DATA.VIEWS), pair(cfg.IMAGE.SIZE)
     number, width = (1, width * views) if cfg.IMAGE.TILE else (views, width)
     rows, columns, patches = family_of(cfg).grid(height, width)
     return Pictures(number, height, width, rows, columns, patches)

@@ -1,33 +1,32 @@
 """What demonstrations are looked at for before they are used: one place for a run, its --dry_run and the tools.
 
 Problems are what nobody can train on, or means to: `refuse` them. Remarks are what somebody should know before hours of
-training. All are one pass over what is in memory anyway, outlines of files and actions; pictures are read only of demos
-whose actions are those of another one, a picture each.
+training. All are one pass over actions; pictures are read only of demos whose actions are those of another one, a
+picture each. What only HDF5 files can have: `hdf5_checks`.
 
-`demos` are lists of `rv_train.data.demos.DemoRows`, `files` of DemoFiles.
+`demos` are lists of `rv_train.data.base.Demo`, `data` is a `Demonstrations`.
 """
 
 import hashlib
 import itertools
 import math
-from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
+from yacs.config import CfgNode
 
 from libs.action_text import is_constant
-from libs.demo_hdf5.schema import IMAGE_CONVENTIONS
-from libs.demo_hdf5.task_text import benchmark_text, evaluated_with_bddl_text, same_text, text_of_name
 from libs.errors import BadInput
+from rv_train.data.base import Demo, Demonstrations, Facts
 
 MAX_INSTRUCTION = 512  # bytes of UTF-8: no more tokens than that; rv_eval/serving/protocol.py takes no longer ones
 SQUEEZED = 0.1  # share of a range: where nearly all values lie in less, a few others have made it so wide
 USUAL_BINS = 1000  # what ACTION.NUM_BINS is unless a recipe says otherwise: for tools that read none
 FEW = 100  # one value in so many (at least one) counts as few
-WAY_OUT = "say what is to be done: DATA.INSTRUCTION (--instruction)"
-NAME_WORDS = 3  # of a file's name that may be an instruction
 
 
-def refuse(problems):
+def refuse(problems: Iterable[str]) -> None:
     """BadInput with the first of some problems, if there is any."""
     problems = list(problems)
     if problems:
@@ -39,66 +38,23 @@ def refuse(problems):
 # ------------------------------------------------------------------------------------------------ problems
 
 
-def picture_problems(files, views):
-    """Cameras that are missing, pictures that stand on their heads or differ between demos in size or rendering.
+def choice_problems(facts: Facts, cfg: CfgNode, where: Path) -> Iterator[str]:
+    """Cameras and parts of the robot's state that a recipe chooses and data does not have, and another size of action.
 
-    The size that most demos have is what the others are held against.
+    where: the data, for messages.
     """
-    found = []
-    for file in files:
-        expected = IMAGE_CONVENTIONS[file.key_map.upside_down]
-        convention = file.attrs.get("macros_image_convention", expected)
-        if convention != expected:
-            found.append(
-                f"{file.path}: pictures stored as {convention!r}, expected {expected!r}: they would stand on their "
-                "heads"
-            )
-        missing = [view for view in views if view not in file.views]
+    for key, chosen, known in (
+        ("DATA.VIEWS", cfg.DATA.VIEWS, facts.cameras),
+        ("DATA.PROPRIO", cfg.DATA.PROPRIO, facts.proprio),
+    ):
+        missing = [name for name in chosen if name not in known]
         if missing:
-            found.append(f"{file.path}: no camera {missing[0]}; its {file.demos[0]} has {', '.join(file.views)}")
-    if found:
-        return found
-    renders = {file.render: file.path for file in files}
-    if len(renders) > 1:
-        listed = "; ".join(f"{render}: {path}" for render, path in renders.items())
-        found.append(f"demos were rendered with different settings, do not mix them: {listed}")
-    for view in dict.fromkeys((files[0].key_map.main_view, *views)):
-        found += _size_problems(files, view)
-    return found
+            yield f"{key}: {where} has no {missing[0]!r}; it has {', '.join(known) or 'none'}"
+    if facts.action_dim != cfg.ACTION.DIM:
+        yield f"ACTION.DIM is {cfg.ACTION.DIM}, actions of {where} have {facts.action_dim} dimensions"
 
 
-def _size_problems(files, view):
-    sizes = [(file, demo, tuple(file.picture_size(demo, view))) for file in files for demo in file.demos]
-    usual, count = Counter(size for *_, size in sizes).most_common(1)[0]
-    file, demo = next((file, demo) for file, demo, size in sizes if size == usual)
-    if usual[0] != usual[1]:
-        yield f"{file.path}, {demo}: pictures of {view} are {_pixels(usual)}, not square"
-    others = f"{count} of {len(sizes)} demos have {_pixels(usual)} ({file.path}, {demo})"
-    for file, demo, size in sizes:
-        if size != usual:
-            yield (
-                f"{file.path}, {demo}: pictures of {view} are {_pixels(size)}, {others}: leave it out, or render all "
-                "alike (tools/regenerate_libero.py --resolution)"
-            )
-
-
-def _pixels(size):
-    return f"{size[0]} x {size[1]} pixels"
-
-
-def instruction_problems(files):
-    """Files whose language goal is missing, empty, too long or would be read as marks of the model."""
-    for file in files:
-        try:
-            problem = text_problem(file.instruction)
-        except BadInput as error:
-            yield f"{error}; {WAY_OUT}"
-        else:
-            if problem:
-                yield f"{file.path}: its instruction {problem}; {WAY_OUT}"
-
-
-def text_problem(text):
+def text_problem(text: str) -> str:
     """What is wrong with an instruction, "" if nothing."""
     if not any(map(str.isalnum, text)):
         return "is empty"
@@ -107,7 +63,7 @@ def text_problem(text):
     return f'holds "<|", with which the marks of the model begin ({text[:60]!r})' if "<|" in text else ""
 
 
-def number_problems(demos):
+def number_problems(demos: Sequence[Demo]) -> Iterator[str]:
     """Actions that are no numbers."""
     for rows in demos:
         bad = ~np.isfinite(rows.actions)
@@ -120,72 +76,37 @@ def number_problems(demos):
             )
 
 
-def motion_problems(demos):
+def motion_problems(demos: Sequence[Demo]) -> Iterator[str]:
     """Data in which no dimension of the actions ever changes."""
     low, high = _extent(demos)
     if is_constant(low, high).all():
-        key = demos[0].file.key_map.actions.key
         yield (
             f"{demos[0].file.path}, {demos[0].name}: all actions of {_plural(len(demos), 'demo')} are the same, "
-            f"{[round(float(value), 6) for value in low]}: nothing can be learned; are they what {key!r} should hold?"
+            f"{[round(float(value), 6) for value in low]}: nothing can be learned; are they the robot's?"
         )
 
 
 # ------------------------------------------------------------------------------------------------ remarks
 
 
-def demo_remarks(demos, horizon, low, high, num_bins=None):
-    """Lines about data that can be trained on.
+def demo_remarks(
+    data: Demonstrations, low: Sequence[float], high: Sequence[float], num_bins: int | None = None
+) -> list[str]:
+    """Lines about data that can be trained on, its own remarks first.
 
     Args:
-        horizon: actions per chunk.
         low, high: (A,) the range in use.
         num_bins: integers that it is divided into; None for a policy that writes none.
     """
-    files = list(dict.fromkeys(rows.file for rows in demos))
     return [
-        *text_remarks(files),
-        *_length_remarks(demos, horizon),
-        *copy_remarks(demos),
-        *range_remarks(demos, low, high, num_bins),
+        *data.remarks(),
+        *_length_remarks(data.demos, data.horizon),
+        *copy_remarks(data.demos, lambda number: data.picture(number, 0, data.views[0])),
+        *range_remarks(data.demos, low, high, num_bins),
     ]
 
 
-def text_remarks(files):
-    """Files whose name states another instruction than their content, and which of the two is used."""
-    used = {"name": [], "content": []}
-    for file in files:
-        try:
-            stated = file.stated_instruction
-        except BadInput:
-            continue
-        bddl, instruction = file.attrs.get("bddl_file_name"), file.instruction
-        named = benchmark_text(file.path, bddl)
-        if named and not same_text(named, stated) and instruction == named:
-            used["name"].append(f"{file.path} is named {named!r}, states {stated!r}")
-        elif not named and _may_say(file.path, bddl) and instruction == stated:
-            named = text_of_name(file.path)
-            if not same_text(named, stated):
-                used["content"].append(f"{file.path} is named {named!r}, states {stated!r}")
-    for which, why in (
-        ("name", "LIBERO's benchmark states the name's at evaluation, so training does, too"),
-        ("content", "no task of LIBERO's is called so: what the file states is used, evaluate with the same"),
-    ):
-        if used[which]:
-            more = len(used[which]) - 1
-            rest = f" (and {_plural(more, 'file')} more alike)" if more else ""
-            yield f"two instructions: {used[which][0]}{rest}; {why}; DATA.INSTRUCTION gives another"
-
-
-def _may_say(path, bddl_file_name):
-    """Whether the name of a file may be an instruction: LIBERO's way, NAME_demo.hdf5, and a task of BDDL."""
-    if not isinstance(bddl_file_name, str) or not bddl_file_name.endswith(".bddl"):
-        return False
-    named = path.stem.endswith("_demo") and len(text_of_name(path).split()) >= NAME_WORDS
-    return named and not evaluated_with_bddl_text(bddl_file_name)
-
-
-def constant_dims(stats):
+def constant_dims(stats: dict) -> Iterator[str]:
     """What never changes in the data of these statistics, a line each: nothing can be learned there, or from it."""
     still = is_constant(stats["min"], stats["max"])
     for dim, (low, high) in enumerate(zip(stats["min"], stats["max"], strict=True)):
@@ -214,14 +135,14 @@ def _length_remarks(demos, horizon):
         )
 
 
-def copy_remarks(demos):
-    """Demos with the actions and the first picture of an earlier one."""
+def copy_remarks(demos: Sequence[Demo], first_picture: Callable[[int], np.ndarray]) -> Iterator[str]:
+    """Demos with the actions and the first picture of an earlier one. first_picture: of the demo of a number."""
     first_with, copies = {}, []
-    for rows in demos:
+    for number, rows in enumerate(demos):
         digest = hashlib.blake2b(rows.actions.tobytes(), digest_size=16).digest()
-        twin = first_with.setdefault(digest, rows)
-        if twin is not rows and np.array_equal(_first_picture(twin), _first_picture(rows)):
-            copies.append((twin, rows))
+        twin = first_with.setdefault(digest, number)
+        if twin != number and np.array_equal(first_picture(twin), first_picture(number)):
+            copies.append((demos[twin], rows))
     if copies:
         twin, rows = copies[0]
         who, counts = ("repeat", "they count") if len(copies) > 1 else ("repeats", "it counts")
@@ -233,11 +154,9 @@ def copy_remarks(demos):
         )
 
 
-def _first_picture(rows):
-    return rows.file.frame(rows.name, 0, rows.file.key_map.main_view)
-
-
-def range_remarks(demos, low, high, num_bins):
+def range_remarks(
+    demos: Sequence[Demo], low: Sequence[float], high: Sequence[float], num_bins: int | None
+) -> Iterator[str]:
     """Of every dimension: values that make the range too wide for all others, or that a narrow one leaves out."""
     low, high = np.asarray(low), np.asarray(high)
     data_low, data_high = _extent(demos)

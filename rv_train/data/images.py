@@ -1,74 +1,116 @@
-"""Frames → pictures for the model: crop, resize, colour jitter, tile. uint8 in, uint8 out.
+"""Frames → pictures for the model: fit, crop, resize, colour jitter, tile. uint8 in, uint8 out.
 
 Training crops at random and jitters; evaluation crops the centre and leaves the colours alone. Cutting into patches
 and normalising happen on the model's device (`rv_train/backbones/patches.py`), so a loader process moves bytes only.
 """
 
-import numpy as np
+from collections.abc import Sequence
 
+import numpy as np
+from yacs.config import CfgNode
+
+from libs.config_tree import pair
 from libs.errors import BadInput
 
+FITS = ("crop", "pad", "stretch")  # IMAGE.FIT
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601: shares of red, green and blue
 
 
 class ImageTransform:
-    """Turns upright views into pictures.
+    """Turns upright views into pictures of one size.
 
-    In training every view is cropped at a place of its own; the views of a sample share one draw of the colour jitter,
-    as they share the light. (The documents of the published recipe give the ranges and leave both open.)
+    A frame of another shape than that is brought to it as `fit` says, the same way always; then it is cropped. In
+    training every view is cropped at a place of its own; the views of a sample share one draw of the colour jitter, as
+    they share the light. (The documents of the published recipe give the ranges and leave both open.) Bars stay black.
 
     Args:
-        size: side of one view after resizing, pixels.
-        crop: side of the crop as a share of the frame's side.
+        size: side of one view after resizing, pixels, or (height, width).
+        crop: sides of the crop as a share of the frame's.
         tile: views side by side in one picture, or one picture each.
         brightness, contrast, saturation: factors are uniform in 1 ± value.
         hue: shift uniform in ± value, in turns of the colour circle.
+        fit: of FITS; what they do to the geometry is written at IMAGE.FIT in `rv_train.config`.
     """
 
-    def __init__(self, size, crop=1.0, tile=True, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0):
-        self.size, self.crop, self.tile = size, crop, tile
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        crop: float = 1.0,
+        tile: bool = True,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        fit: str = "crop",
+    ):
+        if fit not in FITS:
+            raise BadInput(f"pictures are fitted by {', '.join(FITS)}, not {fit!r}")
+        self.height, self.width = pair(size)
+        self.crop, self.tile, self.fit = crop, tile, fit
         self.jitter = (brightness, contrast, saturation, hue)
 
     @classmethod
-    def from_cfg(cls, cfg):
+    def from_cfg(cls, cfg: CfgNode) -> "ImageTransform":
+        """From the config tree."""
         image = cfg.IMAGE
-        return cls(image.SIZE, image.CROP, image.TILE, image.BRIGHTNESS, image.CONTRAST, image.SATURATION, image.HUE)
+        jitter = image.BRIGHTNESS, image.CONTRAST, image.SATURATION, image.HUE
+        return cls(image.SIZE, image.CROP, image.TILE, *jitter, image.FIT)
 
-    def __call__(self, views, rng=None):
+    def __call__(self, views: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> np.ndarray:
         """One sample's pictures.
 
         Args:
-            views: list of (H, W, 3) uint8 upright frames, square.
+            views: (H, W, 3) uint8 upright frames, of any sizes.
             rng: numpy Generator for training; None for evaluation (centre crop, no jitter).
         Returns:
-            (N, size, W', 3) uint8: N = 1 and W' = size × views when tiled, else N = views and W' = size.
+            (N, height, W', 3) uint8: N = 1 and W' = width × views when tiled, else N = views and W' = width.
         Raises:
-            BadInput: a view that is not a square uint8 picture.
+            BadInput: a view that is not a uint8 picture.
         """
         colours = None if rng is None else self._draw_jitter(rng)
-        pictures = [self._resize(self._cut(view, rng)) for view in views]
+        pictures = [self._resize(self._cut(self._taken(view), rng)) for view in views]
         if colours is not None:
             pictures = [jitter(picture, *colours) for picture in pictures]
+        pictures = [self._between_bars(picture) for picture in pictures]
         return np.concatenate(pictures, axis=1)[None] if self.tile else np.stack(pictures)
 
+    def _taken(self, view):
+        """What of a frame is seen at all."""
+        if view.dtype != np.uint8 or view.ndim != 3 or view.shape[2] != 3 or 0 in view.shape:
+            raise BadInput(f"a view must be a (H, W, 3) uint8 picture, got {view.dtype} {view.shape}")
+        if self.fit != "crop":
+            return view
+        height, width = view.shape[:2]
+        if width * self.height > height * self.width:  # too wide
+            return _middle(view, height, max(1, round(height * self.width / self.height)))
+        return _middle(view, max(1, round(width * self.height / self.width)), width)
+
     def _cut(self, view, rng):
-        square = view.ndim == 3 and view.shape[0] == view.shape[1] > 0 and view.shape[2] == 3
-        if view.dtype != np.uint8 or not square:
-            raise BadInput(f"a view must be a square (H, H, 3) uint8 picture, got {view.dtype} {view.shape}")
-        full = view.shape[0]
-        side = round(full * self.crop)
+        height, width = (max(1, round(side * self.crop)) for side in view.shape[:2])
         if rng is None:
-            top = left = (full - side) // 2
-        else:
-            top, left = rng.integers(0, full - side + 1, size=2)
-        return view[top : top + side, left : left + side]
+            return _middle(view, height, width)
+        top, left = rng.integers(0, (view.shape[0] - height + 1, view.shape[1] - width + 1))
+        return view[top : top + height, left : left + width]
 
     def _resize(self, picture):
-        if picture.shape[0] == self.size:
+        height, width = self.height, self.width
+        if self.fit == "pad":
+            scale = min(height / picture.shape[0], width / picture.shape[1])
+            height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+        if picture.shape[:2] == (height, width):
             return picture
         cv2 = _opencv()
-        shrink = picture.shape[0] > self.size
-        return cv2.resize(picture, (self.size, self.size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+        shrink = picture.shape[0] * picture.shape[1] > height * width
+        return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+
+    def _between_bars(self, picture):
+        height, width = picture.shape[:2]
+        if (height, width) == (self.height, self.width):
+            return picture
+        board = np.zeros((self.height, self.width, 3), np.uint8)
+        top, left = (self.height - height) // 2, (self.width - width) // 2
+        board[top : top + height, left : left + width] = picture
+        return board
 
     def _draw_jitter(self, rng):
         brightness, contrast, saturation, hue = self.jitter
@@ -78,7 +120,7 @@ class ImageTransform:
         return (*factors, rng.uniform(-hue, hue))
 
 
-def jitter(picture, brightness, contrast, saturation, hue):
+def jitter(picture: np.ndarray, brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
     """The four steps of torchvision's ColorJitter, always in the order of the arguments; torchvision shuffles them.
 
     Brightness, contrast and saturation blend with black, with the picture's mean grey and with each pixel's grey, and
@@ -105,6 +147,11 @@ def jitter(picture, brightness, contrast, saturation, hue):
         hsv[..., 0] += np.uint8(round(hue * 256) % 256)  # uint8 arithmetic wraps around the circle
         x = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
     return x
+
+
+def _middle(view, height, width):
+    top, left = (view.shape[0] - height) // 2, (view.shape[1] - width) // 2
+    return view[top : top + height, left : left + width]
 
 
 def _opencv():

@@ -1,56 +1,37 @@
 """Manifests → `Sample`: training data as lines of text with their pictures beside, instead of demonstration files."""
 
 import copy
+import dataclasses
+import functools
 import hashlib
 import json
-import os
-from array import array
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from yacs.config import CfgNode
 
-from libs.demo_hdf5.schema import STANDARD_RENDER
+from libs.action_text import ActionTextCodec
 from libs.errors import BadInput
-from libs.files import kind_of, named_path, read_json_object
-from libs.manifest import BadLine, Rules, numbered_lines, read_line, read_picture
-from libs.manifest.lines import INFO, check_pictures, manifest_file
-from rv_train.data.demos import Sample, split_at_random
+from libs.files import named_path
+from libs.manifest import Rules, read_picture
+from libs.manifest.lines import first_line, manifest_file
+from rv_train.data import checks
+from rv_train.data.base import Demo, Facts, Sample
+from rv_train.data.manifest_index import SPLITS, ManifestFile, read_lines, version
+from rv_train.data.manifest_stats import check_written, manifest_stats, read_info
+from rv_train.data.stats import action_range
+from rv_train.data.trajectories import STANDARD_RENDER, check_count, side_or_size, split_demos
 
-BLOCK = 200  # lines: as much as one demo can be where lines do not say which demo they come from
-LISTED = 10  # bad lines that a message names
 MOST_PICTURES = 2000  # that a fingerprint looks at
-SPLITS = (None, "train", "valid", "neither")
-
-
-@dataclass(frozen=True)
-class ManifestFile:
-    """One manifest. path; rules: what its lines fit; info: its manifest_info.json, {} where it has none; version: size
-    and time of change when it was read."""
-
-    path: Path
-    rules: Rules
-    info: dict
-    version: tuple
-
-    def line(self, offset, length):
-        """The Line at a place; BadInput where the file is no longer the one that was read."""
-        # Opened for each line (10 us beside 1 ms for its pictures): nothing to share between loader processes.
-        with open(self.path, "rb") as file:
-            file.seek(offset)
-            raw = file.read(length)
-            changed = _version(file) != self.version
-        if changed:
-            raise BadInput(f"manifest {self.path} changed while it was in use: start again with files that stay")
-        return read_line(raw, self.rules)
 
 
 class ManifestDataset:
-    """Every sample of every manifest, in the order of the lines; takes the place of a `DemoDataset`.
+    """Every sample of every manifest, in the order of the lines: `Demonstrations`.
 
-    All lines are read once, when it is made. What stays in memory are 28 bytes a sample: where its line stands and
-    which demo it is of. Line and pictures are read when a sample is asked for. It can be pickled.
+    All lines are read once, when it is made. What stays in memory are 32 bytes a sample: where its line stands, which
+    demo it is of and which frame. Line and pictures are read when a sample is asked for. It can be pickled.
 
     Lines that do not name their demo are grouped: neighbours with one instruction and one folder of pictures, up to
     BLOCK lines, count as a demo, and all lines of one instruction as a file.
@@ -60,22 +41,35 @@ class ManifestDataset:
         views: cameras to read.
         horizon: actions per chunk.
         codec: the ActionTextCodec that their integers were written with.
+        written_with: (the statistics that the codec's range is of, where they lie).
     Raises:
         BadInput: manifests that were written otherwise than asked for, or differently; no line that can be used.
     """
 
-    def __init__(self, paths, views, horizon, codec):
-        self.views, self.horizon, self.codec = list(views), horizon, codec
+    def __init__(
+        self,
+        paths: Iterable[Path | str],
+        views: Iterable[str],
+        horizon: int,
+        codec: ActionTextCodec,
+        written_with: tuple[dict, str],
+    ):
+        self.views, self.horizon, self.codec, self.written_with = list(views), horizon, codec, written_with
+        self.parts: dict[str, int] = {}
         self.files = [self._open(path) for path in paths]
-        found = {file.info.get("render", STANDARD_RENDER): file.path for file in self.files}
-        if len(found) > 1:
-            listed = "; ".join(f"{render}: {path}" for render, path in found.items())
+        renders = {file.info.get("render", STANDARD_RENDER): file.path for file in self.files}
+        if len(renders) > 1:
+            listed = "; ".join(f"{render}: {path}" for render, path in renders.items())
             raise BadInput(f"manifests were rendered with different settings, do not mix them: {listed}")
-        (self.render,) = found
-        self._read_lines()
+        (self.render,) = renders
+        self.found = read_lines(self.files)
         if not len(self):
-            raise BadInput(f"{self.files[0].path}: no line can be used{_first(self.bad)}")
-        self.resolution = len(self._picture(0, self._line(0).pictures[0]))  # side of the stored main view, pixels
+            raise BadInput(f"{self.files[0].path}: no line can be used{'; '.join(['', *self.found.bad[:1]])}")
+        pictures = dict(zip(self.views, self._line(0).pictures, strict=True))
+        cameras = {view: self._picture(0, path).shape[:2] for view, path in pictures.items()}
+        self._size = cameras[self.views[0]]  # of the stored main view
+        others = dict.fromkeys(named_cameras(first_line(self.files[0].path)))
+        self.facts = Facts({**others, **cameras}, codec.action_dim, {})
 
     def _open(self, path):
         path = Path(path)
@@ -87,77 +81,75 @@ class ManifestDataset:
                 raise BadInput(f"{path} was written with {name} {info[name]}, {keys[name]} is {value}")
         rules = Rules(str(path.parent), tuple(self.views), self.horizon, self.codec.action_dim, self.codec.num_bins)
         with named_path(path), open(path, "rb") as file:
-            return ManifestFile(path, rules, info, _version(file))
+            return ManifestFile(path, rules, info, version(file))
 
-    def _read_lines(self):
-        """Look at every line: where the good ones stand, what the bad ones lack."""
-        source, offset, length, number, demo = (array(kind) for kind in "iqiqi")
-        demos, digest = _Demos(), hashlib.sha256()
-        self.bad, self.num_bad, self.num_hidden, self.largest = [], 0, 0, 0
-        self.instructions = {}
-        total = sum(file.version[0] for file in self.files)
-        bar = tqdm(desc="lines", total=total, unit="B", unit_scale=True, delay=10, disable=None)  # on a terminal
-        for place, file in enumerate(self.files):
-            for line_number, start, raw in numbered_lines(file.path):
-                bar.update(len(raw))
-                try:
-                    line = read_line(raw, file.rules)
-                    check_pictures(line)
-                except BadLine as error:
-                    self.num_bad += 1
-                    if len(self.bad) < LISTED:
-                        self.bad.append(f"{file.path}, line {line_number}: {error}")
-                    continue
-                hidden = None in line.numbers
-                self.num_hidden += hidden
-                known = [value for value in line.numbers if value is not None] if hidden else line.numbers
-                self.largest = max(self.largest, max(known, default=0))
-                self.instructions[line.instruction] = None
-                for values, value in (
-                    (source, place),
-                    (offset, start),
-                    (length, len(raw)),
-                    (number, line_number),
-                    (demo, demos.number(place, line)),
-                ):
-                    values.append(value)
-                digest.update(f"{demo[-1]}\n{line.instruction}\n{line.text}\n".encode())
-        bar.close()
-        self.instructions = list(self.instructions)
-        self._source, self._offset, self._length, self._number, self._demo = map(
-            np.array, (source, offset, length, number, demo)
-        )
-        self._group_of, self._split_of = np.array(demos.groups), np.array(demos.splits)
-        self._digest = digest.hexdigest()
+    def __len__(self) -> int:
+        return len(self.found.offset)
 
-    def __len__(self):
-        return len(self._offset)
-
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Sample:
         line = self._line(index)
         return Sample(
-            views=[self._picture(index, path, None if n else self.resolution) for n, path in enumerate(line.pictures)],
+            views=[self._picture(index, path, None if n else self._size) for n, path in enumerate(line.pictures)],
             instruction=line.instruction,
             actions=self._actions(line.numbers),
             proprio=np.zeros(0, dtype=np.float32),
-            file=line.file or str(self.files[self._source[index]].path),
+            file=line.file or str(self.files[self.found.source[index]].path),
             demo=line.demo or "",
-            frame=int(self._number[index]) if line.frame is None else line.frame,
+            frame=int(self.found.frame[index]),
             action_text=line.text,
         )
 
-    def _line(self, index):
-        return self.files[self._source[index]].line(int(self._offset[index]), int(self._length[index]))
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_places"}
 
-    def _picture(self, index, path, side=None):
-        """(H, H, 3) uint8; BadInput, naming the line, where it cannot be read or has another side than `side`."""
+    @functools.cached_property
+    def _places(self) -> list[np.ndarray]:
+        """Of every demo its samples, in the order of its frames."""
+        order = np.lexsort((self.found.frame, self.found.demo))
+        _, starts = np.unique(self.found.demo[order], return_index=True)
+        return np.split(order, starts[1:])
+
+    @property
+    def demos(self) -> Sequence[Demo]:
+        """See `Demonstrations`: each is read when it is asked for, a line per frame. Its actions are what integers
+        stand for, NaN where a digit is hidden."""
+        return _Demos(self)
+
+    def index(self, number: int, frame: int) -> int:
+        """See `Demonstrations`."""
+        return int(self._places[number][frame])
+
+    def picture(self, number: int, frame: int, view: str) -> np.ndarray:
+        """See `Demonstrations`."""
+        index, place = self.index(number, frame), self.views.index(view)
+        return self._picture(index, self._line(index).pictures[place], None if place else self._size)
+
+    @property
+    def instructions(self) -> list[str]:
+        """See `Demonstrations`."""
+        return self.found.instructions
+
+    def demo(self, number: int) -> Demo:
+        """What `demos` gives."""
+        places = self._places[number]
+        lines = [self._line(index) for index in places]
+        name = lines[0].demo or f"lines from {self.found.line[places[0]]}"
+        actions = np.stack([self._actions(line.numbers)[0] for line in lines])
+        file, no_proprio = self.files[self.found.source[places[0]]], np.zeros((len(lines), 0), np.float32)
+        return Demo(file, lines[0].instruction, name, actions, no_proprio)
+
+    def _line(self, index):
+        return self.files[self.found.source[index]].line(int(self.found.offset[index]), int(self.found.length[index]))
+
+    def _picture(self, index, path, size=None):
+        """(H, W, 3) uint8; BadInput, naming the line, where it cannot be read or is not of `size`, (H, W)."""
         try:
             picture = read_picture(path)
         except BadInput as error:
             raise BadInput(f"{self._place(index)}: {error}") from None
         height, width = picture.shape[:2]
-        if height != width or side not in (None, height):
-            expected = f"{side} x {side} as the first one is" if side else "square"
+        if size not in (None, (height, width)):
+            expected = f"{size[1]} x {size[0]} as the first one is"
             raise BadInput(f"{self._place(index)}: picture {path} is {width} x {height}, not {expected}")
         return picture
 
@@ -168,96 +160,147 @@ class ManifestDataset:
         return np.where(hidden, np.float32("nan"), self.codec.from_integers(integers))
 
     def _place(self, index):
-        return f"{self.files[self._source[index]].path}, line {self._number[index]}"
+        return f"{self.files[self.found.source[index]].path}, line {self.found.line[index]}"
 
-    def where(self, index):
+    def where(self, index: int) -> str:
         """Sample number → "path/manifest.jsonl, line 18, demo_3, frame 17", for messages."""
         line = self._line(index)
         known = [line.demo, None if line.frame is None else f"frame {line.frame}"]
         return ", ".join([self._place(index), *filter(None, known)])
 
     @property
-    def num_demos(self):
-        return len(np.unique(self._demo))
+    def num_demos(self) -> int:
+        return len(self._places)
 
-    def fingerprint(self):
-        """What a run's data is known by: sha256 in hexadecimal, see `data_fingerprint`.
+    def about(self) -> dict[str, Any]:
+        """See `Demonstrations`: num_clipped, num_bad_lines (left out) and num_hidden (samples with hidden digits)."""
+        clipped = sum(file.info.get("num_clipped", 0) for file in self.files)
+        return {"num_clipped": clipped, "num_bad_lines": self.found.num_bad, "num_hidden": self.found.num_hidden}
+
+    def remarks(self) -> list[str]:
+        """See `Demonstrations`."""
+        found, lines = self.found, []
+        if found.num_bad:
+            lines.append(f"{self.bad_lines()} are left out: {self.listed()}")
+        if found.num_hidden:
+            lines.append(f"{found.num_hidden} of {len(self)} samples hide digits (X): no labels there")
+        if found.largest < 0.9 * self.codec.num_bins:
+            lines.append(
+                f"the largest integer of {self.files[0].path} is {found.largest}, ACTION.NUM_BINS is "
+                f"{self.codec.num_bins}: is that what its lines were written with?"
+            )
+        return lines
+
+    def bad_lines(self) -> str:
+        """How many lines cannot be used."""
+        return f"{self.found.num_bad} bad lines of {self.found.num_bad + len(self)}"
+
+    def listed(self) -> str:
+        """The first of the lines that cannot be used, and why."""
+        return "; ".join(self.found.bad) + ("; ..." if self.found.num_bad > len(self.found.bad) else "")
+
+    def fingerprint(self) -> str:
+        """See `Demonstrations`.
 
         It covers what that of demonstration files does, but for the actions the text of every sample. Pictures: the
         first of every demo (main view), of at most MOST_PICTURES demos. Where the files lie does not matter.
         """
-        about = ["manifest", self.views, self.render, self.resolution, self._digest]
+        about = ["manifest", self.views, self.render, side_or_size(self._size), self.found.digest]
         digest = hashlib.sha256(json.dumps(about).encode())
-        _, first = np.unique(self._demo, return_index=True)
+        _, first = np.unique(self.found.demo, return_index=True)
         for index in first[:: -(-len(first) // MOST_PICTURES)]:
-            digest.update(self._picture(index, self._line(index).pictures[0], self.resolution).tobytes())
+            digest.update(self._picture(index, self._line(index).pictures[0], self._size).tobytes())
         return digest.hexdigest()
 
-    def split(self, val_share, seed):
-        """Hold whole demos out for validation, as `DemoDataset.split` does, and the same ones of the same data.
+    def own_split(self) -> list[str | None]:
+        """See `Demonstrations`."""
+        return [SPLITS[self.found.split[demo]] for demo in np.unique(self.found.demo)]
 
-        Returns:
-            (ManifestDataset to train on, held-out ManifestDataset or None where there is none).
-        Raises:
-            BadInput: nothing is left to train on.
-        """
+    def split(self, val_share: float, seed: int) -> tuple["ManifestDataset", "ManifestDataset | None"]:
+        """See `Demonstrations`: the same demos of the same data are held out as of demonstration files."""
         if val_share == 0:
             return self, None
-        chosen = {"train": [], "valid": []}
-        demos = np.unique(self._demo)
-        demos = demos[np.argsort(self._group_of[demos], kind="stable")]
-        groups, starts = np.unique(self._group_of[demos], return_index=True)
-        # Groups are numbered in the order of the lines, as demonstration files are: the same ones are drawn.
-        for group, members in zip(groups, np.split(demos, starts[1:]), strict=True):
-            listed = self._split_of[members]
-            if listed.any():
-                kept, held_out = (members[listed == SPLITS.index(name)] for name in ("train", "valid"))
-            else:
-                kept, held_out = split_at_random(members, val_share, [seed, int(group)])
-            chosen["train"].extend(kept)
-            chosen["valid"].extend(held_out)
-        if not chosen["train"]:
-            raise BadInput(f"{self.files[0].path}: every demo is held out for validation, none is left to train on")
+        groups, goals = (column[np.unique(self.found.demo)].tolist() for column in (self.found.group, self.found.goal))
+        chosen = split_demos(groups, goals, self.own_split(), val_share, seed, self.files[0].path)
         return self._subset(chosen["train"]), self._subset(chosen["valid"]) if chosen["valid"] else None
 
-    def _subset(self, demos):
-        part, kept = copy.copy(self), np.isin(self._demo, demos)
-        for name in ("_source", "_offset", "_length", "_number", "_demo"):
-            setattr(part, name, getattr(self, name)[kept])
+    def first(self, count: int) -> "ManifestDataset":
+        """See `Demonstrations`."""
+        check_count(count, self)
+        part = self._subset(range(count))
+        digest = hashlib.sha256(f"{count} of {self.found.digest}".encode()).hexdigest()
+        part.found = dataclasses.replace(part.found, digest=digest)
+        return part
+
+    def _subset(self, numbers):
+        part = copy.copy(self)
+        part.__dict__.pop("_places", None)
+        part.found = self.found.of_demos(np.unique(self.found.demo)[list(numbers)])
         return part
 
 
-class _Demos:
-    """Numbers the demos that lines come from, and the groups ("files") of demos."""
+class _Demos(Sequence):
+    """The demos of a ManifestDataset, read one by one."""
 
-    def __init__(self):
-        self.groups, self.splits = array("i"), array("b")  # of each demo: its group, its place in SPLITS
-        self._known, self._group_numbers = {}, {}
-        self._run, self._left = None, 0
+    def __init__(self, data: ManifestDataset):
+        self._data = data
 
-    def number(self, source, line):
-        """The number of a line's demo; `source` tells manifests apart. To be called in the order of the lines."""
-        if line.demo is None:
-            run = (source, line.instruction, os.path.dirname(line.pictures[0]))
-            if run != self._run or self._left == 0:
-                self._run, self._left = run, BLOCK
-                self._add((source, line.instruction), line)
-            self._left -= 1
-            return len(self.groups) - 1
-        self._run = None
-        group = (source, line.file or line.instruction)
-        key = (*group, line.demo)
-        if key not in self._known:
-            self._known[key] = len(self.groups)
-            self._add(group, line)
-        return self._known[key]
+    def __len__(self) -> int:
+        return self._data.num_demos
 
-    def _add(self, group, line):
-        self.groups.append(self._group_numbers.setdefault(group, len(self._group_numbers)))
-        self.splits.append(SPLITS.index(line.split))
+    def __getitem__(self, number):
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self._data.demo(number)
 
 
-def find_manifests(entries):
+class Manifests:
+    """The `Source` of manifests."""
+
+    NUMBERS, PROPRIO = False, False
+    ABOUT = "manifests, or folders that hold a manifest.jsonl"
+
+    def fits(self, entry: Path) -> bool:
+        """See `Source`."""
+        try:
+            return manifest_file(entry).suffix == ".jsonl"
+        except BadInput:
+            return False
+
+    def look(self, cfg: CfgNode) -> Facts:
+        """See `Source`: what the first line of the first manifest says."""
+        path = find_manifests(cfg.DATA.FILES)[0]
+        line = first_line(path)
+        cameras, dim = named_cameras(line), line.get("D")
+        if not cameras or type(dim) is not int:
+            raise BadInput(f"{path}: its first line names no cameras (image_paths) or no size of an action (D)")
+        bins = read_info(path.parent).get("num_bins", cfg.ACTION.NUM_BINS)
+        return Facts(dict.fromkeys(cameras), dim, {}, needs={"ACTION.HORIZON": line.get("H"), "ACTION.NUM_BINS": bins})
+
+    def open(self, cfg: CfgNode) -> ManifestDataset:
+        """See `Source`; also where lines cannot be used and DATA.SKIP_BAD does not leave them out."""
+        paths = find_manifests(cfg.DATA.FILES)
+        check_written(paths, cfg.ACTION.RANGE)
+        stats, origin = manifest_stats(paths, cfg)
+        codec = ActionTextCodec(*action_range(stats, cfg.ACTION.RANGE), cfg.ACTION.NUM_BINS)
+        data = ManifestDataset(paths, cfg.DATA.VIEWS, cfg.ACTION.HORIZON, codec, (stats, origin))
+        problems = filter(None, map(checks.text_problem, data.instructions))
+        checks.refuse(f"{', '.join(map(str, paths))}: an instruction {problem}" for problem in problems)
+        if data.found.num_bad and not cfg.DATA.SKIP_BAD:
+            raise BadInput(
+                f"{data.bad_lines()}: {data.listed()}; tools/peek_manifest.py lists all, DATA.SKIP_BAD True "
+                "(--skip_bad) goes on without"
+            )
+        return data
+
+
+def named_cameras(line: dict) -> list[str]:
+    """The cameras that a line of a manifest names, [] where it names none: its one picture is of none in particular."""
+    paths = line.get("image_paths")
+    return list(map(str, paths)) if isinstance(paths, dict) else []
+
+
+def find_manifests(entries: Iterable[Path | str]) -> list[Path]:
     """Files and folders → the list of manifest files.
 
     Raises:
@@ -272,18 +315,3 @@ def find_manifests(entries):
         except BadInput as error:
             raise BadInput(f"DATA.FILES: {error}") from None
     return list(dict.fromkeys(paths))
-
-
-def read_info(folder):
-    """What tools/build_manifest.py wrote of a manifest, {} where it did not; BadInput where it cannot be read."""
-    path = Path(folder) / INFO
-    return read_json_object(path) if kind_of(path) else {}
-
-
-def _first(bad):
-    return f"; {bad[0]}" if bad else ""
-
-
-def _version(file):
-    now = os.fstat(file.fileno())
-    return now.st_size, now.st_mtime_ns

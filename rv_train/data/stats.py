@@ -1,21 +1,21 @@
-"""Statistics of the actions and of the chosen parts of the robot's state, and what the data is known by.
+"""Statistics of the actions and of the chosen parts of the robot's state.
 
 A range of the actions is what integers are spread over; what is generated as numbers is normalised by them.
 """
 
-import hashlib
 import io
 import json
 import math
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from libs.demo_hdf5 import LIBERO
 from libs.errors import BadInput
 from libs.files import kind_of, named_path, read_json, write_whole
+from rv_train.data.base import Demonstrations
 
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
 RANGES = {"min_max": ("min", "max"), "q01_q99": ("q01", "q99")}  # ACTION.RANGE -> keys of the statistics
@@ -33,7 +33,7 @@ class Moments:
     def __init__(self):
         self.count = 0
 
-    def add(self, rows):
+    def add(self, rows: np.ndarray) -> None:
         """rows: (T, D), T > 0."""
         rows = np.asarray(rows, dtype=np.float64)
         count, mean = len(rows), rows.mean(axis=0)
@@ -48,29 +48,29 @@ class Moments:
         self.low, self.high = np.minimum(self.low, rows.min(axis=0)), np.maximum(self.high, rows.max(axis=0))
         self.count = total
 
-    def as_lists(self):
+    def as_lists(self) -> dict[str, list[float]]:
         """{"min", "max", "mean", "std": lists of D floats}; std is the population's."""
         found = {"min": self.low, "max": self.high, "mean": self.mean, "std": np.sqrt(self._squares / self.count)}
         return {name: values.tolist() for name, values in found.items()}
 
 
-def compute_action_stats(dataset):
-    """Per-dimension statistics of every action, and of the chosen proprio parts, of a `DemoDataset`.
+def compute_action_stats(data: Demonstrations) -> dict:
+    """Per-dimension statistics of every action, and of the chosen proprio parts.
 
-    Computed demo by demo from what the dataset holds anyway, its float32 actions and parts; the quantiles need the
-    column of one dimension at a time.
+    Computed demo by demo from what data mostly holds anyway, float32 actions and parts; the quantiles need the column
+    of one dimension at a time.
 
     Returns:
         {"min", "max", "mean", "std", "q01", "q99": lists of A floats, "count": frames, "num_demos": demos,
-        "fingerprint": see `data_fingerprint`}; with chosen parts also "proprio": {"parts": {part: dim} in their order,
+        "fingerprint": the data's}; with chosen parts also "proprio": {"parts": {part: dim} in their order,
         "min", "max", "mean", "std": lists of P floats}.
     """
     actions, proprio = Moments(), Moments()
-    for rows in dataset.demos:
+    for rows in data.demos:
         actions.add(rows.actions)
         proprio.add(rows.proprio)
     columns = (
-        np.concatenate([rows.actions[:, dim] for rows in dataset.demos]).astype(np.float64)
+        np.concatenate([rows.actions[:, dim] for rows in data.demos]).astype(np.float64)
         for dim in range(len(actions.mean))
     )
     quantiles = [np.quantile(column, [0.01, 0.99]).tolist() for column in columns]
@@ -79,16 +79,15 @@ def compute_action_stats(dataset):
         "q01": [low for low, _ in quantiles],
         "q99": [high for _, high in quantiles],
         "count": actions.count,
-        "num_demos": dataset.num_demos,
-        "fingerprint": data_fingerprint(dataset),
+        "num_demos": len(data.demos),
+        "fingerprint": data.fingerprint(),
     }
-    if dataset.parts:
-        parts = {part: dataset.key_map.proprio[part].dim for part in dataset.parts}
-        stats["proprio"] = {"parts": parts, **proprio.as_lists()}
+    if data.parts:
+        stats["proprio"] = {"parts": dict(data.parts), **proprio.as_lists()}
     return stats
 
 
-def action_range(stats, choice="min_max"):
+def action_range(stats: dict, choice: str = "min_max") -> tuple[list[float], list[float]]:
     """What ACTION.RANGE chooses of statistics: (low, high), lists of A floats.
 
     BadInput where the statistics have no such range: other people's files may hold min and max only.
@@ -109,29 +108,7 @@ def action_range(stats, choice="min_max"):
     return low, high
 
 
-def data_fingerprint(dataset):
-    """What a run's data is known by: sha256 in hexadecimal of a `DemoDataset`.
-
-    It covers how the pictures were made, views, instructions, and of every demo its length, its actions and its first
-    picture (main view): one frame per demo tells renderings apart without reading gigabytes. Of data in another layout
-    than LIBERO's also what of the key map it was read by, and of chosen proprio parts every value. Where the files and
-    the map lie and how the files are packed does not matter.
-    """
-    about = [dataset.instructions, dataset.views, dataset.render, dataset.resolution]
-    if dataset.parts or dataset.key_map != LIBERO:
-        about.append(dataset.key_map.layout(dataset.views, dataset.parts))
-    lengths = [len(rows.actions) for rows in dataset.demos]
-    digest = hashlib.sha256(json.dumps([*about, lengths]).encode())
-    for rows in dataset.demos:
-        digest.update(rows.actions.tobytes())
-    for rows in dataset.demos:
-        digest.update(rows.proprio.tobytes())
-    for picture in dataset.first_pictures():
-        digest.update(picture.tobytes())
-    return digest.hexdigest()
-
-
-def write_stats(stats, path):
+def write_stats(stats: dict, path: Path | str) -> None:
     """Write statistics as `path`, or as action_stats.json in the folder `path`, whole or not at all.
 
     A path that ends in .npz becomes numpy's format: arrays action_mins, action_maxs (A,) float64, and the rest.
@@ -140,7 +117,7 @@ def write_stats(stats, path):
     write_whole(path, stats_as_bytes(stats, path.suffix))
 
 
-def stats_as_bytes(stats, suffix):
+def stats_as_bytes(stats: dict, suffix: str) -> bytes:
     """The content of a file of that suffix, ".npz" or any other for JSON."""
     if suffix != ".npz":
         return (json.dumps(stats, indent=1) + "\n").encode()
@@ -155,7 +132,7 @@ def stats_as_bytes(stats, suffix):
     return buffer.getvalue()
 
 
-def read_stats(path):
+def read_stats(path: Path | str) -> dict:
     """The statistics in a JSON or .npz file, or in action_stats.json or .npz of a folder (a checkpoint's `model/`).
 
     Raises:
@@ -186,6 +163,23 @@ def read_stats(path):
     if "proprio" in stats:
         _check_proprio(path, stats["proprio"])
     return stats
+
+
+def read_given(path: str, action_dim: int, parts: Iterable[str] = ()) -> dict:
+    """Statistics of DATA.STATS with the proprio of these parts, and of no others; BadInput where they are not."""
+    try:
+        stats = read_stats(path)
+    except BadInput as error:
+        raise BadInput(f"DATA.STATS: {error}") from None
+    if len(stats["min"]) != action_dim:
+        raise BadInput(f"DATA.STATS: {path} has {len(stats['min'])} action dimensions, ACTION.DIM is {action_dim}")
+    found = list(stats["proprio"]["parts"]) if "proprio" in stats else []
+    if parts and found != list(parts):
+        raise BadInput(
+            f"DATA.STATS: {path} has proprio {', '.join(found) or 'of no part'}, DATA.PROPRIO is {', '.join(parts)}: "
+            "write it with tools/compute_stats.py --proprio"
+        )
+    return stats if parts else {key: value for key, value in stats.items() if key != "proprio"}
 
 
 def _check_proprio(path, proprio):

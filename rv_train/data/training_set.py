@@ -8,7 +8,7 @@ class TrainingSet(torch.utils.data.Dataset):
     """Features of augmented samples; an item is asked for by (epoch, rank, index), which seeds its randomness.
 
     Args:
-        dataset: of samples, see `rv_train.data.demos`.
+        dataset: `Demonstrations`, see `rv_train.data.base`.
         encoder: has `encode_training(sample, rng, augment)`, see `rv_train.policies.base.Encoder`.
         seed: the run's seed.
         augment: False gives every sample as evaluation sees it.

@@ -22,7 +22,7 @@ from rv_train.backbones import build_prompt, family_of
 from rv_train.backbones.prompt import IGNORE
 from rv_train.backbones.reference import ReferenceEncoder
 from rv_train.data.images import ImageTransform
-from rv_train.data.load import key_map_of
+from rv_train.data.sources import find_source
 
 
 class ObservationEncoder:
@@ -142,11 +142,14 @@ class ObservationEncoder:
 
 
 def state_parts(cfg, stats=None):
-    """{part of the robot's state: numbers in it} of DATA.PROPRIO, by the statistics or else by the key map; BadInput
-    where the statistics are of other parts."""
+    """{part of the robot's state: numbers in it} of DATA.PROPRIO, by the statistics or else by what the data's source
+    says; BadInput where there is no such part, or the statistics are of other parts."""
     if stats is None:
-        known = key_map_of(cfg).proprio if cfg.DATA.PROPRIO else {}
-        return {name: known[name].dim for name in cfg.DATA.PROPRIO}
+        known = find_source(cfg.DATA.SOURCE).look(cfg).proprio if cfg.DATA.PROPRIO else {}
+        missing = [name for name in cfg.DATA.PROPRIO if name not in known]
+        if missing:
+            raise BadInput(f"DATA.PROPRIO: there is no {missing[0]!r} in the data; it has {', '.join(known)}")
+        return {name: known[name] for name in cfg.DATA.PROPRIO}
     parts = stats["proprio"]["parts"] if "proprio" in stats else {}
     if list(parts) != list(cfg.DATA.PROPRIO):
         raise BadInput(f"DATA.PROPRIO is {cfg.DATA.PROPRIO}, the statistics have proprio {list(parts)}")

@@ -70,7 +70,6 @@ def test_missing_view_is_refused(policy):
 @pytest.mark.parametrize(
     "picture",
     [
-        np.zeros((64, 48, 3), np.uint8),
         np.zeros((64, 64, 3), np.float32),
         np.zeros((64, 64), np.uint8),
         np.zeros((64, 64, 4), np.uint8),
@@ -82,7 +81,7 @@ def test_missing_view_is_refused(policy):
 def test_a_view_that_is_no_picture_is_refused(policy, picture):
     wrong = observation(0)
     wrong["views"]["agentview"] = picture
-    with pytest.raises(ValueError, match=r"a view must be a square \(H, H, 3\) uint8 picture, got"):
+    with pytest.raises(ValueError, match=r"a view must be a \(H, W, 3\) uint8 picture, got"):
         policy.predict([wrong])
 
 
@@ -179,6 +178,12 @@ def test_description(run, monkeypatch):
         "proprio": {},
         "render": "fast",
         "resolution": 64,
+        "pictures": {
+            "cameras": {"agentview": [64, 64], "eye_in_hand": [64, 64]},
+            "fit": "crop",
+            "crop": 0.97,
+            "size": [56, 56],
+        },
         "preset": asdict(AgentSettings()),
         "temperature": 0.5,
         "batch_rows": 3,

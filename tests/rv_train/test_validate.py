@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from rv_train.data.demos import DemoDataset
+from rv_train.data.hdf5 import DemoDataset
 from rv_train.data.load import load_data
 from rv_train.data.training_set import TrainingSet
 from rv_train.distributed import launch

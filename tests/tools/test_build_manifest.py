@@ -16,8 +16,8 @@ import pytest
 from libs.action_text import ActionTextCodec
 from libs.demo_hdf5 import DemoFile, KeyMap
 from libs.manifest import read_picture
-from rv_train.data.demos import DemoDataset
-from rv_train.data.stats import data_fingerprint, read_stats
+from rv_train.data.hdf5 import DemoDataset
+from rv_train.data.stats import read_stats
 from tests.demo_files import write_synthetic_demo_file, write_synthetic_isaac_file
 from tests.manifests import build
 from tests.tiny import ROOT
@@ -193,7 +193,7 @@ def test_bad_arguments_and_files_cost_one_line(demos, tmp_path, capsys):
     out = tmp_path / "out"
     for arguments, message in (
         (["no/such.hdf5"], "no/such.hdf5 does not exist"),
-        ([demos, "--views", "top"], "a_demo.hdf5: no camera top"),
+        ([demos, "--views", "top"], "key map libero has no view 'top'"),
         ([demos, "--workers", "0"], "--workers must be between 1 and 4096, not 0"),
         ([demos, "--quality", "101"], "--quality must be between 1 and 100"),
         ([demos, "--horizon", "0"], "--horizon must be between"),
@@ -247,7 +247,7 @@ def test_files_of_another_layout(tmp_path, workers):
     )
     key_map = KeyMap.find("isaac_cosmos")
     dataset = DemoDataset([tmp_path / "isaac.hdf5"], key_map.views, 2, key_map, instruction="stack two")
-    assert read_stats(tmp_path / "out")["fingerprint"] == data_fingerprint(dataset)
+    assert read_stats(tmp_path / "out")["fingerprint"] == dataset.fingerprint()
     lines = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
     for line, sample in zip(lines, dataset, strict=False):
         assert (line["demo"], line["frame"], line["instruction"]) == (sample.demo, sample.frame, "stack two")

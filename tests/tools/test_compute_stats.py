@@ -40,7 +40,7 @@ def test_a_file_is_not_overwritten_unasked(demos, tmp_path, capsys):
         ([str(demos), "--out", str(out)], "stats.json exists: give another --out, or --force"),
         ([str(demos), "--out", str(tmp_path)], "is a folder"),
         (["no/such.hdf5", "--out", str(tmp_path / "x")], "no/such.hdf5 does not exist"),
-        ([str(demos), "--out", str(tmp_path / "x"), "--views", "wrist"], "a_demo.hdf5: no camera wrist"),
+        ([str(demos), "--out", str(tmp_path / "x"), "--views", "wrist"], "key map libero has no view 'wrist'"),
         ([str(demos), "--out", str(tmp_path / "x"), "--proprio", "eef_pos"], "libero has no proprio part 'eef_pos'"),
         ([str(demos), "--out", str(tmp_path / "x"), "--key_map", "isaac_cosmos"], "demo_0: no obs/table_cam"),
         (

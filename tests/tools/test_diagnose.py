@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from libs.demo_hdf5 import DemoFile
-from libs.demo_hdf5.key_map import LIBERO
 from rv_eval.diagnosis.measure import cosine, diagnose, relative_change, similarities
-from rv_eval.diagnosis.overfit import copy_first_demos, verdicts
+from rv_eval.diagnosis.overfit import verdicts
 from rv_eval.diagnosis.text import report
 from rv_eval.policy import Policy
 from rv_train.checkpoint import load_model_folder, save_model_folder
-from rv_train.data.demos import DemoDataset
+from rv_train.data.hdf5 import DemoDataset
 from rv_train.policies import build_encoder, build_policy
 from rv_train.policies.base import Prediction
 from tests.demo_files import write_synthetic_demo_file
@@ -151,9 +149,9 @@ def go_blind(model):
 
 
 @pytest.mark.slow
-def test_a_blind_policy_is_called_blind(learned, tmp_path):
+def test_a_blind_policy_is_called_blind(learned, demos, tmp_path):
     out = learned[1]
-    tree, found = diagnosis(changed(out / "run", go_blind, tmp_path), out / "demos", tmp_path / "out")
+    tree, found = diagnosis(changed(out / "run", go_blind, tmp_path), demos, tmp_path / "out")
     for name in PICTURES:
         assert found[name][0] == "LOOK" and "BLIND" in found[name][1], name
         assert tree["variants"][name]["answer"] == tree["variants"][name]["change"] == 0
@@ -334,20 +332,6 @@ def test_comparing_conditions_by_hand():
 # ------------------------------------------------------------------------------------------------ overfit
 
 
-def test_the_first_demos_are_copied_as_they_are(demos, tmp_path):
-    paths = sorted(demos.glob("*.hdf5"))
-    written = copy_first_demos(paths, 3, tmp_path / "copied", LIBERO)
-    assert [path.name for path in written] == ["00_0.hdf5", "01_1.hdf5"]
-    copies, originals = ([DemoFile(path) for path in group] for group in (written, paths))
-    assert [copy.demos for copy in copies] == [["demo_0", "demo_1"], ["demo_0"]]
-    for copy, original in zip(copies, originals, strict=True):
-        assert copy.instruction == original.instruction and copy.render == original.render
-        np.testing.assert_array_equal(copy.actions("demo_0"), original.actions("demo_0"))
-        np.testing.assert_array_equal(copy.frame("demo_0", 3, "agentview"), original.frame("demo_0", 3, "agentview"))
-    with pytest.raises(ValueError, match="hold 4"):
-        copy_first_demos(paths, 5, tmp_path / "more", LIBERO)
-
-
 def test_overfit_verdicts():
     assert [level for level, _ in verdicts(2.0, 0.1, 0.019, 0.02)] == ["ok", "ok"]
     assert [level for level, _ in verdicts(2.0, 0.6, 0.021, 0.02)] == ["LOOK", "LOOK"]
@@ -360,8 +344,8 @@ def test_overfit_verdicts():
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--data", "nowhere", "--model_path", "nowhere"], "does not exist"),
-        (["--data", ".", "--model_path", "nowhere"], "no *.hdf5 or *.h5 file"),
+        (["--data", "nowhere", "--overfit", "1", "--cfg", "TINY"], "nowhere does not exist"),
+        (["--data", ".", "--overfit", "1", "--cfg", "TINY"], "no *.hdf5 or *.h5 file"),
         (["--data", "DEMOS"], "give --model_path"),
         (["--data", "DEMOS", "--model_path", "nowhere"], "does not exist"),
         (["--data", "DEMOS", "--model_path", "nowhere", "TRAIN.lr", "1"], "give --model_path"),

@@ -32,6 +32,7 @@ from rv_train.backbones.running import (
     recompute_layers,
     without_flash,
 )
+from rv_train.data.sources import SOURCES, find_source
 from rv_train.policies.base import Prediction
 from rv_train.policies.flow.cost import FlowFlops, expert_activations
 from rv_train.policies.flow.expert import ActionExpert, load_expert, save_expert
@@ -71,8 +72,12 @@ class FlowPolicy(nn.Module):
     @staticmethod
     def check(cfg):
         name = cfg.MODEL.NAME
-        if cfg.DATA.SOURCE == "manifest":
-            raise BadInput(f"a manifest holds actions as integers; MODEL.NAME {name} trains on DATA.SOURCE hdf5")
+        if not find_source(cfg.DATA.SOURCE).NUMBERS:
+            able = " or ".join(source for source in SOURCES if find_source(source).NUMBERS)
+            raise BadInput(
+                f"DATA.SOURCE {cfg.DATA.SOURCE} holds actions as integers; MODEL.NAME {name} trains on DATA.SOURCE "
+                f"{able}"
+            )
         if cfg.ACTION.RANGE != "min_max":
             raise BadInput(
                 f"ACTION.RANGE {cfg.ACTION.RANGE} is what integers are spread over, and MODEL.NAME {name} writes none: "

@@ -17,7 +17,7 @@ from rv_train.backbones.patches import mrope_position_ids
 from rv_train.backbones.prompt import IGNORE
 from rv_train.backbones.qwen2_5_vl.pictures import image_patches, processor_settings
 from rv_train.config import load_cfg
-from rv_train.data.demos import Sample
+from rv_train.data.base import Sample
 from rv_train.policies.encoding import ObservationEncoder
 from tests.tiny import ROOT, tiny_cfg, tiny_model
 

@@ -13,7 +13,7 @@ import torch
 from rv_eval.policy import Policy
 from rv_train.backbones.qwen2_5_vl.pictures import image_patches
 from rv_train.config import load_cfg
-from rv_train.data.demos import Sample
+from rv_train.data.base import Sample
 from rv_train.data.images import jitter
 from rv_train.policies.encoding import ObservationEncoder, take_row
 from tests.tiny import ROOT, make_tiny_checkpoint, tiny_cfg, tiny_model

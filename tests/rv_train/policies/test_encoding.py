@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rv_train.data.demos import DemoDataset
+from rv_train.data.hdf5 import DemoDataset
 from rv_train.data.training_set import TrainingSet
 from rv_train.policies import build_encoder
 from rv_train.policies.encoding import take_row

@@ -57,7 +57,7 @@ def measure(args, report) -> dict:
 
     from libs.demo_hdf5 import demo_files
     from rv_train.config import load_cfg
-    from rv_train.data.demos import DemoDataset
+    from rv_train.data.hdf5 import DemoDataset
     from tools.dev.benchmarks.storages import PACKED, STORAGES, UNPACKED
 
     torch.set_num_threads(1)
@@ -65,7 +65,8 @@ def measure(args, report) -> dict:
     dataset = DemoDataset([args.data], cfg.DATA.VIEWS, cfg.ACTION.HORIZON)
     keys = [dataset.key_map.views[view] for view in dataset.views]
     order = np.random.default_rng(0).integers(0, len(dataset), args.samples).tolist()
-    places = [(rows.name, frame) for rows, frame in (dataset._place(index) for index in order)]
+    frames = [(rows.name, frame) for rows in dataset.demos for frame in range(len(rows.actions))]
+    places = [frames[index] for index in order]
     if args.folder:
         make_folder(args.folder)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -90,9 +91,10 @@ def measure(args, report) -> dict:
             readers[kind.name], wrong = _compare_readers(cfg, paths[kind], order, args.rounds, report)
             problems += [f"{kind.name}: {reader} reads something else" for reader in wrong]
     settings = {"data": str(args.data), "samples": args.samples, "rounds": args.rounds}
+    side, _ = dataset.facts.cameras[dataset.views[0]]
     return {
         "settings": settings,
-        "frames": {"number": len(dataset), "views": len(keys), "resolution": dataset.resolution},
+        "frames": {"number": len(dataset), "views": len(keys), "resolution": side},
         "storage": storage,
         "readers": readers,
         "robomimic": _robomimic_version(),

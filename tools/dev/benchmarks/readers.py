@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import torch
 
-from rv_train.data.demos import DemoDataset
+from rv_train.data.hdf5 import DemoDataset
 from rv_train.data.training_set import TrainingSet
 from rv_train.policies import build_encoder
 from tools.dev.benchmarks.samples import STATS

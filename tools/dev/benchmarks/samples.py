@@ -14,7 +14,7 @@ def made_samples(number, cfg, resolution=256):
     """`number` Samples: soft blobs of colour, instructions of different lengths, actions of every size."""
     import cv2
 
-    from rv_train.data.demos import Sample
+    from rv_train.data.base import Sample
 
     rng, samples = np.random.default_rng(0), []
     for index in range(number):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from rv_train.backbones.qwen2_5_vl.pictures import image_patches
-from rv_train.data.demos import Sample
+from rv_train.data.base import Sample
 from rv_train.policies.encoding import ObservationEncoder
 from tests.tiny import tiny_cfg, tiny_model
 

@@ -10,9 +10,9 @@ import pytest
 from libs.demo_hdf5 import DemoFile
 from libs.demo_hdf5.writer import merge_files
 from libs.errors import BadInput
-from rv_train.data.demos import DemoDataset
+from rv_train.data.hdf5 import DemoDataset
 from rv_train.data.load import load_data
-from rv_train.data.stats import compute_action_stats, data_fingerprint, read_stats, write_stats
+from rv_train.data.stats import compute_action_stats, read_stats, write_stats
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import tiny_cfg
 
@@ -75,6 +75,16 @@ def test_both_parts_give_the_frames_of_their_demos_and_share_what_was_read(folde
     assert any(rows.actions is other.actions and rows.file is other.file for other in whole.demos)
     train, valid = pickle.loads(pickle.dumps((train, valid)))  # as handed to a spawned rank
     assert valid.files[0] is train.files[0] and valid.demos[0].file is valid.files[0]
+
+
+def test_files_of_one_demo_are_split_like_one_file_where_they_share_an_instruction(tmp_path):
+    for number, instruction in enumerate("aabaab"):
+        write_synthetic_demo_file(tmp_path / f"{number}.hdf5", 1, 3, 32, seed=number, instruction=instruction)
+    with_masks(tmp_path / "4.hdf5", train=["demo_0"])
+    data = data_of(tmp_path, DATA__VAL_SHARE=0.4)
+    held = [rows.instruction for rows in data.valid.demos]
+    assert sorted(held) == ["a", "b"] and data.train.num_demos == 4
+    assert "4.hdf5" not in {name for name, _ in names(data.valid)}  # its own list says so
 
 
 def test_a_file_is_split_by_its_masks(tmp_path):
@@ -178,7 +188,7 @@ def test_the_fingerprint_tells_data_apart_wherever_it_lies(folder, tmp_path):
     source = folder / "b_demo.hdf5"
 
     def fingerprint(path, views=VIEWS):
-        return data_fingerprint(DemoDataset([path], views, 2))
+        return DemoDataset([path], views, 2).fingerprint()
 
     def changed(name, part, value):
         path = tmp_path / "changed.hdf5"

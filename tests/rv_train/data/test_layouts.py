@@ -11,12 +11,11 @@ import pytest
 from libs.demo_hdf5 import KeyMap
 from rv_train import train
 from rv_train.data.checks import constant_dims
-from rv_train.data.demos import DemoDataset
-from rv_train.data.load import key_map_of, load_data
+from rv_train.data.hdf5 import DemoDataset, key_map_of
+from rv_train.data.load import load_data
 from rv_train.data.stats import (
     Moments,
     compute_action_stats,
-    data_fingerprint,
     read_stats,
     write_stats,
 )
@@ -98,7 +97,7 @@ def test_the_instruction_can_be_given(folder):
         ({"DATA__KEY_MAP": "no/such.json"}, r"DATA.KEY_MAP.*no/such\.json does not exist"),
         ({"ACTION__DIM": 6}, "ACTION.DIM is 6, actions of key map isaac_cosmos have 7 dimensions"),
         ({"DATA__PROPRIO": ["eef_pos", "eef_pos"]}, "DATA.PROPRIO names 'eef_pos' twice"),
-        ({"DATA__SOURCE": "manifest"}, "manifests hold none"),
+        ({"DATA__SOURCE": "manifest"}, "DATA.SOURCE manifest holds none"),
         (
             {"DATA__KEY_MAP": "libero", "DATA__VIEWS": ["agentview"], "DATA__PROPRIO": []},
             "demo_0: no obs/agentview_rgb",
@@ -212,12 +211,12 @@ def test_the_fingerprint_of_liberos_data_is_what_it_always_was(tmp_path):
     digest.update(dataset.all_actions().tobytes())
     for demo in ("demo_0", "demo_1"):
         digest.update(dataset.files[0].frame(demo, 0, "agentview").tobytes())
-    assert data_fingerprint(dataset) == compute_action_stats(dataset)["fingerprint"] == digest.hexdigest()
+    assert dataset.fingerprint() == compute_action_stats(dataset)["fingerprint"] == digest.hexdigest()
 
 
 def test_the_fingerprint_knows_the_parts_and_what_of_the_map_was_read(isaac, tmp_path):
-    whole = data_fingerprint(dataset_of(isaac))
-    others = [data_fingerprint(dataset_of(isaac, parts)) for parts in ([], PARTS[:1], PARTS[::-1])]
+    whole = dataset_of(isaac).fingerprint()
+    others = [dataset_of(isaac, parts).fingerprint() for parts in ([], PARTS[:1], PARTS[::-1])]
     assert len({whole, *others}) == 4
     tree = json.loads((ROOT / "configs/key_maps/isaac_cosmos.json").read_text())
 
@@ -226,18 +225,18 @@ def test_the_fingerprint_knows_the_parts_and_what_of_the_map_was_read(isaac, tmp
         change(changed)
         (tmp_path / "moved.json").write_text(json.dumps(changed))
         key_map = KeyMap.find(tmp_path / "moved.json")
-        return data_fingerprint(DemoDataset(sorted(isaac.glob("*.hdf5")), views, 3, key_map, parts))
+        return DemoDataset(sorted(isaac.glob("*.hdf5")), views, 3, key_map, parts).fingerprint()
 
     assert fingerprint(lambda tree: tree.update(about="elsewhere")) == whole
     assert fingerprint(lambda tree: tree["proprio"].pop("gripper_pos")) == whole  # not read
     assert fingerprint(lambda tree: tree["views"].update(wrist_cam="obs/table_cam")) != whole
     copied = tmp_path / "copy"
     shutil.copytree(isaac, copied)
-    assert data_fingerprint(dataset_of(copied)) == whole
+    assert dataset_of(copied).fingerprint() == whole
     with h5py.File(copied / "a.hdf5", "r+") as file:
         file["data/demo_1/obs/joint_pos"][2, 8] += 1
-    assert data_fingerprint(dataset_of(copied)) != whole
-    assert data_fingerprint(dataset_of(copied, PARTS[:1])) == others[1]
+    assert dataset_of(copied).fingerprint() != whole
+    assert dataset_of(copied, PARTS[:1]).fingerprint() == others[1]
 
 
 def run(folder, layout, *flags, expect=0, **opts):

@@ -6,7 +6,7 @@ import torch
 
 from libs.demo_hdf5 import DemoFile
 from rv_eval.policy import Policy
-from rv_train.data.demos import DemoDataset, find_demo_files
+from rv_train.data.hdf5 import DemoDataset, find_demo_files
 from rv_train.data.stats import compute_action_stats, read_stats, write_stats
 from rv_train.data.training_set import TrainingSet
 from rv_train.policies import build_encoder
@@ -95,7 +95,8 @@ def test_files_that_do_not_fit_together_are_refused(folder, tmp_path):
         DemoDataset([folder / "a_demo.hdf5", tmp_path / "other.hdf5"], VIEWS, 3)
     with pytest.raises(ValueError, match="no camera wrist"):
         DemoDataset([folder / "a_demo.hdf5"], ["wrist"], 3)
-    for entries, message in (([], "set DATA.FILES"), (["nowhere"], "does not exist"), ([tmp_path / "x"], "does not")):
+    refused = (([], "DATA.FILES is empty"), (["nowhere"], "does not exist"), ([tmp_path / "x"], "does not"))
+    for entries, message in refused:
         with pytest.raises(ValueError, match=message):
             find_demo_files(entries)
     (tmp_path / "empty").mkdir()

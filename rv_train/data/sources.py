@@ -1,0 +1,31 @@
+"""The kinds of data that DATA.SOURCE can name, a line each. How to add one: docs/adding_dataset.md."""
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from libs.errors import BadInput
+from rv_train.data.base import Source
+
+# DATA.SOURCE -> where its `Source` is. It is imported when it is used: a model that plays needs no HDF5. What is looked
+# at to tell of what kind some files are is asked in this order, and the first is what a recipe gets that says nothing.
+SOURCES = {
+    "hdf5": "rv_train.data.hdf5:Hdf5",
+    "manifest": "rv_train.data.manifest:Manifests",
+}
+
+
+def find_source(name: str) -> Source:
+    """The source of that name; BadInput where there is none."""
+    if name not in SOURCES:
+        raise BadInput(f"no DATA.SOURCE {name!r}: there are {', '.join(SOURCES)}")
+    module, _, kind = SOURCES[name].partition(":")
+    return getattr(importlib.import_module(module), kind)()
+
+
+def source_that_fits(entries: Iterable[Path | str]) -> str:
+    """The name of the source that all of some files and folders look like; the first one where none does: opening them
+    will say what is wrong."""
+    entries = [Path(entry) for entry in entries]
+    fitting = (name for name in SOURCES if all(find_source(name).fits(entry) for entry in entries))
+    return next(fitting, next(iter(SOURCES)))

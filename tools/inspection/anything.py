@@ -1,0 +1,99 @@
+"""What is in demonstrations of any kind, as a run would read them, and how a recipe names them."""
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+from yacs.config import CfgNode
+
+from libs.action_text import is_constant
+from libs.errors import BadInput
+from rv_train.data import checks
+from rv_train.data.base import Demonstrations, Facts
+from rv_train.data.load import open_data
+from rv_train.data.sources import find_source
+from tools.data_options import chosen_data
+from tools.inspection.text import Outcome, lengths_text, names_of, row, table
+
+MANY = 5  # instructions that are listed
+
+
+def inspect(args: argparse.Namespace, verified: bool) -> Outcome:
+    """Print what is in the data that options of `tools.data_options` choose.
+
+    verified: read every picture, and say what a starting run would refuse or remark. BadInput where data cannot be
+    opened.
+    """
+    cfg = chosen_data(args)
+    facts, data = find_source(cfg.DATA.SOURCE).look(cfg), open_data(cfg)
+    lines = [", ".join(map(str, args.files)), *summary(cfg, facts, data)]
+    print("\n".join(lines), flush=True)
+    problems = verify(data) if verified else []
+    for line in problems:
+        print(f"    {line}")
+    print()
+    return Outcome([Played(data)], len(problems), False)
+
+
+class Played:
+    """`Demonstrations` for `tools.inspection.video`."""
+
+    def __init__(self, data: Demonstrations):
+        self.lengths = [len(rows.actions) for rows in data.demos]
+        self.name, self.rate, self._data = data.files[0].path.name, data.facts.rate, data
+
+    def frame(self, number: int, t: int) -> tuple[dict[str, np.ndarray], str, str]:
+        """See `Show`."""
+        sample = self._data[self._data.index(number, t)]
+        return dict(zip(self._data.views, sample.views, strict=True)), sample.instruction, sample.demo
+
+
+def summary(cfg: CfgNode, facts: Facts, data: Demonstrations) -> Iterator[str]:
+    """The lines that describe data, and the lines of a recipe that read it."""
+    actions = np.concatenate([rows.actions for rows in data.demos])
+    goals = data.instructions
+    known = actions[~np.isnan(actions).any(axis=1)]  # digits may be hidden
+    still = is_constant(known.min(axis=0), known.max(axis=0))
+    fixed = [str(name) for name, one in zip(names_of(actions.shape[1]), still, strict=True) if one]
+    sizes = data.facts.cameras
+    rows = {
+        "kind": cfg.DATA.SOURCE,
+        "files": len(data.files),
+        "instructions": f"{len(goals)}: {'; '.join(goals[:MANY])}{'; ...' if len(goals) > MANY else ''}",
+        "demos": len(data.demos),
+        "frames": lengths_text([len(demo.actions) for demo in data.demos]),
+        "views": ", ".join(f"{name} {sizes[name][0]} x {sizes[name][1]}" for name in data.views),
+        "render": data.render,
+        "rate": f"{data.facts.rate:g} frames a second" if data.facts.rate else "not stated",
+        "proprio": ", ".join(f"{part} ({size})" for part, size in facts.proprio.items()) or "none",
+    }
+    yield from (row(name, value) for name, value in rows.items())
+    if fixed:
+        yield row("never change", f"actions {', '.join(fixed)}")
+    yield from table(known)
+    wanted = {"SOURCE": cfg.DATA.SOURCE, "FILES": list(cfg.DATA.FILES), "VIEWS": data.views}
+    more = {"ACTION.DIM": facts.action_dim, **facts.needs}
+    pairs = {**{f"DATA.{name}": value for name, value in wanted.items()}, **more}
+    for number, (key, value) in enumerate(pairs.items()):
+        yield row("" if number else "recipe", f"{key} {value}")
+
+
+def verify(data: Demonstrations) -> list[str]:
+    """Read every picture, print remarks; what is wrong, a line each."""
+    problems = []
+    if not data.written_with:
+        problems += [*checks.number_problems(data.demos), *checks.motion_problems(data.demos)]
+        low, high = (getattr(np.concatenate([demo.actions for demo in data.demos]), name)(0) for name in ("min", "max"))
+        remarks = [*checks.constant_dims({"min": low.tolist(), "max": high.tolist()})]
+        remarks += checks.demo_remarks(data, low, high, checks.USUAL_BINS)
+    else:
+        remarks = data.remarks()
+    for index in range(len(data)):
+        try:
+            data[index]
+        except BadInput as error:
+            problems.append(str(error))
+    for line in remarks:
+        print(row("remark", line))
+    print(row("verified", f"{len(problems)} problems" if problems else "no problems"))
+    return problems
