@@ -9,17 +9,12 @@ then its lines are, so a kill leaves nothing half done, and the bytes in the end
 number of processes.
 """
 
-import concurrent.futures
-import fcntl
+import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +23,11 @@ from libs.action_text import ActionTextCodec
 from libs.demo_hdf5 import DemoFile
 from libs.errors import BadInput
 from libs.files import make_folder, named_path, read_json_object
+from libs.jobs import held_folder, run_jobs, write_beside
 from libs.manifest.lines import MANIFEST, SUMS
 from libs.manifest.pictures import SUFFIXES, encode_picture
 
-PARTS, LOCK, SETTINGS = ".parts", "lock", "settings.json"
-AHEAD = 4  # demos per process that are handed out in advance
+PARTS, SETTINGS = ".parts", "settings.json"
 
 
 @dataclass(frozen=True)
@@ -82,26 +77,19 @@ class Build:
         with named_path(self.out, "written"):
             if not self.parts.exists() and any(self.out.iterdir()):
                 raise BadInput(f"{self.out} is not empty, and nothing that this tool began: choose another --out")
-            self.parts.mkdir(exist_ok=True)
-            self._lock = open(self.parts / LOCK, "a")  # the lock goes with the process, however it ends
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            self._lock.close()
-            raise BadInput(f"{self.out} is in use: another process builds a manifest there") from None
-        except OSError:  # a file system without locks goes without
-            pass
+        self._held = held_folder(self.parts, f"{self.out} is in use: another process builds a manifest there")
+        self._held.__enter__()
         record = self.parts / SETTINGS
         if record.exists():
             check_same(self.settings, read_json_object(record), self.out)
         else:
-            _write(record, json.dumps(asdict(self.settings)).encode())
+            write_beside(record, json.dumps(asdict(self.settings)).encode())
         for rest in self.parts.glob("*/*.frames"):  # what a kill cut off
             shutil.rmtree(rest)
         return self
 
     def __exit__(self, *exception):
-        self._lock.close()
+        self._held.__exit__(*exception)
 
     def missing(self):
         """The tasks that are not finished."""
@@ -114,34 +102,7 @@ class Build:
             BadInput: a demonstration file that is damaged or has changed.
             OSError: something cannot be written. RuntimeError: a process died.
         """
-        todo = self.missing()
-        if workers == 1:
-            for task in todo:
-                build_demo(self.out, self.settings, task)
-                progress(task)
-            return
-        pool = concurrent.futures.ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
-        )
-        with pool:
-            try:
-                self._hand_out(pool, todo, workers * AHEAD, progress)
-            except concurrent.futures.process.BrokenProcessPool as error:
-                raise RuntimeError(f"{self.out}: a process died ({error}); the same command continues") from error
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-    def _hand_out(self, pool, todo, most, progress):
-        running, todo = {}, iter(todo)
-        while True:
-            while len(running) < most and (task := next(todo, None)) is not None:
-                running[pool.submit(build_demo, self.out, self.settings, task)] = task
-            if not running:
-                return
-            done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                future.result()
-                progress(running.pop(future))
+        run_jobs(functools.partial(build_demo, self.out, self.settings), self.missing(), workers, progress, self.out)
 
     def finish(self, companions):
         """Join the lines, write the files beside the manifest, then show it.
@@ -160,9 +121,9 @@ class Build:
             os.fsync(file.fileno())
         sums = {MANIFEST: digest.hexdigest()}
         for name, content in companions.items():
-            _write(self.out / name, content)
+            write_beside(self.out / name, content)
             sums[name] = hashlib.sha256(content).hexdigest()
-        _write(self.out / SUMS, _sums(sums))
+        write_beside(self.out / SUMS, _sums(sums))
         os.replace(beside, self.out / MANIFEST)
         clear_parts(self.out)
 
@@ -204,7 +165,7 @@ def build_demo(out, settings, task):
     final.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(final, ignore_errors=True)  # of a kill between the two renames
     os.rename(beside, final)
-    _write(part / f"{task.demo}.jsonl", "".join(lines).encode())
+    write_beside(part / f"{task.demo}.jsonl", "".join(lines).encode())
 
 
 def make_tasks(files, split_of):
@@ -233,25 +194,5 @@ def clear_parts(out):
     shutil.rmtree(Path(out) / PARTS, ignore_errors=True)
 
 
-def _write(path, content):
-    """Beside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(content)
-    os.replace(beside, path)
-
-
 def _sums(sums):
     return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
-
-
-def _begin_worker():
-    """Ctrl-C is the parent's to handle; and a process whose parent was killed ends at once, not at the next demo."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent():
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
