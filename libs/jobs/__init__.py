@@ -40,7 +40,7 @@ def run_jobs(function, jobs, workers, done, where):
     """`function(job)` of every job, in their order with one worker, else in that many processes.
 
     Args:
-        function, jobs: can be pickled; jobs are handed out in order.
+        function, jobs: can be pickled; jobs are handed out in order, the function goes to each process once.
         done: called here with each job that is finished.
         where: what is being made, for the message when a process dies.
     Raises:
@@ -52,11 +52,11 @@ def run_jobs(function, jobs, workers, done, where):
             done(job)
         return
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker, initargs=(function,)
     )
     with pool:
         try:
-            _hand_out(pool, function, jobs, workers * AHEAD, done)
+            _hand_out(pool, jobs, workers * AHEAD, done)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise RuntimeError(f"{where}: a process died ({error}); the same command continues") from error
         finally:
@@ -72,11 +72,11 @@ def write_beside(path, content: bytes):
     os.replace(beside, path)
 
 
-def _hand_out(pool, function, jobs, most, done):
+def _hand_out(pool, jobs, most, done):
     running, todo = {}, iter(jobs)
     while True:
         while len(running) < most and (job := next(todo, None)) is not None:
-            running[pool.submit(function, job)] = job
+            running[pool.submit(_do, job)] = job
         if not running:
             return
         finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
@@ -85,8 +85,14 @@ def _hand_out(pool, function, jobs, most, done):
             done(running.pop(future))
 
 
-def _begin_worker():
+def _do(job):
+    """In a worker."""
+    _do.function(job)
+
+
+def _begin_worker(function):
     """Ctrl-C is the parent's to handle; and a process whose parent was killed ends at once, not at the next job."""
+    _do.function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
