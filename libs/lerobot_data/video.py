@@ -127,7 +127,9 @@ class Video:
             raise BadInput(f"video {self.path} has a codec that cannot be decoded here ({first_line(error)})") from None
         except av.error.FFmpegError as error:
             self.close()
-            raise BadInput(f"video {self.path} is truncated or damaged ({first_line(error)}): {AGAIN}") from None
+            raise BadInput(
+                f"video {self.path} is truncated or damaged ({error.strerror or first_line(error)}): {AGAIN}"
+            ) from None
 
     def __getstate__(self):
         return {"path": self.path, "_container": None, "_pid": None}
