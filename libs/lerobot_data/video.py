@@ -16,6 +16,11 @@ AHEAD = 4  # frames that are decoded on the way to one that is near, instead of 
 AGAIN = "a copy or download that was cut off; get it again"
 
 
+def tolerance_at(time):
+    """How far a frame may be from a time, or from each of an array of times: see `Video.frames`."""
+    return np.maximum(TOLERANCE_S, np.spacing(np.float32(time)))
+
+
 class Video:
     """A video file that is opened when a frame is wanted, anew in each process; it can be pickled.
 
@@ -64,7 +69,7 @@ class Video:
         self._container = None
 
     def _at(self, time):
-        tolerance = max(TOLERANCE_S, float(np.spacing(np.float32(time))))
+        tolerance = float(tolerance_at(time))
         frame = self._near(time, tolerance)
         while frame is not None and frame.time < time - tolerance:
             frame = self._next()
