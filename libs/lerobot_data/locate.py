@@ -7,6 +7,7 @@ from pathlib import Path
 from libs.errors import BadInput, first_line
 from libs.files import kind_of
 from libs.lerobot_data.layout import read_layout
+from libs.lerobot_data.parquet import open_parquet
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
@@ -15,8 +16,8 @@ def find_set(entry) -> Path:
     """The folder of a data set.
 
     entry: a folder; or OWNER/NAME of the hub, with @REVISION where it is not to be the newest: then the copy that
-    LeRobot keeps in its own folder, else the one in huggingface_hub's cache where nothing of it is missing, else it is
-    downloaded there.
+    LeRobot keeps in its own folder, else the one in huggingface_hub's cache, where nothing of them is missing, else it
+    is downloaded there.
 
     BadInput where there is no such folder and it is no name of the hub, the hub has no such set, or it cannot be
     reached.
@@ -39,24 +40,23 @@ def _lerobot_home():
 
 
 def _is_whole(folder):
-    """Whether a set stands there with every file that it names."""
+    """Whether a set stands there with every file and every row that it speaks of."""
     try:
         layout = read_layout(folder)
+        rows = sum(open_parquet(path).metadata.num_rows for path in layout.data_files)
     except BadInput:
         return False
     clips = {clip.path for episode in layout.episodes for clip in episode.clips.values()}
-    return all(path.is_file() for path in {*layout.data_files, *clips})
+    return rows == sum(episode.length for episode in layout.episodes) and all(path.is_file() for path in clips)
 
 
 def _fetch(name, revision, local_files_only):
     """The folder in huggingface_hub's cache; None where it is not there and only looked for there."""
-    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
-        HfHubHTTPError,
         HFValidationError,
+        HTTPError,  # of the package that speaks HTTP for it, which changes its name
         LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -69,7 +69,7 @@ def _fetch(name, revision, local_files_only):
         if local_files_only:
             return None
         raise _out_of_reach(name, error) from None
-    except (OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HTTPError, ConnectionError, TimeoutError) as error:
         raise _out_of_reach(name, error) from None
 
 
