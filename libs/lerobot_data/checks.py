@@ -38,7 +38,7 @@ def check_set(layout: Layout, rows: Rows, decode: bool = False) -> list[Fact]:
 def episode_facts(layout: Layout, rows: Rows) -> list[Fact]:
     """Empty episodes; frames by the table of episodes, by meta/info.json and by the rows."""
     facts, indices = [], [episode.index for episode in layout.episodes]
-    empty = [episode.index for episode in layout.episodes if episode.length <= 0 or episode.index not in rows.spans]
+    empty = [index for index in indices if index not in rows.spans]
     if empty:
         facts.append(Fact("empty", f"{_episodes(empty)} no frames"))
     for episode in layout.episodes:
