@@ -189,7 +189,7 @@ def _compare_readers(cfg, path, order, rounds, report):
 
 def looks_like_lerobot(path) -> bool:
     """Whether --data is the folder of a LeRobot set."""
-    return (path / "meta/info.json").is_file()
+    return os.path.isfile(path / "meta/info.json")
 
 
 def _robomimic_version() -> str:
