@@ -28,7 +28,7 @@ from libs.demo_hdf5.layout import find_key_map
 from libs.errors import BadInput
 from libs.files import check_new_folder
 from libs.jobs import run_jobs
-from libs.lerobot_data import PICTURES, EpisodeFrames, SetSpec, SetWriter, is_set, write_episode
+from libs.lerobot_data import is_set
 
 # As the published LIBERO sets of LeRobot have it: position and axis-angle of the hand, and the gripper.
 STATES = {"libero": ("ee_states", "gripper_states")}
@@ -54,7 +54,7 @@ def parse_args(argv=None):
     parser.add_argument("--fps", type=float, help="frames a second (default: what the files state)")
     parser.add_argument("--robot", default="", help="robot_type of the set (default: what the files state)")
     parser.add_argument(
-        "--pictures", choices=PICTURES, default="png", help="how they are kept (default: png, lossless)"
+        "--pictures", default="png", metavar="KIND", help="png, lossless, in the rows (default); h264 or av1, videos"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes")
     return parser.parse_args(argv)
@@ -62,6 +62,8 @@ def parse_args(argv=None):
 
 @cli_errors
 def main(argv=None):
+    from libs.lerobot_data import SetWriter  # of the extra [lerobot]
+
     args = parse_args(argv)
     if args.workers < 1:
         raise BadInput(f"--workers must be at least 1, not {args.workers}")
@@ -89,6 +91,8 @@ def main(argv=None):
 
 def plan_set(files, key_map, args):
     """(SetSpec, [(DemoFile, demo)] in order, parts of the state); BadInput where the files do not make one set."""
+    from libs.lerobot_data import SetSpec
+
     views = args.views or [view for view in key_map.views if all(view in file.views for file in files)]
     key_map.check_views(views)
     parts = list(key_map.proprio if args.proprio is None else args.proprio)
@@ -116,6 +120,8 @@ def plan_set(files, key_map, args):
 
 def export_demo(spec, parts, job):
     """One job: (number, folder of the part, DemoFile, demo)."""
+    from libs.lerobot_data import EpisodeFrames, write_episode
+
     number, folder, file, demo = job
     vectors = {"action": file.actions(demo)}
     if parts:

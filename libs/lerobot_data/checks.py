@@ -6,7 +6,8 @@ import numpy as np
 
 from libs.errors import BadInput
 from libs.files import kind_of, read_json_object
-from libs.lerobot_data.layout import INFO, Layout
+from libs.lerobot_data.layout import Layout
+from libs.lerobot_data.locate import INFO
 from libs.lerobot_data.rows import Rows
 from libs.lerobot_data.statistics import QUANTILES, number_stats
 from libs.lerobot_data.stored import StoredPictures

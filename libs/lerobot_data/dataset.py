@@ -3,13 +3,13 @@
 import collections
 import hashlib
 import os
-from pathlib import Path
 
 import numpy as np
 
 from libs.errors import BadInput
 from libs.files import kind_of, named_path
-from libs.lerobot_data.layout import INFO, Episode, Layout, read_layout
+from libs.lerobot_data.layout import Episode, Layout, read_layout
+from libs.lerobot_data.locate import INFO
 from libs.lerobot_data.rows import Rows, read_rows
 from libs.lerobot_data.stored import StoredPictures
 from libs.lerobot_data.video import TOLERANCE_S, Video
@@ -164,8 +164,3 @@ class LeRobotSet:
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._forget()
-
-
-def is_set(path) -> bool:
-    """Whether a folder looks like a LeRobot data set of any version."""
-    return any(kind_of(Path(path) / name) == "file" for name in (INFO, "meta_data/info.json"))

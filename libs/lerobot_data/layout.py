@@ -11,10 +11,10 @@ from pathlib import Path
 
 from libs.errors import BadInput
 from libs.files import kind_of, read_json_object, read_text
+from libs.lerobot_data.locate import INFO, OLD_INFO
 from libs.lerobot_data.parquet import read_columns, sorted_files
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
-INFO = "meta/info.json"
 # Columns that every set has: what stands where.
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 NUMBERS = ("float", "int", "uint", "bool")  # how the types of numbers begin
@@ -120,7 +120,7 @@ def read_layout(root) -> Layout:
 def _not_a_set(root):
     if not kind_of(root):
         return f"{root} does not exist"
-    if kind_of(root / "meta_data/info.json"):
+    if kind_of(root / OLD_INFO):
         return _other_version(root, "1.x")
     return f"{root} is no LeRobot data set: it has no {INFO}"
 

@@ -6,10 +6,14 @@ from pathlib import Path
 
 from libs.errors import BadInput, first_line
 from libs.files import kind_of
-from libs.lerobot_data.layout import read_layout
-from libs.lerobot_data.parquet import open_parquet
 
+INFO, OLD_INFO = "meta/info.json", "meta_data/info.json"  # of version 2.0 on, and before
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+
+
+def is_set(path) -> bool:
+    """Whether a folder looks like a LeRobot data set of any version."""
+    return any(kind_of(Path(path) / name) == "file" for name in (INFO, OLD_INFO))
 
 
 def find_set(entry) -> Path:
@@ -41,6 +45,9 @@ def _lerobot_home():
 
 def _is_whole(folder):
     """Whether a set stands there with every file and every row that it speaks of."""
+    from libs.lerobot_data.layout import read_layout
+    from libs.lerobot_data.parquet import open_parquet
+
     try:
         layout = read_layout(folder)
         rows = sum(open_parquet(path).metadata.num_rows for path in layout.data_files)

@@ -19,7 +19,7 @@ from libs.errors import BadInput
 from libs.files import kind_of, make_folder, named_path, read_json_object
 from libs.jobs import held_folder, write_beside
 from libs.lerobot_data.episode_files import EPISODE, ROWS, SetSpec
-from libs.lerobot_data.layout import INFO
+from libs.lerobot_data.locate import INFO
 from libs.lerobot_data.parquet import as_numbers
 from libs.lerobot_data.statistics import number_stats, picture_stats
 

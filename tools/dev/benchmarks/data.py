@@ -28,6 +28,7 @@ import numpy as np
 
 from libs.errors import BadInput
 from libs.files import make_folder
+from libs.lerobot_data import is_set
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs/vla0.yaml"
 BATCH = 8
@@ -60,7 +61,7 @@ def measure(args, report) -> dict:
             raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.folder:
         make_folder(args.folder)
-    if looks_like_lerobot(args.data):
+    if is_set(args.data):
         from tools.dev.benchmarks import lerobot_sets
 
         return lerobot_sets.measure(args.data, args.lerobot_python, args.samples, args.rounds, args.folder, report)
@@ -185,11 +186,6 @@ def _compare_readers(cfg, path, order, rounds, report):
     return summary, [
         name for name, reader in readers.items() if not same_sample(reader, readers["this code"], order[0])
     ]
-
-
-def looks_like_lerobot(path) -> bool:
-    """Whether --data is the folder of a LeRobot set."""
-    return os.path.isfile(path / "meta/info.json")
 
 
 def _robomimic_version() -> str:
