@@ -68,7 +68,7 @@ def time_facts(layout: Layout, rows: Rows) -> list[Fact]:
     facts = []
     for number, span in rows.spans.items():
         off = np.abs(rows.time[span] - np.arange(span.stop - span.start) / layout.fps)
-        wrong = np.flatnonzero(~(off <= TOLERANCE_S))  # NaN is wrong, too
+        wrong = np.flatnonzero(~(off <= tolerance_at(rows.time[span])))  # NaN is wrong, too
         if len(wrong):
             frame = int(wrong[0])
             facts.append(
