@@ -1,5 +1,6 @@
 """tools/export_lerobot.py: a LeRobot set that holds what the demonstration files hold."""
 
+import functools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from libs.lerobot_data import LeRobotSet, read_layout
 from libs.lerobot_data.checks import check_set
 from libs.lerobot_data.rows import read_rows
 from tests.demo_files import write_synthetic_demo_file, write_synthetic_isaac_file, write_synthetic_robomimic_file
+from tests.refusal import refusal
 from tests.tiny import ROOT
 from tools.export_lerobot import main, stated_rate, stated_robot
 
@@ -122,12 +124,7 @@ def test_a_killed_export_goes_on(demos, tmp_path):
     assert content(out) == content(tmp_path / "whole")
 
 
-def refused(capsys, *args):
-    with pytest.raises(SystemExit, match="2"):
-        main([str(arg) for arg in args])
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    return error
+refused = functools.partial(refusal, main)
 
 
 def test_what_is_refused(demos, tmp_path, capsys):
