@@ -9,9 +9,10 @@ from libs.lerobot_data.locate import find_set, is_set
 
 _HOMES = {
     "cache": ("Estimate", "FrameCache", "Plan", "default_folder"),
-    "checks": ("Fact", "check_set", "suggest"),
+    "checks": ("check_set", "suggest"),
     "dataset": ("LeRobotSet",),
     "episode_files": ("PICTURES", "EpisodeFrames", "SetSpec", "write_episode"),
+    "fact": ("Fact",),
     "layout": ("Camera", "Clip", "Episode", "Layout", "Vector", "read_layout"),
     "rows": ("Rows", "read_rows"),
     "writer": ("SetWriter",),

@@ -138,10 +138,10 @@ def _read_v2(root, info, videos):
     if chunk_size < 1:
         raise BadInput(f"{path}: chunks_size must be at least 1, got {chunk_size}")
     tasks = {}
-    for where, line in _json_lines(root / "meta/tasks.jsonl"):
+    for where, line in json_lines(root / "meta/tasks.jsonl"):
         tasks[_entry(line, "task_index", int, where)] = _entry(line, "task", str, where)
     episodes, files = [], []
-    for where, line in _json_lines(root / "meta/episodes.jsonl"):
+    for where, line in json_lines(root / "meta/episodes.jsonl"):
         index, length = (_entry(line, name, int, where) for name in ("episode_index", "length"))
         place = {"episode_chunk": index // chunk_size, "episode_index": index}
         clips = {
@@ -190,8 +190,8 @@ def _clip(root, info, name, row, key):
     return Clip(path, float(row[f"{key}/from_timestamp"]), float(row[f"{key}/to_timestamp"]))
 
 
-def _json_lines(path):
-    """(where: file and number of the line, object) of every line."""
+def json_lines(path):
+    """(where: file and number of the line, object) of every line of a .jsonl file; BadInput where one is no object."""
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue

@@ -2,6 +2,7 @@
 
 import json
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -129,7 +130,44 @@ def test_numbers_and_statistics(tmp_path):
         "observation.state: mean has 1 numbers, not 6",
         "observation.state: std of elbow_flex.pos is nan, by the data 129.8",
     ]
-    assert said[-1] == "stats.json has nothing of action"
+    assert said[-1] == "action: no statistics"
+    path.unlink()
+    assert facts(root, but=("numbers",)) == [
+        ("statistics", "none: neither meta/stats.json nor meta/episodes_stats.jsonl")
+    ]
+
+
+def test_statistics_of_episodes(tmp_path):
+    root = copied("v21/so_like", tmp_path)
+    path = root / "meta/episodes_stats.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines[1:3]:
+        line["stats"]["action"]["mean"][0] += 1
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:4]))
+    assert facts(root, but=()) == [
+        ("statistics", "action, episode 1: mean of shoulder_pan.pos is 1.074, by the data 0.07447 (2 episodes are off)"),
+        ("statistics", "meta/episodes_stats.jsonl has nothing of episode 4 (1 are missing)"),
+    ]
+
+
+def test_statistics_of_pictures_need_all_of_them():
+    """LeRobot 0.4.4 writes deviations of pictures that are those of something else."""
+    found = [text for _, text in facts(FOLDER / "v30/libero_pi_image", decode=True, but=()) if "image:" in text]
+    assert found == [
+        "image: std of red is 4.028e-05, by the data 0.1507",
+        "wrist_image: std of red is 0.0001183, by the data 0.1498",
+    ]
+
+
+def test_a_video_without_frames(tmp_path):
+    root = copied("v30/so_like", tmp_path)
+    path = root / f"videos/{FRONT}/chunk-000/file-000.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.pix_fmt, stream.height, stream.width = "yuv420p", 96, 128
+        container.start_encoding()
+    (kind, text), *_ = facts(root)
+    assert kind == "video" and f"{FRONT}/chunk-000/file-000.mp4" in text
 
 
 def test_videos(tmp_path):
