@@ -144,8 +144,10 @@ class ObservationEncoder:
 def state_parts(cfg, stats=None):
     """{part of the robot's state: numbers in it} of DATA.PROPRIO, by the statistics or else by the key map; BadInput
     where the statistics are of other parts."""
+    if not cfg.DATA.PROPRIO:
+        return {}
     if stats is None:
-        known = key_map_of(cfg).proprio if cfg.DATA.PROPRIO else {}
+        known = key_map_of(cfg).proprio
         return {name: known[name].dim for name in cfg.DATA.PROPRIO}
     parts = stats["proprio"]["parts"] if "proprio" in stats else {}
     if list(parts) != list(cfg.DATA.PROPRIO):
