@@ -175,7 +175,8 @@ class Family(Protocol):
     """A family of vision-language models.
 
     name: what MODEL.BACKBONE says. model_type: what a folder's config.json says. vocabulary_name: what MODEL.TOKENIZER
-    says for the vocabulary that is shipped with a package. chat: how it writes a conversation. defaults: {config key:
+    says for the vocabulary that is shipped with a package. chat: how it writes a conversation. reference_packages: what
+    `processor` and `read_images` import beside the library. defaults: {config key:
     value} where they are the family's own; MODEL.TEXT and MODEL.VISION whole, other keys do not exist for it. tiny: the
     same of the smallest model that has all of its parts, a few ten thousand random parameters: the contract test's.
     text_layers, vision_layers: regular expressions of the names of the towers' lists of layers below `model.`; adapted:
@@ -187,6 +188,7 @@ class Family(Protocol):
     model_type: str
     vocabulary_name: str
     chat: Chat
+    reference_packages: Sequence[str]
     defaults: Mapping[str, Any]
     tiny: Mapping[str, Any]
     text_layers: str
