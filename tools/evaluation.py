@@ -4,16 +4,18 @@ import argparse
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from libs.errors import BadInput
 from libs.files import check_new_folder
 from rv_eval.agent import AgentSettings
 from rv_eval.envs import get_simulator
-from rv_eval.envs.base import Simulator
+from rv_eval.envs.base import Episode, Simulator
 
 SERVED = ("ws://", "wss://")
+TRAINED_WORDINGS = Path(__file__).parents[1] / "configs" / "wordings" / "libero_train.json"
+Ask = Callable[[argparse.Namespace, list[Episode]], tuple[list[Episode], str | None]]
 # What a served policy has decided already.
 OF_THE_POLICY = ("device", "torch_compile", "policy_batch", "generate_temperature", "drafts")
 
@@ -31,7 +33,17 @@ def parse_args(
     simulator: Simulator, description: str, argv: Sequence[str] | None = None, prog: str | None = None
 ) -> argparse.Namespace:
     """BadInput for arguments that contradict each other."""
-    args = make_parser(simulator, description, prog).parse_args(argv)
+    parser = make_parser(simulator, description, prog)
+    add = parser.add_argument_group("other wordings of the instructions, see docs/wordings.md").add_argument
+    add("--wordings", type=Path, metavar="FILE", help="ask episode n of a task in its wording n modulo their number")
+    add(
+        "--trained_wordings",
+        type=Path,
+        metavar="FILE",
+        default=TRAINED_WORDINGS,
+        help="whose words were trained on: the table tells wordings with new ones apart (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
     check_policy_arguments(args)
     return args
 
@@ -105,8 +117,24 @@ def check_policy_arguments(args: argparse.Namespace) -> None:
         raise BadInput(f"--{given[0]} is decided where the policy is served, not for {args.model_path}")
 
 
-def run_evaluation(args: argparse.Namespace, simulator: Simulator) -> None:
-    """Evaluate the policy of `args` and print the table; ends the program where it cannot go on."""
+def ask_in_wordings(args: argparse.Namespace, episodes: list[Episode]) -> tuple[list[Episode], str | None]:
+    """The episodes as --wordings has them asked, and what their results say of that (None: nothing)."""
+    if args.wordings is None:
+        return episodes, None
+    from libs.wordings import read_wordings
+    from rv_eval.playing.requests import reword, wordings_setting, words_of
+
+    wordings = read_wordings(args.wordings, dict.fromkeys(episode.task.instruction for episode in episodes))
+    own = dict.fromkeys(wordings, ())
+    known = words_of(own) | words_of(read_wordings(args.trained_wordings))
+    return reword(episodes, wordings, known), wordings_setting(args.wordings)
+
+
+def run_evaluation(args: argparse.Namespace, simulator: Simulator, ask: Ask = ask_in_wordings) -> None:
+    """Evaluate the policy of `args` and print the table; ends the program where it cannot go on.
+
+    ask: what is asked in the planned episodes, and what their results say of that.
+    """
     from rv_eval.picture_sizes import shape_remark
     from rv_eval.playing.evaluate import (
         EvalOptions,
@@ -124,6 +152,7 @@ def run_evaluation(args: argparse.Namespace, simulator: Simulator) -> None:
         check_new_folder(args.log_dir)
     about, tasks = simulator.description, simulator.choose_tasks(args)
     episodes = plan_episodes(tasks, args.episodes, args.seed, args.num_steps, about.num_settle_steps)
+    episodes, instructions = ask(args, episodes)
     shard_episodes(episodes, args.shard_id, args.num_shards)  # refuses numbers that cannot be
     prepared = simulator.prepare()
 
@@ -144,7 +173,9 @@ def run_evaluation(args: argparse.Namespace, simulator: Simulator) -> None:
         timeout_s=args.timeout,
         recycle_after=args.recycle_after,
     )
-    provenance = describe_run(policy, args.model_path, simulator, {"num_envs": args.num_envs, **prepared})
+    settings = {"num_envs": args.num_envs, **prepared}
+    settings |= {"instructions": instructions} if instructions else {}
+    provenance = describe_run(policy, args.model_path, simulator, settings)
     make_env = functools.partial(simulator.make, resolution=policy.resolution, render=policy.render)
     report = functools.partial(print, flush=True)
     kept = "the finished episodes are kept, continue with --skip_evaluated"
