@@ -50,17 +50,7 @@ def make_parser(description: str, seed: str, add_tasks: Callable | None = None) 
     add("--num_shards", type=int, default=1, help="... of so many; numbered from 0")
     add("--skip_evaluated", action="store_true", help="continue: leave out what the results in --log_dir hold")
 
-    add = parser.add_argument_group("how chunks are executed (default: as the policy's recipe says)").add_argument
-    add("--action_horizon", type=int, metavar="N", help="actions executed per query; 0: all that are predicted")
-    add("--ensemble_prediction", type=int, metavar="M", help="average M overlapping chunks; 1: none")
-    add("--ensemble_version", type=int, choices=(1, 2), help="1: older chunks weigh the same; 2: they fade")
-    add(
-        "--ensemble_weight",
-        type=float,
-        metavar="W",
-        help="version 1: of every older chunk (1: the plain mean); version 2: to the power of its age",
-    )
-    add("--allow_no_overlap", action="store_true", help="run though the executed horizon leaves nothing to average")
+    add_agent_arguments(parser, "how chunks are executed (default: as the policy's recipe says)")
 
     add = parser.add_argument_group("simulators").add_argument
     add("--num_envs", type=int, default=1, help="at the same time; each takes a core at times, and about 1.5 GB")
@@ -74,6 +64,21 @@ def make_parser(description: str, seed: str, add_tasks: Callable | None = None) 
     add("--video_every", type=int, default=4, help="steps between two frames of a video (20 steps are a second)")
     add("--save_all_data", action="store_true", help="all that was seen, answered and done, an HDF5 file per episode")
     return parser
+
+
+def add_agent_arguments(parser: argparse.ArgumentParser, title: str):
+    """A group of options for `agent_settings`."""
+    add = parser.add_argument_group(title).add_argument
+    add("--action_horizon", type=int, metavar="N", help="actions executed per query; 0: all that are predicted")
+    add("--ensemble_prediction", type=int, metavar="M", help="average M overlapping chunks; 1: none")
+    add("--ensemble_version", type=int, choices=(1, 2), help="1: older chunks weigh the same; 2: they fade")
+    add(
+        "--ensemble_weight",
+        type=float,
+        metavar="W",
+        help="version 1: of every older chunk (1: the plain mean); version 2: to the power of its age",
+    )
+    add("--allow_no_overlap", action="store_true", help="run though the executed horizon leaves nothing to average")
 
 
 def check_policy_arguments(args):

@@ -5,11 +5,10 @@ import zlib
 from dataclasses import dataclass, field
 
 from rv_eval.agent import ChunkAgent
+from rv_eval.drafts import rest_of_text
 from rv_eval.envs.base import Episode, EpisodeEnv, Reply
 from rv_eval.playing.trace import EpisodeTrace
 from rv_eval.playing.video import EpisodeFrames
-
-MAX_DIGITS = 10  # of a number that is taken for a draft
 
 
 @dataclass
@@ -66,8 +65,9 @@ class Attempt:
         result.passes += passes
         if result.trace:
             result.trace.add_query(self._sent, self.observation, prediction, row)
-        self._draft = _rest(prediction.texts[row], self.agent.settings.n_action_steps * prediction.chunk.shape[-1])
-        return self._execute(prediction.chunk[row])
+        sent = self._execute(prediction.chunk[row])
+        self._draft = rest_of_text(prediction.texts[row], sent * prediction.chunk.shape[-1])
+        return sent
 
     def _execute(self, chunk) -> int:
         """Send the actions of a chunk that are to be executed."""
@@ -114,11 +114,3 @@ class Attempt:
         episode, task = self.result.episode, self.result.episode.task
         suite = zlib.crc32(task.suite.encode())
         return (episode.seed, suite, task.task_id, episode.init_state, self.result.queries)
-
-
-def _rest(text: str, executed: int) -> list[int]:
-    """The integers of an answer behind the first `executed` of them, which the next answer will probably begin with;
-    none of a text that holds anything else."""
-    words = text.split(" ")[executed:]
-    readable = all(word.isascii() and word.isdigit() and len(word) < MAX_DIGITS for word in words)
-    return [int(word) for word in words] if readable else []
