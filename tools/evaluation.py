@@ -9,7 +9,7 @@ from pathlib import Path
 
 from libs.errors import BadInput
 from libs.files import check_new_folder
-from rv_eval.agent import AgentSettings
+from rv_eval.agent import AgentSettings, ChunkAgent
 
 SERVED = ("ws://", "wss://")
 # What a served policy has decided already.
@@ -22,23 +22,7 @@ def make_parser(description: str, seed: str, add_tasks: Callable | None = None) 
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    add = parser.add_argument_group("the policy").add_argument
-    add("--model_path", required=True, help="run folder (its last checkpoint), step or model folder; or ws://host:port")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    add("--torch_compile", action=argparse.BooleanOptionalAction, help="compile what an answer repeats (default: no)")
-    add("--policy_batch", type=int, metavar="B", help="observations per call, padded (default: the device's)")
-    add(
-        "--generate_temperature",
-        type=float,
-        metavar="T",
-        help="of a text: sample it (default 0: greedy); of a flow: times the noise it starts from (default 1)",
-    )
-    add(
-        "--drafts",
-        action=argparse.BooleanOptionalAction,
-        help="verify several expected tokens of a text at a time: the same answers, sooner (default: yes)",
-    )
-    add("--api_key_file", type=Path, help="key of a served policy (default: the environment's VLA0_API_KEY)")
+    add_policy_arguments(parser)
 
     add = parser.add_argument_group("what is run").add_argument
     if add_tasks is not None:
@@ -66,6 +50,27 @@ def make_parser(description: str, seed: str, add_tasks: Callable | None = None) 
     return parser
 
 
+def add_policy_arguments(parser: argparse.ArgumentParser):
+    """A group of options for `load_policy`, see `check_policy_arguments`."""
+    add = parser.add_argument_group("the policy").add_argument
+    add("--model_path", required=True, help="run folder (its last checkpoint), step or model folder; or ws://host:port")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    add("--torch_compile", action=argparse.BooleanOptionalAction, help="compile what an answer repeats (default: no)")
+    add("--policy_batch", type=int, metavar="B", help="observations per call, padded (default: the device's)")
+    add(
+        "--generate_temperature",
+        type=float,
+        metavar="T",
+        help="of a text: sample it (default 0: greedy); of a flow: times the noise it starts from (default 1)",
+    )
+    add(
+        "--drafts",
+        action=argparse.BooleanOptionalAction,
+        help="verify several expected tokens of a text at a time: the same answers, sooner (default: yes)",
+    )
+    add("--api_key_file", type=Path, help="key of a served policy (default: the environment's VLA0_API_KEY)")
+
+
 def add_agent_arguments(parser: argparse.ArgumentParser, title: str):
     """A group of options for `agent_settings`."""
     add = parser.add_argument_group(title).add_argument
@@ -91,11 +96,20 @@ def check_policy_arguments(args):
         raise BadInput(f"--{given[0]} is decided where the policy is served, not for {args.model_path}")
 
 
-def run_evaluation(args, tasks: list, envs, make_env: Callable):
+def run_evaluation(
+    args,
+    tasks: list,
+    envs,
+    make_env: Callable,
+    policy=None,
+    make_agent: Callable = ChunkAgent,
+    more: dict | None = None,
+) -> list[dict]:
     """Evaluate the policy of `args` on `tasks` and print the table; ends the program where it cannot go on.
 
     envs: a module of rv_eval.envs with VIEWS, PROPRIO, ACTION_DIM and headless_gl. make_env: (task, resolution,
-    render) -> EpisodeEnv.
+    render) -> EpisodeEnv. policy: that of `args`, where it is loaded already. make_agent: see Rollout. more: goes into
+    every record. Returns the records.
     """
     from rv_eval.playing.evaluate import (
         EvalOptions,
@@ -115,7 +129,7 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
     shard_episodes(episodes, args.shard_id, args.num_shards)  # refuses numbers that cannot be
     graphics = envs.headless_gl()
 
-    policy = load_policy(args)
+    policy = policy or load_policy(args)
     policy.check_environment(envs.VIEWS, envs.ACTION_DIM, args.render or policy.render, envs.PROPRIO)
     options = EvalOptions(
         log_dir=args.log_dir or Path("eval_logs") / run_name(policy.describe()["model_folder"]),
@@ -129,8 +143,10 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
         save_all_data=args.save_all_data,
         timeout_s=args.timeout,
         recycle_after=args.recycle_after,
+        make_agent=make_agent,
     )
     settings = {"num_envs": args.num_envs, "gl_backend": graphics.backend, "gl_renderer": graphics.renderer}
+    settings |= more or {}
     provenance = describe_run(policy, args.model_path, settings)
     make_env = functools.partial(make_env, resolution=policy.resolution, render=policy.render)
     report = functools.partial(print, flush=True)
@@ -143,6 +159,7 @@ def run_evaluation(args, tasks: list, envs, make_env: Callable):
         print(f"error: {error}; {kept}", file=sys.stderr)
         raise SystemExit(1) from error
     report(closing_report(records, options))
+    return records
 
 
 def load_policy(args):
