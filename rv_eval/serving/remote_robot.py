@@ -14,6 +14,7 @@ from websockets.sync.client import connect
 
 from libs.errors import BadInput
 from rv_eval.serving import wire
+from rv_eval.serving.pictures import EncodedPicture
 
 PROTOCOL = "vla0-robot/1"
 MAX_BYTES = 16 * 2**20  # of an observation
@@ -48,11 +49,13 @@ class RemoteRobot:
 
     def observe(self) -> dict:
         answer = self._ask({"do": "observe"})
-        pictures = {
-            name: picture.decode() if hasattr(picture, "decode") else picture
+        if not all(isinstance(answer.get(name), dict) for name in ("views", "proprio")):
+            raise RobotRefused(f"the robot at {self.url} answers observe with {list(answer)[:8]}")
+        views = {
+            name: picture.decode() if isinstance(picture, EncodedPicture) else picture
             for name, picture in answer["views"].items()
         }
-        return {"views": pictures, "proprio": answer["proprio"]}
+        return {"views": views, "proprio": answer["proprio"]}
 
     def act(self, action: np.ndarray) -> None:
         self._ask({"do": "act", "action": np.asarray(action, np.float64)})
@@ -74,4 +77,5 @@ class RemoteRobot:
             raise RobotLost(f"the robot at {self.url} does not answer {message['do']}: {error}") from error
         if isinstance(answer, str):
             raise RobotRefused(f"the robot at {self.url}: {answer}")
-        return wire.unpack(answer, MAX_BYTES)
+        answer = wire.unpack(answer, MAX_BYTES)
+        return answer if isinstance(answer, dict) else {}

@@ -3,12 +3,14 @@
 import argparse
 import contextlib
 import importlib.util
+import io
 import sys
 import threading
 import types
 
 import numpy as np
 import pytest
+from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import serve
@@ -205,3 +207,32 @@ def test_a_robot_that_does_not_answer_in_time_is_lost():
             with pytest.raises(RobotLost, match="does not answer"):
                 ask()
         leave.set()
+
+
+def answering(answer):
+    """A robot that answers everything so."""
+
+    def robot(connection):
+        connection.send(wire.pack({"protocol": PROTOCOL, "views": [], "proprio": {}, "actions": ["a"]}))
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                connection.recv()
+                connection.send(answer)
+
+    return robot
+
+
+def test_pictures_may_come_as_files_and_nonsense_is_refused():
+    data = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(data, "png")
+    picture = {"__image__": True, "format": "png", "data": data.getvalue(), "shape": [8, 8, 3]}
+    with served(answering(wire.pack({"views": {"front": picture}, "proprio": {}}))) as url:
+        remote = RemoteRobot(url)
+        assert (remote.observe()["views"]["front"] == 9).all()
+        remote.close()
+    for nonsense in ({"views": []}, [1], {}):
+        with served(answering(wire.pack(nonsense))) as url:
+            remote = RemoteRobot(url)
+            with pytest.raises(RobotRefused, match="answers observe with"):
+                remote.observe()
+            remote.close()

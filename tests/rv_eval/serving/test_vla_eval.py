@@ -3,6 +3,9 @@ hand from the protocol (tests/rv_eval/vla_eval_client.py)."""
 
 import http.client
 import io
+import json
+import subprocess
+import sys
 import threading
 
 import msgpack
@@ -353,6 +356,21 @@ def test_the_configs_for_its_command_line_name_our_path():
         assert tree["server"]["url"].endswith(f":8000{PATH}")
         assert tree["docker"]["image"].startswith("ghcr.io/allenai/vla-evaluation-harness/libero")
         assert all(entry["benchmark"].startswith("vla_eval.benchmarks.libero") for entry in tree["benchmarks"])
+
+
+@pytest.mark.slow
+def test_the_example_of_the_documentation():
+    example = [sys.executable, str(ROOT / "docs/examples/ask_as_vla_eval.py")]
+    policy = PicturePolicy(proprio={"state": 8})
+    with running(policy, report=lambda line: None) as server:
+        for path in ("", PATH):
+            done = subprocess.run([*example, server.url + path, "go"], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            printed = json.loads(done.stdout)
+            assert printed["about"]["observation_params"] == {"send_wrist_image": True, "send_state": True}
+            assert [len(action) for action in printed["actions"]] == [7, 7]
+        done = subprocess.run([*example, server.url, "fail"], capture_output=True, text=True)
+    assert done.returncode == 1 and "the policy failed" in done.stderr
 
 
 def test_browsers_and_keys_are_checked_here_too():
