@@ -19,7 +19,7 @@ from pathlib import Path
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
-from libs.files import kind_of
+from libs.files import read_text
 from rv_eval.splice import EXECUTIONS, SPLICE
 from tools.evaluation import (
     SERVED,
@@ -123,8 +123,14 @@ def connect_robot(where):
 
         return RemoteRobot(where)
     path = Path(where)
-    if path.suffix != ".py" or kind_of(path) != "file":
-        raise BadInput(f"--robot {where}: ws://host:port, or a Python file (.py) that exists")
+    if path.suffix != ".py":
+        raise BadInput(f"--robot {where}: ws://host:port, or a Python file (.py)")
+    try:
+        compile(read_text(path), path, "exec")
+    except (SyntaxError, ValueError) as error:  # ValueError: a null byte
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"--robot {where} is not Python: {error}") from None
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

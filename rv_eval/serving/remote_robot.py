@@ -1,4 +1,4 @@
-"""A robot in another Python environment: `rv_eval.serving.robot.Robot` over a websocket, beside whom
+"""A robot in another Python environment: `rv_eval.serving.robot.Robot` over a websocket, at whose other end
 docs/examples/serve_lerobot.py or another program answers. Every message is packed as `wire.Form.TEXT_KEYS`:
 
     robot     once connected, {"protocol": PROTOCOL, "views": [camera], "proprio": {part: size}, "actions": [name]}

@@ -221,7 +221,7 @@ class RobotLoop:
 
     def _use(self, prediction):
         chunk = prediction.chunk[0]
-        # What had to be guessed, because the text could not be read, may be averaged in a simulator; not here.
+        # Numbers that had to be guessed, because the text could not be read or was too short, move no arm.
         if not prediction.valid[0] or prediction.repaired[0] or not np.isfinite(chunk).all():
             self._splicer.forget()
             self._text = ""

@@ -82,6 +82,8 @@ class Session:
         seq = frame["seq"] if type(frame["seq"]) is int and 0 <= frame["seq"] <= MAX_SEQ else 0
         try:
             kind, payload = frame["type"], frame["payload"]
+            if not isinstance(kind, str):
+                raise BadInput(f"the type of a message is a string, this is a {type(kind).__name__}")
             if not isinstance(payload, dict):
                 raise BadInput(f"the payload is a map, this is a {type(payload).__name__}")
             if kind == "hello":
@@ -92,7 +94,7 @@ class Session:
             if kind == "episode_start":
                 self._begin(payload)
             elif kind not in ("episode_end", "error"):
-                raise BadInput(f"no message of type {str(kind)[:20]!r} is taken")
+                raise BadInput(f"no message of type {kind[:20]!r} is taken")
             return None, False
         except (BadInput, PolicyError) as error:
             return self.refusal(str(error), seq), True

@@ -103,7 +103,8 @@ def test_wrong_input_is_one_line(robot, tmp_path, capsys, monkeypatch):
         for more, message in (
             (["--robot", str(tmp_path / "empty.py")], "no function make_robot()"),
             (["--robot", str(tmp_path / "lame.py")], "has no observe()"),
-            (["--robot", "nowhere.py"], "a Python file (.py) that exists"),
+            (["--robot", "nowhere.py"], "nowhere.py does not exist"),
+            (["--robot", "nowhere"], "ws://host:port, or a Python file (.py)"),
             (["--robot", "ws://127.0.0.1:1"], "nobody answers"),
             (["--limits", str(tmp_path / "no.json")], "does not exist"),
             (["--limits", str(tmp_path / "short.json")], "limits: 1 numbers, but the policy's actions have 7"),

@@ -1,6 +1,7 @@
 """docs/examples/serve_lerobot.py with a fake of LeRobot's interface, and our side of its wire."""
 
 import argparse
+import ast
 import contextlib
 import importlib.util
 import io
@@ -64,6 +65,14 @@ def served(server):
         finally:
             listener.shutdown()
             thread.join()
+
+
+def test_it_needs_numpy_websockets_and_msgpack_only(file):
+    tree = ast.parse((ROOT / "docs/examples/serve_lerobot.py").read_text())
+    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    tops = {name.partition(".")[0] for name in found}
+    assert tops - set(sys.stdlib_module_names) == {"numpy", "websockets", "msgpack"}
 
 
 def test_look_act_and_hold(file):

@@ -294,7 +294,8 @@ def test_what_is_no_frame_is_refused():
         own = libero_observation(observation(0))
         for kind, payload, reason in (
             ("dance", {}, "'dance'"),
-            (7, {}, "'7'"),
+            (7, {}, "is a string, this is a int"),
+            (np.zeros(3), {}, "is a string, this is a ndarray"),
             ("observation", [1], "a list"),
             ("observation", {}, "images: a map"),
             ("observation", own | {"images": []}, "images: a map"),
@@ -309,7 +310,7 @@ def test_what_is_no_frame_is_refused():
         harness.receive("hello")
         harness.send_raw(b"\xc1")
         assert "not a readable message" in harness.receive("error")["error"]
-        assert health(server)[1]["errors"] == 8
+        assert health(server)[1]["errors"] == 9
 
 
 def test_a_failing_policy_fails_the_episode():
