@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings
+from rv_eval.agent import AgentSettings, ChunkAgent
 from rv_eval.envs.base import Environment, Episode, Simulator, Task
 from rv_eval.playing.episode import EpisodeResult
 from rv_eval.playing.rollout import Rollout
@@ -36,6 +36,7 @@ class EvalOptions:
     is run here. skip_evaluated: leave out what the results in log_dir hold. save_video: one of SAVE_VIDEO.
     video_every: steps between two frames of a video. save_all_data: a file per episode, see EpisodeTrace.
     timeout_s: a simulator call that takes longer is a hang. recycle_after: episodes that a simulator process plays.
+    make_agent: see Rollout.
     """
 
     log_dir: Path
@@ -49,6 +50,7 @@ class EvalOptions:
     save_all_data: bool = False
     timeout_s: float = 120.0
     recycle_after: int = 50
+    make_agent: Callable[..., ChunkAgent] = ChunkAgent
 
 
 def plan_episodes(
@@ -124,6 +126,7 @@ def evaluate(
         keep_trace=options.save_all_data,
         timeout_s=options.timeout_s,
         recycle_after=options.recycle_after,
+        make_agent=options.make_agent,
     )
     part = shard_episodes(episodes, options.shard_id, options.num_shards)
     plans = {record_key(_plan(episode, rollout.settings, provenance)): episode for episode in part}
