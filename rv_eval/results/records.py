@@ -27,9 +27,8 @@ SETTING_KEYS = (
     "batch_rows",
     "instructions",  # what is asked instead of the tasks' own, see ALL_OF_SUITE and wordings_setting; None: nothing
 )
-ALL_OF_SUITE = (
-    "of all tasks of the suite"  # `instructions` where every start is asked for the goals of other tasks, too
-)
+# `instructions` where every start is asked for the goals of other tasks as well.
+ALL_OF_SUITE = "of all tasks of the suite"
 NAME_WIDTH = 32  # characters of a task's name in the table
 # Their versions move success rates: of a record that does not name its simulator's packages, written before there were
 # others.

@@ -32,7 +32,8 @@ def numbers_table(
             )
             bodies += f"<tr><th{' class=part' * row[0].startswith(' ')}>{escape(row[0])}</th>{cells}</tr>"
         bodies += "</tbody>"
-    return f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead>{bodies}</table></div>'
+    kind = "numbers matrix" if shades else "numbers"
+    return f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>{bodies}</table></div>'
 
 
 def asked_section(run: Run) -> str:
