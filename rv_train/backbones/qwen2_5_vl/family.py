@@ -2,9 +2,10 @@
 
 from rv_train.backbones.base import Embedded
 from rv_train.backbones.patches import mrope_position_ids, place_pictures
+from rv_train.backbones.qwen.chat import QwenChat
+from rv_train.backbones.qwen.pictures import read_images
+from rv_train.backbones.qwen.vocabulary import load_vocabulary
 from rv_train.backbones.qwen2_5_vl import cost, pictures, sizes
-from rv_train.backbones.qwen2_5_vl.chat import QwenChat
-from rv_train.backbones.qwen2_5_vl.vocabulary import load_vocabulary
 
 
 class Qwen2_5VL:
@@ -28,7 +29,7 @@ class Qwen2_5VL:
         return pictures.processor(tokenizer, shown, self.chat.template)
 
     def read_images(self, messages, shown):
-        return pictures.read_images(messages, shown)
+        return read_images(messages, shown, pictures.PATCHES)
 
     def model_class(self):
         from transformers import Qwen2_5_VLForConditionalGeneration

@@ -3,6 +3,7 @@
 import torch
 
 from rv_train.backbones import patches
+from rv_train.backbones.qwen import pictures
 
 # The normalisation is that of CLIP, which Qwen2.5-VL was trained with.
 PATCHES = patches.Patches(
@@ -20,43 +21,14 @@ def image_patches(images, dtype=torch.float32):
     return patches.image_patches(images, PATCHES, dtype)
 
 
-def processor_settings(pictures):
+def processor_settings(shown):
     """`preprocessor_config.json`: the library's image processor, told not to resize further."""
-    pixels = pictures.height * pictures.width
-    return {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
-        "patch_size": PATCHES.side,
-        "merge_size": PATCHES.merge,
-        "temporal_patch_size": PATCHES.frames,
-        "image_mean": list(PATCHES.mean),
-        "image_std": list(PATCHES.std),
-        "min_pixels": pixels,
-        "max_pixels": pixels,
-    }
+    return pictures.processor_settings(shown, PATCHES, "Qwen2_5_VLProcessor")
 
 
-def processor(tokenizer, pictures, template):
+def processor(tokenizer, shown, template):
     """The library's processor of pictures and chat. Needs torchvision."""
-    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+    from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
 
-    settings = processor_settings(pictures)
-    settings = {key: settings[key] for key in settings if not key.endswith(("_type", "_class"))}
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**settings),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(),  # the class insists on one
-        chat_template=template,
-    )
-
-
-def read_images(messages, pictures):
-    """By qwen-vl-utils, told not to resize: the pixels of a message's picture stand beside it."""
-    from qwen_vl_utils import process_vision_info
-
-    pixels = {key: pictures.height * pictures.width for key in ("min_pixels", "max_pixels")}
-    told = [
-        {**message, "content": [part | pixels if part["type"] == "image" else part for part in message["content"]]}
-        for message in messages
-    ]
-    return process_vision_info(told)[0]
+    kinds = Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
+    return pictures.build_processor(*kinds, processor_settings(shown), tokenizer, template)
