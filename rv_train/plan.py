@@ -212,7 +212,7 @@ def _sample(cfg, encoder, data):
     )
     key = next(iter(sampler))[0]
     features = TrainingSet(data.train, encoder, cfg.EXP.SEED)[key]
-    ids, start = features["input_ids"], len(encoder.prompt.encode(data.train[key[2]].instruction)["input_ids"])
+    ids, start = features["input_ids"], encoder.prompt_length(data.train[key[2]])
     head = f"one sample ({data.train.where(key[2])}): {len(ids)} ids; {encoder.target(features, start)}"
     return f"{head}\n{abbreviated(encoder.prompt, ids)}"
 

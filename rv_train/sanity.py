@@ -62,7 +62,7 @@ def sanity_forward(cfg, device):
 def print_sample(features, encoder, dataset):
     """A sample of `dataset` in words: what the model reads, and what it shall answer, digits masked as in training."""
     ids, index = features["input_ids"], features["index"]
-    start = len(encoder.prompt.encode(dataset[index].instruction)["input_ids"])
+    start = encoder.prompt_length(dataset[index])
     print(f"\nprompt of {dataset.where(index)}: {start} tokens")
     print(abbreviated(encoder.prompt, ids[:start]))
     print(f"\n{encoder.target(features, start)}")

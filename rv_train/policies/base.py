@@ -84,6 +84,10 @@ class Encoder(Protocol):
         """Features → a batch, see `rv_train.policies.encoding`; padded to the longest, or to `length` tokens."""
         ...
 
+    def prompt_length(self, sample: Any) -> int:
+        """Tokens of a sample's open prompt."""
+        ...
+
     def target(self, features: Mapping[str, Any], start: int) -> str:
         """What is learned of a sample whose prompt has `start` tokens, in words."""
         ...

@@ -61,10 +61,6 @@ class TextPolicy(nn.Module):
             raise BadInput(
                 f"MODEL.FREEZE leaves MODEL.NAME {cfg.MODEL.NAME} nothing to train: set MODEL.LORA.RANK instead"
             )
-        if cfg.DATA.PROPRIO:
-            raise BadInput(
-                f"DATA.PROPRIO is {cfg.DATA.PROPRIO}, but MODEL.NAME {cfg.MODEL.NAME} is given none: set it to []"
-            )
 
     @classmethod
     def from_cfg(cls, cfg, encoder, backbone, weights=None):
