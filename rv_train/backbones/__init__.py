@@ -41,7 +41,7 @@ def pictures_of(cfg) -> Pictures:
     """The pictures of one prompt; BadInput where the backbone cannot see such without resizing."""
     views, height, width = len(cfg.DATA.VIEWS), cfg.IMAGE.SIZE, cfg.IMAGE.SIZE
     number, width = (1, width * views) if cfg.IMAGE.TILE else (views, width)
-    rows, columns, patches = family_of(cfg).grid(height, width)
+    rows, columns, patches = family_of(cfg).grid(cfg.MODEL.VISION, height, width)
     return Pictures(number, height, width, rows, columns, patches)
 
 

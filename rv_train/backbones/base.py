@@ -206,13 +206,17 @@ class Family(Protocol):
         where the package is missing."""
         ...
 
-    def grid(self, height: int, width: int) -> tuple[int, int, int]:
+    def grid(self, vision: CfgNode, height: int, width: int) -> tuple[int, int, int]:
         """A picture's size in pixels → (rows, columns of image tokens, patches). BadInput for sizes that the model
-        cannot see without resizing."""
+        cannot see without resizing.
+
+        vision: MODEL.VISION, for families whose sizes cut pictures differently.
+        """
         ...
 
-    def processor_settings(self, pictures: Pictures) -> dict[str, Any]:
-        """preprocessor_config.json of a saved folder: the library's image processor, told not to resize further."""
+    def processor_files(self, pictures: Pictures) -> dict[str, dict[str, Any]]:
+        """{name of a JSON file of a saved folder: what stands in it}: preprocessor_config.json, which tells the
+        library's image processor not to resize further, and whatever else its AutoProcessor reads."""
         ...
 
     def processor(self, tokenizer: Any, pictures: Pictures) -> Any:

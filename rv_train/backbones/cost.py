@@ -7,9 +7,30 @@ nobody learns do not count.
 
 from dataclasses import dataclass
 
+from rv_train.backbones.base import TextTower
+
 MULTIPLY_ADD = 2  # floating-point operations per weight and vector element of a matrix product
 # Forward, gradient of the input, gradient of the weights: the backward pass is twice the forward pass.
 PASSES = 3
+
+
+def gated_text_tower(text):
+    """The TextTower of a library's config whose layers all attend, and have a gated MLP."""
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads, kv_heads = text.num_attention_heads * head_dim, text.num_key_value_heads * head_dim
+    weights = text.hidden_size * (2 * heads + 2 * kv_heads + 3 * text.intermediate_size)
+    return TextTower(
+        layers=text.num_hidden_layers,
+        attending=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads,
+        head_dim=head_dim,
+        mlp=text.intermediate_size,
+        vocabulary=text.vocab_size,
+        matrices=text.num_hidden_layers * weights,
+        linear=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    )
 
 
 class TrainingFlops:

@@ -20,10 +20,14 @@ class Qwen2_5VL:
 
     check = staticmethod(sizes.check)
     vocabulary = staticmethod(load_vocabulary)
-    grid = staticmethod(pictures.PATCHES.grid)
-    processor_settings = staticmethod(pictures.processor_settings)
     random_config = staticmethod(sizes.random_config)
     towers = staticmethod(cost.towers)
+
+    def grid(self, vision, height, width):
+        return pictures.PATCHES.grid(height, width)  # all sizes cut pictures alike
+
+    def processor_files(self, shown):
+        return {"preprocessor_config.json": pictures.processor_settings(shown)}
 
     def processor(self, tokenizer, shown):
         return pictures.processor(tokenizer, shown, self.chat.template)
