@@ -100,7 +100,7 @@ def interpolated_layout(number, rows, columns, merge, side, device, flash):
     return layout | {"max_seqlen": rows * columns} if flash else layout
 
 
-def seen(visual, patches, rows, columns):
+def see(visual, patches, rows, columns):
     """What a tower with learned positions makes of pictures of one size: the library's output.
 
     Args:

@@ -3,7 +3,6 @@
 import torch
 
 from rv_train.backbones import patches
-from rv_train.backbones.qwen import pictures
 
 # The normalisation is that of CLIP, which Qwen2.5-VL was trained with.
 PATCHES = patches.Patches(
@@ -19,16 +18,3 @@ def image_patches(images, dtype=torch.float32):
     """(P, H, W, 3) uint8, sides multiples of 28 → (patches, 1176) in `dtype` and the grid, see
     `rv_train.backbones.patches.image_patches`."""
     return patches.image_patches(images, PATCHES, dtype)
-
-
-def processor_settings(shown):
-    """`preprocessor_config.json`: the library's image processor, told not to resize further."""
-    return pictures.processor_settings(shown, PATCHES, "Qwen2_5_VLProcessor")
-
-
-def processor(tokenizer, shown, template):
-    """The library's processor of pictures and chat. Needs torchvision."""
-    from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
-
-    kinds = Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
-    return pictures.build_processor(*kinds, processor_settings(shown), tokenizer, template)

@@ -7,7 +7,7 @@ import torch
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as library
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
-from rv_train.backbones.qwen.vision import PatchProduct, PiecesAtOnce, use_own
+from rv_train.backbones.qwen.vision import PatchProduct, PiecesAtOnce
 from rv_train.backbones.running import FLASH
 
 
@@ -25,17 +25,8 @@ class PatchEmbed(PatchProduct, library.Qwen2_5_VisionPatchEmbed):
 OWN = {VisionAttention: library.Qwen2_5_VLVisionAttention, PatchEmbed: library.Qwen2_5_VisionPatchEmbed}
 
 
-def use_own_vision(backbone, own=True):
-    """Give the vision tower of a Qwen2_5_VLForConditionalGeneration these modules, or its own ones back, in place.
-
-    Returns the backbone.
-    """
-    use_own(backbone.model.visual, OWN, own)
-    return backbone
-
-
-def picture_features(visual, patches, rows, columns):
-    """What the tower makes of pictures of one size: (image tokens, D).
+def see(visual, patches, rows, columns):
+    """What the tower makes of pictures of one size: the library's output, (image tokens, D) its `pooler_output`.
 
     Args:
         visual: Qwen2_5_VisionTransformerPretrainedModel.
@@ -47,7 +38,7 @@ def picture_features(visual, patches, rows, columns):
     flash = config._attn_implementation == FLASH
     layout = _layout(number, rows, columns, *sizes, patches.device, flash)
     grid = torch.tensor([[1, rows, columns]]).expand(number, 3)
-    return visual(patches, grid_thw=grid, **layout).pooler_output
+    return visual(patches, grid_thw=grid, **layout)
 
 
 @functools.lru_cache(maxsize=16)  # a run has one size of batch, an evaluation one for each number of rows

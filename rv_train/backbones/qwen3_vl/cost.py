@@ -1,30 +1,16 @@
 """What Qwen3-VL's towers cost, see `rv_train.backbones.base.TextTower` and `VisionTower`."""
 
-from rv_train.backbones.base import TextTower, VisionTower
+from dataclasses import replace
+
+from rv_train.backbones.base import VisionTower
+from rv_train.backbones.cost import gated_text_tower
 
 
 def towers(config, pictures):
     """config: Qwen3VLConfig; pictures: a Pictures."""
     deepstack = len(config.vision_config.deepstack_visual_indexes)
-    return text_tower(config.text_config), vision_tower(config.vision_config, pictures, deepstack)
-
-
-def text_tower(text):
-    heads, kv_heads = (n * text.head_dim for n in (text.num_attention_heads, text.num_key_value_heads))
-    weights = text.hidden_size * (2 * heads + 2 * kv_heads + 3 * text.intermediate_size)
-    return TextTower(
-        layers=text.num_hidden_layers,
-        attending=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        heads=text.num_attention_heads,
-        kv_heads=text.num_key_value_heads,
-        head_dim=text.head_dim,
-        mlp=text.intermediate_size,
-        vocabulary=text.vocab_size,
-        matrices=text.num_hidden_layers * weights,
-        linear=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        head_norms=True,
-    )
+    text = replace(gated_text_tower(config.text_config), head_norms=True)
+    return text, vision_tower(config.vision_config, pictures, deepstack)
 
 
 def vision_tower(vision, pictures, deepstack=0):

@@ -3,9 +3,10 @@
 import math
 
 from libs.errors import BadInput
-from rv_train.backbones.qwen3_vl.pictures import PATCHES
+from rv_train.backbones.patches import Patches
 from rv_train.backbones.tokenizer import token_id
 
+PATCHES = Patches(side=16, merge=2, frames=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 DEFAULTS = {
     "MODEL.PATH": "Qwen/Qwen3-VL-2B-Instruct",
     "MODEL.TOKENIZER": "qwen3",

@@ -6,7 +6,7 @@ All have the library's weights and names, see `rv_train.backbones.qwen.vision`.
 from transformers.models.qwen3_vl import modeling_qwen3_vl as library
 
 from rv_train.backbones.patches import true_places
-from rv_train.backbones.qwen.vision import PatchProduct, PiecesAtOnce, use_own
+from rv_train.backbones.qwen.vision import PatchProduct, PiecesAtOnce
 
 
 class VisionAttention(PiecesAtOnce, library.Qwen3VLVisionAttention):
@@ -34,8 +34,3 @@ OWN = {
     PatchEmbed: library.Qwen3VLVisionPatchEmbed,
     TextModel: library.Qwen3VLTextModel,
 }
-
-
-def use_own_modules(backbone, own=True):
-    """Give a Qwen3VLForConditionalGeneration these modules, or its own ones back, in place; returns it."""
-    return use_own(backbone, OWN, own)
