@@ -134,7 +134,7 @@ _C.MODEL.LORA = CfgNode()
 _C.MODEL.LORA.RANK = 0  # 0: no LoRA, every weight is trained
 _C.MODEL.LORA.ALPHA = 64  # what the matrices add is multiplied by ALPHA / RANK
 _C.MODEL.LORA.DROPOUT = 0.05  # of their inputs, in training
-_C.MODEL.LORA.TARGETS = []  # names of linear layers; of the family: all that the text tower's layers have
+_C.MODEL.LORA.TARGETS = []  # names of linear layers; of the family: all that the towers' layers have
 _C.MODEL.LORA.VISION = False  # also the layers of these names in the vision tower
 # Sizes for INIT: random. Which keys there are, and the defaults, is the family's of MODEL.BACKBONE (`sizes.py` in its
 # folder under rv_train/backbones): a key that it does not have is unknown.

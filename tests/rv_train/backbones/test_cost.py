@@ -1,4 +1,5 @@
-"""Operations and memory of families beside Qwen2.5-VL's (test_flops.py, test_memory.py): what PyTorch counts and keeps."""
+"""Operations and memory of the families that test_flops.py and test_memory.py do not measure: what PyTorch counts and
+keeps."""
 
 import itertools
 
@@ -7,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rv_train.backbones.lora import adapter_sizes, attach
+from rv_train.describe import model_lines
 from rv_train.policies.encoding import ObservationEncoder
 from tests.rv_train import test_flops, test_vla0
 from tests.rv_train.test_memory import estimate, kept_for_backward
@@ -76,6 +78,8 @@ def test_flops_with_adapters_equal_a_real_pass(sizes, vision):
     cfg, model = adapted(recipe, middle, MODEL__LORA__VISION=vision, MODEL__ATTENTION="eager")
     in_text, in_vision = adapter_sizes(model.named_parameters(), model.family)
     assert in_text > 0 and (in_vision > 0) == vision
+    described = " ".join(text for _, text in model_lines(cfg, model)).split()
+    assert "down_proj" in described and ("linear_fc2" in described) == vision
     batch = test_flops.training_batch(tiny_cfg(recipe, **middle), num_samples=2)
     with FlopCounterMode(display=False) as counted:
         model(batch)["loss"].backward()
