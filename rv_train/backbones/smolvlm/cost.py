@@ -26,4 +26,6 @@ def vision_tower(config, pictures):
         products=4,
         gated=False,
         merged=1,
+        learned_places=True,
+        layer_norms=True,
     )

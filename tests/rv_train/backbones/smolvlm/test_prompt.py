@@ -115,5 +115,5 @@ def test_state_stands_in_the_users_turn(published):
 
 
 def test_pictures_have_no_numbers():
-    with pytest.raises(ValueError, match="vla0_smol.yaml: PROMPT.VISION_ID"):
+    with pytest.raises(ValueError, match=r"vla0_smol\.yaml: PROMPT\.VISION_ID"):
         load_cfg(RECIPE, ["PROMPT.VISION_ID", True])
