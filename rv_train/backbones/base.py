@@ -128,7 +128,7 @@ class TextTower:
     matrices: weights of all layers that a token is multiplied by; attending: layers with attention, of `layers`; mlp:
     width inside a layer's MLP, which has three matrices if it is gated, else two; products: matrix products of a layer
     that read a normalised input; linear: names of a layer's linear modules that LoRA may be put beside; last: the one
-    of them that reads what is inside the MLP.
+    of them that reads what is inside the MLP; head_norms: each head of queries and keys is normed.
     """
 
     layers: int
@@ -144,6 +144,7 @@ class TextTower:
     last: str = "down_proj"
     products: int = 5
     gated: bool = True
+    head_norms: bool = False
 
 
 @dataclass(frozen=True)

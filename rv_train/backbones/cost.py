@@ -134,6 +134,7 @@ def kept_layers(cfg, towers, pictures, numbers, tokens):
         products   n c D               their input, once; under autocast cast again for each of the n products
         attention  c (2 Q + 2 K) + 4 heads, c Q       queries, keys, values, result, normaliser; the output's input
         MLP        4 c F               gate, its activation, up, their product; without a gate 2 c F
+        heads      (4 + c) (Q + K)     float32 input and normalised, where queries and keys are normed
 
     and `eager` attention keeps the weight of every pair in float32, again in 16 bits where c is 2, and K repeated to Q.
     Between layers the text tower computes in the dtype of its weights (float32 where fp16 products are added to
@@ -159,6 +160,8 @@ def kept_layers(cfg, towers, pictures, numbers, tokens):
     size, between = text.head_dim, numbers.between
     norm = 4 if lora.RANK else 4 + between
     inside = _inside(cfg, numbers, text, norm, text.heads * size, text.kv_heads * size, tokens)
+    if text.head_norms:
+        inside += (4 if lora.RANK else 4 + compute) * (text.heads + text.kv_heads) * size
     ends = norm * text.hidden
     text_layers = Layers(text.layers, between * text.hidden, inside + 2 * numbers.width * size, ends)
     if lora.RANK and not (lora.VISION and set(lora.TARGETS) & set(vision.linear)):

@@ -6,7 +6,10 @@ from rv_train.backbones.tokenizer import token_id
 DEFAULTS = {
     "MODEL.PATH": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
     "MODEL.TOKENIZER": "smollm2",
-    "MODEL.LORA.TARGETS": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "MODEL.LORA.TARGETS": [
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        *("out_proj", "fc1", "fc2"),
+    ],
     "MODEL.TEXT": {
         "HIDDEN": 960,
         "LAYERS": 32,

@@ -1,16 +1,12 @@
-"""The whole SmolVLM2 beside the library: loss, positions, answers, sizes, operations, memory."""
-
-import itertools
+"""The whole SmolVLM2 beside the library: loss, positions, answers, sizes, operations. Memory: `test_cost.py`."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import LogitsProcessorList
 
 from rv_train.backbones import build_prompt, family_of
 from rv_train.backbones.cost import TrainingFlops
-from rv_train.backbones.lora import attach
 from rv_train.config import load_cfg
 from rv_train.policies import build_encoder, outline_policy
 from rv_train.policies.encoding import ObservationEncoder
@@ -18,10 +14,8 @@ from rv_train.policies.text.decoder import Decoder
 from rv_train.policies.text.library_decoder import LibraryDecoder
 from tests.rv_train.backbones.smolvlm.tiny_smol import lively, smol_cfg
 from tests.rv_train.test_drafts import kinds_of_drafts
-from tests.rv_train.test_flops import training_batch as noise_batch
-from tests.rv_train.test_memory import estimate, kept_for_backward
 from tests.rv_train.test_vla0 import observation, recompute_greedily, training_batch
-from tests.tiny import ROOT, tiny_model
+from tests.tiny import ROOT
 from tools.dev.benchmarks.decode_ways import OnlyAnswers
 
 RECIPE = ROOT / "configs/vla0_smol.yaml"
@@ -151,16 +145,6 @@ def test_layers_that_are_not_known_are_refused(model):
 # ------------------------------------------------------------------------------------------------ what it costs
 
 
-@pytest.mark.parametrize("side", [64, 96])
-def test_training_flops_equal_a_real_pass(tmp_path, side):
-    cfg = smol_cfg(tmp_path, MODEL__ATTENTION="eager", IMAGE__SIZE=side)
-    model = tiny_model(cfg).train()
-    batch = noise_batch(cfg, num_samples=2)
-    with FlopCounterMode(display=False) as counted:
-        model(batch)["loss"].backward()
-    assert model.flops()(batch) == pytest.approx(counted.get_total_flops(), rel=0.001)
-
-
 def test_the_recipes_operations():
     """Six per weight and token are the bulk; a third of them are the vision tower's, whose 1,024 patches are many."""
     cfg = load_cfg(RECIPE)
@@ -171,55 +155,3 @@ def test_the_recipes_operations():
     seen = 2 * 1024 * 12 * (4 * 768**2 + 2 * 768 * 3072)
     assert flops.per_token == 6 * text_weights
     assert flops.count([451], 225) == pytest.approx(6 * (text_weights * 451 + 225 * 960 * 49280 + seen), rel=0.2)
-
-
-MIDDLE = {
-    "IMAGE__SIZE": 128,
-    "TRAIN__batch_size": 4,
-    "MODEL__TEXT__HIDDEN": 128,
-    "MODEL__TEXT__LAYERS": 6,
-    "MODEL__TEXT__HEADS": 4,
-    "MODEL__TEXT__KV_HEADS": 2,
-    "MODEL__TEXT__MLP": 512,
-    "MODEL__VISION__HIDDEN": 64,
-    "MODEL__VISION__LAYERS": 6,
-    "MODEL__VISION__HEADS": 4,
-    "MODEL__VISION__MLP": 256,
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_activations_are_those_that_autograd_keeps(tmp_path, attention):
-    precisions = (("off", "float32"), ("bf16", "float32"), ("off", "bfloat16"))
-    for (mode, dtype), checkpointed in itertools.product(precisions, (False, True)):
-        opts = {"AMP__mode": mode, "AMP__param_dtype": dtype, "TRAIN__grad_checkpoint": checkpointed}
-        cfg = smol_cfg(tmp_path, MODEL__ATTENTION=attention, **opts, **MIDDLE)
-        model = tiny_model(cfg).train()
-        if checkpointed:
-            model.recompute_activations()
-        batch = training_batch(ObservationEncoder.from_cfg(cfg, model.prompt.tokenizer), count=4)
-        expected, kept = expected_bytes(cfg, model, batch), kept_for_backward(cfg, model, batch)
-        assert 0.9 < expected / kept < 1.1, (opts, expected, kept)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("vision", [False, True])
-def test_activations_with_adapters_are_those_that_autograd_keeps(tmp_path, vision):
-    opts = {"MODEL__ATTENTION": "sdpa", **MIDDLE}
-    model = tiny_model(smol_cfg(tmp_path, **opts))
-    lora = {"MODEL__LORA__RANK": 8, "MODEL__LORA__VISION": vision, "MODEL__LORA__DROPOUT": 0.0, "MODEL__VOCAB_CUT": 0}
-    pretrained = {"MODEL__INIT": "pretrained", "MODEL__TOKENIZER": "of the model", "AMP__mode": "bf16"}
-    cfg = smol_cfg(tmp_path, **pretrained, **lora, **opts)
-    attach(model.backbone, cfg, model.family, {"path": "memory", "weights_sha256": ""})
-    batch = training_batch(ObservationEncoder.from_cfg(cfg, model.prompt.tokenizer), count=4)
-    assert 0.9 < expected_bytes(cfg, model.train(), batch) / kept_for_backward(cfg, model, batch) < 1.1
-
-
-def expected_bytes(cfg, model, batch):
-    """What the estimate says that autograd keeps between the passes."""
-    parts = estimate(cfg, model, batch)
-    names = ["activations", "activations between layers"]
-    names += [] if cfg.TRAIN.grad_checkpoint else ["16-bit copies of weights"]
-    softmax = 4 * batch["label_ids"].numel() * model.backbone.config.text_config.vocab_size
-    return softmax + sum(parts.get(name, 0) for name in names)
