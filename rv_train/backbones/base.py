@@ -154,7 +154,8 @@ class VisionTower:
     matrices: weights of all layers that a patch is multiplied by; merger: weights behind them that an image token is
     multiplied by, all mergers together; values: numbers of a patch as the tower reads it; pairs: of query and key
     patches, over all layers; merged: numbers per patch, in units of `hidden`, that the mergers keep for the backward
-    pass. The others are as in `TextTower`.
+    pass; learned_places: positions are learned and added to the patches, so that numbers between the layers are as wide
+    as weights; layer_norms: norms are those, not of the root of the mean square. The others are as in `TextTower`.
     """
 
     layers: int
@@ -170,6 +171,8 @@ class VisionTower:
     products: int
     gated: bool
     merged: int
+    learned_places: bool = False
+    layer_norms: bool = False
 
 
 class Family(Protocol):

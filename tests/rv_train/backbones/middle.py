@@ -6,22 +6,22 @@ import torch
 from rv_train.backbones.lora import attach
 from tests.tiny import tiny_cfg, tiny_model
 
+SIZES = {
+    "IMAGE__SIZE": 128,
+    "TRAIN__batch_size": 4,
+    "MODEL__TEXT__HIDDEN": 128,
+    "MODEL__TEXT__LAYERS": 6,
+    "MODEL__TEXT__HEADS": 4,
+    "MODEL__TEXT__KV_HEADS": 2,
+    "MODEL__TEXT__MLP": 512,
+    "MODEL__VISION__HIDDEN": 64,
+    "MODEL__VISION__LAYERS": 6,
+    "MODEL__VISION__HEADS": 4,
+    "MODEL__VISION__MLP": 256,
+}
 MIDDLE = {
-    "qwen3_vl": {
-        "IMAGE__SIZE": 128,
-        "TRAIN__batch_size": 4,
-        "MODEL__TEXT__HIDDEN": 128,
-        "MODEL__TEXT__LAYERS": 6,
-        "MODEL__TEXT__HEADS": 4,
-        "MODEL__TEXT__KV_HEADS": 2,
-        "MODEL__TEXT__HEAD_DIM": 48,
-        "MODEL__TEXT__MLP": 512,
-        "MODEL__VISION__HIDDEN": 64,
-        "MODEL__VISION__LAYERS": 6,
-        "MODEL__VISION__HEADS": 4,
-        "MODEL__VISION__MLP": 256,
-        "MODEL__VISION__DEEPSTACK": [1, 3],
-    },
+    "qwen3_vl": {**SIZES, "MODEL__TEXT__HEAD_DIM": 48, "MODEL__VISION__DEEPSTACK": [1, 3]},
+    "smolvlm": SIZES,
 }
 LORA = {"MODEL__INIT": "pretrained", "MODEL__TOKENIZER": "of the model", "MODEL__LORA__RANK": 8}
 

@@ -16,10 +16,13 @@ def sizes(request, tmp_path_factory):
     return tiny_recipe(tmp_path_factory.mktemp(request.param), request.param), MIDDLE[request.param]
 
 
-@pytest.mark.parametrize("tiled", [True, False])
-def test_training_flops_equal_a_real_pass(sizes, tiled):
+@pytest.mark.parametrize("other", [False, True])
+def test_training_flops_equal_a_real_pass(sizes, other):
     recipe, _ = sizes
-    cfg = tiny_cfg(recipe, MODEL__ATTENTION="eager", IMAGE__TILE=tiled)
+    plain = tiny_cfg(recipe)
+    # tiled pictures, and one per view; where only squares can be seen, another size
+    pictures = {"IMAGE__TILE": other} if plain.IMAGE.TILE else {"IMAGE__SIZE": plain.IMAGE.SIZE * (1 + other)}
+    cfg = tiny_cfg(recipe, MODEL__ATTENTION="eager", **pictures)
     model = tiny_model(cfg).train()
     batch = training_batch(cfg, num_samples=2)
     with FlopCounterMode(display=False) as counted:
@@ -35,7 +38,8 @@ def test_flops_with_adapters_equal_a_real_pass(sizes, vision):
     in_text, in_vision = adapter_sizes(model.named_parameters(), model.family)
     assert in_text > 0 and (in_vision > 0) == vision
     described = " ".join(text for _, text in model_lines(cfg, model)).split()
-    assert "down_proj" in described and ("linear_fc2" in described) == vision
+    seen = model.family.towers(model.backbone.config, model.prompt.pictures)[1]
+    assert "down_proj" in described and (seen.last in described) == vision
     batch = training_batch(tiny_cfg(recipe, **middle), num_samples=2)
     with FlopCounterMode(display=False) as counted:
         model(batch)["loss"].backward()
