@@ -46,6 +46,9 @@ _C.DATA.PROPRIO = []
 # The language goal of every demo, in place of what the files state. "": what they state; of files named after LIBERO's
 # tasks what the name says, because LIBERO's benchmark states that at evaluation.
 _C.DATA.INSTRUCTION = ""
+# File of other wordings of the instructions, see docs/wordings.md: in training every sample is asked in one of them, or
+# in its own, drawn anew each time it is seen. Validation asks in its own. "": none. configs/wordings has LIBERO's.
+_C.DATA.INSTRUCTIONS = ""
 # full:    every rank sees the whole set each epoch, shuffled on its own (upstream: 24 epochs on 8 GPUs are 192 passes)
 # sharded: the ranks share one pass over the set each epoch (the common DistributedSampler behaviour)
 # The two agree: 24 epochs of "full" on 8 GPUs and 192 epochs of "sharded" are the same number of passes and of steps.
