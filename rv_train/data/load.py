@@ -26,10 +26,11 @@ class TrainingData:
         these were written with. With "proprio" where DATA.PROPRIO chooses parts. ACTION.RANGE says which range of them
         is in use.
     info: what checkpoints and run.json say of the data: render, resolution (the main camera's stored pictures, their
-        longer side), cameras ({name: [height, width]} of those that are used), fingerprint (of the data, whichever
-        statistics are used), files, num_demos and num_frames (of all files), num_valid_demos, num_clipped (action
-        values outside the range), stats (path, "" where they were computed), constant (lines: what never changes; of
-        data whose actions are numbers), num_wordings (of all instructions, where DATA.INSTRUCTIONS gives some), and what `Demonstrations.about` adds.
+        longer side), cameras ({name: [height, width]} of those that are used), fingerprint (of the data and its
+        wordings, whichever statistics are used), files, num_demos and num_frames (of all files), num_valid_demos,
+        num_clipped (action values outside the range), stats (path, "" where they were computed), constant (lines: what
+        never changes; of data whose actions are numbers), num_wordings (of all instructions, where there are some), and
+        what `Demonstrations.about` adds.
     remarks: lines that somebody who starts a run should see.
     wordings: {instruction: (itself, its wordings)} of DATA.INSTRUCTIONS, {} without.
     """
