@@ -68,11 +68,16 @@ class DemoDataset(Trajectories):
         Of data in another layout than LIBERO's it covers also what of the key map it was read by. Where the files and
         the map lie and how the files are packed does not matter.
         """
-        goals = [file.instruction for file in self.files]
+        goals = [goal for file in self.files for goal in self._goals(file)]
         about = [goals, self.views, self.render, side_or_size(self.facts.cameras[self.key_map.main_view])]
         if self.parts or self.key_map != LIBERO:
             about.append(self.key_map.layout(self.views, list(self.parts)))
         return digest_of(about, self.demos, self.first_pictures())
+
+    def _goals(self, file: DemoFile) -> list[str]:
+        """What a file's demos are known by: their one instruction, or that of each."""
+        goals = [rows.instruction for rows in self.demos if rows.file is file]
+        return goals[:1] if len(set(goals)) == 1 else goals
 
     def first_pictures(self) -> Iterator[np.ndarray]:
         """The main view's first frame of every demo, one after another: (H, W, 3) uint8."""
@@ -160,7 +165,7 @@ def read_rows(file: DemoFile, parts: Sequence[str]) -> Iterator[Demo]:
     """Every demo of a DemoFile that states an instruction."""
     for name in file.demos:
         actions = np.asarray(file.actions(name), dtype=np.float32)
-        yield Demo(file, file.instruction, name, actions, file.proprio(name, parts))
+        yield Demo(file, file.instruction_of(name), name, actions, file.proprio(name, parts))
 
 
 def split_by_masks(file: DemoFile, names: Iterable[str]) -> dict[str, str]:
