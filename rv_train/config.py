@@ -40,8 +40,9 @@ _C.DATA.SKIP_BAD = False  # train without the lines of a manifest that cannot be
 # aloha) or the path of a JSON file, see libs/demo_hdf5/key_map.py. tools/inspect_demos.py says which one fits a file.
 _C.DATA.KEY_MAP = "libero"
 _C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras, of the key map or manifest, in the order the model sees them
-# Parts of the robot's state that the model is given, names of the key map in the order of its input. Text policies take
-# none: VLA-0 sees pictures only.
+# Parts of the robot's state that the model is given, names of the key map in the order of its input. vla0 reads them as
+# integers 0..NUM_BINS over the range of the data, behind the instruction (VLA-0 is given none: it sees pictures only);
+# flow_expert as numbers of mean 0 and deviation 1.
 _C.DATA.PROPRIO = []
 # The language goal of every demo, in place of what the files state. "": what they state, or of HDF5 files their demos;
 # of files named after LIBERO's tasks what the name says, because LIBERO's benchmark states that at evaluation, and of
@@ -248,8 +249,8 @@ _CHOICES = {
     "DATA.PREPROCESS": ("fast", "reference"),
     "ACTION.RANGE": ("min_max", "q01_q99"),
     "ACTION.MASK_STYLE": ("dropped", "learned"),
-    "MODEL.NAME": tuple(POLICIES),
-    "MODEL.BACKBONE": tuple(FAMILIES),
+    "MODEL.NAME": POLICIES,
+    "MODEL.BACKBONE": FAMILIES,
     "MODEL.INIT": ("pretrained", "random"),
     "MODEL.ATTENTION": ("sdpa", "eager", "flash_attention_2"),
     "MODEL.QUANTIZE": ("none", "nf4"),

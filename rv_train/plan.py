@@ -209,8 +209,8 @@ def _sample(cfg, encoder, data):
     )
     key = next(iter(sampler))[0]
     samples = TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)
-    features, instruction = samples[key], samples.drawn(key)[0].instruction
-    ids, start = features["input_ids"], len(encoder.prompt.encode(instruction)["input_ids"])
+    features = samples[key]
+    ids, start = features["input_ids"], encoder.prompt_length(samples.drawn(key)[0])
     head = f"one sample ({data.train.where(key[2])}): {len(ids)} ids; {encoder.target(features, start)}"
     return f"{head}\n{abbreviated(encoder.prompt, ids)}"
 

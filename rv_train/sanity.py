@@ -64,7 +64,7 @@ def print_sample(features, samples, key):
     """A sample of a TrainingSet in words: what the model reads, and what it shall answer, digits masked as in
     training."""
     ids, encoder = features["input_ids"], samples.encoder
-    start = len(encoder.prompt.encode(samples.drawn(key)[0].instruction)["input_ids"])
+    start = encoder.prompt_length(samples.drawn(key)[0])
     print(f"\nprompt of {samples.dataset.where(key[2])}: {start} tokens")
     print(abbreviated(encoder.prompt, ids[:start]))
     print(f"\n{encoder.target(features, start)}")

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import torch
+import yaml
 
+from rv_train.backbones import family_named
 from rv_train.checkpoint import save_model_folder
 from rv_train.config import load_cfg
 from rv_train.policies import build_encoder, build_policy
 
 ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "configs/tiny.yaml"
 ACTION_STATS = {
     "min": [-1.0] * 7,
     "max": [1.0] * 7,
@@ -22,13 +25,27 @@ ACTION_STATS = {
 }
 
 
+def tiny_recipe(folder, family):
+    """configs/tiny.yaml for another family of backbones, by its own tiny sizes; returns its path."""
+    tree = yaml.safe_load(TINY.read_text())
+    for section, key in [("MODEL", "TEXT"), ("MODEL", "VISION"), ("MODEL", "VOCAB_CUT"), ("IMAGE", "SIZE")]:
+        del tree[section][key]
+    tree["MODEL"]["BACKBONE"] = family
+    for name, value in family_named(family).tiny.items():
+        section, key = name.split(".")
+        tree[section][key] = value
+    path = Path(folder) / f"{family}.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
 def tiny_opts(**more):
     """KEY VALUE pairs; the keyword `TRAIN__lr=1` stands for TRAIN.lr."""
     return [part for key, value in more.items() for part in (key.replace("__", "."), value)]
 
 
-def tiny_cfg(**more):
-    return load_cfg(ROOT / "configs/tiny.yaml", tiny_opts(**more))
+def tiny_cfg(recipe=TINY, **more):
+    return load_cfg(recipe, tiny_opts(**more))
 
 
 def tiny_model(cfg, seed=0):
@@ -37,9 +54,9 @@ def tiny_model(cfg, seed=0):
     return build_policy(cfg, build_encoder(cfg, ACTION_STATS)).eval()
 
 
-def make_tiny_base(folder, seed=0, **more):
+def make_tiny_base(folder, seed=0, recipe=TINY, **more):
     """Weights to put adapters on: a random tiny model; returns its folder."""
-    cfg, folder = tiny_cfg(**more), Path(folder) / f"base_{seed}"
+    cfg, folder = tiny_cfg(recipe, **more), Path(folder) / f"base_{seed}"
     model = tiny_model(cfg, seed)
     with torch.no_grad():  # a random tied head repeats one digit for ever: make the next token depend on the last
         noise = torch.Generator().manual_seed(seed + 3)

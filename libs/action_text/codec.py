@@ -113,15 +113,19 @@ class ActionTextCodec:
         padded with its last action, a long one is cut. Invalid (the mid-range chunk): anything but integers,
         an integer outside 0..num_bins anywhere in the text (no action of this range), no complete action.
         """
-        if horizon < 1:
-            raise BadInput(f"horizon must be at least 1, got {horizon}")
         if isinstance(texts, str):
             raise BadInput("texts must be a list of strings, got one string")
-        actions = np.empty((len(texts), horizon, self.action_dim), dtype=np.float32)
-        valid = np.zeros(len(texts), dtype=bool)
-        repaired = np.zeros(len(texts), dtype=bool)
-        for row, text in enumerate(texts):
-            integers = self._read_integers(text)
+        return self.decode_integers([self._read_integers(text) for text in texts], horizon)
+
+    def decode_integers(self, rows, horizon: int) -> DecodedChunks:
+        """B lists of integers 0..num_bins -> DecodedChunks of H actions each, as `decode_detailed` of their texts; None
+        stands for what cannot be read."""
+        if horizon < 1:
+            raise BadInput(f"horizon must be at least 1, got {horizon}")
+        actions = np.empty((len(rows), horizon, self.action_dim), dtype=np.float32)
+        valid = np.zeros(len(rows), dtype=bool)
+        repaired = np.zeros(len(rows), dtype=bool)
+        for row, integers in enumerate(rows):
             num_actions = 0 if integers is None else len(integers) // self.action_dim
             if num_actions == 0:
                 actions[row] = self.mid_range(horizon)

@@ -176,7 +176,8 @@ class Family(Protocol):
 
     name: what MODEL.BACKBONE says. model_type: what a folder's config.json says. vocabulary_name: what MODEL.TOKENIZER
     says for the vocabulary that is shipped with a package. chat: how it writes a conversation. defaults: {config key:
-    value} where they are the family's own; MODEL.TEXT and MODEL.VISION whole, other keys do not exist for it.
+    value} where they are the family's own; MODEL.TEXT and MODEL.VISION whole, other keys do not exist for it. tiny: the
+    same of the smallest model that has all of its parts, a few ten thousand random parameters: the contract test's.
     text_layers, vision_layers: regular expressions of the names of the towers' lists of layers below `model.`; adapted:
     of the parts of a layer whose linear modules LoRA may be put beside. vision_tower: how names of the vision tower's
     parameters begin, below `model.`.
@@ -187,6 +188,7 @@ class Family(Protocol):
     vocabulary_name: str
     chat: Chat
     defaults: Mapping[str, Any]
+    tiny: Mapping[str, Any]
     text_layers: str
     vision_layers: str
     adapted: str

@@ -15,6 +15,7 @@ from libs.errors import BadInput
 from rv_train.backbones.tokenizer import character_ids, token_id
 
 IGNORE = -100  # the label that cross-entropy leaves out
+STATE = "\nState: "  # between an instruction and the robot's state as integers
 HIDDEN = "X"  # in an action text: a digit that whoever wrote it has hidden, see `PromptEncoder.encode`
 
 
@@ -70,11 +71,12 @@ class PromptEncoder:
         self._is_digit[self.digit_ids] = True
         self._prompt_ids = functools.lru_cache(maxsize=4096)(self._tokenize_prompt)
 
-    def encode(self, instruction, action_text=None):
+    def encode(self, instruction, action_text=None, state_text=""):
         """Ids and labels of one prompt, without digit masking.
 
         Args:
             instruction: the language goal.
+            state_text: the robot's state as integers, which goes into the user's turn behind it; "": none.
             action_text: "474 479 …" in training; None leaves the prompt open for the model to answer. An `X` is a
                 digit that is known to nobody: the model is shown the mask character, and no label.
         Returns:
@@ -82,7 +84,10 @@ class PromptEncoder:
         Raises:
             BadInput: the action text holds anything else than digits, spaces and X, the instruction a mark.
         """
-        prompt = self._prompt_ids(instruction)
+        prompt = self._prompt_ids(instruction + STATE + "0") if state_text else self._prompt_ids(instruction)
+        if state_text:  # every character is a token: the last digit of the prompt gives way to it
+            place = np.flatnonzero(prompt == self.digit_ids[0])[-1]
+            prompt = np.concatenate([prompt[:place], self._action_ids(state_text), prompt[place + 1 :]])
         answer = [] if action_text is None else [self._action_ids(action_text), self._answer_end]
         ids = np.concatenate([prompt, *answer])
         labels = np.where(ids == self.mask_id, IGNORE, ids)

@@ -8,7 +8,7 @@ path gives (same ids and labels, pixels within 1e-6) at about a quarter of the s
 import torch
 
 from libs.errors import BadInput
-from rv_train.backbones.prompt import HIDDEN, IGNORE
+from rv_train.backbones.prompt import HIDDEN, IGNORE, STATE
 
 
 class ReferenceEncoder:
@@ -26,21 +26,22 @@ class ReferenceEncoder:
         self.family, self.prompt = family, prompt
         self.processor = family.processor(prompt.tokenizer, prompt.pictures)
 
-    def encode(self, pictures, instruction, action_text=None):
+    def encode(self, pictures, instruction, action_text=None, state_text=""):
         """One sample or observation.
 
         Args:
             pictures: (N, H, W, 3) uint8, of the prompt's size.
-            instruction, action_text: see `PromptEncoder.encode`.
+            instruction, action_text, state_text: see `PromptEncoder.encode`.
         Returns:
             {"input_ids": (L,) int64, "labels": (L,) int64, "pixel_values": as the library's model takes it}.
         """
         from PIL import Image
 
         images = [{"type": "image", "image": Image.fromarray(picture)} for picture in pictures]
+        asked = instruction + (STATE + state_text if state_text else "")
         system = [{"type": "text", "text": self.prompt.system}]
         chat = [{"role": "system", "content": system}] if self.prompt.system else []
-        chat.append({"role": "user", "content": [*images, {"type": "text", "text": instruction}]})
+        chat.append({"role": "user", "content": [*images, {"type": "text", "text": asked}]})
         prompt = self._process(chat, add_generation_prompt=True)
         prompt_ids = prompt["input_ids"][0]
         if action_text is None:

@@ -26,9 +26,9 @@ class Prediction:
     """What a batch of observations is answered with.
 
     chunk: (B, H, A) float32, environment units; valid: (B,) bool, the text could be read (else the mid-range chunk);
-    repaired: (B,) bool, the text was too short, too long or incomplete; texts: what was written, "" by a model that
-    writes nothing. tokens, passes: (B,) int64, what was written with the end, and how often the model ran for it, the
-    prompt apart; None from a model that writes nothing.
+    repaired: (B,) bool, the text was too short, too long or incomplete; texts: what was written, for people, "" by a
+    model that writes nothing. tokens, passes: (B,) int64, what was written with the end, and how often the model ran
+    for it, the prompt apart; numbers: B lists of the integers that were written. None from a model that writes nothing.
     """
 
     chunk: np.ndarray
@@ -37,6 +37,7 @@ class Prediction:
     texts: list
     tokens: np.ndarray | None = None
     passes: np.ndarray | None = None
+    numbers: list | None = None
 
     def writing(self, row):
         """(tokens, passes) of a row; (0, 0) from a model that writes nothing."""
@@ -53,6 +54,7 @@ def gather(answers):
         texts=[prediction.texts[row] for prediction, row in answers],
         tokens=np.array(tokens),
         passes=np.array(passes),
+        numbers=[prediction.numbers[row] if prediction.numbers else [] for prediction, row in answers],
     )
 
 
@@ -82,6 +84,10 @@ class Encoder(Protocol):
 
     def collate(self, features: Sequence[Mapping[str, Any]], length: int | None = None) -> dict[str, torch.Tensor]:
         """Features → a batch, see `rv_train.policies.encoding`; padded to the longest, or to `length` tokens."""
+        ...
+
+    def prompt_length(self, sample: Any) -> int:
+        """Tokens of a sample's open prompt."""
         ...
 
     def target(self, features: Mapping[str, Any], start: int) -> str:

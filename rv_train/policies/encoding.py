@@ -22,6 +22,7 @@ from rv_train.backbones import build_prompt, family_of
 from rv_train.backbones.prompt import IGNORE
 from rv_train.backbones.reference import ReferenceEncoder
 from rv_train.data.images import ImageTransform
+from rv_train.data.sources import find_source
 
 
 class ObservationEncoder:
@@ -33,43 +34,84 @@ class ObservationEncoder:
         prompt: a PromptEncoder.
         reference: a ReferenceEncoder that encodes in place of `prompt`, or None.
         stats: of the data, None where there are none.
+        proprio: {part of the robot's state: numbers in it} that an observation must hold, in the model's order.
     """
 
-    def __init__(self, views, transform, prompt, reference=None, stats=None):
+    def __init__(self, views, transform, prompt, reference, stats, proprio):
         self.views, self.transform, self.prompt, self.reference = list(views), transform, prompt, reference
-        self.stats = stats
-        self.proprio = {}  # parts of the robot's state that an observation must hold
+        self.stats, self.proprio = stats, dict(proprio)
 
     @classmethod
-    def from_cfg(cls, cfg, tokenizer=None, **more):
-        """From the config tree; BadInput where DATA.PREPROCESS reference lacks its packages. more: of a subclass."""
+    def from_cfg(cls, cfg, tokenizer=None, stats=None, **more):
+        """From the config tree; without statistics the key map says how long the parts of the state are.
+
+        more: of a subclass.
+        BadInput: DATA.PREPROCESS reference lacks its packages; statistics of other parts than DATA.PROPRIO.
+        """
         prompt = build_prompt(cfg, tokenizer)
         reference = ReferenceEncoder(family_of(cfg), prompt) if cfg.DATA.PREPROCESS == "reference" else None
-        return cls(cfg.DATA.VIEWS, ImageTransform.from_cfg(cfg), prompt, reference, **more)
+        transform = ImageTransform.from_cfg(cfg)
+        return cls(cfg.DATA.VIEWS, transform, prompt, reference, stats, state_parts(cfg, stats), **more)
 
     def encode(self, observation):
-        """An observation dict (`views`, `instruction`) → features for `collate`; the prompt stays open.
+        """An observation dict (`views`, `instruction`, `proprio`) → features for `collate`; the prompt stays open.
 
         Raises:
-            BadInput: a camera that the model was trained with is missing.
+            BadInput: a camera that the model was trained with is missing, or what `state` refuses.
         """
+        return self._encode(observation)
+
+    def _encode(self, observation, state_text=""):
         missing = [view for view in self.views if view not in observation["views"]]
         if missing:
             raise BadInput(f"observation has no view {missing[0]}; the model needs {', '.join(self.views)}")
         frames = [np.asarray(observation["views"][view]) for view in self.views]
-        return self._features(frames, observation["instruction"])
+        return self._features(frames, observation["instruction"], state_text=state_text)
 
-    def encode_sample(self, sample, action_text, rng=None):
-        """A Sample and its action text → features with labels; `rng` draws the augmentation, None means none."""
-        return self._features(sample.views, sample.instruction, action_text, rng)
+    def encode_sample(self, sample, action_text, rng=None, state_text=""):
+        """A Sample and its action text → features with labels; `rng` draws the augmentation, None means none.
 
-    def _features(self, frames, instruction, action_text=None, rng=None):
+        state_text: see `PromptEncoder.encode`.
+        """
+        return self._features(sample.views, sample.instruction, action_text, rng, state_text)
+
+    def prompt_length(self, sample):
+        """Tokens of a sample's open prompt."""
+        return len(self.prompt.encode(sample.instruction)["input_ids"])
+
+    def _features(self, frames, instruction, action_text=None, rng=None, state_text=""):
         pictures = self.transform(frames, rng)
         if self.reference:
-            features = self.reference.encode(pictures, instruction, action_text)
+            features = self.reference.encode(pictures, instruction, action_text, state_text)
         else:
-            features = {"images": torch.from_numpy(pictures), **self.prompt.encode(instruction, action_text)}
+            words = self.prompt.encode(instruction, action_text, state_text)
+            features = {"images": torch.from_numpy(pictures), **words}
         return features if rng is None else {**features, **self.prompt.mask_digits(features, rng)}
+
+    def state(self, given):
+        """(P,) float32 out of an observation's `proprio`: a dict of the parts, more than are needed may be there; or
+        (P,) numbers, just these in their order. BadInput where it is anything else."""
+        if not self.proprio:
+            return torch.zeros(0)
+        wanted = ", ".join(f"{name} ({size})" for name, size in self.proprio.items())
+        if given is None:
+            raise BadInput(f"observation has no proprio; the model needs {wanted}")
+        if isinstance(given, dict):
+            missing = [name for name in self.proprio if name not in given]
+            if missing:
+                raise BadInput(f"observation's proprio has no {missing[0]}; the model needs {wanted}")
+            wrong = [name for name, size in self.proprio.items() if np.shape(given[name]) != (size,)]
+            if wrong:
+                raise BadInput(f"proprio {wrong[0]} has shape {np.shape(given[wrong[0]])}; the model needs {wanted}")
+            given = np.concatenate([given[name] for name in self.proprio])
+        if np.shape(given) != (sum(self.proprio.values()),):
+            raise BadInput(f"proprio has shape {np.shape(given)}; the model needs {wanted}, one after another")
+        chosen = torch.from_numpy(np.array(given, dtype=np.float32))
+        if not chosen.isfinite().all():
+            raise BadInput(
+                f"observation's proprio holds {float(chosen[~chosen.isfinite()][0])}; the model needs {wanted}"
+            )
+        return chosen
 
     def collate(self, features, length=None):
         """A list of features → a batch (see the module's docstring), L the longest sample's or the given length."""
@@ -97,6 +139,21 @@ class ObservationEncoder:
         if "index" in features[0]:
             batch["index"] = torch.tensor([f["index"] for f in features])
         return batch
+
+
+def state_parts(cfg, stats=None):
+    """{part of the robot's state: numbers in it} of DATA.PROPRIO, by the statistics or else by what the data's source
+    says; BadInput where there is no such part, or the statistics are of other parts."""
+    if stats is None:
+        known = find_source(cfg.DATA.SOURCE).look(cfg).proprio if cfg.DATA.PROPRIO else {}
+        missing = [name for name in cfg.DATA.PROPRIO if name not in known]
+        if missing:
+            raise BadInput(f"DATA.PROPRIO: there is no {missing[0]!r} in the data; it has {', '.join(known)}")
+        return {name: known[name] for name in cfg.DATA.PROPRIO}
+    parts = stats["proprio"]["parts"] if "proprio" in stats else {}
+    if list(parts) != list(cfg.DATA.PROPRIO):
+        raise BadInput(f"DATA.PROPRIO is {cfg.DATA.PROPRIO}, the statistics have proprio {list(parts)}")
+    return parts
 
 
 def take_row(batch, row):

@@ -13,7 +13,7 @@ from rv_train.backbones.lora import attach
 from rv_train.memory import memory_estimate
 from rv_train.optim import build_optimizer
 from rv_train.policies.encoding import ObservationEncoder
-from tests.rv_train.test_vla0 import training_batch
+from tests.rv_train.policies.text.test_text_policy import training_batch
 from tests.tiny import tiny_cfg, tiny_model
 
 MIDDLE = {

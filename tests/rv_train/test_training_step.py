@@ -12,7 +12,7 @@ from rv_train.backbones.qwen2_5_vl.pictures import image_patches
 from rv_train.backbones.running import check_attention, without_flash
 from rv_train.optim import Precision, build_optimizer
 from rv_train.policies.encoding import ObservationEncoder
-from tests.rv_train.test_vla0 import observation, training_batch
+from tests.rv_train.policies.text.test_text_policy import observation, training_batch
 from tests.tiny import tiny_cfg, tiny_model
 from tests.waiting import WAITING, Operations, assert_nobody_waits
 

@@ -12,8 +12,8 @@ from rv_eval.policy import Policy
 from rv_train.backbones.lora import weights_sha256
 from rv_train.checkpoint import load_model_folder, save_model_folder
 from rv_train.policies.encoding import ObservationEncoder
-from tests.rv_train.test_lora import assert_equal, outputs
-from tests.rv_train.test_vla0 import observation
+from tests.rv_train.backbones.test_lora import assert_equal, outputs
+from tests.rv_train.policies.text.test_text_policy import observation
 from tests.tiny import ACTION_STATS, flow_opts, lora_opts, make_tiny_base, tiny_cfg, tiny_model, train_adapter
 from tools.export_model import main as export
 from tools.merge_lora import main as merge

@@ -25,8 +25,11 @@ _SQUEEZE_STEPS = 1  # after the pads touch
 _MOVED = 0.01  # metres an object may be pushed before the grasp is planned anew
 _LOST_STEPS = 4  # consecutive steps without touch before the object counts as lost
 _PLACE_TOLERANCE, _HEIGHT_TOLERANCE = 0.015, 0.01  # metres, seen from above and in height
-_DROP = 0.02  # metres over the floor of a container where an object is let go
+_DROP = 0.02  # metres over the floor of a container where an object is let go, if the hand can go so low
+_SPREAD = 0.012  # metres by which the fingers open between the walls of a container; the rest on their way out
+_DEEP_TOLERANCE = 0.003  # metres in height: each more is a longer fall
 _LOWERING_SPEED = 0.35  # fraction of full speed close to the support
+_FINGERS_RADIUS = 0.07  # metres around the gripper site: the open fingers
 _OPEN_STEPS = 15  # opening takes 8, falling about 5
 _OPENED, _LEAVING_SPEED = 0.07, 0.7  # metres between the pads of an open hand; fraction of full speed upwards
 _HANGING_STEPS, _HANGING_SPEED = 25, 0.4  # steps and fraction of full speed to go down with what did not fall
@@ -39,17 +42,22 @@ def place_in(scene, obj, region):
     x, y, _ = middle(np.stack([low, high]))
     goal = ("in", obj, region)
     if scene.holds(goal) and not scene.is_grasped(obj):
-        yield from release(scene, goal)
+        yield from _let_fall(scene, goal)
         return
     if not (yield from pick_up(scene, obj, place=np.array([x, y, high[2]]))):
         return
     if scene.is_last(goal):
         # Let go just above the height at which LIBERO would call it success in the closed hand.
-        place, point_of = np.array([x, y, high[2] + 0.01]), scene.body_position
+        arrived = yield from carry(scene, obj, np.array([x, y, high[2] + 0.01]), scene.body_position)
     else:
-        place, point_of = np.array([x, y, low[2] + _DROP]), scene.bottom
-    if (yield from carry(scene, obj, place, point_of)):
-        yield from release(scene, goal)
+
+        def point_of(name):  # in the middle between object and hand: both need room between the walls
+            bottom = scene.bottom(name)
+            return np.array([*(bottom + scene.position)[:2] / 2, bottom[2]])
+
+        arrived = yield from carry(scene, obj, np.array([x, y, low[2] + _DROP]), point_of, deep=True)
+    if arrived:
+        yield from _let_fall(scene, goal)
 
 
 def place_on(scene, obj, target):
@@ -57,24 +65,24 @@ def place_on(scene, obj, target):
 
     `place_on_support` says where; it goes down until something carries it.
     """
-    return _set_down(scene, ("on", obj, target), place_on_support(scene, obj, target))
+    return _set_down(scene, ("on", obj, target), place_on_support(scene, obj, target), scene.bottom)
 
 
 def place_inside(scene, obj, region):
     """Yield actions (7,) that set `obj` down on the floor of `region`, an open drawer's, by its BDDL name."""
     low, high = scene.region(region)
     place = free_place(scene.points(obj), low, high, scene.other_points(obj))
-    return _set_down(scene, ("in", obj, region), place)
+    return _set_down(scene, ("in", obj, region), place, scene.foot)
 
 
-def _set_down(scene, goal, place):
+def _set_down(scene, goal, place, point_of):
     obj = goal[1]
     if scene.holds(goal) and not scene.is_grasped(obj):
         yield from release(scene, goal)
         return
     if not (yield from pick_up(scene, obj, place=place)):
         return
-    if (yield from carry(scene, obj, place, scene.bottom)):
+    if (yield from carry(scene, obj, place, point_of)):
         yield from release(scene, goal)
 
 
@@ -118,19 +126,22 @@ def pick_up(scene, obj, grasp=None, place=None):
     return scene.is_grasped(obj)
 
 
-def carry(scene, obj, place, point_of):
+def carry(scene, obj, place, point_of, deep=False):
     """Lift the held object and bring `point_of(obj)`, (3,), to `place` (3,); False if it was lost on the way.
 
-    Returns True there, or over it: where something carries the object, or the hand would touch something.
+    Returns True there, or over it: where something under it carries the object, or the hand would touch something.
+    deep: go down between walls that leave no room to open the fingers all the way.
     """
     others = scene.other_points(obj)
+    tolerance = _DEEP_TOLERANCE if deep else _HEIGHT_TOLERANCE
     lost = 0
     for _ in range(_CARRY_STEPS):
         position, points = scene.position, scene.points(obj)
         goal = position + place - point_of(obj)
-        goal[2] = max(goal[2], lowest_height(others, goal, scene.yaw, scene.opening))
+        opened = scene.opening + _SPREAD if deep else np.inf
+        goal[2] = max(goal[2], lowest_height(others, goal, scene.yaw, scene.opening, opened))
         near = np.linalg.norm(goal[:2] - position[:2]) < _PLACE_TOLERANCE
-        if near and (abs(goal[2] - position[2]) < _HEIGHT_TOLERANCE or scene.is_supported(obj)):
+        if near and (abs(goal[2] - position[2]) < tolerance or scene.is_carried(obj)):
             return True
         lost = 0 if scene.is_grasped(obj) else lost + 1
         if lost > _LOST_STEPS:
@@ -154,6 +165,19 @@ def travel_height(position, points, others, goal):
     below = position[2] - points[:, 2].min()  # how far the object hangs below the gripper site
     radius = max(_HAND_RADIUS, np.linalg.norm(points[:, :2] - position[:2], axis=1).max() + _CLEARANCE)
     return highest_near(others, position, goal, radius) + below + _CLEARANCE
+
+
+def _let_fall(scene, goal):
+    """As `release`; fingers that are between walls open just so far that the object falls, and the rest on their way
+    out."""
+    others = scene.other_points(goal[1])
+    for _ in range(_OPEN_STEPS):
+        position = scene.position
+        if position[2] - FINGER_BELOW > highest_near(others, position, position, _FINGERS_RADIUS):
+            break
+        up = np.array([0.0, 0.0, 0.0 if scene.is_grasped(goal[1]) else 0.1])
+        yield steer(position, scene.yaw, position + up, None, OPEN)
+    yield from release(scene, goal)
 
 
 def release(scene, goal):

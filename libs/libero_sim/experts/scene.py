@@ -3,12 +3,13 @@
 import numpy as np
 
 from libs.libero_sim.experts.joints import Joint
-from libs.robosuite_sim.experts.geometry import body_points, part_points
+from libs.robosuite_sim.experts.geometry import body_points, middle, part_points
 from libs.robosuite_sim.experts.scene import HandScene
 
 # The box of the open fingers around the gripper site: its middle and half sides along the axes of `rotation`, metres.
 _FINGERS_MIDDLE, _FINGERS = np.array([0.0, 0.0, -0.01]), np.array([0.07, 0.015, 0.022])
 _ROBOT = ("robot", "gripper", "mount")  # how the names of the robot's geoms begin
+_CARRYING = 0.7  # vertical part of the unit normal of a contact that carries
 _HINGE = 3  # mjtJoint of MuJoCo: a joint that turns
 
 
@@ -47,6 +48,11 @@ class Scene(HandScene):
     def bottom(self, name):
         """The lowest height of an object under its origin, (3,): what stands on a support."""
         return np.array([*self.body_position(name)[:2], self.points(name)[:, 2].min()])
+
+    def foot(self, name):
+        """The lowest height of an object under the middle of what is seen of it from above, (3,)."""
+        points = self.points(name)
+        return np.array([*middle(points[:, :2]), points[:, 2].min()])
 
     def other_points(self, *names):
         """Surface points of all objects and fixtures except those named, (N, 3)."""
@@ -91,6 +97,10 @@ class Scene(HandScene):
         """Whether an object touches anything that is not the robot."""
         return any(not other.startswith(_ROBOT) for other in self._touching(name))
 
+    def is_carried(self, name):
+        """Whether an object stands or lies on anything that is not the robot; what is only beside it does not count."""
+        return any(not other.startswith(_ROBOT) for other in self._touching(name, _CARRYING))
+
     def is_touched(self, name):
         """Whether the robot touches an object anywhere."""
         return any(other.startswith(_ROBOT) for other in self._touching(name))
@@ -127,11 +137,12 @@ class Scene(HandScene):
         along, across, ahead = np.abs((self.points(name) - self.position) @ self.rotation - _FINGERS_MIDDLE).T
         return bool(np.any((along < _FINGERS[0]) & (across < _FINGERS[1]) & (ahead < _FINGERS[2])))
 
-    def _touching(self, name):
-        """Names of the geoms that an object touches."""
+    def _touching(self, name, upright=0.0):
+        """Names of the geoms that an object touches; upright: least vertical part of the contact's unit normal."""
         data, model = self._env.sim.data, self._env.sim.model
         own = set(self._env.get_object(name).contact_geoms)
-        pairs = ((contact.geom1, contact.geom2) for contact in data.contact[: data.ncon])
+        contacts = [contact for contact in data.contact[: data.ncon] if abs(contact.frame[2]) >= upright]
+        pairs = ((contact.geom1, contact.geom2) for contact in contacts)
         pairs = [{model.geom_id2name(geom) or "" for geom in pair} for pair in pairs]
         return set().union(*(pair - own for pair in pairs if pair & own))
 

@@ -134,8 +134,9 @@ def free_place(points, low, high, others, margin=0.015, floor=0.015):
     """Where on the floor of a region (low (3,), high (3,)) an object (N, 3) has most room: a place (3,).
 
     others: (M, 3) of what it should not touch; `floor`: what is lower than that over `low` is the floor itself. What
-    is beside the standing object counts more than what is higher, which it only passes on its way down. Room beyond
-    `margin` does not count; of equal places the one closest to the middle of the region is taken.
+    is higher than the standing object counts more than what is beside it: it would be hit high up, where letting go is
+    a long fall. Room beyond `margin` does not count; of equal places the one closest to the middle of the region is
+    taken.
     """
     centre = middle(points[:, :2])
     radius = np.linalg.norm(points[:, :2] - centre, axis=1).max()
@@ -147,7 +148,8 @@ def free_place(points, low, high, others, margin=0.015, floor=0.015):
             distance = np.linalg.norm(others[:, :2] - (x, y), axis=1) - radius
             beside, above = distance[~higher].min(initial=margin), distance[higher].min(initial=margin)
             off = np.hypot(*(middle(np.stack([low, high]))[:2] - (x, y)))
-            cost = 30.0 * max(0.0, margin / 3 - beside) + 5.0 * max(0.0, margin - above) + off
+            cost = 30.0 * max(0.0, margin / 3 - beside) + 40.0 * max(0.0, margin / 3 - above)
+            cost += 5.0 * max(0.0, margin - above) + off
             if cost < least:
                 best, least = np.array([x, y, low[2]]), cost
     return best

@@ -31,6 +31,7 @@ _RIM_SKEWS = np.deg2rad([0.0, 15.0, -15.0, 30.0, -30.0, 37.5, -37.5])  # of the 
 _RIM_SKEW_COST = 8.0  # per radian
 _KNOB_COST = 3.0
 _DROP_COST = 20.0  # per metre that the object will fall because the hand cannot go lower, in radians of turning
+_FALL, _FALL_COST = 0.05, 200.0  # metres after which it falls faster than 1 m/s, and what each beyond them costs
 _SKEW_COST = 30.0  # per metre wider than the object is at its narrowest, in radians of turning
 _REACH_COST, _STRETCH_COST = 2.0, 200.0  # per metre from the robot's base and beyond comfort, in radians of turning
 _WRIST_ABOVE, _WRIST_BEFORE = 0.204, 0.088  # metres over a gripper site that points down, and nearer to the base
@@ -39,7 +40,9 @@ _SHOULDER, _COMFORTABLE = 0.333, 0.655  # metres: height over the base, and from
 # Half sizes of what moves down with the gripper site, in metres: along the finger axis and across it.
 _HAND = (0.104, 0.032)
 _FINGER_INNER, _FINGER_OUTER, _FINGER_ACROSS = 0.036, 0.066, 0.011
+_FINGER_THICK = 0.027  # metres of a finger along the finger axis
 _CLEARANCE = 0.008  # kept free around hand and fingers
+_SLIPS = (0.0, 0.01, 0.02)  # metres by which an object shifts or leans between the fingers
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,17 @@ def count_hits(neighbours, position, yaw):
     return int((in_hand | in_finger | between).sum())
 
 
-def lowest_height(points, position, yaw, opening):
+def lowest_height(points, position, yaw, opening, opened=np.inf, slip=0.0):
     """How low the gripper site may stand over a place without hand or opening fingers touching points (N, 3).
 
-    position: (3,) or (2,) of the site; yaw: of the finger axis; opening: metres between the pads now; what is
-    between them does not count. -inf where nothing is in the way.
+    position: (3,) or (2,) of the site; yaw: of the finger axis; opening: metres between the pads now, what is
+    between them does not count; opened: metres between them when they leave, at most all; slip: metres by which the
+    place may still differ. -inf where nothing is in the way.
     """
+    outer, clearance = min(_FINGER_OUTER, opened / 2 + _FINGER_THICK), _CLEARANCE + slip
     along, across, _ = np.abs(in_axes(points - np.array([*position[:2], 0.0]), yaw)).T
-    hand = (along < _HAND[0] + _CLEARANCE) & (across < _HAND[1] + _CLEARANCE)
-    finger = (along > opening / 2) & (along < _FINGER_OUTER + _CLEARANCE) & (across < _FINGER_ACROSS + _CLEARANCE)
+    hand = (along < _HAND[0] + clearance) & (across < _HAND[1] + clearance)
+    finger = (along > opening / 2) & (along < outer + clearance) & (across < _FINGER_ACROSS + clearance)
     over_hand = points[hand, 2].max(initial=-np.inf) - PALM_ABOVE
     return max(over_hand, points[finger, 2].max(initial=-np.inf) + FINGER_BELOW) + _CLEARANCE / 2
 
@@ -116,8 +121,8 @@ def _cost_around(grasp, neighbours, base, way):
     if base is not None:
         cost += sum(_reach_cost(end, base) for end in ends)
     if way is not None:
-        drop = lowest_height(neighbours, ends[1], grasp.yaw, 0.0) - ends[1][2]
-        cost += _DROP_COST * max(0.0, drop)
+        drops = [lowest_height(neighbours, ends[1], grasp.yaw, 0.0, slip=slip) - ends[1][2] for slip in _SLIPS]
+        cost += np.mean([_DROP_COST * max(0.0, drop) + _FALL_COST * max(0.0, drop - _FALL) for drop in drops])
     return cost
 
 

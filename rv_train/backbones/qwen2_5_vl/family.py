@@ -13,7 +13,7 @@ class Qwen2_5VL:
     name, model_type = "qwen2_5_vl", "qwen2_5_vl"
     vocabulary_name = "qwen2.5"
     chat = QwenChat()
-    defaults = sizes.DEFAULTS
+    defaults, tiny = sizes.DEFAULTS, sizes.TINY
     text_layers, vision_layers = r"language_model\.layers", r"visual\.blocks"
     adapted, vision_tower = "(self_attn|mlp)", "visual"
 

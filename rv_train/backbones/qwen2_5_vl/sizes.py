@@ -28,6 +28,13 @@ DEFAULTS = {
         "FULL_ATTENTION": [7, 15, 23, 31],  # layers that attend over the whole picture, the others in windows
     },
 }
+# What configs/tiny.yaml is, too.
+TINY = {
+    "IMAGE.SIZE": 56,
+    "MODEL.VOCAB_CUT": 512,
+    "MODEL.TEXT": {"HIDDEN": 32, "LAYERS": 2, "HEADS": 2, "KV_HEADS": 1, "MLP": 64, "ROPE_THETA": 1.0e4},
+    "MODEL.VISION": {"HIDDEN": 32, "LAYERS": 2, "HEADS": 2, "MLP": 64, "FULL_ATTENTION": [0, 1]},
+}
 
 
 def check(cfg):

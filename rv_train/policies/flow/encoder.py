@@ -13,7 +13,6 @@ import torch
 
 from libs.errors import BadInput
 from libs.flow_matching import draw_noise, draw_times
-from rv_train.data.sources import find_source
 from rv_train.policies.encoding import ObservationEncoder
 
 
@@ -25,47 +24,38 @@ class FlowEncoder(ObservationEncoder):
 
     Args:
         horizon, action_dim: of a chunk.
-        proprio: {name of a part of the robot's state: numbers in it}, in the model's order; empty: it is given none.
-        stats: of the data, for the model's normalisation; None where there is none to be built.
         dropout: share of the training samples whose robot state is replaced by the mean of the data.
         draws: pairs of noise and time per sample.
         times: how times are drawn, see `libs.flow_matching.draw_times`.
+        common: of an ObservationEncoder.
     """
 
-    def __init__(self, views, transform, prompt, reference, stats, horizon, action_dim, proprio, dropout, draws, times):
-        super().__init__(views, transform, prompt, reference, stats)
+    def __init__(self, *common, horizon, action_dim, dropout, draws, times):
+        super().__init__(*common)
         self.horizon, self.action_dim = horizon, action_dim
-        self.proprio, self.dropout = dict(proprio), dropout
-        self.draws, self.times = draws, times
+        self.dropout, self.draws, self.times = dropout, draws, times
 
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None, stats=None):
-        """stats: of the data, see `rv_train.data.stats`; without, its source says how long the state's parts are.
+        """stats: of the data, see `rv_train.data.stats`.
 
         BadInput: statistics without what FLOW.NORMALIZE or DATA.PROPRIO needs.
         """
-        if stats:
-            proprio = _parts_of(cfg, stats)
-        else:
-            known = find_source(cfg.DATA.SOURCE).look(cfg).proprio if cfg.DATA.PROPRIO else {}
-            missing = [name for name in cfg.DATA.PROPRIO if name not in known]
-            if missing:
-                raise BadInput(f"DATA.PROPRIO: there is no {missing[0]!r} in the data; it has {', '.join(known)}")
-            proprio = {name: known[name] for name in cfg.DATA.PROPRIO}
-        more = {"dropout": cfg.FLOW.PROPRIO_DROPOUT if proprio else 0.0}
+        for key in ("mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ("min", "max"):
+            if stats and np.shape(stats.get(key)) != (cfg.ACTION.DIM,):
+                raise BadInput(
+                    f"FLOW.NORMALIZE {cfg.FLOW.NORMALIZE}: the statistics have no {key} of {cfg.ACTION.DIM} action "
+                    f"dimensions, but {stats.get(key)!r}: write them with tools/compute_stats.py, or leave DATA.STATS "
+                    "empty"
+                )
+        more = {"dropout": cfg.FLOW.PROPRIO_DROPOUT if cfg.DATA.PROPRIO else 0.0}
         more |= {"draws": cfg.FLOW.DRAWS, "times": cfg.FLOW.TIMES}
         more |= {"horizon": cfg.ACTION.HORIZON, "action_dim": cfg.ACTION.DIM}
-        return super().from_cfg(cfg, tokenizer, proprio=proprio, stats=stats, **more)
+        return super().from_cfg(cfg, tokenizer, stats, **more)
 
     def encode(self, observation):
-        """An observation dict (`views`, `instruction`, `proprio`) → features for `collate`.
-
-        proprio is a dict of the parts, more than are needed may be there; or (P,) numbers, just these in their order.
-
-        Raises:
-            BadInput: a camera or a part that the model was trained with is missing, or has another length.
-        """
-        return {**super().encode(observation), "proprio": self._chosen(observation.get("proprio"))}
+        """See `ObservationEncoder.encode`; the state goes its own way to the expert."""
+        return {**super().encode(observation), "proprio": self.state(observation.get("proprio"))}
 
     def encode_training(self, sample, rng, augment=True):
         """A Sample → features with the chunk; `rng` draws the augmentation, then noise and times."""
@@ -98,36 +88,3 @@ class FlowEncoder(ObservationEncoder):
             if name in features[0]:
                 batch[name] = torch.stack([f[name] for f in features])
         return batch
-
-    def _chosen(self, given):
-        """(P,) float32 out of an observation's state."""
-        if not self.proprio:
-            return torch.zeros(0)
-        wanted = ", ".join(f"{name} ({size})" for name, size in self.proprio.items())
-        if given is None:
-            raise BadInput(f"observation has no proprio; the model needs {wanted}")
-        if isinstance(given, dict):
-            missing = [name for name in self.proprio if name not in given]
-            if missing:
-                raise BadInput(f"observation's proprio has no {missing[0]}; the model needs {wanted}")
-            wrong = [name for name, size in self.proprio.items() if np.shape(given[name]) != (size,)]
-            if wrong:
-                raise BadInput(f"proprio {wrong[0]} has shape {np.shape(given[wrong[0]])}; the model needs {wanted}")
-            given = np.concatenate([given[name] for name in self.proprio])
-        if np.shape(given) != (sum(self.proprio.values()),):
-            raise BadInput(f"proprio has shape {np.shape(given)}; the model needs {wanted}, one after another")
-        return torch.from_numpy(np.array(given, dtype=np.float32))
-
-
-def _parts_of(cfg, stats):
-    """{part of the robot's state: numbers in it} of statistics that have all that a model is to be built with."""
-    for key in ("mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ("min", "max"):
-        if np.shape(stats.get(key)) != (cfg.ACTION.DIM,):
-            raise BadInput(
-                f"FLOW.NORMALIZE {cfg.FLOW.NORMALIZE}: the statistics have no {key} of {cfg.ACTION.DIM} action "
-                f"dimensions, but {stats.get(key)!r}: write them with tools/compute_stats.py, or leave DATA.STATS empty"
-            )
-    parts = stats["proprio"]["parts"] if "proprio" in stats else {}
-    if list(parts) != list(cfg.DATA.PROPRIO):
-        raise BadInput(f"DATA.PROPRIO is {cfg.DATA.PROPRIO}, the statistics have proprio {list(parts)}")
-    return parts

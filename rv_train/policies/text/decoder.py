@@ -14,8 +14,8 @@ that has ended is computed on with the others. On a CPU (AMD EPYC, PyTorch 2.13 
 was the same in every place and beside any neighbours. They do even for different W where a pass has a multiple of FEW
 tokens, and attention of so many queries: MKL takes the rows of a product by fours, on 1 to 16 threads, and sums what is
 left over in another order. So W is a multiple of what that needs, and as small as it allows where nothing is drafted,
-and drafts change no bit of what is kept (tests/rv_train/test_decode.py, tests/rv_train/test_drafts.py do all that for
-tiny models; docs/equal_bits.md tells on which kernels). On a GPU, where a pass of few tokens costs what reading the
+and drafts change no bit of what is kept (test_decoder.py and test_drafts.py in tests/rv_train/policies/text do all that
+for tiny models; docs/equal_bits.md tells on which kernels). On a GPU, where a pass of few tokens costs what reading the
 weights costs, every pass has as many tokens, drafts or not; places were not compared there. Between shapes (B, L)
 roundings differ.
 """

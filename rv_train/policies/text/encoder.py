@@ -1,4 +1,8 @@
-"""What a policy that answers in text learns from: the prompt, and the actions as the answer to it."""
+"""What a policy that answers in text learns from: the prompt, and the actions as the answer to it.
+
+With DATA.PROPRIO the robot's state stands in the user's turn, behind the instruction, as integers: by the same codec as
+actions, spread over the range that the data's states have.
+"""
 
 from libs.action_text import ActionTextCodec
 from rv_train.backbones.prompt import IGNORE
@@ -9,36 +13,55 @@ from rv_train.policies.encoding import ObservationEncoder
 class TextEncoder(ObservationEncoder):
     """For a model that answers in text: a sample's actions become the answer that is learned.
 
-    horizon, action_dim, num_bins: of the answer. codec: an ActionTextCodec, None where nothing is to be learned.
+    Args:
+        horizon, action_dim, num_bins: of the answer.
+        codec: an ActionTextCodec, None where nothing is to be learned.
+        state_codec: the same of the robot's state, None where it is not given or there are no statistics.
+        common: of an ObservationEncoder.
     """
 
-    def __init__(self, views, transform, prompt, reference, stats, horizon, action_dim, num_bins, codec=None):
-        super().__init__(views, transform, prompt, reference, stats)
-        self.horizon, self.action_dim, self.num_bins, self.codec = horizon, action_dim, num_bins, codec
+    def __init__(self, *common, horizon, action_dim, num_bins, codec, state_codec):
+        super().__init__(*common)
+        self.horizon, self.action_dim, self.num_bins = horizon, action_dim, num_bins
+        self.codec, self.state_codec = codec, state_codec
 
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None, stats=None):
-        """stats: of the actions, see `rv_train.data.stats`."""
-        action = cfg.ACTION
-        more = {"horizon": action.HORIZON, "action_dim": action.DIM, "num_bins": action.NUM_BINS}
+        """stats: of the data, see `rv_train.data.stats`."""
+        action, codec, state_codec = cfg.ACTION, None, None
         if stats:
-            more["codec"] = ActionTextCodec(*action_range(stats, action.RANGE), action.NUM_BINS)
-        return super().from_cfg(cfg, tokenizer, stats=stats, **more)
+            codec = ActionTextCodec(*action_range(stats, action.RANGE), action.NUM_BINS)
+        if stats and "proprio" in stats:
+            state_codec = ActionTextCodec(stats["proprio"]["min"], stats["proprio"]["max"], action.NUM_BINS)
+        more = {"horizon": action.HORIZON, "action_dim": action.DIM, "num_bins": action.NUM_BINS}
+        return super().from_cfg(cfg, tokenizer, stats, codec=codec, state_codec=state_codec, **more)
+
+    def encode(self, observation):
+        """See `ObservationEncoder.encode`."""
+        return self._encode(observation, self.state_text(self.state(observation.get("proprio"))))
+
+    def encode_training(self, sample, rng, augment=True):
+        """A Sample → features with labels; `rng` draws the augmentation."""
+        text = self.codec.encode(sample.actions[None])[0] if sample.action_text is None else sample.action_text
+        return self.encode_sample(sample, text, rng if augment else None, self.state_text(sample.proprio))
+
+    def state_text(self, state):
+        """(P,) numbers of the robot's state as integers; "" where the policy is given none."""
+        return " ".join(map(str, self.state_codec.to_integers(state).tolist())) if self.proprio else ""
+
+    def prompt_length(self, sample):
+        return len(self.prompt.encode(sample.instruction, None, self.state_text(sample.proprio))["input_ids"])
+
+    def outline(self, instruction):
+        """Every number is written with the digits of the middle bin."""
+        middle = str(self.num_bins // 2)
+        state = " ".join([middle] * sum(self.proprio.values()))
+        encoded = self.prompt.encode(instruction, " ".join([middle] * self.horizon * self.action_dim), state)
+        learned = int((encoded["labels"] != IGNORE).sum())
+        numbers = f"{self.horizon} x {self.action_dim} numbers of {len(middle)} digits"
+        return encoded, learned, f"{numbers} and the end: what is learned"
 
     def target(self, features, start):
         """What is learned of a sample whose prompt has `start` tokens, in words."""
         learned = int((features["labels"] != IGNORE).sum())
         return f"action text: {len(features['labels']) - start} tokens, {learned} of them learned"
-
-    def outline(self, instruction):
-        """Every number is written with the digits of the middle bin."""
-        middle = str(self.num_bins // 2)
-        encoded = self.prompt.encode(instruction, " ".join([middle] * self.horizon * self.action_dim))
-        learned = int((encoded["labels"] != IGNORE).sum())
-        numbers = f"{self.horizon} x {self.action_dim} numbers of {len(middle)} digits"
-        return encoded, learned, f"{numbers} and the end: what is learned"
-
-    def encode_training(self, sample, rng, augment=True):
-        """A Sample → features with labels; `rng` draws the augmentation."""
-        text = self.codec.encode(sample.actions[None])[0] if sample.action_text is None else sample.action_text
-        return self.encode_sample(sample, text, rng if augment else None)

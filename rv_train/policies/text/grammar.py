@@ -26,6 +26,7 @@ class Grammar:
         self.digit_places = len(str(num_bins)) + 1
         self.places = self.longest = self.numbers * self.digit_places
         self.end_id = end_id
+        self._digit_of = {id: digit for digit, id in enumerate(digit_ids)}
         self.ids = torch.tensor(sorted([*digit_ids, space_id, end_id]))
         column = {id: place for place, id in enumerate(self.ids.tolist())}
         self.digits = torch.tensor([column[id] for id in digit_ids])
@@ -60,6 +61,18 @@ class Grammar:
         moved = copy.copy(self)
         moved.__dict__.update({k: v.to(device) for k, v in self.__dict__.items() if isinstance(v, torch.Tensor)})
         return moved
+
+    def numbers_of(self, ids):
+        """The integers that the ids of an answer write, without the end: a list."""
+        numbers, inside = [], False
+        for id in ids:
+            digit = self._digit_of.get(id)  # None: a space
+            if digit is not None and inside:
+                numbers[-1] = 10 * numbers[-1] + digit
+            elif digit is not None:
+                numbers.append(digit)
+            inside = digit is not None
+        return numbers
 
     def columns(self, numbers):
         """Integers as they are written, number by number.

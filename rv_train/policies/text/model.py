@@ -61,10 +61,6 @@ class TextPolicy(nn.Module):
             raise BadInput(
                 f"MODEL.FREEZE leaves MODEL.NAME {cfg.MODEL.NAME} nothing to train: set MODEL.LORA.RANK instead"
             )
-        if cfg.DATA.PROPRIO:
-            raise BadInput(
-                f"DATA.PROPRIO is {cfg.DATA.PROPRIO}, but MODEL.NAME {cfg.MODEL.NAME} is given none: set it to []"
-            )
 
     @classmethod
     def from_cfg(cls, cfg, encoder, backbone, weights=None):
@@ -158,10 +154,12 @@ class TextPolicy(nn.Module):
         with without_flash(self.backbone), eager:
             prompt = self._embed(batch)
             ids, passes = self.decoder.generate(prompt, batch["lengths"], noise, batch.get("real"), batch.get("drafts"))
-        texts = [self.prompt.decode(row) for row in ids]
-        decoded = self.codec.decode_detailed(texts, self.decoder.grammar.horizon)
+        grammar = self.decoder.grammar
+        numbers = [grammar.numbers_of(row) for row in ids]
+        decoded = self.codec.decode_integers(numbers, grammar.horizon)
+        texts = [" ".join(map(str, row)) for row in numbers]
         tokens = np.array([len(row) + 1 for row in ids])  # with the end
-        return Prediction(decoded.actions, decoded.valid, decoded.repaired, texts, tokens, np.array(passes))
+        return Prediction(decoded.actions, decoded.valid, decoded.repaired, texts, tokens, np.array(passes), numbers)
 
     @torch.no_grad()
     def condition(self, batch):

@@ -99,7 +99,6 @@ def test_the_instruction_can_be_given(folder):
         ),
         ({"DATA__KEY_MAP": "no/such.json"}, r"DATA.KEY_MAP.*no/such\.json does not exist"),
         ({"ACTION__DIM": 6}, "ACTION.DIM is 6, actions of key map isaac_cosmos have 7 dimensions"),
-        ({"MODEL__NAME": "vla0"}, r"DATA.PROPRIO is \['eef_pos', 'joint_pos'\], but MODEL.NAME vla0 is given none"),
         ({"DATA__PROPRIO": ["eef_pos", "eef_pos"]}, "DATA.PROPRIO names 'eef_pos' twice"),
         ({"DATA__SOURCE": "manifest"}, "DATA.SOURCE manifest holds none"),
         (

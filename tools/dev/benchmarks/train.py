@@ -70,6 +70,7 @@ def measure(args, report) -> dict:
 
     from rv_train.config import load_cfg
     from rv_train.distributed import launch, parse_devices
+    from rv_train.policies import policy_class
 
     device = torch.device(args.device)
     if device.type == "cuda":
@@ -78,8 +79,8 @@ def measure(args, report) -> dict:
     for name in [str(args.cfg)] if args.cfg else args.sizes:
         options = {"MODEL.INIT": "random", "DATA.PREPROCESS": "fast", **({} if args.cfg else SIZES[name])}
         cfg = load_cfg(args.cfg or CONFIG, [*(part for pair in options.items() for part in pair), *args.opts])
-        if cfg.MODEL.NAME != "vla0":
-            raise BadInput(f"MODEL.NAME {cfg.MODEL.NAME}: the library has no step of its own for it, only for vla0")
+        if not policy_class(cfg).INTEGERS:
+            raise BadInput(f"MODEL.NAME {cfg.MODEL.NAME}: the library has no step of its own for what writes no text")
         models[name] = launch(_measure_model, [device], args, name, cfg, report)
     settings = {name: value for name, value in vars(args).items() if name not in ("out", "benchmark")}
     settings["cfg"] = args.cfg and str(args.cfg)

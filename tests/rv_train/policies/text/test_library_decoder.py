@@ -8,9 +8,9 @@ from transformers.cache_utils import DynamicCache
 from rv_train.policies.encoding import ObservationEncoder
 from rv_train.policies.text.decoder import Decoder
 from rv_train.policies.text.library_decoder import LibraryDecoder, right_aligned
-from tests.rv_train.test_decode import LENGTH, lively_model
-from tests.rv_train.test_drafts import kinds_of_drafts
-from tests.rv_train.test_vla0 import observation
+from tests.rv_train.policies.text.test_decoder import LENGTH, lively_model
+from tests.rv_train.policies.text.test_drafts import kinds_of_drafts
+from tests.rv_train.policies.text.test_text_policy import observation
 from tests.tiny import tiny_cfg
 from tools.dev.benchmarks.decode_ways import Ways
 

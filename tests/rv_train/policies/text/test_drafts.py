@@ -8,9 +8,9 @@ import torch
 
 from rv_train.policies.encoding import ObservationEncoder
 from rv_train.policies.text.drafts import Drafts
-from tests.rv_train.test_decode import LENGTH, lively_model
-from tests.rv_train.test_grammar import char, make
-from tests.rv_train.test_vla0 import observation
+from tests.rv_train.policies.text.test_decoder import LENGTH, lively_model
+from tests.rv_train.policies.text.test_grammar import char, make
+from tests.rv_train.policies.text.test_text_policy import observation
 from tests.tiny import tiny_cfg
 
 NONE = -1

@@ -8,7 +8,7 @@ from torch import nn
 from rv_train.policies.encoding import ObservationEncoder
 from rv_train.policies.text.decoder import FEW, Decoder, _Answer
 from rv_train.policies.text.grammar import Grammar
-from tests.rv_train.test_vla0 import observation, recompute_greedily
+from tests.rv_train.policies.text.test_text_policy import observation, recompute_greedily
 from tests.tiny import tiny_cfg, tiny_model
 from tests.waiting import WAITING, Operations
 

@@ -18,7 +18,7 @@ from rv_train.config import load_cfg
 from rv_train.optim import build_optimizer
 from rv_train.policies import build_encoder, outline_policy
 from rv_train.policies.encoding import ObservationEncoder
-from tests.rv_train.test_vla0 import observation, training_batch
+from tests.rv_train.policies.text.test_text_policy import observation, training_batch
 from tests.tiny import ACTION_STATS, ROOT, lora_opts, make_tiny_base, tiny_cfg, tiny_model, train_adapter
 
 PER_LAYER = 4 * (32 + 32 + 32 + 16 + 32 + 16 + 32 + 32 + 32 + 64 + 32 + 64 + 64 + 32)  # rank x (in + out) of q ... down

@@ -23,7 +23,15 @@ def test_everything_is_the_same_as_in_the_fast_path():
     """In a process of its own: there torchvision can be imported, and here it must not be (see the checks' file)."""
     paths = os.pathsep.join(map(str, (REFERENCE_PACKAGES, ROOT)))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/rv_train/torchvision_checks.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/rv_train/backbones/torchvision_checks.py",
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
