@@ -36,17 +36,21 @@ _C.DATA.SOURCE = "hdf5"
 _C.DATA.FILES = []
 _C.DATA.MAX_DEMOS = 0  # use only the first so many demos: for a look, or to see them learned by heart; 0: all
 _C.DATA.SKIP_BAD = False  # train without the lines of a manifest that cannot be used, instead of refusing it
-# hdf5: where the files keep pictures, robot states, actions and instruction: a name (libero, robomimic, isaac_cosmos)
-# or the path of a JSON file, see libs/demo_hdf5/key_map.py. tools/inspect_demos.py says which one fits a file.
+# hdf5: where the files keep pictures, robot states, actions and instruction: a name (libero, robomimic, isaac_cosmos,
+# aloha) or the path of a JSON file, see libs/demo_hdf5/key_map.py. tools/inspect_demos.py says which one fits a file.
 _C.DATA.KEY_MAP = "libero"
 _C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras, of the key map or manifest, in the order the model sees them
 # Parts of the robot's state that the model is given, names of the key map in the order of its input. vla0 reads them as
 # integers 0..NUM_BINS over the range of the data, behind the instruction (VLA-0 is given none: it sees pictures only);
 # flow_expert as numbers of mean 0 and deviation 1.
 _C.DATA.PROPRIO = []
-# The language goal of every demo, in place of what the files state. "": what they state; of files named after LIBERO's
-# tasks what the name says, because LIBERO's benchmark states that at evaluation.
+# The language goal of every demo, in place of what the files state. "": what they state, or of HDF5 files their demos;
+# of files named after LIBERO's tasks what the name says, because LIBERO's benchmark states that at evaluation, and of
+# those that state nothing what a name like wipe_the_table_clean_demo.hdf5 says.
 _C.DATA.INSTRUCTION = ""
+# File of other wordings of the instructions, see docs/wordings.md: in training every sample is asked in one of them, or
+# in its own, drawn anew each time it is seen. Validation asks in its own. "": none. configs/wordings has LIBERO's.
+_C.DATA.INSTRUCTIONS = ""
 # full:    every rank sees the whole set each epoch, shuffled on its own (upstream: 24 epochs on 8 GPUs are 192 passes)
 # sharded: the ranks share one pass over the set each epoch (the common DistributedSampler behaviour)
 # The two agree: 24 epochs of "full" on 8 GPUs and 192 epochs of "sharded" are the same number of passes and of steps.

@@ -81,6 +81,8 @@ def data_lines(cfg, data):
     yield "", f"range of the actions {origin}, {cfg.ACTION.RANGE}, {info['num_clipped']:,} values outside it {written}"
     yield from (("", line) for line in info.get("constant", ()))
     yield "", f"fingerprint {info['fingerprint'][:16]}"
+    if data.wordings:
+        yield "", f"asked in {info['num_wordings']:,} wordings of {plural(len(data.wordings), 'instruction')}"
     if info.get("num_bad_lines"):
         yield "", f"{info['num_bad_lines']:,} bad lines of the manifest are left out (DATA.SKIP_BAD)"
     if info.get("num_hidden"):

@@ -73,7 +73,9 @@ def dry_run(cfg, devices=None, nproc=None):
         batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * 8
         lines.append(("", f"with --devices 0,1,2,3,4,5,6,7: {batch} samples per step, lr {base_lr(cfg.TRAIN, 8):.2e}"))
 
-    instructions = set(data.train.instructions) if data else {cfg.DATA.INSTRUCTION or STAND_IN}
+    instructions = [cfg.DATA.INSTRUCTION or STAND_IN]
+    if data:
+        instructions = [*data.train.instructions, *(text for texts in data.wordings.values() for text in texts)]
     longest = max(instructions, key=lambda text: len(prompt.encode(text)["input_ids"]))
     encoded, counted, learned = encoder.outline(longest)
     counts = _count_tokens(prompt, encoded)
@@ -206,8 +208,9 @@ def _sample(cfg, encoder, data):
         len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=1
     )
     key = next(iter(sampler))[0]
-    features = TrainingSet(data.train, encoder, cfg.EXP.SEED)[key]
-    ids, start = features["input_ids"], encoder.prompt_length(data.train[key[2]])
+    samples = TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)
+    features = samples[key]
+    ids, start = features["input_ids"], encoder.prompt_length(samples.drawn(key)[0])
     head = f"one sample ({data.train.where(key[2])}): {len(ids)} ids; {encoder.target(features, start)}"
     return f"{head}\n{abbreviated(encoder.prompt, ids)}"
 

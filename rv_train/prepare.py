@@ -26,6 +26,7 @@ FREE_ON_RESUME = (
     "EXP.ID",
     "DATA.FILES",  # the same data may have moved: its fingerprint is compared
     "DATA.SKIP_BAD",
+    "DATA.INSTRUCTIONS",  # so is what its wordings are
     "DATA.STATS",  # as may the statistics: they are compared
     "DATA.KEY_MAP",  # and the map by which they are read: what was read of it is in the fingerprint
     "DATA.NUM_WORKERS",
@@ -110,7 +111,8 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
         len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, 0, world_size, start_batch=0
     )
     count_steps(cfg, sampler.batches_per_epoch)
-    TrainingSet(data.train, build_encoder(cfg, data.action_stats), cfg.EXP.SEED)[next(iter(sampler))[0]]
+    encoder = build_encoder(cfg, data.action_stats)
+    TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)[next(iter(sampler))[0]]
     run = checkpoint.run_folder(cfg)
     folder = None
     if not resume:

@@ -37,14 +37,15 @@ def sanity_forward(cfg, device):
     torch.manual_seed(cfg.EXP.SEED)
     encoder = build_encoder(cfg, data.action_stats)
     sampler = ResumableBatchSampler(len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, 0, 1)
-    samples = TrainingSet(data.train, encoder, cfg.EXP.SEED)
-    features = [samples[key] for key in next(iter(sampler))]
+    samples = TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)
+    keys = next(iter(sampler))
+    features = [samples[key] for key in keys]
     batch = encoder.collate(features)
 
     print("\nbatch")
     for name, tensor in batch.items():
         print(f"  {name:<14}{' x '.join(map(str, tensor.shape)):<24}{str(tensor.dtype).removeprefix('torch.')}")
-    print_sample(features[0], encoder, data.train)  # its first sample
+    print_sample(features[0], samples, keys[0])  # its first sample
 
     model = build_policy(cfg, encoder).to(device).train()
     torch.manual_seed(cfg.EXP.SEED)
@@ -59,11 +60,12 @@ def sanity_forward(cfg, device):
     return 0 if math.isfinite(loss) else 1
 
 
-def print_sample(features, encoder, dataset):
-    """A sample of `dataset` in words: what the model reads, and what it shall answer, digits masked as in training."""
-    ids, index = features["input_ids"], features["index"]
-    start = encoder.prompt_length(dataset[index])
-    print(f"\nprompt of {dataset.where(index)}: {start} tokens")
+def print_sample(features, samples, key):
+    """A sample of a TrainingSet in words: what the model reads, and what it shall answer, digits masked as in
+    training."""
+    ids, encoder = features["input_ids"], samples.encoder
+    start = encoder.prompt_length(samples.drawn(key)[0])
+    print(f"\nprompt of {samples.dataset.where(key[2])}: {start} tokens")
     print(abbreviated(encoder.prompt, ids[:start]))
     print(f"\n{encoder.target(features, start)}")
     if len(ids) > start:

@@ -69,7 +69,7 @@ def train(rank, cfg, job):
         start_batch=start_step * cfg.TRAIN.grad_accum,
     )
     loader = DataLoader(
-        TrainingSet(data.train, encoder, cfg.EXP.SEED),
+        TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings),
         batch_sampler=sampler,
         num_workers=cfg.DATA.NUM_WORKERS,
         collate_fn=encoder.collate,

@@ -1,15 +1,21 @@
 """Key maps: where an HDF5 file of demonstrations keeps its pictures, robot states, actions and instruction.
 
-Every file of this family (robomimic's, LIBERO's, Isaac Lab's) has a group data/demo_i per demo and differs in the names
-below it. A map is a JSON file, its name the file's:
+Files of robomimic's family (LIBERO's, Isaac Lab's) have a group data/demo_i per demo, those of ACT and ALOHA are one
+demo each; they differ in the names below. A map is a JSON file, its name the file's:
 
     about        a line for people: whose layout this is
-    views        {camera: key}, the main camera first: uint8 (T, H, W, 3); a key is a path below data/demo_i
+    views        {camera: key}, the main camera first: uint8 (T, H, W, 3), or the bytes of a JPEG or PNG file per frame,
+                 uint8 (T, N) or (T,) of any length; a key is a path below the demo
     upside_down  true where frames are stored as LIBERO stores them: upright is [::-1, ::-1]
     proprio      {part: {"key", "dim"}}: parts of the robot's state, numbers (T, dim)
     actions      {"key", "dim"}: numbers (T, dim)
     instruction  {"attribute", "json_key", "text"}: an attribute of `data`, the entry of it where it is JSON ("" where
-                 it is the text itself), and what holds where a file states none; each may be ""
+                 it is the text itself), and what holds where a file states none; each may be ""; and, if wanted,
+                 "demo": {"key", "attribute", "json_key"}, where a demo states its own: in an attribute of the group or
+                 array at `key` below it ("": of the demo), or without an attribute in the array at `key`
+    demos        if wanted: "data", as without; "": the file is one demo, keys are paths in it
+    encoded      if wanted: the colours of encoded pictures, "rgb" as any viewer shows them, as without; "bgr": red and
+                 blue are swapped there, because who wrote them gave RGB to OpenCV, which takes BGR
 
 Those of this project are in key_maps/ beside this file; configs/key_maps leads there, too.
 """
@@ -29,10 +35,18 @@ KEY = re.compile(r"[^/.][^/]*(/[^/.][^/]*)*")
 
 
 class Place(NamedTuple):
-    """Numbers of shape (T, dim) at `key` below data/demo_i."""
+    """Numbers of shape (T, dim) at `key` below a demo."""
 
     key: str
     dim: int
+
+
+class DemoText(NamedTuple):
+    """Where a demo states its own instruction, see the module's docstring."""
+
+    key: str
+    attribute: str
+    json_key: str
 
 
 class InstructionPlace(NamedTuple):
@@ -41,6 +55,7 @@ class InstructionPlace(NamedTuple):
     attribute: str
     json_key: str
     text: str
+    demo: DemoText | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,8 @@ class KeyMap:
     proprio: dict
     actions: Place
     instruction: InstructionPlace
+    demos: str = "data"
+    encoded: str = "rgb"
 
     @classmethod
     def load(cls, path):
@@ -108,7 +125,13 @@ class KeyMap:
             "upside_down": self.upside_down,
             "proprio": {part: list(self.proprio[part]) for part in parts},
             "actions": list(self.actions),
+            **({} if self.demos else {"demos": self.demos}),
+            **({} if self.encoded == "rgb" else {"encoded": self.encoded}),
         }
+
+    def path(self, demo, key):
+        """Where a key of a demo stands in the file."""
+        return f"data/{demo}/{key}" if self.demos else key
 
 
 def shipped():
@@ -118,7 +141,11 @@ def shipped():
 
 def _checked(tree):
     """The fields of a KeyMap but its name."""
-    _check_entries(tree, ("about", "views", "upside_down", "proprio", "actions", "instruction"), "the map")
+    names = ("about", "views", "upside_down", "proprio", "actions", "instruction")
+    _check_entries(tree, names, "the map", optional=("demos", "encoded"))
+    for name, choices in (("demos", ("data", "")), ("encoded", ("rgb", "bgr"))):
+        if tree.get(name, choices[0]) not in choices:
+            raise BadInput(f"{name} must be {' or '.join(map(repr, choices))}, got {tree[name]!r}")
     if not isinstance(tree["about"], str):
         raise BadInput(f"about must be text, got {tree['about']!r}")
     if not isinstance(tree["upside_down"], bool):
@@ -141,18 +168,22 @@ def _checked(tree):
     }
 
 
-def _check_entries(tree, names, what):
+def _check_entries(tree, names, what, optional=()):
     if not isinstance(tree, dict):
         raise BadInput(f"{what} must be an object with {', '.join(names)}, got {tree!r}")
-    missing, unknown = [name for name in names if name not in tree], [name for name in tree if name not in names]
+    missing, unknown = (
+        [name for name in names if name not in tree],
+        [name for name in tree if name not in (*names, *optional)],
+    )
     if missing or unknown:
         problem = f"no entry {missing[0]!r}" if missing else f"unknown entry {unknown[0]!r}"
-        raise BadInput(f"{what}: {problem}; it has {', '.join(names)}")
+        also = f", and may have {', '.join(optional)}" if optional else ""
+        raise BadInput(f"{what}: {problem}; it has {', '.join(names)}{also}")
 
 
 def _check_key(key, what):
     if not isinstance(key, str) or not KEY.fullmatch(key):
-        raise BadInput(f"{what}: a key is a path below data/demo_i such as 'obs/agentview_rgb', got {key!r}")
+        raise BadInput(f"{what}: a key is a path below a demo such as 'obs/agentview_rgb', got {key!r}")
 
 
 def _place(tree, what):
@@ -164,13 +195,28 @@ def _place(tree, what):
 
 
 def _instruction_place(tree):
-    _check_entries(tree, InstructionPlace._fields, "instruction")
-    wrong = [name for name, value in tree.items() if not isinstance(value, str)]
-    if wrong:
-        raise BadInput(f"instruction: {wrong[0]} must be text, got {tree[wrong[0]]!r}")
+    _check_entries(tree, ("attribute", "json_key", "text"), "instruction", optional=("demo",))
+    of_file = {name: value for name, value in tree.items() if name != "demo"}
+    _check_texts(of_file, "instruction")
     if tree["json_key"] and not tree["attribute"]:
         raise BadInput("instruction: json_key needs an attribute")
-    return InstructionPlace(**tree)
+    return InstructionPlace(**of_file, demo=_demo_text(tree["demo"]) if "demo" in tree else None)
+
+
+def _demo_text(tree):
+    _check_entries(tree, DemoText._fields, "instruction: demo")
+    _check_texts(tree, "instruction: demo")
+    if tree["key"]:
+        _check_key(tree["key"], "instruction: demo")
+    elif not tree["attribute"]:
+        raise BadInput("instruction: demo: needs a key, an attribute or both")
+    return DemoText(**tree)
+
+
+def _check_texts(tree, what):
+    wrong = [name for name, value in tree.items() if not isinstance(value, str)]
+    if wrong:
+        raise BadInput(f"{what}: {wrong[0]} must be text, got {tree[wrong[0]]!r}")
 
 
 LIBERO = KeyMap.find("libero")

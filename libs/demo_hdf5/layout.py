@@ -6,17 +6,25 @@ import re
 import h5py
 import numpy as np
 
-from libs.demo_hdf5.key_map import KeyMap, shipped
+from libs.demo_hdf5.key_map import LIBERO, KeyMap, shipped
 from libs.demo_hdf5.opening import Unreadable, check_readable, find, open_file, sound
 from libs.demo_hdf5.schema import demo_number
+from libs.demo_hdf5.stored import are_pictures
 from libs.errors import BadInput
 
 DEMO = re.compile(r"demo_\d+")
 
 
-def demo_groups(file: h5py.File) -> dict[str, h5py.Group]:
-    """{"demo_0": its group, ...} in the order of their numbers; BadInput where there is none, or one leads nowhere."""
+def demo_groups(file: h5py.File, key_map: KeyMap) -> dict[str, h5py.Group]:
+    """{"demo_0": its group, ...} in the order of their numbers; BadInput where there is none, or one leads nowhere.
+
+    Where the map says that a file is one demo: {"demo_0": the file}.
+    """
     where = f"demo file {file.filename}"
+    if not key_map.demos:
+        if find(file, key_map.actions.key, where) is None:
+            raise BadInput(f"{where} has no {key_map.actions.key}: not a file of demonstrations")
+        return {"demo_0": file}
     data = find(file, "data", where)
     if not isinstance(data, h5py.Group):
         raise BadInput(f"{where} has no group 'data': not a file of demonstrations")
@@ -33,22 +41,16 @@ def are_numbers(values, length: int, dim: int) -> bool:
     return values.shape == (length, dim) and values.dtype.kind in "fiu"
 
 
-def are_pictures(values, length: int) -> bool:
-    """Whether it holds uint8 of shape (length, H, W, 3)."""
-    shape = values.shape
-    return len(shape) == 4 and shape[0] == length and shape[3] == 3 and values.dtype == np.uint8
-
-
 def find_key_map(path) -> KeyMap:
     """Which of this project's key maps fits a file: the one most of whose keys its demos have.
 
     BadInput, naming what the file's first demo has, where there are no more than actions.
     """
     with open_file(path) as file, sound(path):
-        demos = demo_groups(file)
         maps = [KeyMap.find(name) for name in shipped()]
-        counts = [sum(_has(demos, key) for key in _keys(key_map)) for key_map in maps]
+        counts = [_fitting_keys(file, key_map) for key_map in maps]
         if max(counts) < 2:
+            demos = demo_groups(file, LIBERO)
             first = next(iter(demos))
             found = _datasets(demos[first])
             raise BadInput(
@@ -63,7 +65,7 @@ def key_problems(path, key_map: KeyMap) -> list[str]:
     """Of every key of a map that a demo lacks or has in another form, a line: what is found and wanted, and where."""
     found = {}  # (key, kind of problem) -> (text of the first, demos)
     with open_file(path) as file, sound(path):
-        demos = demo_groups(file)
+        demos = demo_groups(file, key_map)
         total = len(demos)
         for demo, group in demos.items():
             length = None  # of the actions, which come first
@@ -81,6 +83,17 @@ def key_problems(path, key_map: KeyMap) -> list[str]:
                 if kind:
                     found.setdefault((f"{key} ({what})", kind), (text, []))[1].append(demo)
     return [f"{key}: {text} in {_listed(having, total)}" for (key, _), (text, having) in found.items()]
+
+
+def _fitting_keys(file: h5py.File, key_map: KeyMap) -> int:
+    """How many keys of a map a file's demos have."""
+    try:
+        demos = demo_groups(file, key_map)
+    except Unreadable:
+        raise
+    except BadInput:
+        return 0
+    return sum(_has(demos, key) for key in _keys(key_map))
 
 
 def _has(demos: dict[str, h5py.Group], key: str) -> bool:

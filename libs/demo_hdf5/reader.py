@@ -1,19 +1,18 @@
 """Reading demonstration files: this project's, LIBERO's own, re-rendered ones, and what else a key map describes."""
 
-import json
-import math
 import os
 from pathlib import Path
 
-import deflate
 import h5py
 import numpy as np
 
+from libs.demo_hdf5.instructions import plain, stated_by_demo, stated_by_file
 from libs.demo_hdf5.key_map import LIBERO
-from libs.demo_hdf5.layout import are_numbers, are_pictures, demo_groups
+from libs.demo_hdf5.layout import are_numbers, demo_groups
 from libs.demo_hdf5.opening import Unreadable, check_file, check_readable, find, open_file, sound
 from libs.demo_hdf5.schema import STANDARD_RENDER
-from libs.demo_hdf5.task_text import benchmark_text
+from libs.demo_hdf5.stored import are_pictures, read_frame, stored_size
+from libs.demo_hdf5.task_text import benchmark_text, named_text
 from libs.errors import BadInput
 
 
@@ -29,7 +28,7 @@ class DemoFile:
     """
 
     def __init__(self, path, key_map=LIBERO, instruction=""):
-        self.path, self.key_map, self._given_instruction = Path(path), key_map, instruction
+        self.path, self.key_map, self.given_instruction = Path(path), key_map, instruction
         self._file, self._pid = None, None
         check_file(self.path)
         self._version = self._version_now()
@@ -43,14 +42,18 @@ class DemoFile:
         self._check_version()
 
     def _read_outline(self, file):
-        groups, views = demo_groups(file), self.key_map.views
+        groups, views = demo_groups(file, self.key_map), self.key_map.views
         self.demos = list(groups)
-        self.attrs = {key: _plain(value) for key, value in file["data"].attrs.items()}
+        holder = file["data"] if self.key_map.demos else file
+        self.attrs = {key: plain(value) for key, value in holder.attrs.items()}
         name, first = next(iter(groups.items()))
         where = f"demo file {self.path}, {name}"
         found = {view for view, key in views.items() if find(first, key, where) is not None}
         self.views = [view for view in views if view == self.key_map.main_view or view in found]
         self._sizes = {}  # (demo, view) -> (height, width)
+        place = self.key_map.instruction.demo
+        texts = {name: stated_by_demo(group, place, f"demo file {self.path}, {name}") for name, group in groups.items()}
+        self._texts = {name: text for name, text in texts.items() if any(map(str.isalnum, text))}
         self._lengths = {name: self._checked_length(group, name) for name, group in groups.items()}
         masks = find(file, "mask", f"demo file {self.path}")
         if isinstance(masks, h5py.Dataset):
@@ -73,10 +76,10 @@ class DemoFile:
             if not isinstance(pictures, h5py.Dataset):
                 raise BadInput(f"{where}: no {key}; render the pictures first")
             if not are_pictures(pictures, len(actions)):
-                expected = f"expected uint8 of shape ({len(actions)}, H, W, 3)"
+                expected = f"expected uint8 of shape ({len(actions)}, H, W, 3), or as many JPEG or PNG files"
                 raise BadInput(f"{where}: {key} has shape {pictures.shape} and type {pictures.dtype}, {expected}")
             check_readable(pictures, f"{where}: {key}")
-            self._sizes[demo, view] = pictures.shape[1:3]
+            self._sizes[demo, view] = stored_size(pictures, self.key_map.encoded, f"{where}: {key}")
         for key in ("states", "robot_states"):  # groups in Isaac Lab's files
             rows = find(group, key, where)
             if isinstance(rows, h5py.Dataset) and rows.shape[:1] != actions.shape[:1]:
@@ -85,33 +88,50 @@ class DemoFile:
 
     def _checked_mask(self, masks, name):
         names = find(masks, name, f"demo file {self.path}: mask")
-        values = [_plain(name) for name in names[()]] if isinstance(names, h5py.Dataset) and names.ndim == 1 else [None]
+        values = [plain(name) for name in names[()]] if isinstance(names, h5py.Dataset) and names.ndim == 1 else [None]
         if not all(isinstance(value, str) for value in values):
             raise BadInput(f"demo file {self.path}: mask/{name} is not a list of demo names")
         return values
 
+    def instruction_of(self, demo):
+        """The language goal of a demo: the given one, what the demo itself states, or the file's."""
+        return self.given_instruction or self._texts.get(demo) or self.instruction
+
+    @property
+    def demos_state(self):
+        """Whether demos state instructions of their own, and none is given in their place."""
+        return bool(self._texts) and not self.given_instruction
+
+    @property
+    def instructions(self):
+        """The language goals of all demos, each once."""
+        return list(dict.fromkeys(map(self.instruction_of, self.demos)))
+
     @property
     def instruction(self):
-        """The language goal: the given one; of a file named after a task of LIBERO's what its benchmark will state
-        (see `task_text`); else what the file or the map states. BadInput where these state nothing."""
-        if self._given_instruction:
-            return self._given_instruction
-        stated = self.stated_instruction
-        named = benchmark_text(self.path, self.attrs.get("bddl_file_name"))
+        """The language goal of demos that state none: the given one; of a file named after a task of LIBERO's what its
+        benchmark will state (see `task_text`); else what the file or the map states; else what the file's name says by
+        LIBERO's rule, NAME_demo.hdf5. BadInput where there is none of these."""
+        if self.given_instruction:
+            return self.given_instruction
+        bddl = self.attrs.get("bddl_file_name")
+        named = benchmark_text(self.path, bddl)
+        try:
+            stated = self.stated_instruction
+        except BadInput:
+            if named or named_text(self.path, bddl):
+                return named or named_text(self.path, bddl)
+            raise
         return named if named and any(map(str.isalnum, stated)) else stated
 
     @property
     def stated_instruction(self):
         """The language goal that the file states, else the map's, whatever was given; BadInput where there is none."""
-        attribute, json_key, fixed = self.key_map.instruction
-        try:
-            text = json.loads(self.attrs[attribute])[json_key] if json_key else self.attrs[attribute]
-            return _sentence(text).strip('"')  # some of LIBERO's files quote the text
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            if fixed:
-                return fixed
-            place = f"{json_key or 'instruction'} in data's {attribute or 'attributes'}"
-            raise BadInput(f"demo file {self.path}: no {place}") from error
+        return stated_by_file(self.path, self.attrs, self.key_map.instruction)
+
+    def group(self, file, demo):
+        """The group of a demo in an open file."""
+        return file[f"data/{demo}"] if self.key_map.demos else file
 
     @property
     def render(self):
@@ -164,14 +184,15 @@ class DemoFile:
         """(H, W, 3) uint8, upright. BadInput where the file is damaged there."""
         import cv2  # here: playing a checkpoint reads no demo file, and must not need what OpenCV links to
 
-        stored = self._read(demo, self.key_map.views[view], t, read_picture)
+        order = self.key_map.encoded
+        stored = self._read(demo, self.key_map.views[view], t, lambda file, path, t: read_frame(file, path, t, order))
         if not self.key_map.upside_down:
             return stored
         return cv2.flip(stored, -1)  # both axes; numpy's [::-1, ::-1] with a copy takes 0.4 ms at 256 pixels, this 5 us
 
     def demo_attrs(self, demo):
         with sound(self.path):
-            return {key: _plain(value) for key, value in self._handle["data"][demo].attrs.items()}
+            return {key: plain(value) for key, value in self.group(self._handle, demo).attrs.items()}
 
     def close(self):
         """Close this process's handle; it opens again when needed."""
@@ -192,11 +213,11 @@ class DemoFile:
 
     def _read(self, demo, key, part=(), read=lambda file, path, part: file[path][part]):
         try:
-            values = read(self._handle, f"data/{demo}/{key}", part)
+            values = read(self._handle, self.key_map.path(demo, key), part)
         except (KeyError, TypeError, OSError, RuntimeError) as error:  # TypeError: a group
             self._check_version()
             where = f"demo file {self.path}, {demo}"
-            array = find(self._handle, f"data/{demo}/{key}", where)
+            array = find(self._handle, self.key_map.path(demo, key), where)
             if not isinstance(array, h5py.Dataset):
                 raise BadInput(f"{where}: no {key}") from None
             check_readable(array, f"{where}: {key}")
@@ -231,65 +252,3 @@ class DemoFile:
 
     def __getstate__(self):
         return {**self.__dict__, "_file": None, "_pid": None}
-
-
-def read_picture(file, path, t):
-    """`file[path][t]` of pictures (T, H, W, 3) uint8, by HDF5's own calls: unpacked ones in 0.05 instead of 0.14 ms.
-
-    Pictures in chunks of their own, packed by gzip alone (as this project writes them), are unpacked by libdeflate in
-    less than half the time of HDF5's zlib.
-
-    Raises:
-        KeyError: nothing of that name, or no array; IndexError: t is not in 0..T-1; OSError: damaged.
-    """
-    pictures = h5py.h5d.open(file.id, path.encode())
-    length, *shape = pictures.shape
-    if not 0 <= t < length:
-        raise IndexError(f"{path} has pictures 0..{length - 1}, not {t}")
-    if _are_gzip_chunks(pictures, (1, *shape)):
-        left_unpacked, stored = pictures.read_direct_chunk((t, 0, 0, 0))  # HDF5 leaves what gzip would not shrink
-        return _picture(stored, bool(left_unpacked), shape, f"{path}[{t}]")
-    place = pictures.get_space()
-    place.select_hyperslab((t, 0, 0, 0), (1, *shape))
-    picture = np.empty((1, *shape), dtype=np.uint8)
-    pictures.read(h5py.h5s.create_simple(picture.shape), place, picture)
-    return picture[0]
-
-
-def _are_gzip_chunks(pictures, chunk):
-    """Whether every picture stands in the file, each in a chunk of its own that gzip alone was to pack."""
-    made = pictures.get_create_plist()
-    if made.get_layout() != h5py.h5d.CHUNKED or made.get_chunk() != chunk or pictures.dtype != np.uint8:
-        return False
-    if made.get_nfilters() != 1 or made.get_filter(0)[0] != h5py.h5z.FILTER_DEFLATE:
-        return False
-    return pictures.get_num_chunks() == pictures.shape[0]
-
-
-def _picture(stored, unpacked, shape, where):
-    """(H, W, 3) uint8 out of a chunk's bytes; OSError where they are damaged or of another number."""
-    size = math.prod(shape)
-    try:
-        picture = bytearray(stored) if unpacked else deflate.zlib_decompress(stored, size)
-    except deflate.DeflateError:
-        picture = b""
-    if len(picture) != size:
-        raise OSError(f"{where} is damaged: its {len(stored)} bytes are no picture of {size}")
-    return np.frombuffer(picture, dtype=np.uint8).reshape(shape)
-
-
-def _sentence(stored):
-    """A language goal as it stands in a file: a text, the list of its words (as LIBERO's task files are parsed) or of
-    its characters (as some of its demonstration files have it). TypeError where it is none of them."""
-    if isinstance(stored, str):
-        return stored
-    if not isinstance(stored, (list, np.ndarray)):
-        raise TypeError(f"an instruction is a text or a list of texts, not {stored!r}")
-    parts = [_plain(part) for part in stored]
-    characters = all(len(part) == 1 for part in parts)
-    return "".join(parts) if characters else " ".join(" ".join(parts).split())
-
-
-def _plain(value):
-    """HDF5 attribute → str or numpy value."""
-    return value.decode() if isinstance(value, bytes) else value

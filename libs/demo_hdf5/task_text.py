@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 # LIBERO's 130 tasks by their names, which need not be installed here: a line each.
 _NAMES = Path(__file__).with_name("libero_tasks.txt")
 # Suites whose tasks are called as LIBERO's own but state another instruction at evaluation: the BDDL file's.
+MIN_WORDS = 3  # of a file's name that may be an instruction
 INSTRUCTION_IN_BDDL = ("_lan", "_task", "_study_table")
 
 
@@ -25,6 +26,15 @@ def text_of_name(path) -> str:
     """What a file's name says: "KITCHEN_SCENE2_open_the_top_drawer_demo.hdf5" -> "open the top drawer"."""
     name = Path(path).stem.removesuffix("_demo")
     return re.sub(r"^[A-Z_]+SCENE\d+_", "", name).replace("_", " ")
+
+
+def named_text(path, bddl_file_name=None) -> str:
+    """What a file's name says where nothing else states an instruction: of LIBERO's way, NAME_demo.hdf5 with
+    MIN_WORDS words or more; "" for any other name, and where its suite states the BDDL file's text."""
+    if not Path(path).stem.endswith("_demo") or evaluated_with_bddl_text(bddl_file_name):
+        return ""
+    text = text_of_name(path)
+    return text if len(text.split()) >= MIN_WORDS else ""
 
 
 def benchmark_text(path, bddl_file_name) -> str:

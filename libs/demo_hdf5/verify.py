@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 
 from libs.demo_hdf5.key_map import LIBERO, KeyMap
-from libs.demo_hdf5.opening import open_file
+from libs.demo_hdf5.opening import Unreadable, open_file
 from libs.demo_hdf5.reader import DemoFile
 
 TEXT_ATTRS = ("env_name", "bddl_file_name", "bddl_file_content")
@@ -27,14 +27,17 @@ def verify_demo_file(path, key_map=LIBERO) -> list[str]:
     with open_file(path) as file:
         problems = _file_problems(demos, list(file.get("mask", {})), strict)
         for demo in demos.demos:
-            group, length = file["data"][demo], demos.num_frames(demo)
+            group, length = demos.group(file, demo), demos.num_frames(demo)
             found, arrays = _read_arrays(group, _expected_arrays(key_map, length, strict))
             found += _number_problems({key: rows for key, rows in arrays.items() if key != key_map.actions.key})
             if strict:
                 found += _action_problems(arrays["actions"], exact_gripper)
             found += _demo_attr_problems(group, length, strict)
-            for key in key_map.views.values():
-                found += _picture_problems(group, key, demos.attrs.get("resolution"))
+            for view, key in key_map.views.items():
+                if isinstance(group.get(key), h5py.Dataset):
+                    found += _picture_problems(demos, demo, view)
+                else:
+                    found.append(f"{key} is missing")
             problems += [f"{demo}: {problem}" for problem in found]
     return problems
 
@@ -154,18 +157,17 @@ def _demo_attr_problems(group: h5py.Group, length: int, strict: bool) -> list[st
     return found
 
 
-def _picture_problems(group: h5py.Group, name: str, resolution: int | None) -> list[str]:
+def _picture_problems(demos: DemoFile, demo: str, view: str) -> list[str]:
     """Size, frames that cannot be read, and frames of a single colour."""
-    if name not in group:
-        return [f"{name} is missing"]
-    frames, found = group[name], []
-    if resolution is not None and frames.shape[1:3] != (resolution, resolution):
-        found.append(f"{name} has {frames.shape[1]} x {frames.shape[2]} pixels, but resolution is {resolution}")
-    unreadable, constant = [], []
-    for t in range(len(frames)):
+    name, resolution, found = demos.key_map.views[view], demos.attrs.get("resolution"), []
+    height, width = demos.picture_size(demo, view)
+    if resolution is not None and (height, width) != (resolution, resolution):
+        found.append(f"{name} has {height} x {width} pixels, but resolution is {resolution}")
+    unreadable, constant, frames = [], [], range(demos.num_frames(demo))
+    for t in frames:
         try:
-            frame = frames[t]
-        except OSError:
+            frame = demos.frame(demo, t, view)
+        except Unreadable:
             unreadable.append(t)
             continue
         if (frame == frame[0, 0]).all():

@@ -181,14 +181,15 @@ def build_demo(out: Path, settings: Settings, data: Readable, task: DemoTask) ->
 
 def make_tasks(data: Readable, split: Sequence[str | None]) -> Iterator[DemoTask]:
     """The DemoTasks of all demos, in order. split: of each what the data's own lists say."""
-    folders = {}  # of a file -> its name in the manifest
+    folders, taken = {}, set()  # of a file -> its name in the manifest
     for number, demo in enumerate(data.demos):
         if demo.file not in folders:
             count, name = 1, demo.file.path.stem
-            while name in folders.values():  # two suites may have a file of the same name
+            while name in taken:  # two suites may have a file of the same name
                 count += 1
                 name = f"{demo.file.path.stem}-{count}"
             folders[demo.file] = name
+            taken.add(name)
         yield DemoTask(number, folders[demo.file], demo.name, len(demo.actions), split[number])
 
 

@@ -15,6 +15,8 @@ from rv_train.data import checks, hdf5_checks
 from rv_train.data.base import Demo, Facts
 from rv_train.data.trajectories import Trajectories, digest_of, side_or_size
 
+MOST_OPEN = 256  # files that a process keeps open: an operating system allows about a thousand
+
 
 class DemoDataset(Trajectories):
     """Every frame of every demo of some files, in file and demo order. It can be pickled: a process that gets it reads
@@ -41,26 +43,40 @@ class DemoDataset(Trajectories):
         instruction: str = "",
     ):
         views, proprio, self.key_map = list(views), list(proprio), key_map
-        files = [DemoFile(path, key_map, instruction) for path in paths]
+        self._recent: dict[DemoFile, None] = {}  # files that may be open, the one used last at the end
+        files = [self._used(DemoFile(path, key_map, instruction)) for path in paths]
         checks.refuse(hdf5_checks.picture_problems(files, views))
         checks.refuse(hdf5_checks.instruction_problems(files))
-        demos = [rows for file in files for rows in read_rows(file, proprio)]
+        demos = [rows for file in files for rows in read_rows(self._used(file), proprio)]
         checks.refuse(checks.number_problems(demos))
         super().__init__(demos, views, horizon, facts_of(files[0]), proprio, files[0].render)
 
     def picture(self, number: int, frame: int, view: str) -> np.ndarray:
         """See `Demonstrations`; any camera of the files."""
         rows = self.demos[number]
-        return rows.file.frame(rows.name, frame, view)
+        return self._used(rows.file).frame(rows.name, frame, view)
+
+    def _used(self, file: DemoFile) -> DemoFile:
+        """The file, which will be used now; the one that was not for longest is closed where too many are open."""
+        self._recent.pop(file, None)
+        self._recent[file] = None
+        if len(self._recent) > MOST_OPEN:
+            oldest = next(iter(self._recent))
+            del self._recent[oldest]
+            oldest.close()
+        return file
 
     def own_split(self) -> list[str | None]:
         """See `Demonstrations`: by the lists mask/train and mask/valid of robomimic's files. With one of them the other
         is the rest."""
-        listed = {}
-        for file in self.files:
-            names = [rows.name for rows in self.demos if rows.file is file]
-            listed |= {(file, name): part for name, part in split_by_masks(file, names).items()}
-        return [listed.get((rows.file, rows.name)) for rows in self.demos]
+        listed = {file: split_by_masks(file, [rows.name for rows in demos]) for file, demos in self._by_file().items()}
+        return [listed[rows.file].get(rows.name) for rows in self.demos]
+
+    def _by_file(self) -> dict[DemoFile, list[Demo]]:
+        demos: dict[DemoFile, list[Demo]] = {}
+        for rows in self.demos:
+            demos.setdefault(rows.file, []).append(rows)
+        return demos
 
     def fingerprint(self) -> str:
         """See `Demonstrations`; pictures: the first of every demo, of the main view.
@@ -68,7 +84,10 @@ class DemoDataset(Trajectories):
         Of data in another layout than LIBERO's it covers also what of the key map it was read by. Where the files and
         the map lie and how the files are packed does not matter.
         """
-        goals = [file.instruction for file in self.files]
+        goals = []  # of a file its one instruction, or that of each demo
+        for demos in self._by_file().values():
+            texts = [rows.instruction for rows in demos]
+            goals += texts[:1] if len(set(texts)) == 1 else texts
         about = [goals, self.views, self.render, side_or_size(self.facts.cameras[self.key_map.main_view])]
         if self.parts or self.key_map != LIBERO:
             about.append(self.key_map.layout(self.views, list(self.parts)))
@@ -160,7 +179,7 @@ def read_rows(file: DemoFile, parts: Sequence[str]) -> Iterator[Demo]:
     """Every demo of a DemoFile that states an instruction."""
     for name in file.demos:
         actions = np.asarray(file.actions(name), dtype=np.float32)
-        yield Demo(file, file.instruction, name, actions, file.proprio(name, parts))
+        yield Demo(file, file.instruction_of(name), name, actions, file.proprio(name, parts))
 
 
 def split_by_masks(file: DemoFile, names: Iterable[str]) -> dict[str, str]:

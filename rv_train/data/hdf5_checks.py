@@ -3,18 +3,18 @@
 `files` are lists of DemoFiles.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from libs.demo_hdf5 import DemoFile
 from libs.demo_hdf5.schema import IMAGE_CONVENTIONS
-from libs.demo_hdf5.task_text import benchmark_text, evaluated_with_bddl_text, same_text, text_of_name
+from libs.demo_hdf5.task_text import benchmark_text, named_text, same_text, text_of_name
 from libs.errors import BadInput
 from rv_train.data.checks import text_problem
 
 WAY_OUT = "say what is to be done: DATA.INSTRUCTION (--instruction)"
-NAME_WORDS = 3  # of a file's name that may be an instruction
 
 
 def picture_problems(files: Sequence[DemoFile], views: Sequence[str]) -> list[str]:
@@ -66,21 +66,31 @@ def instruction_problems(files: Sequence[DemoFile]) -> Iterator[str]:
     """Files whose language goal is missing, empty, too long or would be read as marks of the model."""
     for file in files:
         try:
-            problem = text_problem(file.instruction)
+            texts = file.instructions
         except BadInput as error:
             yield f"{error}; {WAY_OUT}"
-        else:
-            if problem:
-                yield f"{file.path}: its instruction {problem}; {WAY_OUT}"
+            continue
+        for text in texts:
+            if problem := text_problem(text):
+                demo = next(demo for demo in file.demos if file.instruction_of(demo) == text)
+                whose = "its instruction" if len(texts) == 1 else f"the instruction of {demo}"
+                yield f"{file.path}: {whose} {problem}; {WAY_OUT}"
 
 
 def text_remarks(files: Sequence[DemoFile]) -> Iterator[str]:
-    """Files whose name states another instruction than their content, and which of the two is used."""
+    """Files whose name states another instruction than their content, and which of the two is used; files whose name
+    alone states one; one given instruction for files that are named after several tasks."""
+    yield from _given_remark(files)
     used = {"name": [], "content": []}
+    named_only = []
     for file in files:
+        if file.demos_state:  # no name of a file says as much
+            continue
         try:
             stated = file.stated_instruction
         except BadInput:
+            if not file.given_instruction:
+                named_only.append(file)
             continue
         bddl, instruction = file.attrs.get("bddl_file_name"), file.instruction
         named = benchmark_text(file.path, bddl)
@@ -90,6 +100,12 @@ def text_remarks(files: Sequence[DemoFile]) -> Iterator[str]:
             named = text_of_name(file.path)
             if not same_text(named, stated):
                 used["content"].append(f"{file.path} is named {named!r}, states {stated!r}")
+    if named_only:
+        more = f" (and {len(named_only) - 1} more files alike)" if len(named_only) > 1 else ""
+        yield (
+            f"no instruction is stated in {named_only[0].path}{more}: its name says {named_only[0].instruction!r}; "
+            "DATA.INSTRUCTION gives another"
+        )
     for which, why in (
         ("name", "LIBERO's benchmark states the name's at evaluation, so training does, too"),
         ("content", "no task of LIBERO's is called so: what the file states is used, evaluate with the same"),
@@ -100,9 +116,20 @@ def text_remarks(files: Sequence[DemoFile]) -> Iterator[str]:
             yield f"two instructions: {used[which][0]}{rest}; {why}; DATA.INSTRUCTION gives another"
 
 
+def _given_remark(files: Sequence[DemoFile]) -> Iterator[str]:
+    """One instruction that was given for files whose names, but for numbers, are several."""
+    given = files[0].given_instruction
+    names = dict.fromkeys(re.sub(r"\d+", "", text_of_name(file.path)).strip() for file in files)
+    if given and len(names) > 1:
+        listed = ", ".join(file.path.name for file in files[:2])
+        yield (
+            f"one instruction, {given!r}, is given for {len(files)} files of {len(names)} different names ({listed} "
+            "...): are they one task? Without DATA.INSTRUCTION each has its own"
+        )
+
+
 def _may_say(path: Path, bddl_file_name: object) -> bool:
     """Whether the name of a file may be an instruction: LIBERO's way, NAME_demo.hdf5, and a task of BDDL."""
     if not isinstance(bddl_file_name, str) or not bddl_file_name.endswith(".bddl"):
         return False
-    named = path.stem.endswith("_demo") and len(text_of_name(path).split()) >= NAME_WORDS
-    return named and not evaluated_with_bddl_text(bddl_file_name)
+    return bool(named_text(path, bddl_file_name))

@@ -1,11 +1,16 @@
 """The data of a run: demonstrations, split, range of the actions. Read once, then handed to every rank."""
 
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from yacs.config import CfgNode
 
 from libs.action_text import ActionTextCodec
 from libs.errors import BadInput
+from libs.wordings import read_wordings
 from rv_train.data import checks
 from rv_train.data.base import Demonstrations
 from rv_train.data.sources import find_source
@@ -21,11 +26,13 @@ class TrainingData:
         these were written with. With "proprio" where DATA.PROPRIO chooses parts. ACTION.RANGE says which range of them
         is in use.
     info: what checkpoints and run.json say of the data: render, resolution (the main camera's stored pictures, their
-        longer side), cameras ({name: [height, width]} of those that are used), fingerprint (of the data, whichever
-        statistics are used), files, num_demos and num_frames (of all files), num_valid_demos, num_clipped (action
-        values outside the range), stats (path, "" where they were computed), constant (lines: what never changes; of
-        data whose actions are numbers), and what `Demonstrations.about` adds.
+        longer side), cameras ({name: [height, width]} of those that are used), fingerprint (of the data and its
+        wordings, whichever statistics are used), files, num_demos and num_frames (of all files), num_valid_demos,
+        num_clipped (action values outside the range), stats (path, "" where they were computed), constant (lines: what
+        never changes; of data whose actions are numbers), num_wordings (of all instructions, where there are some), and
+        what `Demonstrations.about` adds.
     remarks: lines that somebody who starts a run should see.
+    wordings: {instruction: (itself, its wordings)} of DATA.INSTRUCTIONS, {} without.
     """
 
     train: Demonstrations
@@ -33,6 +40,7 @@ class TrainingData:
     action_stats: dict
     info: dict
     remarks: list[str] = field(default_factory=list)
+    wordings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def open_data(cfg: CfgNode) -> Demonstrations:
@@ -62,7 +70,26 @@ def load_data(cfg: CfgNode, integers: bool = True) -> TrainingData:
         more = {"num_clipped": clipped, "constant": list(checks.constant_dims(stats))}
         num_bins = cfg.ACTION.NUM_BINS if integers else None
         remarks = checks.demo_remarks(data, codec.low, codec.high, num_bins)
-    return _split(cfg, data, stats, {"fingerprint": fingerprint, "stats": origin, **more}, remarks)
+    wordings = read_all_wordings(cfg.DATA.INSTRUCTIONS, data.instructions) if cfg.DATA.INSTRUCTIONS else {}
+    if wordings:
+        fingerprint = hashlib.sha256(json.dumps([fingerprint, wordings], sort_keys=True).encode()).hexdigest()
+        more["num_wordings"] = sum(map(len, wordings.values()))
+    more = {"fingerprint": fingerprint, "stats": origin, **more}
+    return dataclasses.replace(_split(cfg, data, stats, more, remarks), wordings=wordings)
+
+
+def read_all_wordings(path: str, instructions: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """{instruction: (itself, its other wordings in the file)}; BadInput where one has none, or one cannot be used."""
+    instructions = list(dict.fromkeys(instructions))
+    try:
+        found = read_wordings(path, instructions)
+    except BadInput as error:
+        raise BadInput(f"DATA.INSTRUCTIONS: {error}") from None
+    wordings = {text: (text, *(wording.text for wording in found[text])) for text in instructions}
+    for texts in wordings.values():
+        problems = ((text, checks.text_problem(text)) for text in texts)
+        checks.refuse(f"DATA.INSTRUCTIONS: {path}: the wording {text!r} {why}" for text, why in problems if why)
+    return wordings
 
 
 def _statistics(cfg: CfgNode, data: Demonstrations) -> tuple[dict, str, str]:

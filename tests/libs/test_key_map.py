@@ -13,8 +13,8 @@ from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT
 
 
-def test_the_three_maps_are_there_and_under_configs_too():
-    assert shipped() == ["isaac_cosmos", "libero", "robomimic"]
+def test_the_maps_are_there_and_under_configs_too():
+    assert shipped() == ["aloha", "isaac_cosmos", "libero", "robomimic"]
     for name in shipped():
         key_map = KeyMap.find(name)
         assert key_map.name == name and key_map.about
@@ -51,7 +51,7 @@ def test_liberos_map_is_what_the_writer_writes(tmp_path):
 
 def test_unknown_names_are_answered_with_the_known_ones():
     for call, message in (
-        (lambda: KeyMap.find("droid"), "no key map 'droid': there are isaac_cosmos, libero, robomimic"),
+        (lambda: KeyMap.find("droid"), "no key map 'droid': there are aloha, isaac_cosmos, libero, robomimic"),
         (lambda: KeyMap.find("no/such.json"), "no/such.json does not exist"),
         (lambda: KeyMap.find("such.json"), "such.json does not exist"),
         (
@@ -96,7 +96,7 @@ BROKEN = {
     "views must be an object of names, got \\['obs/a'\\]": entry("views", ["obs/a"]),
     "views needs at least one camera": entry("views", {}),
     "views: 'a/b' is no name": entry("views", "a/b", "obs/a"),
-    "views: agentview: a key is a path below data/demo_i .*, got '/obs/a'": entry("views", "agentview", "/obs/a"),
+    "views: agentview: a key is a path below a demo .*, got '/obs/a'": entry("views", "agentview", "/obs/a"),
     "views: agentview: a key is a path .*, got '../a'": entry("views", "agentview", "../a"),
     "views: agentview: a key is a path .*, got 3": entry("views", "agentview", 3),
     "proprio: ee_pos: no entry 'dim'; it has key, dim": entry("proprio", "ee_pos", "dim", None),

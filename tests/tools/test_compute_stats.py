@@ -45,7 +45,7 @@ def test_a_file_is_not_overwritten_unasked(demos, tmp_path, capsys):
         ([str(demos), "--out", str(tmp_path / "x"), "--key_map", "isaac_cosmos"], "demo_0: no obs/table_cam"),
         (
             [str(demos), "--out", str(tmp_path / "x"), "--key_map", "isaac"],
-            "no key map 'isaac': there are isaac_cosmos",
+            "no key map 'isaac': there are aloha, isaac_cosmos",
         ),
     ):
         with pytest.raises(SystemExit, match="2"):

@@ -194,7 +194,7 @@ def test_missing_and_misshapen_keys_are_reported_and_a_file_without_pictures_is_
         (["--video", "out.avi"], "must end in .mp4"),
         (["--demos", "0"], "--demos must be at least 1"),
         (["missing.hdf5"], "missing.hdf5 does not exist"),
-        (["--key_map", "droid"], "no key map 'droid': there are isaac_cosmos, libero, robomimic"),
+        (["--key_map", "droid"], "no key map 'droid': there are aloha, isaac_cosmos, libero, robomimic"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(path, arguments, message, capsys):

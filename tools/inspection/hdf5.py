@@ -1,6 +1,7 @@
 """What is in HDF5 files of demonstrations, file by file: their layout, numbers and pictures as they are stored."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ class Played:
         """See `Show`."""
         demo = self._demos.demos[number]
         views = {view: self._demos.frame(demo, t, view) for view in self._demos.views}
-        return views, instruction_of(self._demos), demo
+        return views, instruction_of(self._demos, demo), demo
 
 
 def check_graphics() -> None:
@@ -142,15 +143,18 @@ def constant(what: str, values: np.ndarray, names) -> str:
 def picture_rows(demos: DemoFile) -> dict[str, str]:
     """The views with their sizes, how pictures are stored, and what a frame (all views) takes on disk."""
     with open_file(demos.path) as file:
-        groups = [file["data"][demo] for demo in demos.demos]
+        groups = [demos.group(file, demo) for demo in demos.demos]
         pictures = {view: [group[demos.key_map.views[view]] for group in groups] for view in demos.views}
         stored = sum(data.id.get_storage_size() for datasets in pictures.values() for data in datasets)
-        plain = sum(data.nbytes for datasets in pictures.values() for data in datasets)
-        sizes = {view: sorted({data.shape[1:3] for data in datasets}) for view, datasets in pictures.items()}
+        found = {view: {demo: demos.picture_size(demo, view) for demo in demos.demos} for view in demos.views}
+        plain = sum(3 * math.prod(size) * demos.num_frames(demo) for of in found.values() for demo, size in of.items())
+        sizes = {view: sorted(set(of.values())) for view, of in found.items()}
         first = pictures[demos.views[0]][0]
         kind = f"{first.compression} {first.compression_opts or ''}".strip() if first.compression else "uncompressed"
         if first.compression == "unknown":  # to h5py, which knows four
             kind = " and ".join(filters_of(first).values())
+        if len(first.shape) != 4:
+            kind = f"encoded pictures, {kind}"
         chunks = f"chunks of {first.chunks[0]}" if first.chunks else "contiguous"
     frames = sum(demos.num_frames(demo) for demo in demos.demos)
     return {
@@ -165,19 +169,25 @@ def picture_rows(demos: DemoFile) -> dict[str, str]:
 
 
 def instruction_row(demos: DemoFile) -> str:
-    text = instruction_of(demos)
+    if demos.demos_state:
+        texts = list(dict.fromkeys(instruction_of(demos, demo) for demo in demos.demos))
+        return texts[0] if len(texts) == 1 else f"{len(texts)}, stated by the demos: {texts[0]}; {texts[1]} ..."
+    text = instruction_of(demos, demos.demos[0])
     if not text:
         return "not stated: set DATA.INSTRUCTION"
     if text == demos.key_map.instruction.text:
         return f"{text} (the key map's)"
-    stated = demos.stated_instruction
+    try:
+        stated = demos.stated_instruction
+    except BadInput:
+        return f"{text} (by the file's name, nothing is stated)"
     return text if text == stated else f"{text} (LIBERO's, by the file's name; it states {stated!r})"
 
 
-def instruction_of(demos: DemoFile) -> str:
-    """The language goal, "" where neither file nor key map states one."""
+def instruction_of(demos: DemoFile, demo: str) -> str:
+    """The language goal of a demo, "" where nothing states one."""
     try:
-        return demos.instruction
+        return demos.instruction_of(demo)
     except BadInput:
         return ""
 

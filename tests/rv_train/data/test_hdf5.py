@@ -6,6 +6,7 @@ import torch
 
 from libs.demo_hdf5 import DemoFile
 from rv_eval.policy import Policy
+from rv_train.data import hdf5
 from rv_train.data.hdf5 import DemoDataset, find_demo_files
 from rv_train.data.stats import compute_action_stats, read_stats, write_stats
 from rv_train.data.training_set import TrainingSet
@@ -102,3 +103,18 @@ def test_files_that_do_not_fit_together_are_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no \*\.hdf5"):
         find_demo_files([tmp_path / "empty"])
+
+
+def test_of_many_files_few_are_open_at_a_time(tmp_path, monkeypatch):
+    """A file per episode may be thousands, more than an operating system lets a process have open."""
+    monkeypatch.setattr(hdf5, "MOST_OPEN", 3)
+    demos = [write_synthetic_demo_file(tmp_path / f"{n}_demo.hdf5", 1, 3, 32, seed=n)[0] for n in range(8)]
+    data = DemoDataset(find_demo_files([tmp_path]), VIEWS, horizon=2)
+    train, valid = pickle.loads(pickle.dumps(data)).split(0.3, seed=0)
+    for part in (data, train, valid):
+        for index in np.random.default_rng(0).permutation(len(part)):
+            sample = part[int(index)]
+            number = int(sample.file.rpartition("/")[2][0])
+            np.testing.assert_array_equal(sample.views[1], demos[number].obs["eye_in_hand"][sample.frame])
+            assert sum(file._file is not None for file in data.files) <= 3
+            assert sum(file._file is not None for file in {*train.files, *valid.files}) <= 3

@@ -93,7 +93,10 @@ def test_the_instruction_can_be_given(folder):
     [
         ({"DATA__VIEWS": ["agentview"]}, "has no view 'agentview'; it has table_cam, wrist_cam"),
         ({"DATA__PROPRIO": ["ee_pos"]}, "has no proprio part 'ee_pos'; it has joint_pos, joint_vel, eef_pos, eef_quat"),
-        ({"DATA__KEY_MAP": "isaac"}, "DATA.KEY_MAP.*no key map 'isaac': there are isaac_cosmos, libero, robomimic"),
+        (
+            {"DATA__KEY_MAP": "isaac"},
+            "DATA.KEY_MAP.*no key map 'isaac': there are aloha, isaac_cosmos, libero, robomimic",
+        ),
         ({"DATA__KEY_MAP": "no/such.json"}, r"DATA.KEY_MAP.*no/such\.json does not exist"),
         ({"ACTION__DIM": 6}, "ACTION.DIM is 6, actions of key map isaac_cosmos have 7 dimensions"),
         ({"DATA__PROPRIO": ["eef_pos", "eef_pos"]}, "DATA.PROPRIO names 'eef_pos' twice"),
