@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rv_train.backbones.lora import adapter_sizes
 from rv_train.describe import model_lines
 from tests.rv_train.backbones.middle import MIDDLE, adapted
-from tests.rv_train.test_flops import training_batch
+from tests.rv_train.backbones.test_cost import training_batch
 from tests.tiny import tiny_cfg, tiny_model, tiny_recipe
 
 
