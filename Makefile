@@ -50,12 +50,12 @@ setup: .venv/complete
 	$(PYTHON) -m venv .venv
 	@# torch alone and first: what comes later then keeps this build instead of choosing one of its own
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep -o 'torch==[0-9.]*' pyproject.toml)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[sim,serve,adamw8bit,lora,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[sim,serve,lerobot,adamw8bit,lora,dev]"
 	@# the reference preprocessing beside the rest, for its own test: see pyproject.toml. Without dependencies, so that
 	@# no second torch comes along
 	rm -rf $(REFERENCE)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(REFERENCE) \
-		$$(grep -oE '(torchvision|qwen-vl-utils)==[0-9.]+' pyproject.toml)
+		$$(grep -oE '(torchvision|qwen-vl-utils|num2words)==[0-9.]+' pyproject.toml)
 	@touch .venv/complete
 
 gl: setup

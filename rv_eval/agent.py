@@ -14,8 +14,6 @@ from rv_eval.envs.base import ActionPart, snap
 if TYPE_CHECKING:  # a command line that only shows its help loads no model code
     from rv_train.policies.base import Prediction
 
-MAX_DIGITS = 10  # of a number that is taken for a draft
-
 
 @dataclass(frozen=True)
 class AgentSettings:
@@ -86,8 +84,11 @@ class ChunkAgent:
 
     def add_answer(self, prediction: "Prediction", row: int) -> None:
         """Row `row` of what the policy predicted for the present observation."""
-        chunk = prediction.chunk[row]  # (H, A)
-        self.draft = _integers(prediction.texts[row])[self.settings.n_action_steps * chunk.shape[-1] :]
+        self.add_chunk(prediction.chunk[row], prediction.numbers[row] if prediction.numbers else ())
+
+    def add_chunk(self, chunk: np.ndarray, numbers: Sequence[int] = ()) -> None:
+        """chunk (H, A); numbers: the integers that it was written with, none of a policy that writes none."""
+        self.draft = list(numbers[self.settings.n_action_steps * chunk.shape[-1] :])
         averaged = self._ensembler.add(chunk)
         self._actions = deque(averaged[: self.settings.n_action_steps].astype(np.float64))
 
@@ -96,10 +97,3 @@ class ChunkAgent:
         if self.needs_observation:
             raise RuntimeError("the agent has no action left: give it an answer first")
         return snap(self._actions.popleft(), self._parts)
-
-
-def _integers(text: str) -> list[int]:
-    """The integers of an answer's text; none of a text that holds anything else."""
-    words = text.split(" ")
-    readable = all(word.isascii() and word.isdigit() and len(word) < MAX_DIGITS for word in words)
-    return [int(word) for word in words] if readable else []

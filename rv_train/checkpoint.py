@@ -63,8 +63,8 @@ def save_model_folder(folder, model, cfg, action_stats, data_info):
     if cfg.TRAIN.save_base:
         copy_base(model.backbone, folder)
     model.prompt.tokenizer.save_pretrained(folder)
-    settings = model.family.processor_settings(model.prompt.pictures)
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    for name, settings in model.family.processor_files(model.prompt.pictures).items():
+        (folder / name).write_text(json.dumps(settings, indent=1) + "\n")
     (folder / CONFIG).write_text(yaml.safe_dump(to_dict(cfg), sort_keys=False))
     (folder / DATA_INFO).write_text(json.dumps(data_info, indent=1) + "\n")
     write_stats(action_stats, folder)

@@ -49,7 +49,8 @@ def model_lines(cfg, policy):
     if lora.RANK:
         where = "text and vision" if lora.VISION else "text"
         yield "", f"LoRA of rank {lora.RANK}, alpha {lora.ALPHA}, dropout {lora.DROPOUT:g}, on the {where} tower's"
-        yield "", " ".join(lora.TARGETS)
+        adapted = {name.partition(".lora_")[0].rpartition(".")[2] for name, _ in policy.named_parameters()}
+        yield "", " ".join(name for name in lora.TARGETS if name in adapted)
     if cfg.MODEL.QUANTIZE != "none":
         yield "", f"the text tower's frozen matrices are {cfg.MODEL.QUANTIZE}"
 

@@ -23,6 +23,7 @@ from libs.cli import cli_errors
 from libs.config_tree import to_dict
 from libs.errors import BadInput
 from rv_train import checkpoint
+from rv_train.backbones.tokenizer import read_tokenizer
 from rv_train.bad_steps import BadSteps
 from rv_train.config import load_cfg
 from rv_train.data.sampler import ResumableBatchSampler
@@ -56,7 +57,8 @@ def train(rank, cfg, job):
     start_step = saved["step"] if saved else 0
 
     # Demonstrations → batches. Which samples make batch number n is a pure function of n.
-    encoder = build_encoder(cfg, data.action_stats)
+    tokenizer = read_tokenizer(job.resume / "model") if job.resume else None
+    encoder = build_encoder(cfg, data.action_stats, tokenizer)
     sampler = ResumableBatchSampler(
         num_samples=len(data.train),
         batch_size=cfg.TRAIN.batch_size,

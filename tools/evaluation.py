@@ -4,16 +4,18 @@ import argparse
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from libs.errors import BadInput
 from libs.files import check_new_folder
-from rv_eval.agent import AgentSettings
+from rv_eval.agent import AgentSettings, ChunkAgent
 from rv_eval.envs import get_simulator
-from rv_eval.envs.base import Simulator
+from rv_eval.envs.base import Episode, Simulator
 
 SERVED = ("ws://", "wss://")
+TRAINED_WORDINGS = Path(__file__).parents[1] / "configs" / "wordings" / "libero_train.json"
+Ask = Callable[[argparse.Namespace, list[Episode]], tuple[list[Episode], str | None]]
 # What a served policy has decided already.
 OF_THE_POLICY = ("device", "torch_compile", "policy_batch", "generate_temperature", "drafts")
 
@@ -28,10 +30,26 @@ def evaluate_in(name: str, description: str, argv: Sequence[str] | None = None, 
 
 
 def parse_args(
-    simulator: Simulator, description: str, argv: Sequence[str] | None = None, prog: str | None = None
+    simulator: Simulator,
+    description: str,
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
+    more: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> argparse.Namespace:
-    """BadInput for arguments that contradict each other."""
-    args = make_parser(simulator, description, prog).parse_args(argv)
+    """BadInput for arguments that contradict each other. more: declares arguments of a command's own."""
+    parser = make_parser(simulator, description, prog)
+    if more is not None:
+        more(parser)
+    add = parser.add_argument_group("other wordings of the instructions, see docs/wordings.md").add_argument
+    add("--wordings", type=Path, metavar="FILE", help="ask episode n of a task in its wording n modulo their number")
+    add(
+        "--trained_wordings",
+        type=Path,
+        metavar="FILE",
+        default=TRAINED_WORDINGS,
+        help="whose words were trained on: the table tells wordings with new ones apart (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
     check_policy_arguments(args)
     return args
 
@@ -41,6 +59,36 @@ def make_parser(simulator: Simulator, description: str, prog: str | None = None)
     parser = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    add_policy_arguments(parser)
+
+    add = parser.add_argument_group("what is run").add_argument
+    simulator.add_task_arguments(add)
+    add("--episodes", type=int, help="per task: the first so many init states (default: all, mostly 50)")
+    add("--seed", type=int, default=7, help=simulator.seed_means)
+    add("--num_steps", type=int, help="step limit per episode (default: the suite's)")
+    add("--shard_id", type=int, default=0, help="run this part of the episodes ...")
+    add("--num_shards", type=int, default=1, help="... of so many; numbered from 0")
+    add("--skip_evaluated", action="store_true", help="continue: leave out what the results in --log_dir hold")
+
+    add_agent_arguments(parser, "how chunks are executed (default: as the policy's recipe says)")
+
+    add = parser.add_argument_group("simulators").add_argument
+    add("--num_envs", type=int, default=1, help="at the same time; each takes a core at times, and about 1.5 GB")
+    add("--recycle_after", type=int, default=50, help="episodes after which a simulator process is replaced")
+    add("--timeout", type=float, default=120.0, help="seconds after which a simulator counts as hanging")
+    add("--render", help="refuse to run unless the policy's render setting is this one")
+
+    add = parser.add_argument_group("what is kept").add_argument
+    add("--log_dir", type=Path, help="default: eval_logs/<run name>")
+    add("--save_video", choices=("all", "failures", "none"), default="all")
+    rate = f"{simulator.description.control_hz:g} steps are a second"
+    add("--video_every", type=int, default=4, help=f"steps between two frames of a video ({rate})")
+    add("--save_all_data", action="store_true", help="all that was seen, answered and done, an HDF5 file per episode")
+    return parser
+
+
+def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
+    """A group of options for `load_policy`, see `check_policy_arguments`."""
     add = parser.add_argument_group("the policy").add_argument
     add("--model_path", required=True, help="run folder (its last checkpoint), step or model folder; or ws://host:port")
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
@@ -59,16 +107,10 @@ def make_parser(simulator: Simulator, description: str, prog: str | None = None)
     )
     add("--api_key_file", type=Path, help="key of a served policy (default: the environment's VLA0_API_KEY)")
 
-    add = parser.add_argument_group("what is run").add_argument
-    simulator.add_task_arguments(add)
-    add("--episodes", type=int, help="per task: the first so many init states (default: all, mostly 50)")
-    add("--seed", type=int, default=7, help=simulator.seed_means)
-    add("--num_steps", type=int, help="step limit per episode (default: the suite's)")
-    add("--shard_id", type=int, default=0, help="run this part of the episodes ...")
-    add("--num_shards", type=int, default=1, help="... of so many; numbered from 0")
-    add("--skip_evaluated", action="store_true", help="continue: leave out what the results in --log_dir hold")
 
-    add = parser.add_argument_group("how chunks are executed (default: as the policy's recipe says)").add_argument
+def add_agent_arguments(parser: argparse.ArgumentParser, title: str) -> None:
+    """A group of options for `agent_settings`."""
+    add = parser.add_argument_group(title).add_argument
     add("--action_horizon", type=int, metavar="N", help="actions executed per query; 0: all that are predicted")
     add("--ensemble_prediction", type=int, metavar="M", help="average M overlapping chunks; 1: none")
     add("--ensemble_version", type=int, choices=(1, 2), help="1: older chunks weigh the same; 2: they fade")
@@ -79,20 +121,6 @@ def make_parser(simulator: Simulator, description: str, prog: str | None = None)
         help="version 1: of every older chunk (1: the plain mean); version 2: to the power of its age",
     )
     add("--allow_no_overlap", action="store_true", help="run though the executed horizon leaves nothing to average")
-
-    add = parser.add_argument_group("simulators").add_argument
-    add("--num_envs", type=int, default=1, help="at the same time; each takes a core at times, and about 1.5 GB")
-    add("--recycle_after", type=int, default=50, help="episodes after which a simulator process is replaced")
-    add("--timeout", type=float, default=120.0, help="seconds after which a simulator counts as hanging")
-    add("--render", help="refuse to run unless the policy's render setting is this one")
-
-    add = parser.add_argument_group("what is kept").add_argument
-    add("--log_dir", type=Path, help="default: eval_logs/<run name>")
-    add("--save_video", choices=("all", "failures", "none"), default="all")
-    rate = f"{simulator.description.control_hz:g} steps are a second"
-    add("--video_every", type=int, default=4, help=f"steps between two frames of a video ({rate})")
-    add("--save_all_data", action="store_true", help="all that was seen, answered and done, an HDF5 file per episode")
-    return parser
 
 
 def check_policy_arguments(args: argparse.Namespace) -> None:
@@ -105,8 +133,32 @@ def check_policy_arguments(args: argparse.Namespace) -> None:
         raise BadInput(f"--{given[0]} is decided where the policy is served, not for {args.model_path}")
 
 
-def run_evaluation(args: argparse.Namespace, simulator: Simulator) -> None:
-    """Evaluate the policy of `args` and print the table; ends the program where it cannot go on."""
+def ask_in_wordings(args: argparse.Namespace, episodes: list[Episode]) -> tuple[list[Episode], str | None]:
+    """The episodes as --wordings has them asked, and what their results say of that (None: nothing)."""
+    if args.wordings is None:
+        return episodes, None
+    from libs.wordings import read_wordings
+    from rv_eval.playing.requests import reword, wordings_setting, words_of
+
+    wordings = read_wordings(args.wordings, dict.fromkeys(episode.task.instruction for episode in episodes))
+    own = dict.fromkeys(wordings, ())
+    known = words_of(own) | words_of(read_wordings(args.trained_wordings))
+    return reword(episodes, wordings, known), wordings_setting(args.wordings)
+
+
+def run_evaluation(
+    args: argparse.Namespace,
+    simulator: Simulator,
+    ask: Ask = ask_in_wordings,
+    policy=None,
+    make_agent: Callable[..., ChunkAgent] = ChunkAgent,
+    more: dict | None = None,
+) -> list[dict]:
+    """Evaluate the policy of `args` and print the table; ends the program where it cannot go on.
+
+    ask: what is asked in the planned episodes, and what their results say of that. policy: that of `args`, where it is
+    loaded already. make_agent: see Rollout. more: goes into every record. Returns the records.
+    """
     from rv_eval.picture_sizes import shape_remark
     from rv_eval.playing.evaluate import (
         EvalOptions,
@@ -124,10 +176,11 @@ def run_evaluation(args: argparse.Namespace, simulator: Simulator) -> None:
         check_new_folder(args.log_dir)
     about, tasks = simulator.description, simulator.choose_tasks(args)
     episodes = plan_episodes(tasks, args.episodes, args.seed, args.num_steps, about.num_settle_steps)
+    episodes, instructions = ask(args, episodes)
     shard_episodes(episodes, args.shard_id, args.num_shards)  # refuses numbers that cannot be
     prepared = simulator.prepare()
 
-    policy = load_policy(args)
+    policy = policy or load_policy(args)
     if policy.pictures and (remark := shape_remark(policy.pictures, policy.resolution)):
         print(f"warning: {remark}", file=sys.stderr)
     policy.check_environment(about.views, about.action_dim, args.render or policy.render, about.proprio)
@@ -143,8 +196,12 @@ def run_evaluation(args: argparse.Namespace, simulator: Simulator) -> None:
         save_all_data=args.save_all_data,
         timeout_s=args.timeout,
         recycle_after=args.recycle_after,
+        make_agent=make_agent,
     )
-    provenance = describe_run(policy, args.model_path, simulator, {"num_envs": args.num_envs, **prepared})
+    settings = {"num_envs": args.num_envs, **prepared}
+    settings |= more or {}
+    settings |= {"instructions": instructions} if instructions else {}
+    provenance = describe_run(policy, args.model_path, simulator, settings)
     make_env = functools.partial(simulator.make, resolution=policy.resolution, render=policy.render)
     report = functools.partial(print, flush=True)
     kept = "the finished episodes are kept, continue with --skip_evaluated"
@@ -156,6 +213,7 @@ def run_evaluation(args: argparse.Namespace, simulator: Simulator) -> None:
         print(f"error: {error}; {kept}", file=sys.stderr)
         raise SystemExit(1) from error
     report(closing_report(records, options))
+    return records
 
 
 def load_policy(args: argparse.Namespace):

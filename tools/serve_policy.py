@@ -2,11 +2,12 @@
 
     python tools/serve_policy.py --model_path checkpoints/quickstart --port 8000
 
-Answers openpi-client, and `tools/eval_libero.py --model_path ws://127.0.0.1:8000` or eval_stack.py; docs/serving.md has
-clients in other languages. GET /healthz says whether it is alive, and "loading" until the model is there: clients that
-come before wait. An API key comes from the environment variable VLA0_API_KEY or a file, never from the command line.
+Answers openpi-client, vla-eval (configs/vla_eval), and `tools/eval_libero.py --model_path ws://127.0.0.1:8000`,
+eval_stack.py or run_robot.py; docs/serving.md has clients in other languages. GET /healthz says whether it is alive,
+and "loading" until the model is there: clients that come before wait. An API key comes from the environment variable
+VLA0_API_KEY or a file, never from the command line.
 Ctrl-C or SIGTERM ends it. The server remembers nothing between observations: executed horizon and ensembling are the
-client's.
+client's; for vla-eval alone, whose clients want one action at a time, they are the server's.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import numpy as np
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
+from tools.evaluation import add_agent_arguments, agent_settings
 
 GRACE_S = 5.0  # for the batch that is being computed when the server is told to end
 
@@ -54,6 +56,7 @@ def parse_args(argv=None):
     add("--max_clients", type=int, default=64)
     add("--batch_wait_ms", type=float, default=5.0, help="an observation waits so long for others")
     add("--idle_timeout", type=float, default=3600.0, help="seconds after which a silent client is sent away")
+    add_agent_arguments(parser, "how chunks are executed for vla-eval's clients (default: as the policy's recipe says)")
     return parser.parse_args(argv)
 
 
@@ -70,7 +73,8 @@ def main(argv=None):
         raise BadInput(f"--port must be from 0 to 65535, got {args.port}")
     if args.threads < 1:
         raise BadInput(f"--threads must be at least 1, got {args.threads}")
-    idle = asyncio.run(serve(limits, api_key, args.host, args.port, functools.partial(load_policy, args)))
+    executed = functools.partial(agent_settings, args)
+    idle = asyncio.run(serve(limits, api_key, args.host, args.port, functools.partial(load_policy, args), executed))
     if not idle:
         os._exit(0)  # the policy's thread cannot be ended, and the interpreter would wait for it
 
@@ -107,10 +111,10 @@ def ready_line(policy) -> str:
     )
 
 
-async def serve(limits, api_key, host, port, load) -> bool:
+async def serve(limits, api_key, host, port, load, executed=None) -> bool:
     """Serve what `load()` returns until SIGINT or SIGTERM; False where the policy is still busy or loading then.
 
-    The port is taken before anything is loaded. A second signal ends the process at once.
+    executed: see PolicyServer. The port is taken before anything is loaded. A second signal ends the process at once.
     """
     from rv_eval.serving.serve import PolicyServer
 
@@ -123,7 +127,7 @@ async def serve(limits, api_key, host, port, load) -> bool:
             signal.signal(number, signal.SIG_DFL)
         stop.set()
 
-    server = PolicyServer(None, limits, api_key)
+    server = PolicyServer(None, limits, api_key, executed=executed)
     address = await server.start(host, port)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)

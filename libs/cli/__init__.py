@@ -20,6 +20,9 @@ EXTRAS = {
     "imageio": "sim",
     "websockets": "serve",
     "msgpack": "serve",
+    "pyarrow": "lerobot",
+    "av": "lerobot",
+    "PIL": "serve",
 }
 TRACEBACK = "VLA0_TRACEBACK"  # set to anything but 0: show where bad input was found, too
 

@@ -117,7 +117,8 @@ def whole_file(path, sync: bool = False, contested: bool = False):
 
 
 def write_whole(path, content: str | bytes, sync: bool = False, contested: bool = False) -> None:
-    """Write a file as `whole_file` does; text becomes UTF-8. Its folder must exist."""
+    """Write a file as `whole_file` does, its folder made where there is none; text becomes UTF-8."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, sync, contested) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
 

@@ -9,18 +9,13 @@ then its lines are, so a kill leaves nothing half done, and the bytes in the end
 number of processes.
 """
 
-import concurrent.futures
-import fcntl
+import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,11 +24,11 @@ import numpy as np
 from libs.action_text import ActionTextCodec
 from libs.errors import BadInput
 from libs.files import make_folder, named_path, read_json_object, whole_file, write_whole
+from libs.jobs import held_folder, run_jobs
 from libs.manifest.lines import MANIFEST, SUMS
 from libs.manifest.pictures import SUFFIXES, encode_picture
 
-PARTS, LOCK, SETTINGS = ".parts", "lock", "settings.json"
-AHEAD = 4  # demos per process that are handed out in advance
+PARTS, SETTINGS = ".parts", "settings.json"
 
 
 @dataclass(frozen=True)
@@ -92,15 +87,8 @@ class Build:
         with named_path(self.out, "written"):
             if not self.parts.exists() and any(self.out.iterdir()):
                 raise BadInput(f"{self.out} is not empty, and nothing that this tool began: choose another --out")
-            self.parts.mkdir(exist_ok=True)
-            self._lock = open(self.parts / LOCK, "a")  # the lock goes with the process, however it ends
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            self._lock.close()
-            raise BadInput(f"{self.out} is in use: another process builds a manifest there") from None
-        except OSError:  # a file system without locks goes without
-            pass
+        self._held = held_folder(self.parts, f"{self.out} is in use: another process builds a manifest there")
+        self._held.__enter__()
         record = self.parts / SETTINGS
         if record.exists():
             check_same(self.settings, read_json_object(record), self.out)
@@ -111,7 +99,7 @@ class Build:
         return self
 
     def __exit__(self, *exception):
-        self._lock.close()
+        self._held.__exit__(*exception)
 
     def missing(self) -> list[DemoTask]:
         """The tasks that are not finished."""
@@ -124,37 +112,8 @@ class Build:
             BadInput: a demonstration file that is damaged or has changed.
             OSError: something cannot be written. RuntimeError: a process died.
         """
-        todo = self.missing()
-        if workers == 1:
-            for task in todo:
-                build_demo(self.out, self.settings, self.data, task)
-                progress(task)
-            return
-        pool = concurrent.futures.ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin_worker,
-            initargs=(self.data,),
-        )
-        with pool:
-            try:
-                self._hand_out(pool, todo, workers * AHEAD, progress)
-            except concurrent.futures.process.BrokenProcessPool as error:
-                raise RuntimeError(f"{self.out}: a process died ({error}); the same command continues") from error
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-    def _hand_out(self, pool, todo, most, progress):
-        running, todo = {}, iter(todo)
-        while True:
-            while len(running) < most and (task := next(todo, None)) is not None:
-                running[pool.submit(_build_in_worker, self.out, self.settings, task)] = task
-            if not running:
-                return
-            done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                future.result()
-                progress(running.pop(future))
+        build = functools.partial(build_demo, self.out, self.settings, self.data)
+        run_jobs(build, self.missing(), workers, progress, self.out)
 
     def finish(self, companions: dict[str, bytes]) -> None:
         """Join the lines, write the files beside the manifest, then show it.
@@ -248,24 +207,3 @@ def clear_parts(out):
 
 def _sums(sums):
     return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
-
-
-_data: Readable  # of a worker process: given to it once, not with every demo
-
-
-def _build_in_worker(out, settings, task):
-    build_demo(out, settings, _data, task)
-
-
-def _begin_worker(data):
-    """Ctrl-C is the parent's to handle; and a process whose parent was killed ends at once, not at the next demo."""
-    global _data
-    _data = data
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent():
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -49,26 +49,32 @@ class TemporalEnsembler:
         self.size = size
         self.version = version
         self.weight = weight
-        self._chunks = deque(maxlen=size)  # oldest first, as they were predicted
+        self._chunks = deque(maxlen=size)  # (chunk as it was predicted, step of its first action), oldest first
+        self._now = 0
 
     def reset(self):
         """Forget every chunk: call at the start of an episode."""
         self._chunks.clear()
+        self._now = 0
 
-    def add(self, chunk) -> np.ndarray:
-        """The newest chunk (H, A), once per query -> the averaged chunk (H, A) of the same dtype."""
+    def add(self, chunk, elapsed: int | None = None) -> np.ndarray:
+        """The newest chunk (H, A), once per query -> the averaged chunk (H, A) of the same dtype.
+
+        elapsed: actions executed between the query before and this one, where it is not n_action_steps.
+        """
         chunk = np.asarray(chunk)
         if chunk.ndim != 2 or len(chunk) != self.horizon:
             raise BadInput(f"chunk must have shape ({self.horizon}, A), got {chunk.shape}")
-        if self._chunks and self._chunks[-1].shape != chunk.shape:
-            raise BadInput(f"chunk has shape {chunk.shape}, the one before had {self._chunks[-1].shape}")
+        if self._chunks and self._chunks[-1][0].shape != chunk.shape:
+            raise BadInput(f"chunk has shape {chunk.shape}, the one before had {self._chunks[-1][0].shape}")
         if not np.issubdtype(chunk.dtype, np.floating):
             chunk = chunk.astype(np.float64)
-        self._chunks.append(chunk.copy())
+        self._now += self.n_action_steps if elapsed is None else elapsed
+        self._chunks.append((chunk.copy(), self._now))
         total = np.zeros(chunk.shape)  # (H, A)
         weights = np.zeros((self.horizon, 1))
-        for age, older in enumerate(reversed(self._chunks)):
-            rest = older[age * self.n_action_steps :]
+        for age, (older, begin) in enumerate(reversed(self._chunks)):
+            rest = older[self._now - begin :]
             total[: len(rest)] += self._weight_of(age) * rest
             weights[: len(rest)] += self._weight_of(age)
         return (total / weights).astype(chunk.dtype)

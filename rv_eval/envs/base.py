@@ -6,7 +6,7 @@ child process of ours, or in a program of its own.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -100,14 +100,41 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a policy is asked where it is not simply the task's instruction.
+
+    text: what it reads. task_id: the task of the suite whose goal that is. axes: in what a wording differs from the
+    instruction, see docs/wordings.md; new_words: those of its words that were not trained on. None: it is no wording.
+    """
+
+    text: str
+    task_id: int
+    axes: tuple[str, ...] | None = None
+    new_words: tuple[str, ...] | None = None
+
+    def as_record(self) -> dict:
+        """What a result keeps of it, as JSON."""
+        about = {"axes": self.axes, "new_words": self.new_words}
+        kept = {name: list(value) for name, value in about.items() if value is not None}
+        return {"asked": self.text, "asked_task_id": self.task_id, **kept}
+
+
+@dataclass(frozen=True)
 class Episode:
-    """One episode to run. init_state: number of its beginning. seed: of whatever that leaves open."""
+    """One episode to run. init_state: number of its beginning. seed: of whatever that leaves open. request: what is
+    asked; None: the task's instruction."""
 
     task: Task
     init_state: int
     seed: int
     max_steps: int
     num_settle_steps: int = 0
+    request: Request | None = None
+
+    @property
+    def instruction(self) -> str:
+        """What the policy reads."""
+        return self.task.instruction if self.request is None else self.request.text
 
 
 @dataclass(frozen=True)
@@ -115,11 +142,15 @@ class Reply:
     """The answer to one `begin` or `act`: the observation after it and whether the goal is reached.
 
     observation: {"views": {name: (R, R, 3) uint8 upright} of the views that were asked for, "instruction": str,
-    "proprio": {part: (n,) floats} of Description.proprio}.
+    "proprio": {part: (n,) floats} of Description.proprio}. Its instruction is the task's; what an episode asks instead
+    is put in its place by who plays it.
+    facts: what else the simulator has to tell of the episode so far, as JSON: {name: value}. The last reply's go into
+    the episode's result.
     """
 
     observation: dict
     success: bool
+    facts: dict = field(default_factory=dict)
 
 
 @runtime_checkable

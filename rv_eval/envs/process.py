@@ -15,7 +15,8 @@ class ProcessEnvironment(abc.ABC):
     begins.
 
     The object has `reset(*arguments)`, `settle(steps, views) -> observation`, `step(action, views) -> (observation,
-    success)` and `close()`. It is made in the background, so the first reply is some seconds late.
+    success)` or (observation, success, facts), see Reply, and `close()`. It is made in the background, so the first
+    reply is some seconds late.
     """
 
     description: ClassVar[Description]

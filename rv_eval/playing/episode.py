@@ -14,7 +14,8 @@ from rv_eval.playing.video import EpisodeFrames
 class EpisodeResult:
     """How an episode went. tokens: of all answers, written in `passes` of the model. Times in seconds: policy_s is its
     share of the batches it was in, sim_s from requests to the simulator until their answers, wall_s from the reset to
-    the end; the start of a simulator counts for its first episode. incidents: what went wrong before this try."""
+    the end; the start of a simulator counts for its first episode. incidents: what went wrong before this try. facts:
+    what the simulator told besides success, see Reply."""
 
     episode: Episode
     success: bool = False
@@ -28,6 +29,7 @@ class EpisodeResult:
     sim_s: float = 0.0
     wall_s: float = 0.0
     incidents: list[str] = field(default_factory=list)
+    facts: dict = field(default_factory=dict)
     frames: EpisodeFrames | None = field(default=None, repr=False)
     trace: EpisodeTrace | None = field(default=None, repr=False)
 
@@ -91,6 +93,7 @@ class Attempt:
             result.steps += 1
             result.success = reply.success
         self._settled = True
+        result.facts = reply.facts
         if result.frames:
             result.frames.add(result.steps, reply.observation["views"])
         if result.trace:
@@ -101,7 +104,9 @@ class Attempt:
         if over:
             result.wall_s = time.monotonic() - self._started
         elif result.steps == self._sent:
-            self.observation = reply.observation | {"random_key": self._random_key(), "draft": self.agent.draft}
+            asked = {"instruction": result.episode.instruction}
+            told = {"random_key": self._random_key(), "draft": self.agent.draft}
+            self.observation = reply.observation | asked | told
             self.arrived = time.monotonic()
         return over
 

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings
+from rv_eval.agent import AgentSettings, ChunkAgent
 from rv_eval.envs.base import Environment, Episode, Simulator, Task
 from rv_eval.playing.episode import EpisodeResult
 from rv_eval.playing.rollout import Rollout
+from rv_eval.results.asking import asked_tables
 from rv_eval.results.records import (
     SETTING_KEYS,
     ResultsFile,
@@ -35,6 +36,7 @@ class EvalOptions:
     is run here. skip_evaluated: leave out what the results in log_dir hold. save_video: one of SAVE_VIDEO.
     video_every: steps between two frames of a video. save_all_data: a file per episode, see EpisodeTrace.
     timeout_s: a simulator call that takes longer is a hang. recycle_after: episodes that a simulator process plays.
+    make_agent: see Rollout.
     """
 
     log_dir: Path
@@ -48,6 +50,7 @@ class EvalOptions:
     save_all_data: bool = False
     timeout_s: float = 120.0
     recycle_after: int = 50
+    make_agent: Callable[..., ChunkAgent] = ChunkAgent
 
 
 def plan_episodes(
@@ -123,6 +126,7 @@ def evaluate(
         keep_trace=options.save_all_data,
         timeout_s=options.timeout_s,
         recycle_after=options.recycle_after,
+        make_agent=options.make_agent,
     )
     part = shard_episodes(episodes, options.shard_id, options.num_shards)
     plans = {record_key(_plan(episode, rollout.settings, provenance)): episode for episode in part}
@@ -191,6 +195,7 @@ def describe_run(policy, model_path, simulator: Simulator, settings: dict) -> di
 def closing_report(records: list[dict], options: EvalOptions) -> str:
     """The success table, what it is worth, and where the files are."""
     lines = ["", success_table(records), ""]
+    lines += [f"{table.text}\n" for table in asked_tables(records)]
     lines += caveats(records)
     lines += _writing(records)
     lines.append(f"results: {shard_file(options.log_dir, 'results', options.shard_id, options.num_shards)}")
@@ -221,6 +226,7 @@ def _plan(episode: Episode, settings: AgentSettings, provenance: dict) -> dict:
         "max_steps": episode.max_steps,
         "own_limit": episode.max_steps != task.max_steps,
         "num_settle_steps": episode.num_settle_steps,
+        **(episode.request.as_record() if episode.request else {}),
         **asdict(settings),
         **provenance,
     }
@@ -241,6 +247,7 @@ def _outcome(result: EpisodeResult) -> dict:
         "sim_s": round(result.sim_s, 3),
         "wall_s": round(result.wall_s, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **({"facts": result.facts} if result.facts else {}),
     }
 
 
@@ -258,7 +265,7 @@ def _write_files(options: EvalOptions, result: EpisodeResult, record: dict, repo
     try:
         if result.frames and show:
             path = f"videos/{stem}.mp4"
-            result.frames.write(_make_room(options.log_dir / path), task.instruction, result.success, result.steps)
+            result.frames.write(_make_room(options.log_dir / path), episode.instruction, result.success, result.steps)
             written["video"] = path
         if result.trace:
             path = f"episodes/{stem}.hdf5"
@@ -276,16 +283,18 @@ def _make_room(path: Path) -> Path:
 
 
 def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, provenance: dict):
-    """A line per task with what all shards together are to run, so that a summary knows what is missing."""
+    """A line per task, and per sentence that it is asked in, with what all shards together are to run, so that a
+    summary knows what is missing."""
     by_task = defaultdict(list)
     for episode in episodes:
-        by_task[episode.task].append(episode)
+        by_task[episode.task, episode.request].append(episode)
     file = ResultsFile(path)
     known = file.read()
     for group in by_task.values():
         plan = _plan(group[0], settings, provenance)
         names = ("suite", "task_id", "task_name", "seed", "own_limit", *SETTING_KEYS)
         line = {name: plan.get(name) for name in names} | {"init_states": [e.init_state for e in group]}
+        line |= {"asked": plan["asked"]} if "asked" in plan else {}
         packages = simulator_packages(plan)
         line |= {"simulator_packages": packages, "versions": {name: plan["versions"].get(name) for name in packages}}
         if line not in known:
@@ -302,11 +311,12 @@ class _Progress:
         self.finished += 1
         elapsed = time.monotonic() - self.start
         left = elapsed / self.finished * (self.total - self.finished)
-        task = result.episode.task
+        task, request = result.episode.task, result.episode.request
+        asked = f", {request.text!r}" if request else ""
         outcome = "success" if result.success else "FAILURE"
         incidents = f", {len(result.incidents)} incidents" if result.incidents else ""
         return (
-            f"[{self.finished}/{self.total}] {task.suite} {task.task_id} init {result.episode.init_state}: "
+            f"[{self.finished}/{self.total}] {task.suite} {task.task_id} init {result.episode.init_state}{asked}: "
             f"{outcome} after {result.steps:3d} steps in {result.wall_s:.1f} s "
             f"(policy {result.policy_s:.1f} s; {result.parse_failures} of {result.queries} answers unreadable"
             f"{incidents}) | {format_time(elapsed)} gone, about {format_time(left)} left"

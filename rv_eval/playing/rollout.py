@@ -37,6 +37,8 @@ class Rollout:
     keep_trace: collect everything about an episode (EpisodeResult.trace).
     timeout_s: a request that takes longer is a hang.
     recycle_after: episodes after which an environment is replaced: renderers wear out.
+    make_agent: (horizon, settings, actions) -> what turns answers into actions, for each episode: a ChunkAgent, or what
+        has its methods.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Rollout:
         keep_trace: bool = False,
         timeout_s: float = 120.0,
         recycle_after: int = 50,
+        make_agent: Callable[..., ChunkAgent] = ChunkAgent,
     ):
         if num_envs < 1:
             raise BadInput(f"num_envs must be at least 1, got {num_envs}")
@@ -66,6 +69,7 @@ class Rollout:
         self.keep_trace = keep_trace
         self.timeout_s = timeout_s
         self.recycle_after = recycle_after
+        self.make_agent = make_agent
         self._call_s = 0.0  # what the last call of the policy took
 
     def run(self, episodes: Iterable[Episode]) -> Iterator[EpisodeResult]:
@@ -101,7 +105,7 @@ class Rollout:
         try:
             slot.prepare(self.make_env, result.episode.task, self.recycle_after)
             about = slot.env.description
-            agent = ChunkAgent(self.policy.horizon, self.settings, about.actions)
+            agent = self.make_agent(self.policy.horizon, self.settings, about.actions)
             if self.video_every:
                 result.frames = EpisodeFrames(self.video_every, about.control_hz)
             slot.begin(Attempt(slot.env, agent, result, tuple(self.policy.views)))

@@ -1,6 +1,7 @@
 """Two runs over the same episodes: how far apart they are, and whether chance alone would give that.
 
-Episodes are paired by suite, task, init state and seed. Only pairs with different outcomes tell the runs apart:
+Episodes are paired by suite, task, init state, seed and instruction. Only pairs with different outcomes tell the runs
+apart:
 
 - The test is McNemar's, exact and two-sided: were the runs equally good, each such pair would fall to either side
   like a fair coin (McNemar 1947; exact form as in Fagerland, Lydersen, Laake, Statistics in Medicine 33:2850, 2014).
@@ -71,7 +72,7 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
     first, second = ({line.episode: line for line in run.episodes} for run in (run_a, run_b))
     pairs = [(line, second[episode]) for episode, line in first.items() if episode in second]
     if not pairs:
-        raise BadInput("the two runs have no episode in common (same suite, task, init state and seed)")
+        raise BadInput("the two runs have no episode in common (same suite, task, init state, seed, instruction)")
     return Comparison(pairs, sorted(first.keys() - second, key=order), sorted(second.keys() - first, key=order))
 
 

@@ -12,7 +12,7 @@ from libs.errors import BadInput
 from libs.files import kind_of, make_folder, named_path
 
 # Two records with the same values here are the same episode run the same way.
-EPISODE_KEYS = ("suite", "task_id", "init_state", "seed")
+EPISODE_KEYS = ("suite", "task_id", "init_state", "seed", "asked")  # asked: None for the task's own instruction
 SETTING_KEYS = (
     "model_fingerprint",
     "n_action_steps",
@@ -25,7 +25,10 @@ SETTING_KEYS = (
     "max_steps",
     "temperature",
     "batch_rows",
+    "instructions",  # what is asked instead of the tasks' own, see ALL_OF_SUITE and wordings_setting; None: nothing
 )
+# `instructions` where every start is asked for the goals of other tasks as well.
+ALL_OF_SUITE = "of all tasks of the suite"
 NAME_WIDTH = 32  # characters of a task's name in the table
 # Their versions move success rates: of a record that does not name its simulator's packages, written before there were
 # others.
@@ -163,7 +166,9 @@ def caveats(records: list[dict]) -> list[str]:
             others[benchmark].add(record["render"])
     lines = [f"not a {name} result: pictures of render setting {', '.join(sorted(others[name]))}" for name in others]
     limited = {_benchmark(record)[0] for record in records if record["own_limit"]}
-    return lines + [f"not a {name} result: a step limit other than the suite's" for name in sorted(limited)]
+    lines += [f"not a {name} result: a step limit other than the suite's" for name in sorted(limited)]
+    asked = {(_benchmark(record)[0], record["instructions"]) for record in records if record.get("instructions")}
+    return lines + [f"not a {name} result: instructions {what}" for name, what in sorted(asked)]
 
 
 def _benchmark(record: dict) -> tuple[str, str | None]:

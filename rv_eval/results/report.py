@@ -15,6 +15,7 @@ from pathlib import Path
 
 from libs.files import make_folder, write_whole
 from rv_eval.results.comparison import Comparison, differing_settings, verdict
+from rv_eval.results.report_tables import asked_section, numbers_table
 from rv_eval.results.report_videos import Videos
 from rv_eval.results.summary import Line, Run, Stats, dependencies, list_episodes, order, ranges, show, stats
 from rv_eval.results.summary_text import comparison_rows, notices, percent_range, run_rows, short_names
@@ -52,8 +53,9 @@ def write_report(
         "headline": _headline(run),
         "comparison": _comparison(run, run_b, comparison) if comparison else "",
         "chart": _chart(runs),
-        "numbers": _numbers(*run_rows(run)),
+        "numbers": numbers_table(*run_rows(run)),
         "legend": '<p class="legend"><span class="A">A</span> <span class="B">B</span></p>' if comparison else "",
+        "asked": asked_section(run),
         "settings": _settings(run),
         "episodes": _json_in_html(_episodes(run, comparison, videos)),
         "lost": f"Videos that records name and that are not there: {videos.lost}." if videos.lost else "",
@@ -144,29 +146,12 @@ def _comparison(run: Run, run_b: Run, comparison: Comparison) -> str:
     )
     return (
         f'<section id="comparison"><h2>A against B</h2><p>A: {_origin(run)}<br>B: {_origin(run_b)}</p>'
-        f'<p class="verdict">{escape(verdict(comparison))}</p>{_numbers(*comparison_rows(comparison))}{alone}'
+        f'<p class="verdict">{escape(verdict(comparison))}</p>{numbers_table(*comparison_rows(comparison))}{alone}'
         f"<h3>What differs</h3>{settings or '<p>Nothing that is recorded.</p>'}"
-        '<p class="muted">Episodes are paired by suite, task, init state and seed. The test is McNemar’s, exact and '
-        "two-sided; the intervals of differences are Tango’s (Statistics in Medicine 17:891, 1998).</p></section>"
+        '<p class="muted">Episodes are paired by suite, task, init state, seed and instruction. The test is McNemar’s, '
+        "exact and two-sided; the intervals of differences are Tango’s (Statistics in Medicine 17:891, 1998).</p>"
+        "</section>"
     )
-
-
-def _numbers(header: tuple, blocks: list[list[tuple]]) -> str:
-    """A table of texts, with the header's lines joined and one body per block."""
-    names = [" ".join(filter(None, column)) for column in zip(*header, strict=True)]
-    names = [re.sub(r"(?<=\w)- ", "", name) for name in names]  # "inci-" above "dents"
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    bodies = "".join(
-        "<tbody>"
-        + "".join(
-            f"<tr><th{' class=part' * row[0].startswith(' ')}>{escape(row[0])}</th>"
-            f"{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
-            for row in rows
-        )
-        + "</tbody>"
-        for rows in blocks
-    )
-    return f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead>{bodies}</table></div>'
 
 
 def _chart(runs: list[Run]) -> str:

@@ -11,7 +11,9 @@ from pathlib import Path
 from libs.errors import BadInput
 from libs.files import kind_of
 from libs.libero_sim import REPORTED_SUITES
+from rv_eval.results.reading import has_facts
 from rv_eval.results.records import (
+    ALL_OF_SUITE,
     EPISODE_KEYS,
     SETTING_KEYS,
     ResultsFile,
@@ -40,7 +42,10 @@ RECORD_FIELDS = PLAN_FIELDS | {
 }
 # The fields that tell episodes of one run apart; whatever else a record holds, the result depends on.
 RESULT_FIELDS = {"tokens", "passes", "incident_errors", "wall_s", "finished", "video", "data"}  # that not all have
-EPISODE_FIELDS = {*RECORD_FIELDS, *RESULT_FIELDS} - {*SETTING_KEYS, "seed", "own_limit"}
+OPTIONAL_FIELDS = {"asked": str, "asked_task_id": int, "axes": list, "new_words": list, "facts": dict}
+OPTIONAL_FIELDS |= {"video": str, "shard_id": int, "num_shards": int}
+EPISODE_FIELDS = {*RECORD_FIELDS, *RESULT_FIELDS, *OPTIONAL_FIELDS} - {*SETTING_KEYS, "seed", "own_limit"}
+EPISODE_FIELDS -= {"shard_id", "num_shards"}
 # What a choice among several runs may name, besides the versions of the simulator's packages: all of it stands in the
 # plans too.
 CHOICES = (*SETTING_KEYS, "own_limit", "suite", "task_id", "seed")
@@ -67,7 +72,7 @@ class Line:
     @property
     def episode(self) -> tuple:
         """What tells it from the other episodes of a run: the values of EPISODE_KEYS."""
-        return tuple(self.values[name] for name in EPISODE_KEYS)
+        return tuple(map(self.values.get, EPISODE_KEYS))
 
     @property
     def task(self) -> tuple[str, int]:
@@ -170,7 +175,9 @@ def gather(paths: Iterable, only: Iterable[str] = (), option: str = "--only") ->
     records = [line for line in lines if not _is_plan(line.file)]
     by_episode = group(records, lambda line: line.episode)
     planned = {
-        (*line.task, init_state, line.values["seed"]) for line in plans for init_state in line.values["init_states"]
+        (*line.task, init_state, line.values["seed"], line.get("asked"))
+        for line in plans
+        for init_state in line.values["init_states"]
     }
     return Run(
         episodes=sorted((found[0] for found in by_episode.values()), key=lambda line: order(line.episode)),
@@ -216,9 +223,9 @@ def dependencies(run: Run) -> dict[str, list[tuple[object, int]]]:
 
 def order(episode: tuple) -> tuple:
     """Sorts episodes (values of EPISODE_KEYS): LIBERO's suites as papers list them, then others by name."""
-    suite = episode[0]
-    place = REPORTED_SUITES.index(suite) if suite in REPORTED_SUITES else len(REPORTED_SUITES)
-    return place, *episode
+    *which, asked = episode
+    place = REPORTED_SUITES.index(which[0]) if which[0] in REPORTED_SUITES else len(REPORTED_SUITES)
+    return place, *which, asked or ""
 
 
 def group(things: Iterable, key) -> dict:
@@ -230,13 +237,15 @@ def group(things: Iterable, key) -> dict:
 
 
 def list_episodes(episodes: Iterable[tuple]) -> list[str]:
-    """One text per task: "libero_goal 3: init 7, 9-12"; with the seed where it is not the same everywhere."""
-    groups = group(sorted(episodes, key=order), lambda episode: (*episode[:2], episode[3]))
-    several_seeds = len({seed for *_, seed in groups}) > 1
+    """One text per task: "libero_goal 3: init 7, 9-12"; with the seed where it is not the same everywhere, and with
+    what was asked where it is not the task's instruction."""
+    groups = group(sorted(episodes, key=order), lambda episode: (*episode[:2], *episode[3:]))
+    several_seeds = len({seed for _, _, seed, _ in groups}) > 1
     texts = []
-    for (suite, task_id, seed), members in groups.items():
+    for (suite, task_id, seed, asked), members in groups.items():
         with_seed = f" seed {seed}" if several_seeds else ""
-        texts.append(f"{suite} {task_id}{with_seed}: init {ranges(member[2] for member in members)}")
+        with_asked = f" {asked!r}" if asked else ""
+        texts.append(f"{suite} {task_id}{with_seed}{with_asked}: init {ranges(member[2] for member in members)}")
     return texts
 
 
@@ -286,8 +295,13 @@ def _check(line: Line):
         value = line.values.get(name)
         if type(value) not in kinds or (float in kinds and not math.isfinite(value)):
             raise _damaged(line, f"{name} is {json.dumps(value)}")
-    for name, kind in (("video", str), ("shard_id", int), ("num_shards", int)):  # may be missing
+    for name, kind in OPTIONAL_FIELDS.items():
         if not isinstance(line.get(name), kind | None):
+            raise _damaged(line, f"{name} is {json.dumps(line.get(name))}")
+    if line.get("instructions") == ALL_OF_SUITE and not is_plan and not has_facts(line.values):
+        raise _damaged(line, f"facts is {json.dumps(line.get('facts'))}")
+    for name in ("axes", "new_words"):
+        if not all(isinstance(entry, str) for entry in line.get(name) or ()):
             raise _damaged(line, f"{name} is {json.dumps(line.get(name))}")
     _check_simulator(line)
     states = line.get("init_states")

@@ -4,11 +4,12 @@ import os
 import textwrap
 from dataclasses import dataclass, field
 
+from rv_eval.results.asking import asked_json, asked_tables
 from rv_eval.results.comparison import Comparison, differing_settings, verdict
-from rv_eval.results.records import NAME_WIDTH, caveats
+from rv_eval.results.records import caveats
 from rv_eval.results.summary import Line, Repeat, Run, Stats, dependencies, group, list_episodes, show, stats
+from rv_eval.results.tables import WIDTH, percent_range, short_names, table_text
 
-WIDTH = 120  # columns
 LISTED = 20  # contradictions and lines of missing episodes that are printed; the JSON and the report hold all
 # With other ones the last bits of answers or pictures may differ, so two tries at an episode may.
 ALIKE = ("device", "torch_compile", "gl_backend", "gl_renderer", "policy_versions.torch")
@@ -80,9 +81,9 @@ def notices(run: Run) -> list[Notice]:
 
 def contradiction_text(repeat: Repeat) -> str:
     """ "libero_goal 3 init 7 seed 7: success after 93 steps (results.jsonl line 4), FAILURE ..." """
-    suite, task_id, init_state, seed = repeat.lines[0].episode
+    suite, task_id, init_state, seed, asked = repeat.lines[0].episode
     tries = ", ".join(f"{outcome_text(line)} ({_name(line.file)} line {line.number})" for line in repeat.lines)
-    return f"{suite} {task_id} init {init_state} seed {seed}: {tries}"
+    return f"{suite} {task_id} init {init_state} seed {seed}{f' {asked!r}' if asked else ''}: {tries}"
 
 
 def outcome_text(line: Line) -> str:
@@ -91,7 +92,9 @@ def outcome_text(line: Line) -> str:
 
 def run_text(run: Run) -> str:
     """Table and warnings, with the episodes they are about."""
-    lines = [_table(*run_rows(run)), ""]
+    lines = [table_text(*run_rows(run)), ""]
+    for table in asked_tables([line.values for line in run.episodes]):
+        lines += [table.text, ""]
     for notice in notices(run):
         lines += [*_wrap(notice.text), *_listed(notice.episodes)]
     return "\n".join(lines).rstrip()
@@ -99,7 +102,7 @@ def run_text(run: Run) -> str:
 
 def comparison_text(run_a: Run, run_b: Run, comparison: Comparison) -> str:
     """Table, verdict, what differs between the runs and the episodes that only one of them has."""
-    lines = [_table(*comparison_rows(comparison)), "", *_wrap(verdict(comparison))]
+    lines = [table_text(*comparison_rows(comparison)), "", *_wrap(verdict(comparison))]
     for name, alone in (("A", comparison.alone_a), ("B", comparison.alone_b)):
         if alone:
             lines.append(f"{_count(len(alone), 'episode')} only in {name}, left out of the comparison:")
@@ -137,6 +140,7 @@ def as_json(run: Run, run_b: Run | None = None, comparison: Comparison | None = 
 def _run_json(run: Run) -> dict:
     return {
         "total": _stats_json(run.episodes),
+        **asked_json([line.values for line in run.episodes]),
         "suites": {suite: _stats_json(lines) for suite, lines in run.suites.items()},
         "tasks": [
             {"suite": suite, "task_id": task_id, "task_name": lines[0].values["task_name"], **_stats_json(lines)}
@@ -157,10 +161,6 @@ def _run_json(run: Run) -> dict:
 def _stats_json(lines: list[Line]) -> dict:
     found = stats(lines)
     return vars(found) | {"rate": found.rate, "interval": found.interval}
-
-
-def percent_range(low: float, high: float) -> str:
-    return f"{100 * low:.1f}-{100 * high:.1f}"
 
 
 def _cells(found: Stats) -> tuple[str, ...]:
@@ -190,39 +190,6 @@ def _comparison_row(name: str, comparison: Comparison) -> tuple[str, ...]:
         str(comparison.only_a),
         str(comparison.only_b),
     )
-
-
-def _table(header: tuple, blocks: list[list[tuple]]) -> str:
-    blocks = [[(_cut(row[0]), *row[1:]) for row in block] for block in blocks]
-    rows = [*header, *(row for block in blocks for row in block)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-
-    def text(row):
-        return "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-
-    rule = "-" * len(text(rows[0]))
-    parts = ["\n".join(text(row) for row in header)]
-    parts += ["\n".join(text(row) for row in block) for block in blocks]
-    return f"\n{rule}\n".join(parts)
-
-
-def short_names(texts: list[str], width: int = NAME_WIDTH) -> list[str]:
-    """Instructions of one suite, for a narrow column: without the words with which all of them begin or end, where
-    they are too long."""
-    if len(texts) < 2 or max(map(len, texts)) <= width:
-        return texts
-    words = [text.split() for text in texts]
-    shortest = min(map(len, words))
-    begin = next((i for i in range(shortest) if len({line[i] for line in words}) > 1), shortest)
-    end = next((i for i in range(shortest - begin) if len({line[-1 - i] for line in words}) > 1), shortest - begin)
-    if begin + end >= shortest:
-        return texts
-    left, right = "… " * (begin > 0), " …" * (end > 0)
-    return [f"{left}{' '.join(line[begin : len(line) - end])}{right}" for line in words]
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= NAME_WIDTH else text[: NAME_WIDTH - 1] + "…"
 
 
 def _wrap(text: str, indent: str = "") -> list[str]:

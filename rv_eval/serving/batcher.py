@@ -7,18 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from libs.errors import BadInput
-from rv_eval.serving import wire
-from rv_eval.serving.protocol import FAILED
-
-
-class PolicyError(Exception):
-    """The policy cannot answer this observation."""
+from rv_eval.serving.protocol import FAILED, PolicyError
 
 
 @dataclass
 class _Request:
     observation: dict
-    form: wire.Form
     answer: asyncio.Future
     arrived: float = field(default_factory=time.monotonic)
 
@@ -57,9 +51,9 @@ class Batcher:
         await asyncio.wait({self._busy}, timeout=patience_s)
         return self._busy.done()
 
-    async def ask(self, observation: dict, form: wire.Form) -> bytes:
-        """The answer, packed in this form. PolicyError: the policy failed on it."""
-        request = _Request(observation, form, asyncio.get_running_loop().create_future())
+    async def ask(self, observation: dict) -> dict:
+        """The answer, see `rv_eval.serving.protocol`. PolicyError: the policy failed on it."""
+        request = _Request(observation, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(request)
         return await request.answer
 
@@ -84,7 +78,7 @@ class Batcher:
         try:
             self._busy = loop.run_in_executor(self._thread, self._policy.predict_detailed, observations)
             prediction = await asyncio.shield(self._busy)
-            answers = [self._pack(prediction, row, began, request) for row, request in enumerate(requests)]
+            answers = [_answer(prediction, row, began, request) for row, request in enumerate(requests)]
         except Exception as error:
             if len(requests) > 1:  # one of them is at fault: the others must not suffer
                 for request in requests:
@@ -101,22 +95,20 @@ class Batcher:
             else:
                 request.answer.set_result(answer)
 
-    def _pack(self, prediction, row, began, request):
-        timing = {
-            "wait_ms": round(1e3 * (began - request.arrived), 3),
-            "infer_ms": round(1e3 * (time.monotonic() - began), 3),
-            "batch": len(prediction.chunk),
-        }
-        tokens, passes = prediction.writing(row)
-        return wire.pack(
-            {
-                "actions": prediction.chunk[row],
-                "valid": bool(prediction.valid[row]),
-                "repaired": bool(prediction.repaired[row]),
-                "text": prediction.texts[row],
-                "tokens": tokens,
-                "passes": passes,
-                "server_timing": timing,
-            },
-            request.form,
-        )
+
+def _answer(prediction, row, began, request):
+    timing = {
+        "wait_ms": round(1e3 * (began - request.arrived), 3),
+        "infer_ms": round(1e3 * (time.monotonic() - began), 3),
+        "batch": len(prediction.chunk),
+    }
+    tokens, passes = prediction.writing(row)
+    return {
+        "actions": prediction.chunk[row],
+        "valid": bool(prediction.valid[row]),
+        "repaired": bool(prediction.repaired[row]),
+        "text": prediction.texts[row],
+        "tokens": tokens,
+        "passes": passes,
+        "server_timing": timing,
+    }

@@ -8,6 +8,8 @@ openpi's:  {"observation/image": (H, W, 3) uint8 upright, "observation/wrist_ima
            and "observation/state": (P,) floats, or a key "observation/PART" for each part. A policy's own keys are
            what `openpi_keys` says: they stand in the server's metadata.
 
+A picture may also be a file, PNG or JPEG, see `rv_eval.serving.pictures`.
+
 Other entries, pictures of other cameras, and other parts of the robot's state are ignored: clients send what their
 other policies need. A picture of another shape than those of training is fitted as the metadata say ("pictures").
 """
@@ -15,6 +17,7 @@ other policies need. A picture of another shape than those of training is fitted
 import numpy as np
 
 from libs.errors import BadInput
+from rv_eval.serving.pictures import EncodedPicture
 from rv_eval.serving.protocol import (
     MAX_DRAFT,
     MAX_INSTRUCTION,
@@ -58,8 +61,8 @@ def read_observation(message, views, proprio) -> dict:
         if keys[view] not in pictures:
             key = "" if keys[view] == view else f' under the key "{keys[view]}"'
             raise BadInput(f"the observation has no view {view}{key}; the policy looks at {', '.join(views)}")
-        _check_picture(pictures[keys[view]], view)
     _check_instruction(instruction)
+    seen = {view: _checked_picture(pictures[keys[view]], view) for view in views}
     more = {}
     if proprio:
         more["proprio"] = _chosen_state(state, proprio, state_key)
@@ -69,10 +72,15 @@ def read_observation(message, views, proprio) -> dict:
         more["random_key"] = _ints(message["random_key"], "random_key", MAX_RANDOM_KEY)
     if "draft" in message:
         more["draft"] = _ints(message["draft"], "draft", MAX_DRAFT)
-    return {"views": {view: pictures[keys[view]] for view in views}, "instruction": instruction, **more}
+    return {"views": seen, "instruction": instruction, **more}
 
 
-def _check_picture(picture, view):
+def _checked_picture(picture, view):
+    if isinstance(picture, EncodedPicture):
+        try:
+            picture = picture.decode()
+        except BadInput as error:
+            raise BadInput(f"view {view}: {error}") from None
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
         raise BadInput(f"view {view}: a picture is (H, W, 3) uint8, not {_found(picture)}")
     height, width, channels = picture.shape
@@ -82,6 +90,7 @@ def _check_picture(picture, view):
             f"view {view}: a picture has sides of {MIN_SIDE} to {MAX_SIDE} pixels, at most {MAX_PIXELS:,} of them, and "
             f"3 colours, not {picture.shape}"
         )
+    return picture
 
 
 def _check_instruction(text):

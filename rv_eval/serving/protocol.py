@@ -2,8 +2,9 @@
 
 Over one websocket, every message as in `rv_eval.serving.wire`:
     server, once connected    the metadata: {"protocol": PROTOCOL}, all that `policy.describe()` says ("pictures" among
-                              it: the sizes of the cameras of training, and what becomes of frames of any other), and
-                              "observation_keys", see `openpi_keys`; while the model is loaded, it is waited for
+                              it: the sizes of the cameras of training, and what becomes of frames of any other),
+                              "observation_keys", see `openpi_keys`, and a hello of `rv_eval.serving.vla_eval`, whose
+                              clients are answered, too; while the model is loaded, it is waited for
     client                    an observation, see `rv_eval.serving.observation`
     server                    {"actions": (H, A) float32 in environment units, "valid": bool, "repaired": bool,
                                "text": str, "tokens": int, "passes": int (of the model, to write them),
@@ -37,6 +38,8 @@ MAX_PROPRIO = 256  # numbers of the robot's state
 MAX_RANDOM_KEY = 16
 MAX_DRAFT = 1024  # numbers; more are not needed to be fast
 
+MAX_REASON = 500  # characters of an error
+
 MAX_MORE = 2**19  # bytes of an observation that are not the pictures
 
 OPENPI_PREFIX = "observation/"
@@ -62,6 +65,10 @@ METADATA = {
 }
 
 
+class PolicyError(Exception):
+    """The policy cannot answer this observation."""
+
+
 class PolicyLost(ConnectionError):
     """The policy server does not answer, and did not come back."""
 
@@ -79,6 +86,11 @@ def message_limit(views) -> int:
     return len(views) * 3 * MAX_PIXELS + MAX_MORE
 
 
+def at_hand(view: str) -> bool:
+    """Whether the name of a camera says that it moves with the hand."""
+    return any(part in view for part in ("hand", "wrist", "gripper"))
+
+
 def openpi_keys(views, proprio) -> dict:
     """Under which keys an observation in openpi's form holds what a policy wants.
 
@@ -88,9 +100,9 @@ def openpi_keys(views, proprio) -> dict:
     camera keeps its own name.
     """
     names = {view: view for view in views}
-    at_hand = [view for view in views if "hand" in view or "wrist" in view]
-    others = [view for view in views if view not in at_hand]
-    for key, cameras in ((OPENPI_IMAGE, others), (OPENPI_WRIST_IMAGE, at_hand)):
+    moving = [view for view in views if at_hand(view)]
+    others = [view for view in views if view not in moving]
+    for key, cameras in ((OPENPI_IMAGE, others), (OPENPI_WRIST_IMAGE, moving)):
         alias = key.removeprefix(OPENPI_PREFIX)
         if cameras and alias not in views:
             names[cameras[0]] = alias

@@ -12,6 +12,7 @@ from websockets.sync.client import connect
 
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
+from rv_eval.drafts import numbers_of
 from rv_eval.policy import Policy
 from rv_eval.serving import wire
 from rv_eval.serving.protocol import (
@@ -91,6 +92,7 @@ class RemotePolicy:
             texts=[answer["text"] for answer in answers],
             tokens=np.array([answer["tokens"] for answer in answers]),
             passes=np.array([answer["passes"] for answer in answers]),
+            numbers=[numbers_of(answer["text"]) for answer in answers],
         )
 
     def close(self):

@@ -2,6 +2,9 @@
 
 One thread talks, one thread computes: while the policy is loaded or works on a batch, pings and /healthz are answered.
 
+Who speaks first? openpi's clients wait for the metadata, vla-eval's say hello and wait for one; both come to the path
+"/" and look alike. So the metadata is a hello, too, and theirs has its answer already.
+
 Who is there? A client that computes for an hour answers no ping, so none is demanded: only the idle time ends its
 session. Whether its machine is still there the network knows: a heartbeat that the client's system does not acknowledge
 within `dead_s` ends it, too.
@@ -12,30 +15,37 @@ import contextlib
 import hmac
 import json
 import logging
-import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as listen
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from libs.errors import BadInput
-from rv_eval.serving import wire
-from rv_eval.serving.batcher import Batcher, PolicyError
+from rv_eval.agent import AgentSettings
+from rv_eval.serving import vla_eval, wire
+from rv_eval.serving.batcher import Batcher
+from rv_eval.serving.connection import GuardedConnection, unless_gone
 from rv_eval.serving.observation import read_observation
-from rv_eval.serving.protocol import HEALTH_PATH, PROTOCOL, authorization, message_limit, openpi_keys
+from rv_eval.serving.protocol import (
+    HEALTH_PATH,
+    MAX_REASON,
+    PROTOCOL,
+    PolicyError,
+    authorization,
+    message_limit,
+    openpi_keys,
+)
 
 NEWCOMERS = 64  # connections beyond max_clients whose handshake is not done yet
-MAX_UNREAD = 2**20  # bytes sent to a client that does not read them
 SEND_TIMEOUT_S = 20.0
 OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
 PENALTY_S = 0.05  # after a refused message, so that a flood of them leaves time for the others
-MAX_REASON = 500  # characters of an error
 
 _log = logging.getLogger(__name__)  # what the library says about broken clients: nobody's concern
 _log.addHandler(logging.NullHandler())
@@ -70,13 +80,21 @@ class ServerLimits:
 
 
 class PolicyServer:
-    """Serves `policy` (predict_detailed, describe, views, proprio, batch_rows) until `close`.
+    """Serves `policy` (predict_detailed, describe, views, proprio, horizon, action_dim, batch_rows) until `close`.
 
     policy: None: `load` will bring one; who comes before waits for the metadata, and /healthz says "loading".
     api_key: clients must send it. report: takes a line whenever the policy itself fails.
+    executed: preset → how chunks are executed for vla-eval's clients, who get single actions; None: as the preset says.
     """
 
-    def __init__(self, policy=None, limits: ServerLimits | None = None, api_key: str | None = None, report=None):
+    def __init__(
+        self,
+        policy=None,
+        limits: ServerLimits | None = None,
+        api_key: str | None = None,
+        report=None,
+        executed: Callable[[AgentSettings], AgentSettings] | None = None,
+    ):
         self.limits = limits or ServerLimits()
         self.clients = self.requests = self.errors = 0
         self._wanted = authorization(api_key).encode() if api_key else None
@@ -84,6 +102,7 @@ class PolicyServer:
         self._started = time.monotonic()
         self._batcher = Batcher(self.limits.batch_wait_s, lambda: self.clients, report or _to_stderr)
         self._ready = asyncio.Event()
+        self._executed = executed or (lambda preset: preset)
         self._policy, self._about = policy, policy.describe() if policy is not None else None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
@@ -115,7 +134,9 @@ class PolicyServer:
         self._views, self._proprio = tuple(self._policy.views), self._policy.proprio
         self._max_bytes = message_limit(self._views)
         keys = {"observation_keys": openpi_keys(self._views, self._proprio)}
-        self._metadata = wire.pack({"protocol": PROTOCOL, **self._about, **keys})
+        hello = vla_eval.hello(self._policy)
+        self._metadata = wire.pack({"protocol": PROTOCOL, **self._about, **keys, **hello})
+        self._settings = self._executed(AgentSettings.from_dict(self._about["preset"])).resolve(self._policy.horizon)
         self._batcher.start(self._policy)
         self._ready.set()
 
@@ -138,7 +159,7 @@ class PolicyServer:
 
     def _new_connection(self, *args, **kwargs):
         limits = {"most": self.limits.max_clients + NEWCOMERS, "dead_s": self.limits.dead_s}
-        connection = _Connection(*args, **limits, **kwargs)
+        connection = GuardedConnection(*args, **limits, **kwargs)
         connection.protocol.max_message_size = self._max_bytes
         return connection
 
@@ -155,8 +176,11 @@ class PolicyServer:
 
     def _before_handshake(self, connection, request):
         """An HTTP answer instead of a websocket, or None."""
-        if request.path.partition("?")[0] == HEALTH_PATH:
-            response = connection.respond(HTTPStatus.OK, json.dumps(self._health()) + "\n")
+        path = _path(request)
+        if path in (HEALTH_PATH, vla_eval.HEALTH_PATH):
+            loading = path == vla_eval.HEALTH_PATH and not self._ready.is_set()
+            status = HTTPStatus.SERVICE_UNAVAILABLE if loading else HTTPStatus.OK
+            response = connection.respond(status, json.dumps(self._health()) + "\n")
             del response.headers["Content-Type"]
             response.headers["Content-Type"] = "application/json"
             return response
@@ -182,10 +206,13 @@ class PolicyServer:
         self.clients += 1
         heartbeat = asyncio.create_task(self._heartbeat(connection))
         try:
-            if not await _unless_gone(connection, self._ready.wait()):
+            if not await unless_gone(connection, self._ready.wait()):
                 return
             connection.protocol.max_message_size = self._max_bytes  # it may have come before this was known
-            await self._send(connection, self._metadata)
+            session = vla_eval.Session(self._policy, self._settings, self._batcher.ask)
+            if _path(connection.request) != vla_eval.PATH:
+                await self._send(connection, self._metadata)
+                session.answered = True
             while True:
                 try:
                     async with asyncio.timeout(self.limits.idle_s):
@@ -194,9 +221,10 @@ class PolicyServer:
                     await connection.close(CloseCode.GOING_AWAY, f"nothing said for {self.limits.idle_s:g} s")
                     return
                 self.requests += 1
-                answer = await self._answer(message, connection)
-                await self._send(connection, answer)
-                if isinstance(answer, str):
+                answer, refused = await self._answer(message, connection, session)
+                if answer is not None:
+                    await self._send(connection, answer)
+                if refused:
                     self.errors += 1
                     await asyncio.sleep(PENALTY_S)
         except ConnectionClosed:
@@ -217,55 +245,31 @@ class PolicyServer:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await connection.send(message)
 
-    async def _answer(self, message, connection) -> bytes | str:
-        """The answer, or what is wrong, to one message."""
+    async def _answer(self, message, connection, session) -> tuple[bytes | str | None, bool]:
+        """(the answer to one message, or what is wrong, None: it wants none; whether it was refused)."""
         if isinstance(message, str):
-            return "a text message: observations are binary msgpack"
+            return "a text message: observations are binary msgpack", True
         try:
             received, form = wire.unpack_form(message, self._max_bytes)
-            observation = read_observation(received, self._views, self._proprio)
+            if vla_eval.is_frame(received):
+                asked = session.answer(received)
+            else:
+                observation = read_observation(received, self._views, self._proprio)
+                asked = self._ask(observation, form)
         except BadInput as error:
-            return str(error)[:MAX_REASON]
+            return session.refusal(str(error)) if session.greeted else str(error)[:MAX_REASON], True
         del message, received  # as long as the observation waits, it is in memory once
+        return await unless_gone(connection, asked) or (None, False)
+
+    async def _ask(self, observation, form):
         try:
-            return await _unless_gone(connection, self._batcher.ask(observation, form)) or "nobody listens"
+            return wire.pack(await self._batcher.ask(observation), form), False
         except PolicyError as error:
-            return str(error)[:MAX_REASON]
+            return str(error)[:MAX_REASON], True
 
 
-async def _unless_gone(connection, coroutine):
-    """What the coroutine returns; None where the connection is closed before."""
-    awaited = asyncio.ensure_future(coroutine)
-    gone = asyncio.ensure_future(connection.wait_closed())
-    try:
-        await asyncio.wait({awaited, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return awaited.result() if awaited.done() else None
-    finally:
-        awaited.cancel()
-        gone.cancel()
-
-
-class _Connection(ServerConnection):
-    """Three limits that the library does not have: connections before their handshake, what a client leaves unread
-    (a flood of pings is answered by pongs, which know no back-pressure), and how long its system acknowledges
-    nothing."""
-
-    def __init__(self, *args, most, dead_s, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._most, self._dead_s = most, dead_s
-
-    def connection_made(self, transport):
-        super().connection_made(transport)
-        if len(self.server.handler_tasks) > self._most:
-            transport.abort()
-        elif hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the system's own limit, minutes, holds
-            peer = transport.get_extra_info("socket")
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * self._dead_s))
-
-    def data_received(self, data):
-        super().data_received(data)
-        if self.transport.get_write_buffer_size() > MAX_UNREAD:
-            self.transport.abort()
+def _path(request) -> str:
+    return request.path.partition("?")[0]
 
 
 def _to_stderr(line):

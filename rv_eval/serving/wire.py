@@ -2,7 +2,7 @@
 
 An array is a map, in openpi-client's form {b"__ndarray__": True, b"data": raw bytes in C order, b"dtype": "<f4",
 b"shape": [8, 7]}, a numpy scalar the map {b"__npgeneric__": True, b"data": value, b"dtype": "<f4"}; see `Form` for the
-others. Whoever asks in a form is answered in it.
+others. Whoever asks in a form is answered in it. A picture may also be a file: see `rv_eval.serving.pictures`.
 
 What comes in is not trusted. No name of a type is handed to numpy unless it stands in DTYPES, nothing is unpickled, and
 everything that could make a small message large in memory has a limit.
@@ -15,6 +15,7 @@ import msgpack
 import numpy as np
 
 from libs.errors import BadInput
+from rv_eval.serving.pictures import MARK, EncodedPicture
 
 DTYPES = frozenset(("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8"))
 MAX_BYTES = 8 * 2**20  # of a message, where nothing else is said
@@ -66,7 +67,10 @@ def unpack_form(data: bytes, max_bytes: int = MAX_BYTES) -> tuple:
         return container
 
     def decode(found):
-        form = _form(count(found))
+        if MARK in count(found):
+            forms.append(Form.TEXT_KEYS)
+            return EncodedPicture(found)
+        form = _form(found)
         if form is None:
             return found
         forms.append(form)
@@ -202,5 +206,5 @@ def _check(value, depth):
     elif isinstance(value, list):
         for entry in value:
             _check(entry, depth + 1)
-    elif not isinstance(value, str | bytes | int | float | np.ndarray | np.generic | None):
+    elif not isinstance(value, str | bytes | int | float | np.ndarray | np.generic | EncodedPicture | None):
         raise BadInput(f"a {type(value).__name__} is not taken")

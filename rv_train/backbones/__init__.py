@@ -11,6 +11,8 @@ from rv_train.backbones.tokenizer import load_tokenizer
 
 FAMILIES = {  # what MODEL.BACKBONE says: the package with its FAMILY
     "qwen2_5_vl": "rv_train.backbones.qwen2_5_vl",
+    "qwen3_vl": "rv_train.backbones.qwen3_vl",
+    "smolvlm": "rv_train.backbones.smolvlm",
 }
 DEFAULT = "qwen2_5_vl"
 
@@ -41,7 +43,7 @@ def pictures_of(cfg) -> Pictures:
     """The pictures of one prompt; BadInput where the backbone cannot see such without resizing."""
     views, (height, width) = len(cfg.DATA.VIEWS), pair(cfg.IMAGE.SIZE)
     number, width = (1, width * views) if cfg.IMAGE.TILE else (views, width)
-    rows, columns, patches = family_of(cfg).grid(height, width)
+    rows, columns, patches = family_of(cfg).grid(cfg.MODEL.VISION, height, width)
     return Pictures(number, height, width, rows, columns, patches)
 
 

@@ -128,7 +128,7 @@ class TextTower:
     matrices: weights of all layers that a token is multiplied by; attending: layers with attention, of `layers`; mlp:
     width inside a layer's MLP, which has three matrices if it is gated, else two; products: matrix products of a layer
     that read a normalised input; linear: names of a layer's linear modules that LoRA may be put beside; last: the one
-    of them that reads what is inside the MLP.
+    of them that reads what is inside the MLP; head_norms: each head of queries and keys is normed.
     """
 
     layers: int
@@ -144,6 +144,7 @@ class TextTower:
     last: str = "down_proj"
     products: int = 5
     gated: bool = True
+    head_norms: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ class VisionTower:
     matrices: weights of all layers that a patch is multiplied by; merger: weights behind them that an image token is
     multiplied by, all mergers together; values: numbers of a patch as the tower reads it; pairs: of query and key
     patches, over all layers; merged: numbers per patch, in units of `hidden`, that the mergers keep for the backward
-    pass. The others are as in `TextTower`.
+    pass; learned_places: positions are learned and added to the patches, so that numbers between the layers are as wide
+    as weights; layer_norms: norms are those, not of the root of the mean square. The others are as in `TextTower`.
     """
 
     layers: int
@@ -169,13 +171,16 @@ class VisionTower:
     products: int
     gated: bool
     merged: int
+    learned_places: bool = False
+    layer_norms: bool = False
 
 
 class Family(Protocol):
     """A family of vision-language models.
 
     name: what MODEL.BACKBONE says. model_type: what a folder's config.json says. vocabulary_name: what MODEL.TOKENIZER
-    says for the vocabulary that is shipped with a package. chat: how it writes a conversation. defaults: {config key:
+    says for the vocabulary that is shipped with a package. chat: how it writes a conversation. reference_packages: what
+    `processor` and `read_images` import beside the library. defaults: {config key:
     value} where they are the family's own; MODEL.TEXT and MODEL.VISION whole, other keys do not exist for it. tiny: the
     same of the smallest model that has all of its parts, a few ten thousand random parameters: the contract test's.
     text_layers, vision_layers: regular expressions of the names of the towers' lists of layers below `model.`; adapted:
@@ -187,6 +192,7 @@ class Family(Protocol):
     model_type: str
     vocabulary_name: str
     chat: Chat
+    reference_packages: Sequence[str]
     defaults: Mapping[str, Any]
     tiny: Mapping[str, Any]
     text_layers: str
@@ -205,13 +211,17 @@ class Family(Protocol):
         where the package is missing."""
         ...
 
-    def grid(self, height: int, width: int) -> tuple[int, int, int]:
+    def grid(self, vision: CfgNode, height: int, width: int) -> tuple[int, int, int]:
         """A picture's size in pixels → (rows, columns of image tokens, patches). BadInput for sizes that the model
-        cannot see without resizing."""
+        cannot see without resizing.
+
+        vision: MODEL.VISION, for families whose sizes cut pictures differently.
+        """
         ...
 
-    def processor_settings(self, pictures: Pictures) -> dict[str, Any]:
-        """preprocessor_config.json of a saved folder: the library's image processor, told not to resize further."""
+    def processor_files(self, pictures: Pictures) -> dict[str, dict[str, Any]]:
+        """{name of a JSON file of a saved folder: what stands in it}: preprocessor_config.json, which tells the
+        library's image processor not to resize further, and whatever else its AutoProcessor reads."""
         ...
 
     def processor(self, tokenizer: Any, pictures: Pictures) -> Any:

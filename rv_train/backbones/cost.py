@@ -7,9 +7,30 @@ nobody learns do not count.
 
 from dataclasses import dataclass
 
+from rv_train.backbones.base import TextTower
+
 MULTIPLY_ADD = 2  # floating-point operations per weight and vector element of a matrix product
 # Forward, gradient of the input, gradient of the weights: the backward pass is twice the forward pass.
 PASSES = 3
+
+
+def gated_text_tower(text):
+    """The TextTower of a library's config whose layers all attend, and have a gated MLP."""
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads, kv_heads = text.num_attention_heads * head_dim, text.num_key_value_heads * head_dim
+    weights = text.hidden_size * (2 * heads + 2 * kv_heads + 3 * text.intermediate_size)
+    return TextTower(
+        layers=text.num_hidden_layers,
+        attending=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads,
+        head_dim=head_dim,
+        mlp=text.intermediate_size,
+        vocabulary=text.vocab_size,
+        matrices=text.num_hidden_layers * weights,
+        linear=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    )
 
 
 class TrainingFlops:
@@ -109,15 +130,16 @@ def kept_layers(cfg, towers, pictures, numbers, tokens):
     With r bytes per number between layers and c in products (r = c without autocast), D hidden, Q = heads x head size,
     K the same of keys, F the MLP's width, a layer keeps per token
 
-        norms      2 (4 D + r D)       float32 input, normalised input
+        norms      2 (4 D + r D)       float32 input, normalised input; layer norms 2 r D, their input alone
         products   n c D               their input, once; under autocast cast again for each of the n products
         attention  c (2 Q + 2 K) + 4 heads, c Q       queries, keys, values, result, normaliser; the output's input
         MLP        4 c F               gate, its activation, up, their product; without a gate 2 c F
+        heads      (4 + c) (Q + K)     float32 input and normalised, where queries and keys are normed
 
     and `eager` attention keeps the weight of every pair in float32, again in 16 bits where c is 2, and K repeated to Q.
     Between layers the text tower computes in the dtype of its weights (float32 where fp16 products are added to
-    bfloat16), the vision tower in that of its first product, and each layer of the text tower keeps its own cosines and
-    sines.
+    bfloat16), the vision tower in that of its first product, to which learned positions are added in theirs, and each
+    layer of the text tower keeps its own cosines and sines.
 
     With MODEL.LORA products and norms keep nothing for the gradient of their weights, and the output's and the last
     product's inputs go as well; instead each adapter of n inputs keeps, with a bytes per number in its products,
@@ -136,36 +158,41 @@ def kept_layers(cfg, towers, pictures, numbers, tokens):
     """
     (text, vision), lora, compute = towers, cfg.MODEL.LORA, numbers.compute
     size, between = text.head_dim, numbers.between
-    inside = _inside(cfg, numbers, text, between, text.heads * size, text.kv_heads * size, tokens)
-    ends = (4 if lora.RANK else 4 + between) * text.hidden
+    norm = 4 if lora.RANK else 4 + between
+    inside = _inside(cfg, numbers, text, norm, text.heads * size, text.kv_heads * size, tokens)
+    if text.head_norms:
+        inside += (4 if lora.RANK else 4 + compute) * (text.heads + text.kv_heads) * size
+    ends = norm * text.hidden
     text_layers = Layers(text.layers, between * text.hidden, inside + 2 * numbers.width * size, ends)
     if lora.RANK and not (lora.VISION and set(lora.TARGETS) & set(vision.linear)):
         return text_layers, Layers(0, 0, 0, 0)
     pairs = vision.pairs / vision.layers / pictures.patches
-    inside = _inside(cfg, numbers, vision, compute, vision.hidden, vision.hidden, pairs)
+    between = numbers.width if vision.learned_places else compute
+    norm = between if vision.layer_norms else 4 if lora.RANK else 4 + between
+    inside = _inside(cfg, numbers, vision, norm, vision.hidden, vision.hidden, pairs)
     read = 0 if lora.RANK else compute * (vision.values + vision.merged * vision.hidden)
-    ends = (4 + compute) * vision.hidden + read
-    return text_layers, Layers(vision.layers, compute * vision.hidden, inside, ends)
+    ends = (between if vision.layer_norms else 4 + between) * vision.hidden + read
+    return text_layers, Layers(vision.layers, between * vision.hidden, inside, ends)
 
 
-def _inside(cfg, numbers, tower, between, queries, keys, pairs):
-    """Bytes that a layer keeps per token, see `kept_layers`. queries, keys: widths; pairs: of tokens, per token."""
+def _inside(cfg, numbers, tower, norm, queries, keys, pairs):
+    """Bytes that a layer keeps per token, see `kept_layers`. norm: of a norm, per number; queries, keys: widths; pairs:
+    of tokens, per token."""
     compute, lora, hidden = numbers.compute, cfg.MODEL.LORA, tower.hidden
     attended = compute * (2 * queries + 2 * keys) + 4 * tower.heads  # what attention itself keeps
     if cfg.MODEL.ATTENTION == "eager":
         attended = compute * 3 * queries + tower.heads * pairs * (4 + (compute if compute < 4 else 0))
     wide = 4 if tower.gated else 2
     if not lora.RANK:
-        norms = 2 * (4 + between) * hidden
         inputs = (tower.products if compute < numbers.width else 2) * compute * hidden
-        return int(norms + inputs + attended + compute * queries + wide * compute * tower.mlp)
+        return int(2 * norm * hidden + inputs + attended + compute * queries + wide * compute * tower.mlp)
     targets = [name for name in lora.TARGETS if name in tower.linear]
     inputs = sum(tower.mlp if name == tower.last else hidden for name in targets)
     inputs *= numbers.adapter + bool(lora.DROPOUT)
     if not numbers.own_inputs:
         inputs = numbers.adapter * (3 * hidden + tower.mlp)
     ranks = numbers.adapter * lora.RANK * len(targets)
-    return int(2 * 4 * hidden + attended + (wide - 1) * compute * tower.mlp + inputs + ranks)
+    return int(2 * norm * hidden + attended + (wide - 1) * compute * tower.mlp + inputs + ranks)
 
 
 @dataclass(frozen=True)

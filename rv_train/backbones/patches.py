@@ -65,18 +65,18 @@ def _pixel_statistics(kind, device):
     return tuple(torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (kind.mean, kind.std))
 
 
-def picture_places(input_ids, image_id, number):
-    """(rows, columns), (number,) int64 each, of the image tokens in a batch, in order.
+def true_places(mask, number):
+    """(rows, columns), (number,) int64 each, of the `number` True values of a mask (B, L), in order.
 
-    Their number is known, so a sort finds them; selecting by a mask asks the device for it.
+    Their number is known, so a sort finds them; selecting by the mask asks the device for it.
     """
-    places = (input_ids == image_id).flatten().int().argsort(descending=True, stable=True)[:number]
-    return places // input_ids.shape[1], places % input_ids.shape[1]
+    places = mask.flatten().int().argsort(descending=True, stable=True)[:number]
+    return places // mask.shape[1], places % mask.shape[1]
 
 
 def place_pictures(embeds, input_ids, image_id, features):
     """Embedded words (B, L, D) with the features (image tokens, D) of the pictures in their places."""
-    places = picture_places(input_ids, image_id, len(features))
+    places = true_places(input_ids == image_id, len(features))
     return embeds.index_put(places, features.to(embeds.dtype))
 
 

@@ -5,9 +5,11 @@ chat template and the family's processor (those of Qwen's families also through 
 path gives (same ids and labels, pixels within 1e-6) at about a quarter of the speed, and is there to be compared with.
 """
 
+import importlib
+
 import torch
 
-from libs.errors import BadInput
+from libs.errors import BadInput, first_line
 from rv_train.backbones.prompt import HIDDEN, IGNORE, STATE
 
 
@@ -22,7 +24,7 @@ class ReferenceEncoder:
     """
 
     def __init__(self, family, prompt):
-        _check_packages()
+        _check_packages(family.reference_packages)
         self.family, self.prompt = family, prompt
         self.processor = family.processor(prompt.tokenizer, prompt.pictures)
 
@@ -69,13 +71,14 @@ class ReferenceEncoder:
         return self.processor(text=[text], images=images, return_tensors="pt")
 
 
-def _check_packages():
+def _check_packages(packages):
     try:
-        import qwen_vl_utils  # noqa: F401
-        import torchvision  # noqa: F401
+        for package in packages:
+            importlib.import_module(package)
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
+        named = " and ".join(package.replace("_", "-") for package in packages)
         raise BadInput(
-            f"DATA.PREPROCESS reference needs the packages torchvision and qwen-vl-utils, and they cannot be imported "
-            f"here ({str(error).splitlines()[0]}): pip install -e '.[reference]' on a machine whose torch is the CUDA "
-            "build, or set DATA.PREPROCESS fast, which gives the same"
+            f"DATA.PREPROCESS reference needs the packages {named}, and they cannot be imported here "
+            f"({first_line(error)}): pip install -e '.[reference]' on a machine whose torch is the CUDA build, or set "
+            "DATA.PREPROCESS fast, which gives the same"
         ) from error

@@ -144,8 +144,10 @@ class ObservationEncoder:
 def state_parts(cfg, stats=None):
     """{part of the robot's state: numbers in it} of DATA.PROPRIO, by the statistics or else by what the data's source
     says; BadInput where there is no such part, or the statistics are of other parts."""
+    if not cfg.DATA.PROPRIO:
+        return {}
     if stats is None:
-        known = find_source(cfg.DATA.SOURCE).look(cfg).proprio if cfg.DATA.PROPRIO else {}
+        known = find_source(cfg.DATA.SOURCE).look(cfg).proprio
         missing = [name for name in cfg.DATA.PROPRIO if name not in known]
         if missing:
             raise BadInput(f"DATA.PROPRIO: there is no {missing[0]!r} in the data; it has {', '.join(known)}")

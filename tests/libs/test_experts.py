@@ -198,8 +198,9 @@ def test_a_place_in_a_drawer_keeps_away_from_what_is_over_it():
     place = free_place(can, low, high, handle)
     assert place[1] < 0.07 - 0.01 - 0.04 and abs(place[0]) < 0.01 and place[2] == 0.0
     wall = moved(handle, 0.0, -0.11, -0.07)  # beside the can: there is no passing it
-    walls = np.concatenate([handle, wall])  # room for the can neither way; the wall wins
-    assert free_place(can, low, high, walls)[1] > -0.03 + 0.04
+    assert free_place(can, low, high, wall)[1] > -0.03 + 0.04
+    near = moved(wall, 0.0, 0.01, 0.0)  # just no room for the can: it touches the wall and not the handle
+    assert free_place(can, low, high, np.concatenate([handle, near]))[1] < 0.07 - 0.01 - 0.04 + 0.005
 
 
 def test_turns_are_the_short_way_and_fingers_have_two_right_poses():

@@ -1,5 +1,7 @@
 """Places side by side, slanted shelves, boxes with a door: planning on plain arrays, and one task in the simulator."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from libs.libero_sim.experts.cavity import open_side, plan_handle
 from libs.libero_sim.experts.insert import turn_along
 from libs.libero_sim.experts.places import emptiest, side_by_side, within_reach
 from libs.libero_sim.experts.rack import lengthwise, slope_place
+from libs.libero_sim.experts.scene import Scene
 from libs.libero_sim.experts.skill import Skill, low_first
 from libs.robosuite_sim.experts.geometry import (
     axis_rotation,
@@ -14,7 +17,7 @@ from libs.robosuite_sim.experts.geometry import (
     cylinder_surface,
     gripper_rotation,
 )
-from libs.robosuite_sim.experts.grasp import FINGER_BELOW, plan_grasp, stretch
+from libs.robosuite_sim.experts.grasp import FINGER_BELOW, PALM_ABOVE, lowest_height, plan_grasp, stretch
 
 X, Y, UP = np.eye(3)
 NOTHING = np.zeros((0, 3))
@@ -35,6 +38,47 @@ def test_what_is_too_wide_and_has_no_rim_is_taken_by_its_knob():
     grasp = plan_grasp(np.concatenate([body, knob]), NOTHING, 0.0)
     assert np.allclose(grasp.position[:2], [0.01, 0.0])
     assert 0.12 < grasp.position[2] - FINGER_BELOW < 0.139, "the fingertips are at the knob and not on the body"
+
+
+def test_a_box_with_a_neighbour_at_one_end_is_taken_further_along_and_still_in_its_middle():
+    turn = axis_rotation(UP, 0.5)
+    flat, can = box((0.04, 0.02, 0.01), (0.0, 0.0, 0.01)), box((0.02, 0.02, 0.05), (-0.04, 0.0, 0.05))
+    assert np.allclose(plan_grasp(flat @ turn.T, NOTHING, 0.5 + np.pi / 2).position[:2], 0.0)
+    along, across, _ = turn.T @ plan_grasp(flat @ turn.T, can @ turn.T, 0.5 + np.pi / 2).position
+    assert along > 0.01 and across == pytest.approx(0.0, abs=0.002)
+
+
+def test_fingers_that_open_only_as_far_as_needed_go_down_between_walls():
+    walls = np.concatenate([box((0.005, 0.1, 0.05), (side * 0.067, 0.0, 0.05)) for side in (-1, 1)])
+    assert lowest_height(walls, np.zeros(3), 0.0, 0.04) == pytest.approx(0.1 + FINGER_BELOW, abs=0.01)
+    assert lowest_height(walls, np.zeros(3), 0.0, 0.04, opened=0.05) == pytest.approx(0.1 - PALM_ABOVE, abs=0.01)
+    assert lowest_height(walls, np.zeros(3), 0.0, 0.04, opened=0.05, slip=0.01) > 0.1, "there is little room"
+
+
+def test_a_grasp_from_which_the_object_would_fall_far_is_worth_a_turn_to_avoid():
+    rings = [(0.03 + 0.4 * z, z) for z in np.linspace(0.0, 0.05, 11)]
+    bowl = np.concatenate([cylinder_surface(radius, 0.0, rings=1) + np.array([0.0, 0.0, z]) for radius, z in rings])
+    way = np.array([0.0, 0.5, 0.0])
+    handle = box((0.2, 0.01, 0.01), (0.0, 0.5 + 0.06, 0.15))  # over the back of the place
+    for yaw in np.linspace(0.0, np.pi, 9):
+        end = plan_grasp(bowl, handle, yaw, way=way)
+        assert lowest_height(handle, end.position + way, end.yaw, 0.0) < 0.1
+
+
+def test_only_what_is_under_an_object_carries_it():
+    names = ["can", "table", "wall", "gripper0_pad"]
+    sim = SimpleNamespace(model=SimpleNamespace(geom_id2name=names.__getitem__), data=SimpleNamespace())
+    env = SimpleNamespace(sim=sim, get_object=lambda name: SimpleNamespace(contact_geoms=[name]))
+    scene = Scene(SimpleNamespace(robosuite_env=env))
+
+    def touch(other, *normal):
+        contact = SimpleNamespace(geom1=0, geom2=other, frame=np.array([*normal, *np.zeros(6)]))
+        sim.data.contact, sim.data.ncon = [contact], 1
+        return scene.is_supported("can"), scene.is_carried("can")
+
+    assert touch(1, 0.0, 0.0, -1.0) == touch(1, 0.0, 0.0, 1.0) == (True, True)
+    assert touch(2, 1.0, 0.0, 0.0) == (True, False)
+    assert touch(3, 0.0, 0.0, 1.0) == (False, False), "the fingers do not count"
 
 
 def test_objects_stand_in_a_row_along_the_axis_with_most_room():

@@ -82,7 +82,7 @@ def openpi_observation(own):
 
 
 @contextlib.contextmanager
-def running(policy, limits=None, api_key=None, report=None, port=0):
+def running(policy, limits=None, api_key=None, report=None, port=0, executed=None):
     """A server in a thread of this process; yields it with its `url` and `port`, `load(function)`, and `leave()`, which
     ends it early. policy None: it is loading."""
     loop = asyncio.new_event_loop()
@@ -93,7 +93,7 @@ def running(policy, limits=None, api_key=None, report=None, port=0):
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(20)
 
     async def make():
-        return PolicyServer(policy, limits, api_key, report)
+        return PolicyServer(policy, limits, api_key, report, executed)
 
     try:
         server = run(make())

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from rv_eval.agent import AgentSettings, ChunkAgent
+from rv_eval.drafts import numbers_of
 from rv_eval.envs.base import ActionPart, snap
 from rv_train.policies.base import Prediction
 
 PARTS = (ActionPart("arm", 6), ActionPart("gripper", 1, (-1.0, 1.0)))
 
 
-def answer(chunk, text=""):
-    return Prediction(chunk[None], np.array([True]), np.array([False]), [text])
+def answer(chunk, numbers=None):
+    return Prediction(chunk[None], np.array([True]), np.array([False]), [""], numbers=numbers and [numbers])
 
 
 def chunk(value, horizon=4, gripper=0.3):
@@ -63,16 +64,21 @@ def test_an_action_is_snapped_where_its_environment_says_so():
 def test_the_draft_is_what_was_said_about_actions_that_are_not_executed():
     agent = ChunkAgent(4, AgentSettings(n_action_steps=3), PARTS)
     assert agent.draft == []
-    agent.add_answer(answer(chunk(1), " ".join(map(str, range(28)))), 0)
+    agent.add_answer(answer(chunk(1), list(range(28))), 0)
     assert agent.draft == [21, 22, 23, 24, 25, 26, 27]
+    agent.add_answer(answer(chunk(1)), 0)  # of a policy that writes nothing
+    assert agent.draft == []
+
+
+def test_the_numbers_of_a_text():
+    assert numbers_of("0 7 100") == [0, 7, 100]
     for text in ("", "from 4", "1 2 -9", "1 2  9", "9" * 5000):
-        agent.add_answer(answer(chunk(1), text), 0)
-        assert agent.draft == []
+        assert numbers_of(text) == []
 
 
 def test_reset_forgets():
     agent = ChunkAgent(4, AgentSettings(n_action_steps=2, ensemble_size=2), PARTS)
-    agent.add_answer(answer(chunk(1), "1 2 " * 14 + "3"), 0)
+    agent.add_answer(answer(chunk(1), list(range(29))), 0)
     agent.reset()
     assert agent.needs_observation and agent.draft == []
     np.testing.assert_array_equal(play(agent, [chunk(5)])[:, 0], [5, 5])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rv_eval.agent import AgentSettings
+from rv_eval.drafts import numbers_of
 from rv_eval.envs.base import Episode
 from rv_eval.playing.rollout import Rollout
 from rv_eval.policy import Policy
@@ -72,7 +73,8 @@ class Counting(FakePolicy):
         steps = [int(one["proprio"]["robot_states"][0]) for one in observations]
         counts = np.full(len(observations), 60), np.full(len(observations), 9)
         texts = [self.text.format(step) for step in steps]
-        return type(prediction)(prediction.chunk, prediction.valid, prediction.repaired, texts, *counts)
+        numbers = [numbers_of(text) for text in texts]
+        return type(prediction)(prediction.chunk, prediction.valid, prediction.repaired, texts, *counts, numbers)
 
 
 def play(policy, executed):

@@ -1,6 +1,7 @@
 """Every path that a command line takes, given as users give them wrongly: exit code 2 and one line that names it."""
 
 import importlib
+import json
 
 import pytest
 
@@ -26,6 +27,8 @@ TRAIN = f"rv_train.train --cfg {TINY} --nproc 1"
 ON_DEMOS = f"{TRAIN} DATA.FILES [DEMOS] EXP.DIR OUT"
 ON_MANIFEST = f"{TRAIN} DATA.SOURCE manifest ACTION.HORIZON 2 ACTION.NUM_BINS 100 EXP.DIR OUT"
 EVAL = "tools.eval_libero --task_suite libero_object --task_id 0 --episodes 1"
+DELAY = "tools.eval_delay --task_suite libero_object --task_id 0 --episodes 1"
+ROBOT = "tools.run_robot --rate 5 --instruction go --yes"
 COMMANDS = (
     "rv_train.train --cfg RECIPE --dry_run",
     "rv_train.train --cfg RECIPE",
@@ -65,11 +68,16 @@ COMMANDS = (
     "tools.diagnose --model_path RUN --data DEMOS --out NEW_FOLDER",
     "tools.diagnose --model_path RUN --data DEMOS --out OUT --key_map FILE.json",
     "tools.diagnose --overfit 1 --cfg RECIPE --data DEMOS --out OUT",
+    f"{DELAY} --model_path FOLDER",
+    f"{DELAY} --model_path RUN --log_dir NEW_FOLDER",
     f"{EVAL} --model_path FOLDER",
     f"{EVAL} --model_path RUN --log_dir NEW_FOLDER",
     f"{EVAL} --model_path ws://127.0.0.1:1 --api_key_file FILE",
     "tools.eval_stack --model_path FOLDER",
     "tools.eval_stack --model_path RUN --log_dir NEW_FOLDER",
+    "tools.export_lerobot ANY --out OUT",
+    "tools.export_lerobot DEMOS --fps 20 --out NEW_FOLDER",
+    "tools.export_lerobot DEMOS --out OUT --key_map FILE.json",
     "tools.export_model --model_path FOLDER --out OUT",
     "tools.export_model --model_path RUN --out NEW_FOLDER",
     "tools.dev.fuzz_server --model_path FOLDER",
@@ -83,6 +91,10 @@ COMMANDS = (
     "tools.peek_manifest MANIFEST --stats ANY",
     "tools.regenerate_libero ANY --out OUT",
     "tools.regenerate_libero DEMOS --out NEW_FOLDER",
+    f"{ROBOT} --model_path FOLDER --robot ROBOT.py --limits LIMITS",
+    f"{ROBOT} --model_path RUN --robot ROBOT.py --limits FILE.json",
+    f"{ROBOT} --model_path RUN --robot FILE.py --limits LIMITS",
+    f"{ROBOT} --model_path RUN --robot ROBOT.py --limits LIMITS --log NEW_FILE.hdf5",
     "tools.serve_policy --model_path FOLDER --port 0",
     "tools.serve_policy --model_path RUN --port 0 --api_key_file FILE",
     "tools.slurm.run_folder RECIPE",
@@ -102,8 +114,13 @@ def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
     demo = folder / "demos" / "cube_demo.hdf5"
     write_synthetic_demo_file(demo, 2, 4, 64, seed=0)
+    robot, limits = folder / "robot.py", folder / "limits.json"
+    robot.write_text("class Robot:\n    observe = act = hold = print\n\n\nmake_robot = Robot\n")
+    limits.write_text(json.dumps({"low": [-1] * 7, "high": [1] * 7, "max_change": None, "position": None}))
     return {
         "DEMO": demo,
+        "ROBOT.py": robot,
+        "LIMITS": limits,
         "DEMOS": demo.parent,
         "MANIFEST": build(folder / "manifest", demo),
         "STATS": folder / "manifest" / "action_stats.json",

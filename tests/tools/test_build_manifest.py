@@ -1,5 +1,6 @@
 """tools/build_manifest.py: the same bytes whatever happens on the way."""
 
+import functools
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ from rv_train.data.hdf5 import DemoDataset
 from rv_train.data.stats import read_stats
 from tests.demo_files import write_synthetic_demo_file, write_synthetic_isaac_file
 from tests.manifests import build
+from tests.refusal import refusal
 from tests.tiny import ROOT
 from tools.build_manifest import main
 
@@ -43,12 +45,7 @@ def content(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refused(capsys, *args):
-    with pytest.raises(SystemExit, match="2"):
-        main([str(arg) for arg in args])
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    return error
+refused = functools.partial(refusal, main)
 
 
 def test_every_frame_is_a_line_and_a_picture_per_view(demos, built, capsys):

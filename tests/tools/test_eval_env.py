@@ -58,6 +58,7 @@ def test_a_toy_simulator_from_the_command_to_the_report(model, tmp_path, capsys)
             "control_hz": 5,
             "reported_render": "plain",
         }
+        assert 0.0 <= record["facts"]["nearest"] <= 1.0, "what the simulator told last"
         assert record["simulator_packages"] == ["toy"] and record["versions"]["toy"] == "1.0"
         with imageio.get_reader(log / record["video"]) as video:
             assert video.get_meta_data()["fps"] == pytest.approx(5), "five steps are a second"

@@ -199,7 +199,8 @@ def test_a_few_seconds_of_attacks(run, capsys):
     said = capsys.readouterr().out
     assert said.endswith("\nthe server holds\n")
     assert re.findall(r"^(\w+) +\d+", said, re.MULTILINE) == [*sorted(kinds), "all"]
-    assert re.search(r"honest client \(openpi-client\) during the attack: \d+ answers", said)
+    for name in ("openpi-client", "vla-eval's form"):
+        assert re.search(rf"honest client \({name}\) during the attack: \d+ answers", said)
 
 
 class BadPolicy(PicturePolicy):
@@ -213,7 +214,7 @@ def test_the_fuzzer_sees_wrong_answers_and_dead_servers(capsys):
     with running(BadPolicy()) as server, pytest.raises(SystemExit) as stop:
         fuzz_server.main(["--url", server.url, "--seconds", "2", "--clients", "4"])
     assert stop.value.code == 1
-    assert "FAILED: the honest client: RuntimeError: question" in capsys.readouterr().out
+    assert "FAILED: the honest client (openpi-client): RuntimeError: question" in capsys.readouterr().out
 
     with running(PicturePolicy()) as server:
         closing = threading.Timer(1.0, server.leave)

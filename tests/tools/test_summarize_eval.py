@@ -56,7 +56,7 @@ def test_a_comparison(logs, tmp_path, capsys):
     assert "1 episode only in B" in printed and "A against B" in out.read_text()
     found = json.loads(numbers.read_text())
     assert found["total"]["successes"] == 3 and found["comparison"]["only_b"] == 1
-    assert found["comparison"]["alone_b"] == [["libero_goal", 0, 4, 7]]
+    assert found["comparison"]["alone_b"] == [["libero_goal", 0, 4, 7, None]]
     assert found["comparison"]["b"]["total"]["successes"] == 5
 
 

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from rv_eval.serving import wire
 from rv_eval.serving.protocol import authorization, message_limit
+from tools.dev import fuzz_vla_eval
 
 ANSWER_TIMEOUT_S = 60.0  # for one message of an attacker: there may be many before it
 TEXT, BINARY, PING = 1, 2, 9
@@ -185,6 +186,7 @@ def fragments(rng, target):
 MESSAGES = (
     *(valid, random_bytes, truncated, bit_flips, huge_declared, huge_real, wrong_dtype, pickled, deep, huge_map),
     *(wrong_shape, wrong_values, text_frame, fragments),
+    *fuzz_vla_eval.MESSAGES,
 )
 
 
@@ -215,7 +217,7 @@ async def send_messages(make, rng, target) -> Counter:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     await connection.send(message)
                     answer = await connection.recv()
-                tally["errors" if isinstance(answer, str) else "answers"] += 1
+                tally["errors" if fuzz_vla_eval.is_refusal(answer) else "answers"] += 1
     except InvalidHandshake:
         tally["refused"] += 1
     except ConnectionClosed:
@@ -336,7 +338,19 @@ async def slow_reader(rng, target, reader, writer):
                 await asyncio.sleep(0.01)
 
 
-MANNERS = (tcp_garbage, http_garbage, half_handshake, storm, frame_garbage, half_message, leaver, slow_reader)
+async def episodes(rng, target, reader, writer):
+    """Episodes of vla-eval's form that begin and end and ask for nothing, a thousand at once."""
+    writer.write(request(target))
+    for data in fuzz_vla_eval.episode_frames(rng, 1000):
+        writer.write(frame(BINARY, data))
+    await writer.drain()
+    await asyncio.sleep(rng.uniform(0, 1))
+
+
+MANNERS = (
+    *(tcp_garbage, http_garbage, half_handshake, storm, frame_garbage, half_message, leaver, slow_reader),
+    episodes,
+)
 
 
 async def misbehave(attack, rng, target) -> Counter:
@@ -356,6 +370,9 @@ async def misbehave(attack, rng, target) -> Counter:
     return tally
 
 
+ASKERS = (valid, bit_flips, fragments, leaver, fuzz_vla_eval.vla_eval_valid)  # what keeps the policy busy
+
+
 async def attack_until(deadline, seed, number, target, tallies):
     """Attacker `number`: random attacks, one after the other; the first of as many attackers are of different kinds.
 
@@ -364,8 +381,8 @@ async def attack_until(deadline, seed, number, target, tallies):
     rng = np.random.default_rng([seed, number])
     kinds = [*MESSAGES, *MANNERS]
     kind = kinds[number % len(kinds)]
-    # What keeps the policy busy is rarer, else the attackers would mostly stand in line for answers.
-    weights = np.array([0.2 if kind in (valid, bit_flips, fragments, leaver) else 1.0 for kind in kinds])
+    # Askers are rarer, else the attackers would mostly stand in line for answers.
+    weights = np.array([0.2 if kind in ASKERS else 1.0 for kind in kinds])
     loop = asyncio.get_running_loop()
     while loop.time() < deadline:
         run = send_messages if kind in MESSAGES else misbehave

@@ -1,13 +1,14 @@
-"""Attack a policy server while an honest client works with it.
+"""Attack a policy server while honest clients work with it.
 
     python tools/dev/fuzz_server.py --model_path checkpoints/quickstart [--seconds 60] [--clients 50] [--seed 0]
     python tools/dev/fuzz_server.py --url ws://127.0.0.1:8000           (a server that runs already)
 
 Attackers send random bytes, truncated and flipped messages, huge and wrong arrays, pickles, deep and wide messages,
-broken frames, half handshakes; they flood, hang and leave. Meanwhile an honest client, openpi-client where it is
-installed, asks the same questions again and again. It must get the same answers to the bit, and at the end the server
-must be alive, free of the attackers, no larger than after the warm-up (a third of the time) but for TOLERANCE_MB, and
-must have unpickled nothing and printed no traceback. The server that is started here has an API key.
+broken frames, half handshakes, pictures that lie, in the forms of all its clients; they flood, hang and leave.
+Meanwhile honest clients, openpi-client where it is installed and one of vla-eval's form, ask the same questions again
+and again. They must get the same answers to the bit, and at the end the server must be alive, free of the attackers, no
+larger than after the warm-up (a third of the time) but for TOLERANCE_MB, and must have unpickled nothing and printed no
+traceback. The server that is started here has an API key.
 
 Exit code: 0 all of that holds, 1 not, 2 bad input.
 """
@@ -22,10 +23,8 @@ import selectors
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -35,8 +34,6 @@ from libs.errors import BadInput
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE_MB = 64.0  # a worst case is far more: every message is a few MB, and there are 50 clients
 START_TIMEOUT_S = 120.0
-PAUSE_S = 0.05  # between two questions of the honest client
-QUESTIONS = 4
 
 
 class ServerProcess:
@@ -80,82 +77,6 @@ class ServerProcess:
             return self.process.wait()
         finally:
             self.process.stdout.close()
-
-
-class HonestClient:
-    """Asks the same questions over and over, in a thread of its own. `problem`: what went wrong, or None."""
-
-    def __init__(self, url, api_key, metadata):
-        rng = np.random.default_rng(12345)
-        side = metadata["resolution"]
-        self._questions = [
-            {
-                "views": {view: rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for view in metadata["views"]},
-                "instruction": f"put object {number} into the basket",
-                "proprio": {part: np.zeros(size, np.float32) for part, size in metadata["proprio"].items()},
-                "random_key": [7, number],
-            }
-            for number in range(QUESTIONS)
-        ]
-        self._ask, self.name = honest_asker(url, api_key)
-        self.latencies, self.problem = [], None
-        self.right = [self._ask(question) for question in self._questions]
-        self.calm = []
-        for number in range(3 * QUESTIONS):
-            self._check(number % QUESTIONS, self.calm)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self):
-        self._thread.start()
-
-    def finish(self):
-        self._stop.set()
-        self._thread.join(120)
-        if self._thread.is_alive():
-            self.problem = self.problem or "the honest client waits for an answer since two minutes"
-
-    def _run(self):
-        number = 0
-        while not self._stop.wait(PAUSE_S) and not self.problem:
-            try:
-                self._check(number % QUESTIONS, self.latencies)
-            except Exception as error:
-                self.problem = f"the honest client: {type(error).__name__}: {error}"
-            number += 1
-
-    def _check(self, number, latencies):
-        began = time.monotonic()
-        answer = self._ask(self._questions[number])
-        latencies.append(time.monotonic() - began)
-        if answer != self.right[number]:
-            raise RuntimeError(f"question {number} is answered differently than before")
-
-
-def honest_asker(url, api_key):
-    """(function: observation -> what must never change of its answer, the client's name)"""
-    try:
-        from openpi_client.websocket_client_policy import WebsocketClientPolicy
-    except ModuleNotFoundError:
-        from rv_eval.serving.remote_policy import RemotePolicy
-
-        remote = RemotePolicy(url, api_key, reconnect_s=0)
-
-        def ask(observation):
-            prediction = remote.predict_detailed([observation])
-            return prediction.chunk[0].tobytes(), prediction.texts[0]
-
-        return ask, "RemotePolicy"
-    # Proxies of the environment are for others: it would ask one even for 127.0.0.1.
-    before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    os.environ["no_proxy"] = f"{before},{urlsplit(url).hostname}".strip(",")
-    client = WebsocketClientPolicy(url, api_key=api_key)
-
-    def ask_openpi(observation):
-        answer = client.infer(observation)
-        return np.ascontiguousarray(answer["actions"]).tobytes(), answer["text"]
-
-    return ask_openpi, "openpi-client"
 
 
 def parse_args(argv=None):
@@ -205,13 +126,14 @@ def fuzz(url, api_key, server, folder, seconds, clients, seed) -> list[str]:
     """The attack and its table; returns what is not as it should be."""
     from rv_eval.serving.remote_policy import RemotePolicy
     from tools.dev.fuzz_attacks import Target, attack_until
+    from tools.dev.fuzz_honest import HonestClient, openpi_asker, vla_eval_asker
 
     remote = RemotePolicy(url, api_key)
     metadata = remote.describe()
     remote.close()
     marker = folder / "unpickled"
     target = Target(url, api_key, metadata, str(marker))
-    honest = HonestClient(url, api_key, metadata)
+    honest = [HonestClient(url, api_key, metadata, asker) for asker in (openpi_asker, vla_eval_asker)]
     memory = [("start", server.memory_mb())] if server else []
     tallies = {}
 
@@ -226,31 +148,32 @@ def fuzz(url, api_key, server, folder, seconds, clients, seed) -> list[str]:
         await asyncio.gather(*attackers)
 
     print(f"{clients} attackers against {url} for {seconds:g} s, seed {seed}", flush=True)
-    honest.start()
+    for client in honest:
+        client.start()
     asyncio.run(attack())
-    honest.finish()
-    problems = [honest.problem] if honest.problem else []
-    health = wait_for_calm(url)
+    for client in honest:
+        client.finish()
+    problems = [client.problem for client in honest if client.problem]
+    health = wait_for_calm(url, len(honest))
     if server:
         memory.append(("end", server.memory_mb()))
         if memory[-1][1] - memory[1][1] > TOLERANCE_MB:
             problems.append(f"the server grew by more than {TOLERANCE_MB:g} MB after the warm-up")
-    if not honest.latencies:
-        problems.append("the honest client got no answer")
+    problems += [f"the honest client ({client.name}) got no answer" for client in honest if not client.latencies]
     if health is None:
         problems.append("/healthz does not answer")
-    elif health["clients"] > 1:
-        problems.append(f"{health['clients'] - 1} attackers are still counted as clients")
+    elif health["clients"] > len(honest):
+        problems.append(f"{health['clients'] - len(honest)} attackers are still counted as clients")
     if marker.exists():
         problems.append("a pickle was loaded")
     print_table(tallies, honest, memory, health)
     return problems
 
 
-def wait_for_calm(url, seconds=15.0):
-    """What /healthz says once only the honest client is left, or after so many seconds; None: nothing."""
+def wait_for_calm(url, clients, seconds=15.0):
+    """What /healthz says once only so many clients are left, or after so many seconds; None: nothing."""
     health, deadline = None, time.monotonic() + seconds
-    while time.monotonic() < deadline and not (health and health["clients"] <= 1):
+    while time.monotonic() < deadline and not (health and health["clients"] <= clients):
         connection = http.client.HTTPConnection(url.removeprefix("ws://"), timeout=10)
         try:
             connection.request("GET", "/healthz")
@@ -274,13 +197,14 @@ def print_table(tallies, honest, memory, health):
         print(f"{kind:<16}{tally['sent']:>8}" + "".join(f"{tally[name] or '-':>11}" for name in OUTCOMES))
     total = sum(tally["sent"] for tally in tallies.values())
     print(f"{'all':<16}{total:>8}\n")
-    for name, latencies in (("before", honest.calm), ("during", honest.latencies)):
-        if latencies:
-            middle, late, last = 1000 * np.quantile(latencies, [0.5, 0.95, 1.0])
-            print(
-                f"honest client ({honest.name}) {name} the attack: {len(latencies)} answers, "
-                f"{middle:.0f} ms in the middle, 95 % within {late:.0f} ms, the last within {last:.0f} ms"
-            )
+    for client in honest:
+        for name, latencies in (("before", client.calm), ("during", client.latencies)):
+            if latencies:
+                middle, late, last = 1000 * np.quantile(latencies, [0.5, 0.95, 1.0])
+                print(
+                    f"honest client ({client.name}) {name} the attack: {len(latencies)} answers, "
+                    f"{middle:.0f} ms in the middle, 95 % within {late:.0f} ms, the last within {last:.0f} ms"
+                )
     print("memory of the server: " + (", ".join(f"{mb:.0f} MB {when}" for when, mb in memory) or "not seen"))
     print(f"/healthz: {json.dumps(health)}")
 

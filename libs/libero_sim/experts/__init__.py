@@ -53,6 +53,16 @@ EXPERTS = {
     **{("close", drawer): _CLOSE for drawer in _DRAWERS},
 }
 
+# LIBERO-PRO's kinds of another colour or size, and those that they are handled like
+_LIKE = {
+    "red_basket": "basket",
+    "yellow_plate": "plate",
+    "bigger_akita_black_bowl": "akita_black_bowl",
+    "yellow_cabinet": "wooden_cabinet",
+    "yellow_stove": "flat_stove",
+    "brown_rack": "wine_rack",
+}
+
 
 def has_expert(task):
     """Whether every goal of a LiberoTask, and what it needs, has an expert."""
@@ -146,4 +156,5 @@ def _missing(goals):
 
 def _key(goal):
     """("in", "milk_1", "basket_1_contain_region") -> ("in", "basket_contain_region")."""
-    return goal[0], re.sub(r"_\d+(?=_|$)", "", goal[-1])
+    kind = re.sub(r"_\d+(?=_|$)", "", goal[-1])
+    return goal[0], re.sub("|".join(_LIKE), lambda match: _LIKE[match[0]], kind)

@@ -15,21 +15,25 @@ def read_goals(bddl_file):
     start = text.find("(:goal")
     if start < 0:
         raise BadInput(f"{bddl_file} has no (:goal ...)")
-    tree = _read(iter(re.findall(r"[()]|[^\s()]+", text[start:])))[0]
-    goal = tree[1]
+    goal = read_tree(text[start:])[1]
     predicates = goal[1:] if goal[0].lower() == "and" else [goal]
     if not all(isinstance(word, str) for predicate in predicates for word in predicate):
         raise BadInput(f"{bddl_file} has a goal that is not a plain conjunction: {goal}")
     return [(predicate[0].lower(), *predicate[1:]) for predicate in predicates]
 
 
+def read_tree(text):
+    """The bracketed expression that BDDL text begins with, as nested lists of words; what follows it is not read."""
+    tokens = iter(re.findall(r"[()]|[^\s()]+", text))
+    next(tokens)  # its own bracket
+    return _read(tokens)
+
+
 def _read(tokens):
-    """The nested lists up to the closing bracket of this level (or the end of the outermost one)."""
+    """The nested lists up to the closing bracket of this level (or the end of the text)."""
     items = []
     for token in tokens:
         if token == ")":
-            return items
+            break
         items.append(_read(tokens) if token == "(" else token)
-        if len(items) == 1 and isinstance(items[0], list):
-            return items  # the outermost expression is complete; what follows is not ours
     return items

@@ -5,9 +5,15 @@ As everywhere, what comes next follows from the state alone: where the object is
 
 import numpy as np
 
-from libs.libero_sim.experts.joints import principal_angle
 from libs.libero_sim.experts.pick_and_place import pick_up, release, travel_height
-from libs.robosuite_sim.experts.geometry import axis_rotation, middle, rotation_vector, turned_upright, wrap_axis
+from libs.robosuite_sim.experts.geometry import (
+    axis_rotation,
+    middle,
+    principal_angle,
+    rotation_vector,
+    turned_upright,
+    wrap_axis,
+)
 from libs.robosuite_sim.experts.motion import CLOSE, Funnel, steer_pose
 
 _STRAIGHT = 0.003  # metres beside the line, and

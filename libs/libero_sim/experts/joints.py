@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from libs.libero_sim.experts.approach import Contact
-from libs.robosuite_sim.experts.geometry import axis_angle_of, gripper_rotation, horizontal_axis, middle
+from libs.robosuite_sim.experts.geometry import gripper_rotation, horizontal_axis, middle, principal_angle
 
 _HOLD_TILT = np.deg2rad(75)  # from straight down: there is little room behind a bar, and over the table
 _HOLD_BACK = 0.002  # metres before the middle of a bar: the pads lie a little above the gripper site
@@ -82,9 +82,3 @@ def plan_turn(part):
     across = principal_angle(ridge) + np.pi / 2
     place = np.array([*middle(ridge[:, :2]), top - _RIDGE_HEIGHT])
     return Contact(place, gripper_rotation(across), np.array([0.0, 0.0, -1.0]))
-
-
-def principal_angle(points):
-    """Angle from world x, in radians, of the horizontal axis along which points (N, >=2) are spread most."""
-    spread = np.cov(points[:, :2].T)
-    return axis_angle_of(np.linalg.eigh(spread)[1][:, -1])

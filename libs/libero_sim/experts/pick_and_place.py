@@ -20,6 +20,7 @@ _OVERLAP_TOLERANCE = 0.3  # of how far the fingertips reach below the top of an 
 _TURN_TOLERANCE = 0.12  # radians
 _WAIT_ABOVE, _WAIT_PER_TURN = 0.06, 0.3  # metres over the grasp, at most and per radian still to turn
 _SLOW_ZONE, _SLOW_SPEED = 0.03, 0.6  # metres over the grasp; fraction of full speed
+_DIPPED = 0.003  # metres below the funnel at which fingers beside the place of the grasp first go up
 _CLOSE_STEPS = 16  # at most; normally both fingers touch after 4 to 7, at a thin rim after 11
 _SQUEEZE_STEPS = 1  # after the pads touch
 _MOVED = 0.01  # metres an object may be pushed before the grasp is planned anew
@@ -99,7 +100,8 @@ def pick_up(scene, obj, grasp=None, place=None):
         way = None if place is None else place - scene.bottom(obj)
         grasp = plan_grasp(scene.points(obj), neighbours, scene.yaw, scene.up(obj), scene.base, way)
     rotation = gripper_rotation(grasp.yaw)
-    overlap = scene.points(obj)[:, 2].max() - (grasp.position[2] - FINGER_BELOW)
+    top = scene.points(obj)[:, 2].max()
+    overlap = top - (grasp.position[2] - FINGER_BELOW)
     tolerance = np.minimum(_GRASP_TOLERANCE, [np.inf, np.inf, _OVERLAP_TOLERANCE * overlap])
     start = scene.body_position(obj)
     around = np.concatenate([neighbours, scene.points(obj)])
@@ -114,9 +116,12 @@ def pick_up(scene, obj, grasp=None, place=None):
         turn = np.linalg.norm(turn_between(scene.rotation, rotation))
         wait = np.array([0.0, 0.0, min(_WAIT_ABOVE, _WAIT_PER_TURN * max(0.0, turn - _TURN_TOLERANCE))])
         funnel = Funnel(grasp.position + wait, grasp.yaw, travel_z, radius=0.01, slope=3.0)
+        target = funnel.target(position)
+        if position[2] < min(funnel.height(position) - _DIPPED, top + FINGER_BELOW):
+            target[:2] = position[:2]  # the fingertips would push the object
         slow = position[2] < grasp.position[2] + _SLOW_ZONE
         speed = _SLOW_SPEED if slow else 1.0
-        yield steer_pose(position, scene.rotation, funnel.target(position), rotation, OPEN, speed)
+        yield steer_pose(position, scene.rotation, target, rotation, OPEN, speed)
     touched = 0
     for _ in range(_CLOSE_STEPS):
         if touched > _SQUEEZE_STEPS:

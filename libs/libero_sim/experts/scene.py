@@ -118,8 +118,11 @@ class Scene(HandScene):
 
     def joint_range(self, name, state):
         """Lowest and highest position of that joint in a state: "open", "close" or "turnon"."""
-        fixture = self._env.get_object(self.owner(name) if self.is_region(name) else name)
-        return fixture.object_properties["articulation"][f"default_{state}_ranges"]
+        return self._ranges(name)[f"default_{state}_ranges"]
+
+    def joint_ranges(self, name):
+        """[(lowest, highest), ...] of the states that joint has: open and closed, or on and off."""
+        return [ends for ends in self._ranges(name).values() if ends]
 
     def part(self, name):
         """What that joint moves: {name of a collision geom: its surface points (N, 3)}."""
@@ -145,6 +148,10 @@ class Scene(HandScene):
         pairs = ((contact.geom1, contact.geom2) for contact in contacts)
         pairs = [{model.geom_id2name(geom) or "" for geom in pair} for pair in pairs]
         return set().union(*(pair - own for pair in pairs if pair & own))
+
+    def _ranges(self, name):
+        fixture = self._env.get_object(self.owner(name) if self.is_region(name) else name)
+        return fixture.object_properties["articulation"]
 
     def _joint_number(self, name):
         owner = self._env.object_sites_dict[name] if self.is_region(name) else self._env.get_object(name)

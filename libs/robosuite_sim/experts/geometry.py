@@ -185,6 +185,12 @@ def long_axis(points):
     return angles[best], lengths[best]
 
 
+def principal_angle(points):
+    """Angle from world x, in radians, of the horizontal axis along which points (N, >=2) are spread most."""
+    spread = np.cov(points[:, :2].T)
+    return axis_angle_of(np.linalg.eigh(spread)[1][:, -1])
+
+
 def gripper_rotation(yaw, tilt=0.0):
     """Rotation matrix (3, 3) of the gripper site: its columns are finger axis, third axis and pointing direction.
 

@@ -14,6 +14,7 @@ from libs.robosuite_sim.experts.geometry import (
     in_axes,
     long_axis,
     middle,
+    principal_angle,
     wrap_axis,
 )
 
@@ -143,7 +144,8 @@ def _grasps_around(points, yaw, depth=GRASP_DEPTH):
     height = grasp_height(points, depth)
     gripped = points[points[:, 2] > height - FINGER_BELOW]  # what passes between the fingers on the way down
     centre = middle(gripped[:, :2])
-    axis_angle, length = long_axis(gripped)
+    axis_angle = principal_angle(gripped)
+    length = np.ptp(extent_along(gripped, axis_angle))
     shifts = (0.0, 0.012, -0.012, 0.024, -0.024) if length > 0.07 else (0.0,)
     turns = np.deg2rad(np.arange(-90.0, 90.0, 7.5))
     widths = np.array([np.ptp(extent_along(gripped, yaw + turn)) for turn in turns])

@@ -31,6 +31,11 @@ function outcomeText(side) {
   return side.success ? `✓ success after ${side.steps} steps` : `✗ failure, ${side.steps} steps`;
 }
 
+// What the policy read: the task's instruction, if nothing else was asked.
+function asked(episode) {
+  return value(episode, "asked") ?? episode.fields.instruction;
+}
+
 // ---- the grid --------------------------------------------------------------------------------------------------
 
 // How the episode ended, a small picture that the browser fetches when its card comes into sight. The video itself is
@@ -55,7 +60,7 @@ function card(episode, place) {
   const text = element("div");
   text.append(element("b", fields.success ? "success" : "failure", outcomeText(fields)));
   text.append(element("span", "", `${fields.suite} ${fields.task_id}, init ${fields.init_state}`));
-  text.append(element("span", "muted", fields.instruction));
+  text.append(element("span", "muted", asked(episode)));
   const remarks = [];
   if (value(episode, "parse_failures")) remarks.push(`${value(episode, "parse_failures")} parse failures`);
   if (value(episode, "incidents")) remarks.push(`${value(episode, "incidents")} incidents`);
@@ -78,7 +83,7 @@ const haystacks = episodes.map((episode) => {
   const { fields } = episode;
   const errors = (value(episode, "incident_errors") ?? []).join(" ");
   const text = `${taskName(episode)} init ${fields.init_state} seed ${fields.seed} ${fields.task_name} `;
-  return (text + `${fields.instruction} ${errors}`).toLowerCase();
+  return (text + `${fields.instruction} ${asked(episode)} ${errors}`).toLowerCase();
 });
 let shown = []; // places in `episodes` of those that pass the filter
 
@@ -178,7 +183,7 @@ function show(place) {
   current = place;
   const { fields, source, b } = episodes[place];
   byId("viewer-title").textContent =
-    `${fields.suite} ${fields.task_id}, init ${fields.init_state}: ${fields.instruction}`;
+    `${fields.suite} ${fields.task_id}, init ${fields.init_state}: ${asked(episodes[place])}`;
   const screens = [screen(`${b ? "A: " : ""}${outcomeText(fields)}`, episodes[place])];
   if (b) screens.push(screen(`B: ${outcomeText(b)}`, b));
   byId("screens").replaceChildren(...screens);

@@ -1,29 +1,12 @@
 """What Qwen2.5-VL's towers cost, see `rv_train.backbones.base.TextTower` and `VisionTower`."""
 
-from rv_train.backbones.base import TextTower, VisionTower
+from rv_train.backbones.base import VisionTower
+from rv_train.backbones.cost import gated_text_tower
 
 
 def towers(config, pictures):
     """config: Qwen2_5_VLConfig; pictures: a Pictures."""
-    return text_tower(config.text_config), vision_tower(config.vision_config, pictures)
-
-
-def text_tower(text):
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    heads, kv_heads = text.num_attention_heads * head_dim, text.num_key_value_heads * head_dim
-    weights = text.hidden_size * (2 * heads + 2 * kv_heads + 3 * text.intermediate_size)
-    return TextTower(
-        layers=text.num_hidden_layers,
-        attending=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        heads=text.num_attention_heads,
-        kv_heads=text.num_key_value_heads,
-        head_dim=head_dim,
-        mlp=text.intermediate_size,
-        vocabulary=text.vocab_size,
-        matrices=text.num_hidden_layers * weights,
-        linear=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    )
+    return gated_text_tower(config.text_config), vision_tower(config.vision_config, pictures)
 
 
 def vision_tower(vision, pictures):

@@ -25,9 +25,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from rv_train.policies.text.drafts import Drafts
+from rv_train.policies.text.fast_layer import FastLayer, rms_norm, rotate
 
 GPU_WIDTH = 8  # tokens per row and pass
 # On a CPU every token costs; measured best for the shipped policy and 1 row: 16 of its tokens, 4 rows: 4 to 8.
@@ -114,7 +114,7 @@ class Decoder:
         """Some tokens of every row → (B * W, D) final hidden states; their keys and values are written to the cache.
 
         Args:
-            layers: list of _Layer.
+            layers: list of FastLayer.
             x: (B * W, D) embedded tokens.
             cos, sin: (B * W, 1, head_dim), see `_Answer._rotations`.
             slots: (B * W,) int64, places in the cache, counted over all rows.
@@ -124,9 +124,9 @@ class Decoder:
         batch = len(mask)
         for layer, (keys, values) in zip(layers, cache, strict=True):
             kv_heads, head_dim = keys.shape[2:]
-            qkv = layer.qkv(_rms_norm(x, layer.norm1)).unflatten(-1, (-1, head_dim))
+            qkv = layer.qkv(rms_norm(x, layer.norm1)).unflatten(-1, (-1, head_dim))
             qk, v = qkv[:, :-kv_heads], qkv[:, -kv_heads:]
-            qk = _rotate(qk if layer.head_norm is None else layer.head_norm(qk), cos, sin)
+            qk = rotate(qk if layer.head_norm is None else layer.head_norm(qk), cos, sin)
             q, k = qk[:, :-kv_heads], qk[:, -kv_heads:]
             keys.view(-1, kv_heads, head_dim).index_copy_(0, slots, k)
             values.view(-1, kv_heads, head_dim).index_copy_(0, slots, v)
@@ -135,9 +135,9 @@ class Decoder:
             y = F.scaled_dot_product_attention(q, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask)
             y = y.unflatten(2, (len(x) // batch, -1)).transpose(1, 2)  # (B, W, kv_heads, group, head_dim)
             x = x + layer.o(y.reshape(len(x), -1))
-            h = _rms_norm(x, layer.norm2)
+            h = rms_norm(x, layer.norm2)
             x = x + layer.down(layer.act(layer.gate(h)) * layer.up(h))
-        return _rms_norm(x, self.text.norm)
+        return rms_norm(x, self.text.norm)
 
 
 class _Answer:
@@ -194,7 +194,7 @@ class _Answer:
         self.drafts.begin(drafts)
         parts = decoder.family.layer_parts(decoder.backbone)
         assert parts is not None, "a layer is no longer what it was when this policy was built"
-        self.layers = [_Layer(layer, self.group * self.heads, join=not hidden.is_cuda) for layer in parts]
+        self.layers = [FastLayer(layer, self.group * self.heads, join=not hidden.is_cuda) for layer in parts]
         state = torch.full_like(self.state, grammar.start)
         scores = self._scores(hidden[rows, lengths - 1], self.rows * self.room, state)
         self.column.copy_(scores.argmax(-1))
@@ -255,7 +255,7 @@ class _Answer:
         cos, sin = self.decoder.text.rotary_emb(like, positions.expand(*axes, -1, -1))  # (B, room, head_dim)
         first, second = sin.chunk(2, dim=-1)
         self.cos.copy_(cos.reshape(self.cos.shape))
-        self.sin.copy_(torch.cat((-first, second), dim=-1).view(self.sin.shape))  # the sign that `_rotate` needs
+        self.sin.copy_(torch.cat((-first, second), dim=-1).view(self.sin.shape))  # the sign that `rotate` needs
 
 
 class _GraphAnswer(_Answer):
@@ -292,49 +292,3 @@ class _GraphAnswer(_Answer):
             super().advance()
         torch.cuda.current_stream().wait_stream(stream)
         self.done += 1
-
-
-class _Layer:
-    """What the step calls of a decoder layer. Looked up anew for each answer: weights may have changed since the last.
-
-    Module calls and attributes cost as much as the products of a tiny model, so plain linear layers are called without.
-    """
-
-    def __init__(self, parts, heads, join):
-        """parts: a LayerParts; heads: of queries."""
-        self.norm1, self.norm2, self.act = parts.norm1, parts.norm2, parts.act
-        self.qkv = _joined([parts.q, parts.k, parts.v], join)
-        self.head_norm = _head_norm(parts, heads) if parts.q_norm is not None else None
-        self.o = _plain(parts.o)
-        self.gate, self.up, self.down = map(_plain, (parts.gate, parts.up, parts.down))
-
-
-def _head_norm(parts, heads):
-    """x (tokens, heads of queries and keys, head_dim) → the same, each head normed by its norm."""
-    return lambda x: torch.cat([_rms_norm(x[:, :heads], parts.q_norm), _rms_norm(x[:, heads:], parts.k_norm)], dim=1)
-
-
-def _plain(module):
-    """A linear layer as a function, or the module itself where it is anything else: LoRA, quantized weights."""
-    return partial(F.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module
-
-
-def _joined(modules, join):
-    """x → outputs of the modules, side by side: with `join` one product where all are plain linear layers.
-
-    That copies their weights, so a recorded graph must not: it would never see others.
-    """
-    biases = [module.bias for module in modules if getattr(module, "bias", None) is not None]
-    if join and all(type(module) is nn.Linear for module in modules) and len(biases) in (0, len(modules)):
-        weight = torch.cat([module.weight for module in modules])
-        return partial(F.linear, weight=weight, bias=torch.cat(biases) if biases else None)
-    return lambda x: torch.cat([module(x) for module in modules], dim=-1)
-
-
-def _rms_norm(x, norm):
-    return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
-
-
-def _rotate(x, cos, sin):
-    """Rotary position embedding, RoFormer eq. 34, in the half-split layout the weights were trained with."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -31,7 +31,7 @@ class TextEncoder(ObservationEncoder):
         action, codec, state_codec = cfg.ACTION, None, None
         if stats:
             codec = ActionTextCodec(*action_range(stats, action.RANGE), action.NUM_BINS)
-        if stats and "proprio" in stats:
+        if stats and cfg.DATA.PROPRIO and "proprio" in stats:
             state_codec = ActionTextCodec(stats["proprio"]["min"], stats["proprio"]["max"], action.NUM_BINS)
         more = {"horizon": action.HORIZON, "action_dim": action.DIM, "num_bins": action.NUM_BINS}
         return super().from_cfg(cfg, tokenizer, stats, codec=codec, state_codec=state_codec, **more)

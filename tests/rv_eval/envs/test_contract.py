@@ -104,7 +104,8 @@ def test_its_tasks_can_be_told_apart(simulator):
 def test_an_observation_is_what_the_description_says(running):
     simulator, env = running
     assert isinstance(env, Environment) and env.description == simulator.description
-    observation, success = vars(begin(running, 0)).values()
+    observation, success, facts = vars(begin(running, 0)).values()
+    assert json.loads(json.dumps(facts)) == facts and isinstance(facts, dict), "as a result keeps them"
     assert type(success) is bool and observation["instruction"] == env.task.instruction
     assert list(observation["views"]) == list(simulator.description.views)
     for picture in observation["views"].values():
@@ -135,6 +136,8 @@ def test_requests_may_be_queued_and_only_what_was_asked_for_is_drawn(running):
     replies = [reply_of(env) for _ in range(4)]
     assert [list(reply.observation["views"]) for reply in replies] == [[], [view], [], [view]]
     assert all(isinstance(reply.success, bool) for reply in replies)
+    assert all(json.loads(json.dumps(reply.facts)) == reply.facts for reply in replies)
+    assert replies[3].facts == replies[1].facts, "of its own episode"
     assert_same(replies[3].observation, replies[1].observation)
 
 

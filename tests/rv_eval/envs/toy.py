@@ -36,7 +36,7 @@ class ToyEnv:
 
     def reset(self, init_state):
         self.ball, self.hand = np.random.default_rng(init_state).uniform(0.1, 0.9, (2, 3))
-        self.closed = 0.0
+        self.closed, self.nearest = 0.0, 1.0
 
     def settle(self, steps, views):
         return self._observation(views)
@@ -47,8 +47,10 @@ class ToyEnv:
             raise BadInput(f"an action is 4 numbers, not {action.shape}")
         self.hand = np.clip(self.hand + STEP * np.clip(action[:3], -1, 1), 0, 1)
         self.closed = float(action[3])
-        success = np.abs(self.hand - self.ball).max() < NEAR and self.closed > 0.5
-        return self._observation(views), bool(success)
+        distance = float(np.abs(self.hand - self.ball).max())
+        self.nearest = min(self.nearest, distance)
+        success = distance < NEAR and self.closed > 0.5
+        return self._observation(views), success, {"nearest": self.nearest}
 
     def close(self):
         pass

@@ -16,7 +16,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from rv_eval.playing.video import EpisodeFrames, poster_path
 from rv_eval.results.comparison import compare
-from rv_eval.results.records import wilson_interval
+from rv_eval.results.records import ALL_OF_SUITE, wilson_interval
 from rv_eval.results.report import write_report
 from rv_eval.results.summary import gather
 from tests.browser import chromium, requests
@@ -271,6 +271,24 @@ def test_texts_are_never_markup(page):
         "fails%20100%25.jpg",
         "succeeds.jpg",
     }
+
+
+def test_what_was_asked_is_told_and_the_matrix_is_painted(driver, tmp_path):
+    facts = {"asked_for": ["cup"], "first_moved": "cup", "first_moved_step": 9, "reached": []}
+    about = {"asked_task_id": 1, "instructions": ALL_OF_SUITE, "facts": facts}
+    records = [record(0, init, False, asked=f"ask {EVIL}", **about) for init in range(2)]
+    records.append(record(0, 2, False, asked=f"ask {EVIL}", **about | {"facts": facts | {"first_moved": None}}))
+    write(tmp_path / "results.jsonl", records)
+    write_report(tmp_path / "report.html", gather([tmp_path]))
+    for page in opened(driver, tmp_path / "report.html"):
+        assert all(f"ask {EVIL}" in card and "do task 0" not in card for card in cards(page))
+        one(page, "#words").send_keys("ask onerror")
+        assert len(cards(page)) == 3
+        painted = {cell.text: cell.value_of_css_property("background-color") for cell in every(page, ".matrix td")}
+        assert len({painted[text] for text in ("2", "1", "·")}) == 3, "by their share"
+        asked = [cell for cell in every(page, "td.asked") if cell.text == "2"]
+        assert asked[0].value_of_css_property("outline-style") == "solid"
+        assert EVIL in one(page, ".matrix tbody th").text and page.execute_script("return window.injected") is None
 
 
 def test_a_script_that_got_in_would_not_run(page):

@@ -213,7 +213,7 @@ def test_own_step_limits_are_runs_of_their_own(tmp_path):
 
 def test_plans_are_chosen_with_the_records(mixed):
     write(mixed / "planned.jsonl", [plan(0, range(3)), plan(0, range(9), n_action_steps=1, suite="libero_10")])
-    assert gather([mixed], ["n_action_steps=8"]).missing == [("libero_goal", 0, 2, 7)]
+    assert gather([mixed], ["n_action_steps=8"]).missing == [("libero_goal", 0, 2, 7, None)]
 
 
 @pytest.mark.parametrize(
@@ -305,4 +305,20 @@ def test_ranges():
 
 
 def test_seeds_are_named_where_they_differ():
-    assert list_episodes([("s", 0, 1, 7), ("s", 0, 2, 8)]) == ["s 0 seed 7: init 1", "s 0 seed 8: init 2"]
+    episodes = [("s", 0, 1, 7, None), ("s", 0, 2, 8, None)]
+    assert list_episodes(episodes) == ["s 0 seed 7: init 1", "s 0 seed 8: init 2"]
+
+
+def test_what_is_asked_tells_episodes_apart(tmp_path):
+    records = [record(0, init, asked=asked, instructions="x") for asked in ("go", "stop") for init in (0, 1)]
+    write(tmp_path / "results.jsonl", records)
+    plans = [plan(0, (0, 1), asked="go", instructions="x"), plan(0, (0, 1, 2), asked="stop", instructions="x")]
+    write(tmp_path / "planned.jsonl", plans)
+    run = gather([tmp_path])
+    assert (len(run.episodes), run.planned, len(run.repeats)) == (4, 5, 0)
+    assert list_episodes(run.missing) == ["libero_goal 0 'stop': init 2"]
+    assert not set(dependencies(run)) & {"asked", "axes", "facts"} and "instructions" in dependencies(run)
+    write(tmp_path / "results.jsonl", [record(0, 0)])
+    with pytest.raises(ValueError, match=r"2 measurements.*instructions=x \(4 ep.*instructions=null \(1 ep"):
+        gather([tmp_path])
+    assert len(gather([tmp_path], ["instructions=null"]).episodes) == 1

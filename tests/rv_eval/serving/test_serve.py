@@ -14,9 +14,10 @@ from openpi_client.action_chunk_broker import ActionChunkBroker
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rv_eval.policy import Policy
-from rv_eval.serving import wire
+from rv_eval.serving import vla_eval, wire
+from rv_eval.serving.connection import MAX_UNREAD
 from rv_eval.serving.protocol import MAX_INSTRUCTION, PROTOCOL, message_limit
-from rv_eval.serving.serve import MAX_UNREAD, ServerLimits
+from rv_eval.serving.serve import ServerLimits
 from tests.rv_eval.servers import (
     VIEWS,
     PicturePolicy,
@@ -64,7 +65,9 @@ def test_openpi_client_gets_what_the_policy_says(tmp_path):
         metadata = openpi.get_server_metadata()
         keys = {"views": {"agentview": "observation/image", "eye_in_hand": "observation/wrist_image"}}
         keys["instruction"] = "prompt"
-        assert metadata == {"protocol": PROTOCOL, **policy.describe(), "observation_keys": keys}
+        wanted_metadata = {"protocol": PROTOCOL, **policy.describe(), "observation_keys": keys}
+        hello = vla_eval.hello(policy)  # for the clients that wait for one
+        assert metadata == wanted_metadata | hello | {"timestamp": metadata["timestamp"]}
         assert len(metadata["model_fingerprint"]) == 64
         for own, prediction in zip(observations, wanted, strict=True):
             for form in (own, openpi_observation(own)):

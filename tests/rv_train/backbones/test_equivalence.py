@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from libs.action_text import ActionTextCodec
+from rv_train.backbones import family_of
 from rv_train.backbones.patches import mrope_position_ids
 from rv_train.backbones.prompt import IGNORE
-from rv_train.backbones.qwen2_5_vl.pictures import image_patches, processor_settings
+from rv_train.backbones.qwen2_5_vl.pictures import image_patches
 from rv_train.config import load_cfg
 from rv_train.data.base import Sample
 from rv_train.policies.encoding import ObservationEncoder
@@ -93,11 +94,10 @@ def test_tiling(published):
 def test_pixels_equal_the_librarys(recipe):
     from transformers import Qwen2VLImageProcessorPil  # needs no torchvision; the other one: torchvision_checks.py
 
-    _, encoder = recipe
+    cfg, encoder = recipe
     pictures = encoder.transform(frames())
-    settings = {
-        k: v for k, v in processor_settings(encoder.prompt.pictures).items() if not k.endswith(("_type", "_class"))
-    }
+    settings = family_of(cfg).processor_files(encoder.prompt.pictures)["preprocessor_config.json"]
+    settings = {key: value for key, value in settings.items() if not key.endswith(("_type", "_class"))}
     library = Qwen2VLImageProcessorPil(**settings)([Image.fromarray(p) for p in pictures], return_tensors="pt")
     patches, grid = image_patches(torch.from_numpy(pictures))
     assert (patches - library["pixel_values"]).abs().max() <= 1e-6

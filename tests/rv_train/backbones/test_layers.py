@@ -8,7 +8,7 @@ from rv_train.backbones import FAMILIES, family_named
 from rv_train.policies.text.decoder import Decoder
 from rv_train.policies.text.library_decoder import LibraryDecoder
 from rv_train.policies.text.model import TextPolicy
-from tests.tiny import tiny_cfg, tiny_model
+from tests.tiny import tiny_cfg, tiny_model, tiny_recipe
 
 
 class Other(nn.Linear):
@@ -21,7 +21,8 @@ def of_another_class(module):
 
 CHANGES = {
     "a module that is new": lambda text, layer: layer.add_module("gate", nn.Identity()),
-    "a module that is new in attention": lambda text, layer: layer.self_attn.add_module("q_norm", nn.Identity()),
+    "a norm of heads that is another": lambda text, layer: layer.self_attn.add_module("q_norm", nn.Identity()),
+    "a module that is new in attention": lambda text, layer: layer.self_attn.add_module("v_norm", nn.Identity()),
     "a parameter of its own": lambda text, layer: layer.register_parameter("scale", nn.Parameter(torch.ones(1))),
     "sinks": lambda text, layer: layer.self_attn.register_parameter("sinks", nn.Parameter(torch.ones(2))),
     "a buffer": lambda text, layer: layer.mlp.register_buffer("offset", torch.ones(1)),
@@ -44,9 +45,14 @@ CHANGES = {
 }
 
 
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "smolvlm"])
+def recipe(request, tmp_path_factory):
+    return tiny_recipe(tmp_path_factory.mktemp(request.param), request.param)
+
+
 @pytest.mark.parametrize("kind", CHANGES)
-def test_what_is_not_known_is_refused_and_the_librarys_forward_answers(kind):
-    model = tiny_model(tiny_cfg())
+def test_what_is_not_known_is_refused_and_the_librarys_forward_answers(recipe, kind):
+    model = tiny_model(tiny_cfg(recipe))
     family, text = model.family, model.family.text(model.backbone)
     assert len(family.layer_parts(model.backbone)) == len(text.layers) and type(model.decoder) is Decoder
     CHANGES[kind](text, text.layers[-1])

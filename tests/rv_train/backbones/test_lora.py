@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rv_train.backbones import family_named
 from rv_train.backbones.lora import merge, num_values, target_pattern, weights_sha256
-from rv_train.backbones.qwen2_5_vl.vision import use_own_vision
 from rv_train.checkpoint import load_model_folder, save_model_folder
 from rv_train.config import load_cfg
 from rv_train.optim import build_optimizer
@@ -187,7 +186,7 @@ def test_peft_loads_it_without_this_repository(saved, adapted, base, encoder):
     plain = Qwen2_5_VLForConditionalGeneration.from_pretrained(base, attn_implementation="eager")
     model = load_model_folder(base)[0]
     model.backbone = PeftModel.from_pretrained(plain, saved).base_model.model
-    use_own_vision(model.backbone)
+    model.family.prepare(model.backbone)
     assert_equal(outputs(model.eval(), encoder), outputs(adapted, encoder))
 
 

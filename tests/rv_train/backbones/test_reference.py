@@ -19,19 +19,12 @@ def test_missing_packages_are_named(monkeypatch, missing):
 
 
 @pytest.mark.slow
-def test_everything_is_the_same_as_in_the_fast_path():
+@pytest.mark.parametrize("checks", ["torchvision_checks.py", "backbones/smolvlm/torchvision_checks.py"])
+def test_everything_is_the_same_as_in_the_fast_path(checks):
     """In a process of its own: there torchvision can be imported, and here it must not be (see the checks' file)."""
     paths = os.pathsep.join(map(str, (REFERENCE_PACKAGES, ROOT)))
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "tests/rv_train/backbones/torchvision_checks.py",
-        ],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/rv_train/backbones/{checks}"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rv_eval.policy import Policy
-from rv_train.backbones.qwen2_5_vl.pictures import image_patches
+from rv_train.backbones.patches import image_patches
 from rv_train.config import load_cfg
 from rv_train.data.base import Sample
 from rv_train.data.images import jitter
@@ -26,6 +26,8 @@ VARIANTS = {
     "one picture per view": ("vla0", {"IMAGE.TILE": False}),
     "no system turn, no vision id": ("vla0", {"PROMPT.SYSTEM": "", "PROMPT.VISION_ID": False}),
     "the smallest picture, vocabulary cut": ("quickstart", {"IMAGE.SIZE": 28, "IMAGE.TILE": False}),
+    "Qwen3-VL": ("vla0_qwen3", {}),
+    "Qwen3-VL, one picture per view": ("vla0_qwen3", {"IMAGE.TILE": False, "PROMPT.SYSTEM": ""}),
 }
 
 
@@ -47,11 +49,11 @@ def sample(seed):
     return Sample(views, instruction[: 30 + 10 * seed], None, None, "f", "demo_0", 0)
 
 
-def same(fast, reference):
+def same(encoders, fast, reference):
     assert fast["input_ids"].tolist() == reference["input_ids"].tolist()
     assert fast["labels"].tolist() == reference["labels"].tolist()
     assert fast["input_ids"].dtype == reference["input_ids"].dtype == torch.int64
-    patches, _ = image_patches(fast["images"])
+    patches, _ = image_patches(fast["images"], encoders[1].reference.family.patches)
     assert patches.shape == reference["pixel_values"].shape and reference["pixel_values"].dtype == torch.float32
     assert (patches - reference["pixel_values"]).abs().max() <= 1e-6
 
@@ -61,14 +63,14 @@ def test_training_samples_are_the_same(encoders):
     for seed in range(4):
         text = "474 479 460 669 391 674 0 " * 3 + "1000 0 5"
         fast, reference = (e.encode_sample(sample(seed), text, np.random.default_rng(seed)) for e in encoders)
-        same(fast, reference)
+        same(encoders, fast, reference)
         hidden += int((fast["input_ids"] == encoders[0].prompt.mask_id).sum())
     assert hidden > 10  # digits were hidden, in both alike
 
 
 def test_digits_that_somebody_else_has_hidden_are_the_same(encoders):
     fast, reference = (e.encode_sample(sample(0), "XX 5X 1000 X X0 0", None) for e in encoders)
-    same(fast, reference)
+    same(encoders, fast, reference)
     assert int((reference["input_ids"] == encoders[0].prompt.mask_id).sum()) == 5
 
 
@@ -76,7 +78,7 @@ def test_observations_are_the_same(encoders):
     for seed in range(2):
         s = sample(seed)
         o = {"views": dict(zip(encoders[0].views, s.views, strict=True)), "instruction": s.instruction}
-        same(*(encoder.encode(o) for encoder in encoders))
+        same(encoders, *(encoder.encode(o) for encoder in encoders))
 
 
 @torch.no_grad()

@@ -10,6 +10,10 @@ readers   files packed as this project packs them and not packed at all, read by
 
 robomimic 0.3.0 without its dependencies is enough:
     pip install --no-deps --target FOLDER robomimic==0.3.0; PYTHONPATH=FOLDER python tools/dev/benchmark.py data ...
+
+Of a LeRobot set (--data FOLDER) it is measured instead how fast it is read: with and without the frame cache, and by
+LeRobot's own loader, by every decoder that it finds. LeRobot cannot be installed beside this project: --lerobot_python
+names the Python of an environment that has it (LEROBOT_PYTHONPATH: what is put on its path).
 """
 
 import importlib
@@ -24,6 +28,7 @@ import numpy as np
 
 from libs.errors import BadInput
 from libs.files import make_folder
+from libs.lerobot_data import is_set
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs/vla0.yaml"
 BATCH = 8
@@ -35,10 +40,11 @@ def add_arguments(parser):
         "--data",
         type=Path,
         required=True,
-        help="demo file (of a folder: the first); its frames are stored in every way",
+        help="demo file (of a folder: the first), whose frames are stored in every way; or a LeRobot set",
     )
     add("--samples", type=int, default=200, help="read from each file and by each reader in a round")
     add("--rounds", type=int, default=5)
+    add("--lerobot_python", metavar="PYTHON", help="an interpreter that has LeRobot, for --data of a LeRobot set")
     add(
         "--folder", type=Path, help="where the files are written, on the disk to be measured (default: a temporary one)"
     )
@@ -53,6 +59,12 @@ def measure(args, report) -> dict:
     for name in ("samples", "rounds"):
         if getattr(args, name) < 1:
             raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.folder:
+        make_folder(args.folder)
+    if is_set(args.data):
+        from tools.dev.benchmarks import lerobot_sets
+
+        return lerobot_sets.measure(args.data, args.lerobot_python, args.samples, args.rounds, args.folder, report)
     import torch
 
     from libs.demo_hdf5 import demo_files
@@ -67,8 +79,6 @@ def measure(args, report) -> dict:
     order = np.random.default_rng(0).integers(0, len(dataset), args.samples).tolist()
     frames = [(rows.name, frame) for rows in dataset.demos for frame in range(len(rows.actions))]
     places = [frames[index] for index in order]
-    if args.folder:
-        make_folder(args.folder)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         paths, storage, problems = {}, {}, []
         for number, kind in enumerate(STORAGES):
@@ -188,6 +198,10 @@ def _robomimic_version() -> str:
 
 def table(result) -> str:
     """The summary as text."""
+    if "loaders" in result:
+        from tools.dev.benchmarks import lerobot_sets
+
+        return lerobot_sets.table(result)
     from tools.dev.benchmarks.samples import columns, with_quartiles
 
     frames = result["frames"]

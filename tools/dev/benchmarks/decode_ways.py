@@ -5,12 +5,12 @@ import time
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from rv_train.backbones.qwen2_5_vl.pictures import image_patches
-from rv_train.backbones.qwen2_5_vl.vision import use_own_vision
+from rv_train.backbones.patches import image_patches
+from rv_train.backbones.qwen.vision import use_own
 
 
 class Ways:
-    """model: a TextPolicy on `device`."""
+    """model: a TextPolicy on `device`, over one of Qwen's families."""
 
     def __init__(self, model, device):
         self.model = model
@@ -46,11 +46,11 @@ class Ways:
         return decoder.generate(prompt, batch["lengths"], drafts=given)
 
     def _generate(self, batch, variant, only_first):
-        backbone, ids = self.model.backbone, batch["input_ids"]
+        backbone, family, ids = self.model.backbone, self.model.family, batch["input_ids"]
         grammar = self.model.decoder.grammar.to(ids.device)
-        patches, grid = image_patches(batch["images"].flatten(0, 1), backbone.model.visual.dtype)
+        patches, grid = image_patches(batch["images"].flatten(0, 1), family.patches, backbone.model.visual.dtype)
         more = {} if variant == "generate" else {"cache_implementation": "static", "disable_compile": True}
-        use_own_vision(backbone, own=False)
+        use_own(backbone, family.own(), own=False)
         if variant == "compiled":
             self._compiled = self._compiled or torch.compile(backbone.forward)
             backbone.forward = self._compiled
@@ -69,7 +69,7 @@ class Ways:
                 **more,
             )
         finally:
-            use_own_vision(backbone)
+            use_own(backbone, family.own())
             if variant == "compiled":
                 del backbone.forward  # the class has the other one
         rows = [[*row, grammar.end_id] for row in written[:, ids.shape[1] :].tolist()]

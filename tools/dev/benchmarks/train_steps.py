@@ -7,7 +7,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from rv_train.backbones.prompt import IGNORE
-from rv_train.backbones.qwen2_5_vl.vision import use_own_vision
+from rv_train.backbones.qwen.vision import use_own
 from rv_train.data.training_set import TrainingSet
 from rv_train.distributed import agree
 from rv_train.optim import Precision, base_lr, build_optimizer
@@ -104,7 +104,7 @@ class UpstreamStep(_Step):
 
     def __init__(self, cfg, device, encoder, samples, backend="pil"):
         super().__init__(cfg, device, encoder, samples)
-        use_own_vision(self.model.backbone, own=False)
+        use_own(self.model.backbone, self.model.family.own(), own=False)
         self.encoder, self.upstream = encoder, UpstreamEncoder(cfg, encoder.prompt, backend)
         train = cfg.TRAIN
         options = {"lr": self.lr, "betas": tuple(train.betas), "weight_decay": train.weight_decay}

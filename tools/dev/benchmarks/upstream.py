@@ -8,8 +8,8 @@ The model is given labels, so that the library computes the logits of every posi
 import numpy as np
 import torch
 
+from rv_train.backbones import family_of
 from rv_train.backbones.prompt import IGNORE
-from rv_train.backbones.qwen2_5_vl.pictures import processor_settings
 
 
 class UpstreamEncoder:
@@ -22,7 +22,7 @@ class UpstreamEncoder:
     """
 
     def __init__(self, cfg, prompt, backend="pil"):
-        settings = processor_settings(prompt.pictures)
+        settings = family_of(cfg).processor_files(prompt.pictures)["preprocessor_config.json"]
         settings = {key: settings[key] for key in settings if not key.endswith(("_type", "_class"))}
         self.prompt, self.processor = prompt, _processor(settings, prompt.tokenizer, backend)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionPatchEmbed, Qwen2_5_VLVisionAttention
 
+from rv_train.backbones.qwen.vision import use_own
 from rv_train.backbones.qwen2_5_vl.pictures import image_patches
-from rv_train.backbones.qwen2_5_vl.vision import PatchEmbed, VisionAttention, _layout, picture_features, use_own_vision
+from rv_train.backbones.qwen2_5_vl.vision import OWN, PatchEmbed, VisionAttention, _layout, see
 from tests.closeness import assert_close
 from tests.tiny import tiny_cfg, tiny_model
 
@@ -30,7 +31,7 @@ def passed(visual, patches, rows, columns, library):
         grid = torch.tensor([[1, rows, columns]]).expand(len(patches) // (rows * columns), 3)
         features = visual(patches, grid_thw=grid).pooler_output
     else:
-        features = picture_features(visual, patches, rows, columns)
+        features = see(visual, patches, rows, columns).pooler_output
     (features.float() * torch.linspace(-1, 1, features.numel()).view_as(features)).sum().backward()
     return features.detach(), [parameter.grad.clone() for parameter in visual.parameters()]
 
@@ -74,7 +75,7 @@ def test_patches_are_embedded_as_by_the_librarys_convolution(dtype):
 
 def test_the_librarys_own_modules_can_be_had_back():
     backbone = tiny_model(tiny_cfg()).backbone
-    kinds = {own: [type(module) for module in use_own_vision(backbone, own).modules()] for own in (True, False)}
+    kinds = {own: [type(module) for module in use_own(backbone, OWN, own).modules()] for own in (True, False)}
     assert {PatchEmbed, VisionAttention} <= set(kinds[True])
     assert not {PatchEmbed, VisionAttention} & set(kinds[False])
 
@@ -89,7 +90,7 @@ def test_windows_of_one_length_are_one_call(monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     patches, _ = image_patches(torch.zeros(3, 224, 224, 3, dtype=torch.uint8))
-    picture_features(visual, patches, 16, 16)
+    see(visual, patches, 16, 16)
     assert calls == [(12, 2, 64), (3, 2, 256)]  # (windows, heads, patches)
 
 
@@ -98,8 +99,8 @@ def test_what_is_kept_may_be_trained_with():
     patches, _ = image_patches(torch.zeros(1, 56, 56, 3, dtype=torch.uint8))
     _layout.cache_clear()
     with torch.inference_mode():
-        picture_features(visual, patches, 4, 4)
-    picture_features(visual, patches, 4, 4).sum().backward()
+        see(visual, patches, 4, 4)
+    see(visual, patches, 4, 4).pooler_output.sum().backward()
     assert _layout.cache_info().hits == 1 and visual.patch_embed.proj.weight.grad is not None
     _layout.cache_clear()
 

@@ -9,15 +9,15 @@ from rv_train.policies.encoding import ObservationEncoder
 from rv_train.policies.text.decoder import FEW, Decoder, _Answer
 from rv_train.policies.text.grammar import Grammar
 from tests.rv_train.policies.text.test_text_policy import observation, recompute_greedily
-from tests.tiny import tiny_cfg, tiny_model
+from tests.tiny import TINY, tiny_cfg, tiny_model
 from tests.waiting import WAITING, Operations
 
 LENGTH = 64
 
 
-def lively_model(**more):
+def lively_model(recipe=TINY, **more):
     """Random weights so large that the next token depends on the last, and every rounding shows."""
-    model = tiny_model(tiny_cfg(**more))
+    model = tiny_model(tiny_cfg(recipe, **more))
     noise = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -8,16 +8,24 @@ from transformers.cache_utils import DynamicCache
 from rv_train.policies.encoding import ObservationEncoder
 from rv_train.policies.text.decoder import Decoder
 from rv_train.policies.text.library_decoder import LibraryDecoder, right_aligned
+from tests.rv_train.backbones.test_qwen import FAMILIES
 from tests.rv_train.policies.text.test_decoder import LENGTH, lively_model
 from tests.rv_train.policies.text.test_drafts import kinds_of_drafts
 from tests.rv_train.policies.text.test_text_policy import observation
-from tests.tiny import tiny_cfg
+from tests.tiny import tiny_cfg, tiny_recipe
 from tools.dev.benchmarks.decode_ways import Ways
+
+DESCRIBED = {"qwen2_5_vl", "qwen3_vl"}  # families whose layers are exactly `LayerParts`
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def recipe(request, tmp_path_factory):
+    return tiny_recipe(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    return ObservationEncoder.from_cfg(tiny_cfg())
+def encoder(recipe):
+    return ObservationEncoder.from_cfg(tiny_cfg(recipe))
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +34,17 @@ def features(encoder):
 
 
 @pytest.fixture(params=["eager", "sdpa"])
-def model(request):
-    return lively_model(MODEL__ATTENTION=request.param)
+def model(recipe, request):
+    return lively_model(recipe, MODEL__ATTENTION=request.param)
 
 
 def ways(model):
-    """The two decoders of a model."""
-    grammar = model.decoder.grammar
-    return Decoder(model.backbone, model.family, grammar), LibraryDecoder(model.backbone, model.family, grammar)
+    """The decoder that a model has, and the one that every model can have."""
+    return model.decoder, LibraryDecoder(model.backbone, model.family, model.decoder.grammar)
+
+
+def test_families_whose_layers_are_described_have_the_hand_written_pass(model):
+    assert type(model.decoder) is (Decoder if model.family.name in DESCRIBED else LibraryDecoder)
 
 
 def texts(model, decoder, batch, *arguments, **more):
@@ -57,19 +68,20 @@ def test_both_ways_write_the_same_batched_and_alone(model, encoder, features):
 
 @torch.no_grad()
 def test_they_are_what_generate_writes_under_the_grammar(model, encoder, features):
-    librarys = ways(model)[1]
     for one in features[:3]:
         batch = encoder.collate([one])
         theirs = Ways(model, "cpu").answer("generate", batch, None)["ids"]
-        assert librarys.generate(model._embed(batch), batch["lengths"])[0] == theirs
+        for decoder in ways(model):
+            assert decoder.generate(model._embed(batch), batch["lengths"])[0] == theirs
 
 
 @torch.no_grad()
 def test_drafts_change_the_passes_and_nothing_else(model, encoder, features):
-    librarys = ways(model)[1]
+    ours, librarys = ways(model)
     batch = encoder.collate(features, LENGTH)
     expected, slow = texts(model, librarys, batch)
     for kind, drafts in kinds_of_drafts(expected).items():
+        assert texts(model, ours, batch, drafts=drafts)[0] == expected, kind
         found, passes = texts(model, librarys, batch, drafts=drafts)
         assert found == expected, kind
         if kind == "right":
@@ -119,5 +131,5 @@ def test_a_row_is_the_same_in_every_place_beside_any_neighbours(model, encoder, 
 
 
 def test_compiling_is_refused(model):
-    with pytest.raises(ValueError, match=r"torch_compile .* MODEL\.BACKBONE qwen2_5_vl"):
+    with pytest.raises(ValueError, match=rf"torch_compile .* MODEL\.BACKBONE {model.family.name}"):
         ways(model)[1].compile()

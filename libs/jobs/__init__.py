@@ -1,0 +1,94 @@
+"""Long work in a folder: one process at a time holds the folder, its independent jobs run in as many as wanted."""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from libs.errors import BadInput
+from libs.files import make_folder, named_path
+
+LOCK = "lock"
+AHEAD = 4  # jobs per process that are handed out in advance
+
+
+@contextlib.contextmanager
+def held_folder(folder, in_use):
+    """The folder, made where it does not exist, and held: no other process is in here with it at the same time.
+
+    in_use: what is said where another process holds it, which is BadInput.
+    """
+    folder = make_folder(folder)
+    with named_path(folder, "written"):
+        lock = open(Path(folder) / LOCK, "a")  # noqa: SIM115 - the lock goes with the process, however it ends
+    with lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise BadInput(in_use) from None
+        except OSError:  # a file system without locks goes without
+            pass
+        yield folder
+
+
+def run_jobs(function, jobs, workers, done, where):
+    """`function(job)` of every job, in their order with one worker, else in that many processes.
+
+    Args:
+        function, jobs: can be pickled; jobs are handed out in order, the function goes to each process once.
+        done: called here with each job that is finished.
+        where: what is being made, for the message when a process dies.
+    Raises:
+        What `function` raises. RuntimeError: a process died.
+    """
+    if workers == 1:
+        for job in jobs:
+            function(job)
+            done(job)
+        return
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker, initargs=(function,)
+    )
+    with pool:
+        try:
+            _hand_out(pool, jobs, workers * AHEAD, done)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise RuntimeError(f"{where}: a process died ({error}); the same command continues") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _hand_out(pool, jobs, most, done):
+    running, todo = {}, iter(jobs)
+    while True:
+        while len(running) < most and (job := next(todo, None)) is not None:
+            running[pool.submit(_do, job)] = job
+        if not running:
+            return
+        finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+        for future in finished:
+            future.result()
+            done(running.pop(future))
+
+
+def _do(job):
+    """In a worker."""
+    _do.function(job)
+
+
+def _begin_worker(function):
+    """Ctrl-C is the parent's to handle; and a process whose parent was killed ends at once, not at the next job."""
+    _do.function = function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent():
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -1,0 +1,43 @@
+"""A server's side of a websocket whose client may be gone, silent, or greedy."""
+
+import asyncio
+import socket
+
+from websockets.asyncio.server import ServerConnection
+
+MAX_UNREAD = 2**20  # bytes sent to a client that does not read them
+
+
+async def unless_gone(connection, coroutine):
+    """What the coroutine returns; None where the connection is closed before."""
+    awaited = asyncio.ensure_future(coroutine)
+    gone = asyncio.ensure_future(connection.wait_closed())
+    try:
+        await asyncio.wait({awaited, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return awaited.result() if awaited.done() else None
+    finally:
+        awaited.cancel()
+        gone.cancel()
+
+
+class GuardedConnection(ServerConnection):
+    """Three limits that the library does not have: connections before their handshake, what a client leaves unread
+    (a flood of pings is answered by pongs, which know no back-pressure), and how long its system acknowledges
+    nothing."""
+
+    def __init__(self, *args, most, dead_s, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._most, self._dead_s = most, dead_s
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        if len(self.server.handler_tasks) > self._most:
+            transport.abort()
+        elif hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the system's own limit, minutes, holds
+            peer = transport.get_extra_info("socket")
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * self._dead_s))
+
+    def data_received(self, data):
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > MAX_UNREAD:
+            self.transport.abort()

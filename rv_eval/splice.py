@@ -1,0 +1,86 @@
+"""Asking early: which actions are executed while the next chunk is computed, and where that one then begins.
+
+All of it is counted in executed actions, never in seconds: a measured time is wrong after the first, slow answer and on
+every busy machine; what was executed since the question is known. What stood still meanwhile has not aged: steps in
+which nothing was executed do not count.
+"""
+
+import numpy as np
+
+from libs.errors import BadInput
+from rv_eval.agent import AgentSettings
+
+SYNC, NAIVE, SPLICE = "sync", "naive", "splice"
+EXECUTIONS = (SYNC, NAIVE, SPLICE)
+
+
+class Splicer:
+    """One episode's chunks, of a policy whose answers take a while.
+
+    execution: what happens between question and answer, and where the answer's chunk begins.
+        sync: nothing is executed, the chunk begins with its first action.
+        naive: the chunk before is executed on; the new one begins with its first action, though that was meant for
+            where the robot was when the question was asked.
+        splice: the same, but the actions that have been executed since the question are left out of the new chunk.
+    settings: as for ChunkAgent; n_action_steps: actions after which the next question is due, counted from the first
+    of the chunk. An answer may be so late that the chunk is executed beyond them, to its end; then there is nothing to
+    execute, and no action is ever repeated.
+    """
+
+    def __init__(self, horizon: int, settings: AgentSettings, execution: str = SPLICE):
+        if execution not in EXECUTIONS:
+            raise BadInput(f"execution is one of {', '.join(EXECUTIONS)}, not {execution!r}")
+        self.horizon, self.settings, self.execution = horizon, settings.resolve(horizon), execution
+        self._ensembler = self.settings.make_ensembler(horizon)
+        self.reset()
+
+    def reset(self):
+        """Forget everything: call at the start of an episode."""
+        self._ensembler.reset()
+        self._chunk, self.position = None, self.horizon  # of the next action in the chunk
+        self._executed = 0
+        self._asked_at = None  # actions executed before the question that is open
+        self._begin = 0  # actions executed before the first one of the chunk was due
+
+    @property
+    def asked(self) -> bool:
+        """Whether a question is open."""
+        return self._asked_at is not None
+
+    def due(self, delay: int) -> bool:
+        """Whether to ask now. delay: actions that are executed before the answer is there, as far as is known: so early
+        that they and the rest of the chunk end together. A delay of a whole chunk or more: when nothing is left."""
+        if self.asked:
+            return False
+        last = self.settings.n_action_steps
+        if self.execution != SYNC:
+            last = min(last, self.horizon - delay) if delay < self.horizon else self.horizon
+        return self.position >= last
+
+    def ask(self):
+        """The question is asked now."""
+        self._asked_at = self._executed
+
+    def forget(self):
+        """The question gets no answer that could be used."""
+        self._asked_at = None
+
+    def add_chunk(self, chunk) -> bool:
+        """The answer (H, A) to the open question. False: everything in it is over, it is not used."""
+        begin = self._asked_at if self.execution == SPLICE else self._executed
+        self._asked_at = None
+        if self._executed - begin >= self.horizon:
+            return False
+        self._chunk = self._ensembler.add(chunk, begin - self._begin)
+        self._begin, self.position = begin, self._executed - begin
+        return True
+
+    def next_action(self) -> np.ndarray | None:
+        """(A,) float64, what to execute now; None: nothing, hold."""
+        over = self.settings.n_action_steps if self.execution == SYNC else self.horizon
+        if self._chunk is None or self.position >= over:
+            return None
+        action = self._chunk[self.position].astype(np.float64)
+        self.position += 1
+        self._executed += 1
+        return action

@@ -1,0 +1,143 @@
+"""What Qwen3-VL's keys of the config tree mean, and what they are where nobody says: the 2B model."""
+
+import math
+
+from libs.errors import BadInput
+from rv_train.backbones.patches import Patches
+from rv_train.backbones.tokenizer import token_id
+
+PATCHES = Patches(side=16, merge=2, frames=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+DEFAULTS = {
+    "MODEL.PATH": "Qwen/Qwen3-VL-2B-Instruct",
+    "MODEL.TOKENIZER": "qwen3",
+    # The last four are names of the vision tower's layers, which MODEL.LORA.VISION adds
+    "MODEL.LORA.TARGETS": [
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        *("qkv", "proj", "linear_fc1", "linear_fc2"),
+    ],
+    "MODEL.TEXT": {
+        "HIDDEN": 2048,
+        "LAYERS": 28,
+        "HEADS": 16,
+        "KV_HEADS": 8,
+        "HEAD_DIM": 128,
+        "MLP": 6144,
+        "ROPE_THETA": 5.0e6,
+        "VOCAB": 151936,  # rows of the embedding, where MODEL.VOCAB_CUT is 0
+        "TIED": True,  # the head is the embedding (the 8B model has one of its own)
+    },
+    "MODEL.VISION": {
+        "HIDDEN": 1024,
+        "LAYERS": 24,
+        "HEADS": 16,
+        "MLP": 4096,
+        "POSITIONS": 2304,  # learned, a square of 48 x 48, interpolated to a picture's patches
+        # Layers whose result is added to that of the first, second, ... text layer, too, at the pictures' places
+        "DEEPSTACK": [5, 11, 17],
+    },
+}
+TINY = {
+    "IMAGE.SIZE": 64,
+    "MODEL.VOCAB_CUT": 512,
+    "MODEL.TEXT": {
+        **{"HIDDEN": 32, "LAYERS": 3, "HEADS": 2, "KV_HEADS": 1, "HEAD_DIM": 24, "MLP": 64, "ROPE_THETA": 1.0e4}
+    },
+    "MODEL.VISION": {"HIDDEN": 32, "LAYERS": 3, "HEADS": 2, "MLP": 64, "POSITIONS": 16, "DEEPSTACK": [0, 1]},
+}
+
+
+def check(cfg):
+    """What the attention of both towers can divide, and layers that there are."""
+    text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
+    check_heads(text)
+    check_vision(vision)
+    beyond = [layer for layer in vision.DEEPSTACK if not 0 <= layer < vision.LAYERS]
+    if beyond:
+        raise BadInput(f"MODEL.VISION.DEEPSTACK names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")
+    if sorted(set(vision.DEEPSTACK)) != list(vision.DEEPSTACK):
+        raise BadInput(f"MODEL.VISION.DEEPSTACK must rise, got {vision.DEEPSTACK}")
+    if len(vision.DEEPSTACK) > text.LAYERS:
+        raise BadInput(
+            f"MODEL.VISION.DEEPSTACK names {len(vision.DEEPSTACK)} layers, one text layer each, and MODEL.TEXT.LAYERS "
+            f"is {text.LAYERS}"
+        )
+
+
+def check_heads(text):
+    """BadInput where queries cannot share keys, or positions of three axes not a head's pairs of numbers."""
+    if text.HEADS % text.KV_HEADS:
+        raise BadInput(f"MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {text.HEADS}, {text.KV_HEADS}")
+    if text.HEAD_DIM % 2 or text.HEAD_DIM < 8:
+        raise BadInput(f"MODEL.TEXT.HEAD_DIM must be even and at least 8, got {text.HEAD_DIM}")
+
+
+def check_vision(vision):
+    """BadInput where rows and columns cannot share a head's pairs of numbers, or the positions are no square."""
+    if vision.HIDDEN % (4 * vision.HEADS):
+        raise BadInput(
+            f"MODEL.VISION.HIDDEN must be a multiple of 4 x HEADS, got {vision.HIDDEN} and {vision.HEADS} heads"
+        )
+    if math.isqrt(vision.POSITIONS) ** 2 != vision.POSITIONS:
+        raise BadInput(f"MODEL.VISION.POSITIONS must be the square of a whole number, got {vision.POSITIONS}")
+
+
+def random_config(cfg, tokenizer):
+    """The library's config object for the sizes in MODEL.TEXT and MODEL.VISION."""
+    from transformers import Qwen3VLConfig
+
+    text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
+    return Qwen3VLConfig(
+        text_config=text_config(cfg, tokenizer, text.HEAD_DIM // 2)
+        | {"max_position_embeddings": 262144, "head_dim": text.HEAD_DIM},
+        vision_config={**vision_config(cfg), "deepstack_visual_indexes": list(vision.DEEPSTACK)},
+        **token_ids(tokenizer),
+        tie_word_embeddings=text.TIED,
+    )
+
+
+def text_config(cfg, tokenizer, pairs):
+    """What Qwen3's text towers have in common; pairs: of a head's numbers, that positions turn."""
+    text = cfg.MODEL.TEXT
+    side = pairs * 5 // 16  # of 64 frequencies the published models have 24 temporal, 20 vertical, 20 horizontal
+    return {
+        "vocab_size": -(-len(tokenizer) // 64) * 64 if cfg.MODEL.VOCAB_CUT else text.VOCAB,
+        "hidden_size": text.HIDDEN,
+        "intermediate_size": text.MLP,
+        "num_hidden_layers": text.LAYERS,
+        "num_attention_heads": text.HEADS,
+        "num_key_value_heads": text.KV_HEADS,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": text.TIED,
+        "bos_token_id": None,
+        "eos_token_id": token_id(tokenizer, "<|im_end|>"),
+        "pad_token_id": None,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": text.ROPE_THETA,
+            "mrope_section": [pairs - 2 * side, side, side],
+            "mrope_interleaved": True,
+        },
+    }
+
+
+def vision_config(cfg):
+    """The same of their vision towers."""
+    vision = cfg.MODEL.VISION
+    return {
+        "depth": vision.LAYERS,
+        "hidden_size": vision.HIDDEN,
+        "intermediate_size": vision.MLP,
+        "num_heads": vision.HEADS,
+        "num_position_embeddings": vision.POSITIONS,
+        "patch_size": PATCHES.side,
+        "spatial_merge_size": PATCHES.merge,
+        "temporal_patch_size": PATCHES.frames,
+        "out_hidden_size": cfg.MODEL.TEXT.HIDDEN,
+    }
+
+
+def token_ids(tokenizer):
+    """Of the marks around and in pictures, as the library's config names them."""
+    names = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+    names |= {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
+    return {f"{name}_token_id": token_id(tokenizer, token) for name, token in names.items()}

@@ -1,0 +1,95 @@
+"""What late answers cost in LIBERO: success with a simulated delay between question and answer, in control steps.
+
+    python tools/eval_delay.py --model_path RUN --task_suite libero_object --task_id 5 --episodes 100 \\
+        --delays 1 2 4 8 --executions naive splice --log_dir LOGS [--skip_evaluated]
+
+Without delay the simulator waits for every answer (sync). With a delay its time goes on for so many steps, in which
+the chunk before is executed on, or the arm holds; naive begins the new chunk with its first action, splice with the one
+that is due (rv_eval/splice.py). Every cell is an evaluation of its own, in LOGS/sync_0, LOGS/splice_2 ..., with all
+that tools/eval_libero.py writes, and continued in the same way. The table is printed at the end, and put into
+LOGS/delays.json.
+Exit code: as tools/eval_libero.py.
+"""
+
+import argparse
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from libs.cli import cli_errors
+from libs.errors import BadInput
+from libs.files import check_new_folder, write_whole
+from rv_eval.envs import get_simulator
+from rv_eval.envs.base import Simulator
+from rv_eval.splice import EXECUTIONS, NAIVE, SPLICE, SYNC
+from tools.evaluation import ask_in_wordings, load_policy, parse_args, run_evaluation, run_name
+
+
+def parse_cells(simulator: Simulator, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of an evaluation, and which cells of the table are wanted."""
+    args = parse_args(simulator, __doc__, argv, more=_add_cells)
+    if min(args.delays) < 0:
+        raise BadInput(f"--delays: control steps, at least 0, got {min(args.delays)}")
+    return args
+
+
+def _add_cells(parser):
+    add = parser.add_argument_group("cells of the table").add_argument
+    add("--delays", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="control steps until an answer is there")
+    add("--executions", nargs="+", choices=EXECUTIONS, default=[SYNC, NAIVE, SPLICE], help="default: all three")
+
+
+@cli_errors
+def main(argv=None):
+    simulator = get_simulator("libero")
+    args = parse_cells(simulator, argv)
+    simulator.choose_tasks(args)  # refuses what does not exist, before a policy is loaded
+    if args.log_dir:
+        check_new_folder(args.log_dir)
+    print("\n" + table(run_cells(args, simulator, load_policy(args))))
+
+
+def run_cells(args: argparse.Namespace, simulator: Simulator, policy) -> list[dict]:
+    """A row for every cell; also written to delays.json."""
+    from rv_eval.playing.delay import DelayedAgent
+    from rv_eval.results.records import wilson_interval
+
+    folder = args.log_dir or Path("eval_logs") / f"{run_name(policy.describe()['model_folder'])}_delay"
+    rows = []
+    for execution, delay in cells(args.executions, args.delays):
+        print(f"\n{execution}, {delay} steps of delay", flush=True)
+        args.log_dir = folder / f"{execution}_{delay}"
+        agent = functools.partial(DelayedAgent, execution=execution, delay=delay)
+        cell = {"execution": execution, "delay_steps": delay}
+        records = run_evaluation(args, simulator, ask_in_wordings, policy, agent, cell)
+        steps = [record["steps"] for record in records if record["success"]]
+        low, high = wilson_interval(len(steps), len(records))
+        cell |= {"episodes": len(records), "successes": len(steps), "low": low, "high": high}
+        rows.append(cell | {"mean_steps": sum(steps) / len(steps) if steps else None})
+    write_whole(folder / "delays.json", json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
+def cells(executions, delays) -> list[tuple[str, int]]:
+    """(execution, delay), each once: sync waits, so its delay is nothing; without delay all are sync."""
+    wanted = [
+        (SYNC, 0) if execution == SYNC or delay == 0 else (execution, delay)
+        for execution in executions
+        for delay in sorted(delays)
+    ]
+    return list(dict.fromkeys(wanted))
+
+
+def table(rows) -> str:
+    lines = [f"{'execution':<12}{'delay':>6}{'success':>10}{'rate':>8}   95 %            steps of a success"]
+    for row in rows:
+        rate, count = row["successes"] / max(row["episodes"], 1), f"{row['successes']}/{row['episodes']}"
+        steps = "-" if row["mean_steps"] is None else f"{row['mean_steps']:.0f}"
+        span = f"{row['low']:.1%} to {row['high']:.1%}"
+        lines.append(f"{row['execution']:<12}{row['delay_steps']:>6}{count:>10}{rate:>8.1%}   {span:<16}{steps:>8}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
