@@ -27,5 +27,12 @@ def source_that_fits(entries: Iterable[Path | str]) -> str:
     """The name of the source that all of some files and folders look like; the first one where none does: opening them
     will say what is wrong."""
     entries = [Path(entry) for entry in entries]
-    fitting = (name for name in SOURCES if all(find_source(name).fits(entry) for entry in entries))
+    fitting = (name for name in SOURCES if all(_fits(find_source(name), entry) for entry in entries))
     return next(fitting, next(iter(SOURCES)))
+
+
+def _fits(source: Source, entry: Path) -> bool:
+    try:
+        return source.fits(entry)
+    except (OSError, ValueError):  # what can be no path, or may not be looked at
+        return False

@@ -75,8 +75,8 @@ def pil_pictures(views, transform, rng):
     pictures = []
     for view in views:
         picture = Image.fromarray(np.ascontiguousarray(transform._cut(view, rng)))
-        if picture.width != transform.size:
-            picture = picture.resize((transform.size, transform.size), Image.Resampling.BILINEAR)
+        if picture.size != (transform.width, transform.height):
+            picture = picture.resize((transform.width, transform.height), Image.Resampling.BILINEAR)
         if factors is not None:
             brightness, contrast, saturation, shift = factors
             picture = ImageEnhance.Brightness(picture).enhance(brightness)
