@@ -15,7 +15,9 @@ from libs.robosuite_sim.experts.geometry import (
     highest_near,
     in_axes,
     long_axis,
+    outline,
     rotation_vector,
+    strip_along,
     way_out,
     wrap_axis,
 )
@@ -64,6 +66,16 @@ def test_extent_and_long_axis_follow_a_turned_box():
     angle, length = long_axis(points)  # of a box that is a diagonal
     assert length == pytest.approx(2 * np.hypot(0.04, 0.02), rel=0.01)
     assert abs(wrap_axis(angle - np.deg2rad(30))) == pytest.approx(np.arctan(0.5), abs=np.deg2rad(3))
+
+
+def test_a_strip_of_an_outline_is_what_passes_between_the_fingers():
+    corners = outline(turned(box_surface((0.04, 0.02, 0.05)), np.deg2rad(30)))
+    assert np.allclose(strip_along(corners, np.deg2rad(120), 0.01), (-0.02, 0.02), atol=1e-6)
+    assert np.allclose(strip_along(corners, np.deg2rad(30), 0.01), (-0.04, 0.04), atol=1e-6)
+    skewed = strip_along(corners, np.deg2rad(90), 0.01)  # across the box, but 30 degrees from straight
+    reach = 0.02 / np.cos(np.deg2rad(30)) + 0.01 * np.tan(np.deg2rad(30))
+    assert np.allclose(skewed, (-reach, reach), atol=1e-6)
+    assert strip_along(corners + 1.0, 0.0, 0.01) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,26 @@ def extent_along(points, angle):
     return along.min(), along.max()
 
 
+def outline(points, count=72):
+    """Corners (count, 2) of what points (N, >=2) cover from above, all around; without its hollows."""
+    directions = np.stack(horizontal_axis(np.linspace(0.0, 2 * np.pi, count, endpoint=False)))
+    return points[np.argmax(points[:, :2] @ directions, axis=0), :2]
+
+
+def strip_along(corners, angle, half):
+    """Lowest and highest coordinate along a horizontal axis, metres, of what of an outline (N, 2) is at most `half`
+    metres beside that axis, which passes through the origin. Zeros where nothing is."""
+    along, beside = in_axes(np.c_[corners, np.zeros(len(corners))], angle)[:, :2].T
+    inside = [along[np.abs(beside) <= half]]
+    for border in (-half, half):
+        step = np.roll(beside, -1) - beside
+        share = (border - beside) / np.where(step == 0.0, np.inf, step)
+        crossed = (share > 0.0) & (share < 1.0)
+        inside.append((along + share * (np.roll(along, -1) - along))[crossed])
+    inside = np.concatenate(inside)
+    return (inside.min(), inside.max()) if len(inside) else (0.0, 0.0)
+
+
 def highest_near(points, start, end, radius):
     """Height of the highest of points (N, 3) within `radius`, seen from above, of the way from start to end (3,).
 

@@ -14,7 +14,9 @@ from libs.robosuite_sim.experts.geometry import (
     in_axes,
     long_axis,
     middle,
+    outline,
     principal_angle,
+    strip_along,
     wrap_axis,
 )
 
@@ -149,12 +151,14 @@ def _grasps_around(points, yaw, depth=GRASP_DEPTH):
     shifts = (0.0, 0.012, -0.012, 0.024, -0.024) if length > 0.07 else (0.0,)
     turns = np.deg2rad(np.arange(-90.0, 90.0, 7.5))
     widths = np.array([np.ptp(extent_along(gripped, yaw + turn)) for turn in turns])
+    corners = outline(gripped)
     for turn, width in zip(turns, widths, strict=True):
-        too_wide = max(0.0, width - (FINGER_OPENING - 0.008))
         skew = _SKEW_COST * (width - widths.min())  # a box between its corners turns in the fingers
         for shift in shifts:
             point = centre + shift * horizontal_axis(axis_angle)
             off_centre = abs(shift * np.cos(axis_angle - yaw - turn))  # fingers would push the object aside
+            between = np.abs(strip_along(corners - point, yaw + turn, _FINGER_ACROSS + 0.003)).max()
+            too_wide = max(0.0, 2 * between - (FINGER_OPENING - 0.008))
             cost = 1000.0 * too_wide + skew + abs(turn) + 20.0 * abs(shift) + 100.0 * off_centre
             yield Grasp(np.array([*point, height]), yaw + wrap_axis(turn)), cost
 
