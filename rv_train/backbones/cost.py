@@ -130,7 +130,7 @@ def kept_layers(cfg, towers, pictures, numbers, tokens):
     With r bytes per number between layers and c in products (r = c without autocast), D hidden, Q = heads x head size,
     K the same of keys, F the MLP's width, a layer keeps per token
 
-        norms      2 (4 D + r D)       float32 input, normalised input; layer norms 2 r D, their input alone
+        norms      2 (4 D + r D)       float32 input, normalised input; layer norms their input, as wide as weights
         products   n c D               their input, once; under autocast cast again for each of the n products
         attention  c (2 Q + 2 K) + 4 heads, c Q       queries, keys, values, result, normaliser; the output's input
         MLP        4 c F               gate, its activation, up, their product; without a gate 2 c F
@@ -168,10 +168,11 @@ def kept_layers(cfg, towers, pictures, numbers, tokens):
         return text_layers, Layers(0, 0, 0, 0)
     pairs = vision.pairs / vision.layers / pictures.patches
     between = numbers.width if vision.learned_places else compute
-    norm = between if vision.layer_norms else 4 if lora.RANK else 4 + between
+    norm = numbers.width if vision.layer_norms else 4 if lora.RANK else 4 + between
     inside = _inside(cfg, numbers, vision, norm, vision.hidden, vision.hidden, pairs)
-    read = 0 if lora.RANK else compute * (vision.values + vision.merged * vision.hidden)
-    ends = (between if vision.layer_norms else 4 + between) * vision.hidden + read
+    # Frozen mergers, of three numbers each, keep what their activations read.
+    read = vision.merged // 3 * vision.hidden if lora.RANK else vision.values + vision.merged * vision.hidden
+    ends = (numbers.width if vision.layer_norms else 4 + between) * vision.hidden + compute * read
     return text_layers, Layers(vision.layers, between * vision.hidden, inside, ends)
 
 

@@ -31,4 +31,5 @@ def vision_tower(vision, pictures, deepstack=0):
         products=2,
         gated=False,
         merged=3 + 4 * deepstack,  # those beside the last keep their norm's input, too
+        layer_norms=True,
     )

@@ -1,0 +1,46 @@
+"""Operations of the families that test_flops.py does not measure: what PyTorch counts in a real pass."""
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from rv_train.backbones.lora import adapter_sizes
+from rv_train.describe import model_lines
+from tests.rv_train.backbones.middle import MIDDLE, adapted
+from tests.rv_train.test_flops import training_batch
+from tests.tiny import tiny_cfg, tiny_model, tiny_recipe
+
+
+@pytest.fixture(scope="module", params=MIDDLE)
+def sizes(request, tmp_path_factory):
+    """(recipe, sizes)"""
+    return tiny_recipe(tmp_path_factory.mktemp(request.param), request.param), MIDDLE[request.param]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_training_flops_equal_a_real_pass(sizes, other):
+    recipe, _ = sizes
+    plain = tiny_cfg(recipe)
+    # tiled pictures, and one per view; where only squares can be seen, another size
+    pictures = {"IMAGE__TILE": other} if plain.IMAGE.TILE else {"IMAGE__SIZE": plain.IMAGE.SIZE * (1 + other)}
+    cfg = tiny_cfg(recipe, MODEL__ATTENTION="eager", **pictures)
+    model = tiny_model(cfg).train()
+    batch = training_batch(cfg, num_samples=2)
+    with FlopCounterMode(display=False) as counted:
+        model(batch)["loss"].backward()
+    assert model.flops()(batch) == pytest.approx(counted.get_total_flops(), rel=0.001)
+
+
+@pytest.mark.parametrize("vision", [False, True])
+def test_flops_with_adapters_equal_a_real_pass(sizes, vision):
+    """But for the first layer: its queries, keys and values pass no gradient on."""
+    recipe, middle = sizes
+    cfg, model = adapted(recipe, middle, MODEL__LORA__VISION=vision, MODEL__ATTENTION="eager")
+    in_text, in_vision = adapter_sizes(model.named_parameters(), model.family)
+    assert in_text > 0 and (in_vision > 0) == vision
+    described = " ".join(text for _, text in model_lines(cfg, model)).split()
+    seen = model.family.towers(model.backbone.config, model.prompt.pictures)[1]
+    assert "down_proj" in described and (seen.last in described) == vision
+    batch = training_batch(tiny_cfg(recipe, **middle), num_samples=2)
+    with FlopCounterMode(display=False) as counted:
+        model(batch)["loss"].backward()
+    assert 1 <= model.flops()(batch) / counted.get_total_flops() < 1.06
