@@ -1,4 +1,4 @@
-"""The whole SmolVLM2 beside the library: loss, positions, answers, sizes, operations. Memory: `test_cost.py`."""
+"""The whole SmolVLM2 beside the library: loss, positions, answers, sizes, operations. Memory: `test_activations.py`."""
 
 import pytest
 import torch
