@@ -51,11 +51,11 @@ def memory_estimate(cfg, policy, tokens, counted, amp):
     text, vision = kept_layers(cfg, towers, pictures, numbers, tokens)
     kept = text.ends * tokens + vision.ends * patches
     if cfg.MODEL.FREEZE and not cfg.MODEL.LORA.RANK:  # nothing is kept, but a layer has to have room
-        parts["activations of one layer"] = batch * max(text.inside * tokens, vision.inside * patches)
+        parts["activations of one layer"] = batch * max(text.largest * tokens, vision.largest * patches)
     elif train.grad_checkpoint:
         kept += text.number * text.input * tokens + vision.number * vision.input * patches
         parts["activations between layers"] = batch * kept
-        parts["activations of one layer"] = batch * max(text.inside * tokens, vision.inside * patches)
+        parts["activations of one layer"] = batch * max(text.largest * tokens, vision.largest * patches)
     else:
         kept += text.number * text.inside * tokens + vision.number * vision.inside * patches
         parts["activations"] = batch * kept

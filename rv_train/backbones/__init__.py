@@ -12,6 +12,7 @@ from rv_train.backbones.tokenizer import load_tokenizer
 FAMILIES = {  # what MODEL.BACKBONE says: the package with its FAMILY
     "qwen2_5_vl": "rv_train.backbones.qwen2_5_vl",
     "qwen3_vl": "rv_train.backbones.qwen3_vl",
+    "qwen3_5": "rv_train.backbones.qwen3_5",
     "smolvlm": "rv_train.backbones.smolvlm",
 }
 DEFAULT = "qwen2_5_vl"

@@ -122,13 +122,32 @@ class LayerParts:
 
 
 @dataclass(frozen=True)
+class LinearAttention:
+    """The layers of a text tower that carry a state from token to token instead of attending: the gated delta rule, in
+    chunks of tokens (Yang et al. 2024, arXiv:2412.06464).
+
+    layers: how many; heads: of values, each with a state of key_dim x value_dim numbers; mixed: width of queries, keys
+    and values in front of the heads; products: matrix products of a layer that read a normalised input; chunk: tokens.
+    """
+
+    layers: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    mixed: int
+    products: int = 6
+    chunk: int = 64
+
+
+@dataclass(frozen=True)
 class TextTower:
     """What `rv_train.backbones.cost` counts with, of the text tower.
 
     matrices: weights of all layers that a token is multiplied by; attending: layers with attention, of `layers`; mlp:
     width inside a layer's MLP, which has three matrices if it is gated, else two; products: matrix products of a layer
     that read a normalised input; linear: names of a layer's linear modules that LoRA may be put beside; last: the one
-    of them that reads what is inside the MLP; head_norms: each head of queries and keys is normed.
+    of them that reads what is inside the MLP; head_norms: each head of queries and keys is normed; gated_output: what
+    is attended is multiplied by a gate; recurrent: of the layers that do not attend.
     """
 
     layers: int
@@ -145,6 +164,8 @@ class TextTower:
     products: int = 5
     gated: bool = True
     head_norms: bool = False
+    gated_output: bool = False
+    recurrent: LinearAttention | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Chowdhery et al. 2022, arXiv:2204.02311, appendix B); recomputed activations, pa
 nobody learns do not count.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rv_train.backbones.base import TextTower
 
@@ -47,13 +47,16 @@ class TrainingFlops:
                    4 * hidden * pairs                           of patches that attend to each other, over all layers
                    t * 2 * (weights of the mergers)
         patches    p * 2 * values * hidden
+        linear     layers * n * 2 * heads * (2 C k + C v + 3 k v)      linear attention in chunks of C tokens, keys of k
+                                                                       and values of v numbers
 
     Everything times 3 for the backward pass, the patch embedding times 2: no gradient goes on into the pixels.
     `n` is the real length of each sample, without padding.
 
     A frozen model is only passed forward. With LoRA frozen weights count twice instead of three times, they get no
     gradient; the adapters' weights count like any other; a tower without adapters is only passed forward. (The first
-    layer's queries, keys and values pass no gradient on, which is not deducted.)
+    layer's queries, keys and values pass no gradient on, which is not deducted.) Chunks of linear attention solve
+    a triangular system each, whose gradient is one more product of C x (k + v).
 
     Args:
         towers: (TextTower, VisionTower).
@@ -69,6 +72,8 @@ class TrainingFlops:
         if frozen:
             through, in_vision, attended = 1, 0, 1
         self.per_token = MULTIPLY_ADD * (through * text.matrices + PASSES * in_text)
+        if text.recurrent:
+            self.per_token += _linear_flops(text.recurrent, attended)
         self.per_pair = attended * MULTIPLY_ADD * text.attending * 2 * text.heads * text.head_dim
         self.per_learned_token = through * MULTIPLY_ADD * text.hidden * text.vocabulary
         self.per_sample = pictures.number * picture_flops(vision, pictures, in_vision)
@@ -90,6 +95,14 @@ class TrainingFlops:
             + self.per_pair * sum(length * length for length in lengths)
             + self.per_learned_token * learned_tokens
         )
+
+
+def _linear_flops(recurrent, through):
+    """Operations per token of linear attention's products without weights; through: 1, or 3 with a backward pass."""
+    chunk, key, value = recurrent.chunk, recurrent.key_dim, recurrent.value_dim
+    products = 2 * chunk * key + chunk * value + 3 * key * value
+    solved = chunk * (key + value) if through > 1 else 0
+    return MULTIPLY_ADD * recurrent.layers * recurrent.heads * (through * products + solved)
 
 
 def picture_flops(vision, pictures, adapters=None):
@@ -114,13 +127,14 @@ def picture_flops(vision, pictures, adapters=None):
 class Layers:
     """Bytes per token (or patch) that one tower keeps for the backward pass.
 
-    number: layers; input: of a layer's input; inside: of everything a layer keeps; ends: in front of the first layer
-    and behind the last.
+    number: layers; input: of a layer's input; inside: of everything a layer keeps, on average; largest: of the one that
+    keeps most; ends: in front of the first layer and behind the last.
     """
 
     number: int
     input: int
     inside: int
+    largest: int
     ends: int
 
 
@@ -135,6 +149,7 @@ def kept_layers(cfg, towers, pictures, numbers, tokens):
         attention  c (2 Q + 2 K) + 4 heads, c Q       queries, keys, values, result, normaliser; the output's input
         MLP        4 c F               gate, its activation, up, their product; without a gate 2 c F
         heads      (4 + c) (Q + K)     float32 input and normalised, where queries and keys are normed
+        gate       2 c Q               the gate and what it multiplies, where there is one
 
     and `eager` attention keeps the weight of every pair in float32, again in 16 bits where c is 2, and K repeated to Q.
     Between layers the text tower computes in the dtype of its weights (float32 where fp16 products are added to
@@ -147,7 +162,7 @@ def kept_layers(cfg, towers, pictures, numbers, tokens):
         a n + n       what is left of its input after dropout, and what was left, a byte each
         a rank        between its two matrices
 
-    and a tower without adapters keeps nothing.
+    and a tower without adapters keeps nothing. What linear attention keeps: `_linear_kept`.
 
     Args:
         cfg: the config tree.
@@ -162,10 +177,19 @@ def kept_layers(cfg, towers, pictures, numbers, tokens):
     inside = _inside(cfg, numbers, text, norm, text.heads * size, text.kv_heads * size, tokens)
     if text.head_norms:
         inside += (4 if lora.RANK else 4 + compute) * (text.heads + text.kv_heads) * size
-    ends = norm * text.hidden
-    text_layers = Layers(text.layers, between * text.hidden, inside + 2 * numbers.width * size, ends)
+    if text.gated_output:
+        inside += 2 * compute * text.heads * size
+    inside += 2 * numbers.width * size
+    largest, ends = inside, norm * text.hidden
+    if text.recurrent:
+        # Without attention of its own: no heads, but its norms, products and MLP
+        alone = replace(text, heads=0, kv_heads=0, products=text.recurrent.products)
+        linear = _inside(cfg, numbers, alone, norm, 0, 0, 0) + _linear_kept(text.recurrent, numbers)
+        largest = max(inside, linear)
+        inside = (text.attending * inside + text.recurrent.layers * linear) // text.layers
+    text_layers = Layers(text.layers, between * text.hidden, inside, largest, ends)
     if lora.RANK and not (lora.VISION and set(lora.TARGETS) & set(vision.linear)):
-        return text_layers, Layers(0, 0, 0, 0)
+        return text_layers, Layers(0, 0, 0, 0, 0)
     pairs = vision.pairs / vision.layers / pictures.patches
     between = numbers.width if vision.learned_places else compute
     norm = numbers.width if vision.layer_norms else 4 if lora.RANK else 4 + between
@@ -173,7 +197,25 @@ def kept_layers(cfg, towers, pictures, numbers, tokens):
     # Frozen mergers, of three numbers each, keep what their activations read.
     read = vision.merged // 3 * vision.hidden if lora.RANK else vision.values + vision.merged * vision.hidden
     ends = (numbers.width if vision.layer_norms else 4 + between) * vision.hidden + compute * read
-    return text_layers, Layers(vision.layers, between * vision.hidden, inside, ends)
+    return text_layers, Layers(vision.layers, between * vision.hidden, inside, inside, ends)
+
+
+def _linear_kept(recurrent, numbers):
+    """Bytes per token that the library's linear attention keeps, in float32 from its convolution on.
+
+    With c bytes in products, M the mixed width, and per head keys of k and values of v numbers, chunks of C tokens
+
+        convolution   2 c M                    its input, and that of its activation
+        delta rule    4 (8 k + 3 v + 5 C) + 4 k v / C      queries and keys before and after norm, decay and padding,
+                                               corrected keys and values; weights in a chunk, states between chunks
+        copies        2 (7 k + 2 v + C) + 4 k v / C        16 bits wide for the products, under autocast
+        output        (12 + 3 c) v             its norm and gate, and the input of the last product
+    """
+    key, value, chunk, compute = recurrent.key_dim, recurrent.value_dim, recurrent.chunk, numbers.compute
+    head = 4 * (8 * key + 3 * value + 5 * chunk) + 4 * key * value // chunk + (12 + 3 * compute) * value
+    if compute < numbers.width:
+        head += 2 * (7 * key + 2 * value + chunk) + 4 * key * value // chunk
+    return 2 * compute * recurrent.mixed + recurrent.heads * head
 
 
 def _inside(cfg, numbers, tower, norm, queries, keys, pairs):

@@ -12,6 +12,7 @@ from libs.errors import BadInput, first_line
 from rv_train.backbones.folders import check_model_type, check_source, find_weights, is_model_folder, missing_files
 from rv_train.backbones.lora import attach, is_frozen, read_base, save_adapter, weights_sha256
 from rv_train.backbones.running import DTYPES, FLASH, has_flash
+from rv_train.backbones.tokenizer import token_id
 
 BASE_COPY = "base"  # in a model folder: a copy of the frozen weights
 BASE_VARIABLE = "VLA0_BASE"  # of the environment: where the weights below what was trained lie on this machine
@@ -26,9 +27,12 @@ def build_backbone(cfg, family, tokenizer, weights=None):
         tokenizer: gives vocabulary size and special ids for a random model.
         weights: folder that `save_weights` wrote; None follows MODEL.INIT.
     Raises:
-        BadInput: weights that cannot be found, or not those that something was trained over.
+        BadInput: weights that cannot be found, or not those that something was trained over, or that know other ids
+            than the tokenizer.
     """
-    return family.prepare(_build(cfg, family, tokenizer, weights))
+    model = _build(cfg, family, tokenizer, weights)
+    check_ids(cfg, family, tokenizer, model.config)
+    return family.prepare(model)
 
 
 def outline_backbone(cfg, family, tokenizer, missing):
@@ -46,6 +50,8 @@ def outline_backbone(cfg, family, tokenizer, missing):
         if folder:
             check_model_type(folder, family)
             config, origin = family.model_class().config_class.from_pretrained(folder), folder / "config.json"
+    if config:
+        check_ids(cfg, family, tokenizer, config)
     config = config or family.random_config(cfg, tokenizer)
     frozen = cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE
     dtype = DTYPES[cfg.AMP.frozen_dtype if frozen else cfg.AMP.param_dtype]
@@ -143,6 +149,19 @@ def _load(path, family, attention, dtype):
     if wrong:
         raise BadInput(f"MODEL.PATH: {source} lacks {len(wrong)} weights of this model, the first is {wrong[0]}")
     return model
+
+
+def check_ids(cfg, family, tokenizer, config):
+    """BadInput where weights were trained with another vocabulary; they would train again, from worse than nothing.
+
+    config: the library's, of the weights, which has the id of the image token.
+    """
+    known, given = config.image_token_id, token_id(tokenizer, family.chat.image)
+    if known != given:
+        raise BadInput(
+            f"MODEL.TOKENIZER: {cfg.MODEL.TOKENIZER} writes {family.chat.image} as {given}, the weights of MODEL.PATH "
+            f"{cfg.MODEL.PATH} know it as {known}: name the folder of the tokenizer that they were trained with"
+        )
 
 
 def check_weights(cfg, family):

@@ -22,10 +22,13 @@ class QwenChat:
     )
 
     def prompt(self, system, pictures, text, numbered):
-        picture = "<|vision_start|>" + self.image * pictures.tokens + "<|vision_end|>"
-        shown = "".join((f"Picture {i + 1}: " if numbered else "") + picture for i in range(pictures.number))
-        turn = f"<|im_start|>user\n{shown}{text}<|im_end|>\n"
+        turn = f"<|im_start|>user\n{self.shown(pictures, numbered)}{text}<|im_end|>\n"
         return self.system_turn(system) + turn + "<|im_start|>assistant\n"
+
+    def shown(self, pictures, numbered):
+        """The pictures of a user's turn."""
+        picture = "<|vision_start|>" + self.image * pictures.tokens + "<|vision_end|>"
+        return "".join((f"Picture {i + 1}: " if numbered else "") + picture for i in range(pictures.number))
 
     def system_turn(self, system):
         return f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""

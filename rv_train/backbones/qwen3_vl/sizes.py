@@ -87,18 +87,23 @@ def random_config(cfg, tokenizer):
 
     text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
     return Qwen3VLConfig(
-        text_config=text_config(cfg, tokenizer, text.HEAD_DIM // 2)
-        | {"max_position_embeddings": 262144, "head_dim": text.HEAD_DIM},
+        text_config=text_config(cfg, tokenizer, sections(text.HEAD_DIM // 2)),
         vision_config={**vision_config(cfg), "deepstack_visual_indexes": list(vision.DEEPSTACK)},
         **token_ids(tokenizer),
         tie_word_embeddings=text.TIED,
     )
 
 
-def text_config(cfg, tokenizer, pairs):
-    """What Qwen3's text towers have in common; pairs: of a head's numbers, that positions turn."""
+def sections(pairs):
+    """How many pairs of a head's numbers the three axes of positions turn: the published models' 64 are 24 temporal, 20
+    vertical, 20 horizontal."""
+    side = pairs * 5 // 16
+    return [pairs - 2 * side, side, side]
+
+
+def text_config(cfg, tokenizer, mrope_section):
+    """What the text towers since Qwen3 have in common."""
     text = cfg.MODEL.TEXT
-    side = pairs * 5 // 16  # of 64 frequencies the published models have 24 temporal, 20 vertical, 20 horizontal
     return {
         "vocab_size": -(-len(tokenizer) // 64) * 64 if cfg.MODEL.VOCAB_CUT else text.VOCAB,
         "hidden_size": text.HIDDEN,
@@ -106,6 +111,8 @@ def text_config(cfg, tokenizer, pairs):
         "num_hidden_layers": text.LAYERS,
         "num_attention_heads": text.HEADS,
         "num_key_value_heads": text.KV_HEADS,
+        "head_dim": text.HEAD_DIM,
+        "max_position_embeddings": 262144,
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": text.TIED,
         "bos_token_id": None,
@@ -114,7 +121,7 @@ def text_config(cfg, tokenizer, pairs):
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": text.ROPE_THETA,
-            "mrope_section": [pairs - 2 * side, side, side],
+            "mrope_section": mrope_section,
             "mrope_interleaved": True,
         },
     }

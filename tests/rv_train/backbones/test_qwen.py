@@ -16,8 +16,8 @@ from tests.rv_train.test_training_step import step, training_model
 from tests.tiny import tiny_cfg, tiny_recipe
 from tests.waiting import assert_nobody_waits
 
-FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
-INTERPOLATED = ["qwen3_vl"]  # learned positions of vision
+FAMILIES = ["qwen2_5_vl", "qwen3_vl", "qwen3_5"]
+INTERPOLATED = ["qwen3_vl", "qwen3_5"]  # learned positions of vision
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

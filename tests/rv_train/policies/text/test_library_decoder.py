@@ -16,6 +16,7 @@ from tests.tiny import tiny_cfg, tiny_recipe
 from tools.dev.benchmarks.decode_ways import Ways
 
 DESCRIBED = {"qwen2_5_vl", "qwen3_vl"}  # families whose layers are exactly `LayerParts`
+RECURRENT = {"qwen3_5"}  # families whose cache cannot forget
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -84,6 +85,9 @@ def test_drafts_change_the_passes_and_nothing_else(model, encoder, features):
         assert texts(model, ours, batch, drafts=drafts)[0] == expected, kind
         found, passes = texts(model, librarys, batch, drafts=drafts)
         assert found == expected, kind
+        if model.family.name in RECURRENT:
+            assert passes == slow, kind
+            continue
         if kind == "right":
             assert passes == [-(-len(text) // 8) for text in expected]
         assert kind in ("mad", "none") or sum(passes) < sum(slow)
