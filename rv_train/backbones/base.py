@@ -200,7 +200,7 @@ class Family(Protocol):
     """A family of vision-language models.
 
     name: what MODEL.BACKBONE says. model_type: what a folder's config.json says. vocabulary_name: what MODEL.TOKENIZER
-    says for the vocabulary that is shipped with a package. chat: how it writes a conversation. defaults: {config key:
+    says for the vocabulary of `vocabulary`. chat: how it writes a conversation. defaults: {config key:
     value} where they are the family's own; MODEL.TEXT and MODEL.VISION whole, other keys do not exist for it. tiny: the
     same of the smallest model that has all of its parts, a few ten thousand random parameters: the contract test's.
     text_layers, vision_layers: regular expressions of the names of the towers' lists of layers below `model.`; adapted:
@@ -226,8 +226,8 @@ class Family(Protocol):
         ...
 
     def vocabulary(self, cut: int) -> Any:
-        """The tokenizer that a package ships, for folders that bring none; its first `cut` entries, 0: all. BadInput
-        where the package is missing."""
+        """The tokenizer for folders that bring none, from a package or from beside the family's code; its first `cut`
+        entries, 0: all. BadInput where the package is missing."""
         ...
 
     def grid(self, vision: CfgNode, height: int, width: int) -> tuple[int, int, int]:

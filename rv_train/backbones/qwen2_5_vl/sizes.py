@@ -1,6 +1,7 @@
 """What Qwen2.5-VL's keys of the config tree mean, and what they are where nobody says: the 3B model."""
 
 from libs.errors import BadInput
+from rv_train.backbones.heads import check_heads
 from rv_train.backbones.qwen2_5_vl.pictures import PATCHES
 from rv_train.backbones.tokenizer import token_id
 
@@ -39,14 +40,8 @@ TINY = {
 
 def check(cfg):
     """What the attention of both towers can divide; positions turn pairs of a head's numbers, of pictures in 2D."""
-    text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
-    for name, tower, unit in (("TEXT", text, 2), ("VISION", vision, 4)):
-        if tower.HIDDEN % (unit * tower.HEADS):
-            raise BadInput(
-                f"MODEL.{name}.HIDDEN must be a multiple of {unit} x HEADS, got {tower.HIDDEN} and {tower.HEADS} heads"
-            )
-    if text.HEADS % text.KV_HEADS:
-        raise BadInput(f"MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {text.HEADS}, {text.KV_HEADS}")
+    check_heads(cfg, text=2, vision=4)
+    vision = cfg.MODEL.VISION
     beyond = [layer for layer in vision.FULL_ATTENTION if not 0 <= layer < vision.LAYERS]
     if beyond:
         raise BadInput(f"MODEL.VISION.FULL_ATTENTION names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")

@@ -1,6 +1,7 @@
 """What SmolVLM2's keys of the config tree mean, and what they are where nobody says: the 500M model."""
 
 from libs.errors import BadInput
+from rv_train.backbones.heads import check_heads
 from rv_train.backbones.tokenizer import token_id
 
 DEFAULTS = {
@@ -33,7 +34,7 @@ DEFAULTS = {
     },
     "IMAGE.SIZE": 512,
     "IMAGE.TILE": False,  # pictures are square
-    "PROMPT.VISION_ID": False,  # and have no numbers
+    "PROMPT.VISION_ID": False,  # and have no names
 }
 TINY = {
     "IMAGE.SIZE": 64,
@@ -44,16 +45,8 @@ TINY = {
 
 
 def check(cfg):
-    """What the attention of both towers can divide; positions turn pairs of a head's numbers. Pictures without
-    numbers."""
-    text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
-    for name, tower, unit in (("TEXT", text, 2), ("VISION", vision, 1)):
-        if tower.HIDDEN % (unit * tower.HEADS):
-            raise BadInput(
-                f"MODEL.{name}.HIDDEN must be a multiple of {unit} x HEADS, got {tower.HIDDEN} and {tower.HEADS} heads"
-            )
-    if text.HEADS % text.KV_HEADS:
-        raise BadInput(f"MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {text.HEADS}, {text.KV_HEADS}")
+    """What the attention of both towers can divide, and pictures without names."""
+    check_heads(cfg, text=2, vision=1)
     if cfg.PROMPT.VISION_ID:
         raise BadInput(
             "PROMPT.VISION_ID names pictures, which the chat of MODEL.BACKBONE smolvlm does not: set it False"

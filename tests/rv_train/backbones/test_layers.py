@@ -45,7 +45,7 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "smolvlm"])
 def recipe(request, tmp_path_factory):
     return tiny_recipe(tmp_path_factory.mktemp(request.param), request.param)
 

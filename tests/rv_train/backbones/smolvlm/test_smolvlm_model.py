@@ -1,4 +1,4 @@
-"""The whole SmolVLM2 beside the library: loss, positions, answers, sizes, operations. Memory: `test_cost.py`."""
+"""The whole SmolVLM2 beside the library: loss, positions, answers, sizes, operations. Memory: `test_activations.py`."""
 
 import pytest
 import torch
@@ -136,10 +136,16 @@ def test_answers_are_what_generate_writes_under_the_grammar(model, encoder):
             assert name != "right" or sum(passes) < sum(slow) / 2
 
 
-def test_layers_that_are_not_known_are_refused(model):
-    assert len(model.family.layer_parts(model.backbone)) == 2
-    model.backbone.model.text_model.layers[1].self_attn.scaling = 1.0
-    assert model.family.layer_parts(model.backbone) is None
+@torch.no_grad()
+def test_a_row_is_the_same_in_every_place_beside_any_neighbours(model, encoder):
+    """To the bit: what the first token is chosen from, and the chunk."""
+    features = [encoder.encode(observation(seed)) for seed in range(5)]
+    length, expected = max(len(one["input_ids"]) for one in features), None
+    for place in range(4):
+        batch = encoder.collate([*features[1 : 1 + place], features[0], *features[1 + place : 4]], length)
+        found = model.condition(batch)[place], model.predict(batch).chunk[place]
+        expected = expected or found
+        assert torch.equal(found[0], expected[0]) and (found[1] == expected[1]).all()
 
 
 # ------------------------------------------------------------------------------------------------ what it costs
