@@ -65,7 +65,7 @@ _C.DATA.PREPROCESS = "fast"
 
 # ------------------------------------------------------------------------------------------------ pictures
 _C.IMAGE = CfgNode()
-# Side of one view as the model sees it, pixels: of Qwen2.5-VL a multiple of 28 (14-pixel patches merged 2 x 2), of
+# Side of one view as the model sees it, pixels: of Qwen2.5-VL a multiple of 28, since Qwen3-VL of 32, of
 # Qwen3-VL of 32, of SmolVLM2 512 or a smaller multiple of 64. Of the family
 _C.IMAGE.SIZE = 224
 # True: the views side by side in one picture; False: one picture per view, as SmolVLM2 needs, which sees squares only
