@@ -1,5 +1,6 @@
 """What a test may use is what it is marked with: `make check` leaves tests out by that."""
 
+import contextlib
 import getpass
 import os
 import sys
@@ -25,6 +26,12 @@ def _no_browser(patch):
 
 def _no_compiler(patch):
     patch.setenv("CXX", "none-for-a-test-without-the-mark-compiler")
+
+
+def _compiler_again():
+    """torch.compile reads CXX once, when it is imported: that may have been in a test without the mark."""
+    config = sys.modules.get("torch._inductor.config")
+    return config.patch({"cpp.cxx": (None, os.environ.get("CXX", "g++"))}) if config else contextlib.nullcontext()
 
 
 HIDDEN = {"sim": _no_simulator, "browser": _no_browser, "compiler": _no_compiler}
@@ -61,7 +68,8 @@ def pytest_runtest_protocol(item, nextitem):
         for mark, hide in HIDDEN.items():
             if mark not in marks:
                 hide(patch)
-        return (yield)
+        with _compiler_again() if "compiler" in marks else contextlib.nullcontext():
+            return (yield)
 
 
 @pytest.fixture(scope="module")

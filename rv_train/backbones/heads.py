@@ -8,12 +8,29 @@ def check_heads(cfg, text, vision):
 
     text, vision: numbers of a head that a position turns together, in each tower.
     """
-    for name, unit in (("TEXT", text), ("VISION", vision)):
-        tower = cfg.MODEL[name]
-        if tower.HIDDEN % (unit * tower.HEADS):
-            raise BadInput(
-                f"MODEL.{name}.HIDDEN must be a multiple of {unit} x HEADS, got {tower.HIDDEN} and {tower.HEADS} heads"
-            )
-    heads, shared = cfg.MODEL.TEXT.HEADS, cfg.MODEL.TEXT.KV_HEADS
-    if heads % shared:
-        raise BadInput(f"MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {heads}, {shared}")
+    check_width(cfg, "TEXT", text)
+    check_width(cfg, "VISION", vision)
+    check_shared_keys(cfg.MODEL.TEXT)
+
+
+def check_width(cfg, name, unit):
+    """BadInput where the heads of MODEL.<name> do not divide its width into multiples of `unit` numbers."""
+    tower = cfg.MODEL[name]
+    if tower.HIDDEN % (unit * tower.HEADS):
+        raise BadInput(
+            f"MODEL.{name}.HIDDEN must be a multiple of {unit} x HEADS, got {tower.HIDDEN} and {tower.HEADS} heads"
+        )
+
+
+def check_shared_keys(text):
+    """BadInput where heads of queries cannot share those of keys evenly."""
+    if text.HEADS % text.KV_HEADS:
+        raise BadInput(f"MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {text.HEADS}, {text.KV_HEADS}")
+
+
+def check_layers(cfg, key):
+    """BadInput where MODEL.VISION.<key> names a layer that there is not."""
+    vision = cfg.MODEL.VISION
+    beyond = [layer for layer in vision[key] if not 0 <= layer < vision.LAYERS]
+    if beyond:
+        raise BadInput(f"MODEL.VISION.{key} names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")

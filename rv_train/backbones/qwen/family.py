@@ -14,8 +14,6 @@ class QwenFamily:
         library                              names in the library of the model, the processor of pictures and chat, and
                                              the processor of videos, which it insists on
         own()                                {class of ours: the library's that it stands for}, see `prepare`
-        see(visual, patches, rows, columns)  what the vision tower makes of pictures of one size, in patches
-                                             (P * rows * columns, values): the library's output
     """
 
     chat = QwenChat()
@@ -77,6 +75,12 @@ class QwenFamily:
 
     def text(self, model):
         return model.model.language_model
+
+    def see(self, visual, patches, rows, columns):
+        """What a vision tower with learned positions makes of pictures of one size, see `qwen.vision.see`."""
+        from rv_train.backbones.qwen.vision import see
+
+        return see(visual, patches, rows, columns)
 
     def deeper(self, seen, is_image):
         """({keyword: (B, L, ...)}, {keyword: value}) that the text tower takes of what was seen beside its embeddings,

@@ -1,7 +1,6 @@
 """What Qwen2.5-VL's keys of the config tree mean, and what they are where nobody says: the 3B model."""
 
-from libs.errors import BadInput
-from rv_train.backbones.heads import check_heads
+from rv_train.backbones.heads import check_heads, check_layers
 from rv_train.backbones.qwen2_5_vl.pictures import PATCHES
 from rv_train.backbones.tokenizer import token_id
 
@@ -41,10 +40,7 @@ TINY = {
 def check(cfg):
     """What the attention of both towers can divide; positions turn pairs of a head's numbers, of pictures in 2D."""
     check_heads(cfg, text=2, vision=4)
-    vision = cfg.MODEL.VISION
-    beyond = [layer for layer in vision.FULL_ATTENTION if not 0 <= layer < vision.LAYERS]
-    if beyond:
-        raise BadInput(f"MODEL.VISION.FULL_ATTENTION names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")
+    check_layers(cfg, "FULL_ATTENTION")
 
 
 def random_config(cfg, tokenizer):

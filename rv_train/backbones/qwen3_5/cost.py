@@ -16,7 +16,7 @@ def text_tower(text):
     attention = hidden * (3 * queries + 2 * keys)  # queries come with a gate
     values = text.linear_num_value_heads * text.linear_value_head_dim
     mixed = 2 * text.linear_num_key_heads * text.linear_key_head_dim + values
-    linear = hidden * (mixed + 2 * values + 2 * text.linear_num_value_heads) + mixed * text.linear_conv_kernel_dim
+    linear = hidden * (mixed + 2 * values + 2 * text.linear_num_value_heads)  # its convolution is a few per mille
     recurrent = LinearAttention(
         layers=text.num_hidden_layers - attending,
         heads=text.linear_num_value_heads,

@@ -28,11 +28,6 @@ class Qwen3_5(QwenFamily):
 
         return OWN
 
-    def see(self, visual, patches, rows, columns):
-        from rv_train.backbones.qwen.vision import see
-
-        return see(visual, patches, rows, columns)
-
     def layer_parts(self, model):
         """None: most layers carry a state from token to token, the others have a gate and other norms."""
         return None

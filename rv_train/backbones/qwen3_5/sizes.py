@@ -61,8 +61,7 @@ TINY = {
 def check(cfg):
     """What attention of both kinds can divide."""
     text = cfg.MODEL.TEXT
-    sizes.check_heads(text)
-    sizes.check_vision(cfg.MODEL.VISION)
+    sizes.check_towers(cfg)
     turned = text.HEAD_DIM * text.ROTARY
     if not 0 < text.ROTARY <= 1 or turned % 2 or turned < 6:
         raise BadInput(

@@ -24,11 +24,6 @@ class Qwen3VL(QwenFamily):
 
         return OWN
 
-    def see(self, visual, patches, rows, columns):
-        from rv_train.backbones.qwen.vision import see
-
-        return see(visual, patches, rows, columns)
-
     def deeper(self, seen, is_image):
         return {"visual_pos_masks": is_image}, {"deepstack_visual_embeds": seen.deepstack_features}
 

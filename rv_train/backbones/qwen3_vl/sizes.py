@@ -3,6 +3,7 @@
 import math
 
 from libs.errors import BadInput
+from rv_train.backbones.heads import check_layers, check_shared_keys, check_width
 from rv_train.backbones.patches import Patches
 from rv_train.backbones.tokenizer import token_id
 
@@ -49,11 +50,8 @@ TINY = {
 def check(cfg):
     """What the attention of both towers can divide, and layers that there are."""
     text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
-    check_heads(text)
-    check_vision(vision)
-    beyond = [layer for layer in vision.DEEPSTACK if not 0 <= layer < vision.LAYERS]
-    if beyond:
-        raise BadInput(f"MODEL.VISION.DEEPSTACK names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")
+    check_towers(cfg)
+    check_layers(cfg, "DEEPSTACK")
     if sorted(set(vision.DEEPSTACK)) != list(vision.DEEPSTACK):
         raise BadInput(f"MODEL.VISION.DEEPSTACK must rise, got {vision.DEEPSTACK}")
     if len(vision.DEEPSTACK) > text.LAYERS:
@@ -63,20 +61,14 @@ def check(cfg):
         )
 
 
-def check_heads(text):
-    """BadInput where queries cannot share keys, or positions of three axes not a head's pairs of numbers."""
-    if text.HEADS % text.KV_HEADS:
-        raise BadInput(f"MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {text.HEADS}, {text.KV_HEADS}")
+def check_towers(cfg):
+    """BadInput where positions of three axes cannot share a head's pairs of numbers, or those of vision are no square;
+    and what `heads` checks."""
+    text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
+    check_shared_keys(text)
+    check_width(cfg, "VISION", 4)
     if text.HEAD_DIM % 2 or text.HEAD_DIM < 8:
         raise BadInput(f"MODEL.TEXT.HEAD_DIM must be even and at least 8, got {text.HEAD_DIM}")
-
-
-def check_vision(vision):
-    """BadInput where rows and columns cannot share a head's pairs of numbers, or the positions are no square."""
-    if vision.HIDDEN % (4 * vision.HEADS):
-        raise BadInput(
-            f"MODEL.VISION.HIDDEN must be a multiple of 4 x HEADS, got {vision.HIDDEN} and {vision.HEADS} heads"
-        )
     if math.isqrt(vision.POSITIONS) ** 2 != vision.POSITIONS:
         raise BadInput(f"MODEL.VISION.POSITIONS must be the square of a whole number, got {vision.POSITIONS}")
 

@@ -21,6 +21,11 @@ SIZES = {
 }
 MIDDLE = {
     "qwen3_vl": {**SIZES, "MODEL__TEXT__HEAD_DIM": 48, "MODEL__VISION__DEEPSTACK": [1, 3]},
+    "qwen3_5": {
+        **{**SIZES, "MODEL__TEXT__LAYERS": 8, "MODEL__TEXT__ATTENDING": 4, "MODEL__TEXT__HEAD_DIM": 64},
+        **{"MODEL__TEXT__LINEAR_KEY_HEADS": 2, "MODEL__TEXT__LINEAR_VALUE_HEADS": 2},
+        **{"MODEL__TEXT__LINEAR_KEY_DIM": 64, "MODEL__TEXT__LINEAR_VALUE_DIM": 64},
+    },
     "smolvlm": SIZES,
 }
 LORA = {"MODEL__INIT": "pretrained", "MODEL__TOKENIZER": "of the model", "MODEL__LORA__RANK": 8}

@@ -1,16 +1,20 @@
 """Operations of the families that test_flops.py does not measure: what PyTorch counts in a real pass."""
 
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rv_train.backbones.lora import adapter_sizes
 from rv_train.describe import model_lines
+from rv_train.policies.encoding import ObservationEncoder
 from tests.rv_train.backbones.middle import MIDDLE, adapted
 from tests.rv_train.backbones.test_cost import training_batch
 from tests.tiny import tiny_cfg, tiny_model, tiny_recipe
 
+RECURRENT = "qwen3_5"
 
-@pytest.fixture(scope="module", params=MIDDLE)
+
+@pytest.fixture(scope="module", params=[name for name in MIDDLE if name != RECURRENT])
 def sizes(request, tmp_path_factory):
     """(recipe, sizes)"""
     return tiny_recipe(tmp_path_factory.mktemp(request.param), request.param), MIDDLE[request.param]
@@ -44,3 +48,31 @@ def test_flops_with_adapters_equal_a_real_pass(sizes, vision):
     with FlopCounterMode(display=False) as counted:
         model(batch)["loss"].backward()
     assert 1 <= model.flops()(batch) / counted.get_total_flops() < 1.06
+
+
+def whole_chunks(cfg, length):
+    """Two samples of `length` tokens each, a multiple of linear attention's chunks: it fills them up."""
+    encoder = ObservationEncoder.from_cfg(cfg)
+    for count in range(length):
+        encoded = encoder.prompt.encode("go", " ".join(["11"] * (count % 2) + ["1"] * (count // 2)))
+        if len(encoded["input_ids"]) == length:
+            pictures = torch.zeros(1, cfg.IMAGE.SIZE, 2 * cfg.IMAGE.SIZE, 3, dtype=torch.uint8)
+            return encoder.collate([{"images": pictures, **encoded}] * 2)
+    raise AssertionError("no text is of that length")
+
+
+@pytest.mark.parametrize("lora", [None, False, True])
+def test_linear_attention_is_counted_by_its_chunks(lora, tmp_path):
+    """But for the state in front of the first chunk and behind the last, which pass no gradient on. (Convolutions are
+    left out on both sides: of a grouped one PyTorch counts the gradient as if all were connected.)"""
+    recipe, middle = tiny_recipe(tmp_path, RECURRENT), MIDDLE[RECURRENT]
+    plain = tiny_cfg(recipe, MODEL__ATTENTION="eager", **middle)
+    if lora is None:
+        model = tiny_model(plain).train()
+    else:
+        model = adapted(recipe, middle, MODEL__LORA__VISION=lora, MODEL__ATTENTION="eager")[1]
+    batch = whole_chunks(plain, 192)
+    with FlopCounterMode(display=False) as counted:
+        model(batch)["loss"].backward()
+    found = sum(count for name, count in counted.get_flop_counts()["Global"].items() if "conv" not in str(name))
+    assert 1 <= model.flops()(batch) / found < 1.04

@@ -28,6 +28,8 @@ VARIANTS = {
     "the smallest picture, vocabulary cut": ("quickstart", {"IMAGE.SIZE": 28, "IMAGE.TILE": False}),
     "Qwen3-VL": ("vla0_qwen3", {}),
     "Qwen3-VL, one picture per view": ("vla0_qwen3", {"IMAGE.TILE": False, "PROMPT.SYSTEM": ""}),
+    "Qwen3.5": ("vla0_qwen3_5", {}),
+    "Qwen3.5, one picture per view": ("vla0_qwen3_5", {"IMAGE.TILE": False, "PROMPT.SYSTEM": ""}),
 }
 
 
