@@ -74,8 +74,8 @@ _C.DATA.PREPROCESS = "fast"
 # ------------------------------------------------------------------------------------------------ pictures
 _C.IMAGE = CfgNode()
 # One view as the model sees it, pixels: a side, or [height, width]; of Qwen2.5-VL multiples of 28 (14-pixel patches
-# merged 2 x 2), of Qwen3-VL and Qwen3.5 of 32, of SmolVLM2 512 or a smaller multiple of 64. All views get this size, whatever their
-# cameras' are. Of the family
+# merged 2 x 2), of Qwen3-VL and Qwen3.5 of 32, of SmolVLM2 512 or a smaller multiple of 64. All views get this size,
+# whatever their cameras' are. Of the family
 _C.IMAGE.SIZE = 224
 # What becomes of a frame that has another shape than IMAGE.SIZE, in training, evaluation and behind a server alike:
 # crop:    the middle of it that has the shape is taken, undistorted and as large as can be; what lies beside it, left
