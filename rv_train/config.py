@@ -30,20 +30,32 @@ _C.EXP.SEED = 0  # every generator of a run derives from it
 _C.DATA = CfgNode()
 # hdf5:     demonstration files
 # manifest: manifest.jsonl, a JSON line per sample with its pictures beside (tools/build_manifest.py, or anybody's)
+# lerobot:  LeRobot data sets of versions 2.0, 2.1 and 3.0, see docs/your_data.md
 _C.DATA.SOURCE = "hdf5"
 # hdf5: demo files or folders of them, searched for *.hdf5 and *.h5; several suites may be mixed
 # manifest: manifests or folders that hold a manifest.jsonl
+# lerobot: sets, folders that hold some, or names on the Hugging Face hub (OWNER/NAME@REVISION); several sets are joined
+# one after another
 _C.DATA.FILES = []
 _C.DATA.MAX_DEMOS = 0  # use only the first so many demos: for a look, or to see them learned by heart; 0: all
 _C.DATA.SKIP_BAD = False  # train without the lines of a manifest that cannot be used, instead of refusing it
 # hdf5: where the files keep pictures, robot states, actions and instruction: a name (libero, robomimic, isaac_cosmos,
 # aloha) or the path of a JSON file, see libs/demo_hdf5/key_map.py. tools/inspect_demos.py says which one fits a file.
 _C.DATA.KEY_MAP = "libero"
-_C.DATA.VIEWS = ["agentview", "eye_in_hand"]  # cameras, of the key map or manifest, in the order the model sees them
-# Parts of the robot's state that the model is given, names of the key map in the order of its input. vla0 reads them as
-# integers 0..NUM_BINS over the range of the data, behind the instruction (VLA-0 is given none: it sees pictures only);
-# flow_expert as numbers of mean 0 and deviation 1.
+_C.DATA.VIEWS = [
+    "agentview",
+    "eye_in_hand",
+]  # cameras, by the data's names, in the order the model sees them
+# Parts of the robot's state that the model is given, names of the key map or set in the order of its input. vla0 reads
+# them as integers 0..NUM_BINS over the range of the data, behind the instruction (VLA-0 is given none: it sees pictures
+# only); flow_expert as numbers of mean 0 and deviation 1.
 _C.DATA.PROPRIO = []
+_C.DATA.ACTION = "action"  # lerobot: which of the set's numbers are the actions; the others can be parts of the state
+# lerobot: folder of the frame cache. Each picture is decoded once, before the first step, and kept as it is: frames of
+# videos read at random are slow. "beside": NAME.frames beside each set; a path: there. "": none, pictures are read
+# through, which does for a first look (--sanity_forward and --dry_run make none).
+_C.DATA.CACHE = ""
+_C.DATA.CACHE_JPEG = 0  # quality of the cache's pictures as JPEG, 1 to 100: about a third of the space; 0: lossless
 # The language goal of every demo, in place of what the files state. "": what they state, or of HDF5 files their demos;
 # of files named after LIBERO's tasks what the name says, because LIBERO's benchmark states that at evaluation, and of
 # those that state nothing what a name like wipe_the_table_clean_demo.hdf5 says.
@@ -278,6 +290,7 @@ _LIST_ITEMS = {
 _RANGES = {
     "EXP.SEED": (0, math.inf),
     "DATA.MAX_DEMOS": (0, math.inf),
+    "DATA.CACHE_JPEG": (0, 100),
     "DATA.NUM_WORKERS": (0, math.inf),
     "DATA.VAL_SHARE": (0, 0.9),
     "IMAGE.CROP": (0.1, 1),
@@ -397,6 +410,8 @@ def _check(cfg, origin):
     if not cfg.DATA.VIEWS:
         raise BadInput(f"{origin}: DATA.VIEWS needs at least one camera")
     _check_proprio(cfg, origin)
+    if cfg.DATA.CACHE_JPEG and not cfg.DATA.CACHE:
+        raise BadInput(f"{origin}: DATA.CACHE_JPEG {cfg.DATA.CACHE_JPEG} is for a frame cache: set DATA.CACHE, or 0")
     for key in ("VALID.loss_every", "VALID.gen_every"):
         if not 0 < get_leaf(cfg, key) < math.inf:
             raise BadInput(f"{origin}: {key} must be above 0 epochs, got {get_leaf(cfg, key)}")

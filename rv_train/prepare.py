@@ -28,6 +28,7 @@ FREE_ON_RESUME = (
     "DATA.SKIP_BAD",
     "DATA.INSTRUCTIONS",  # so is what its wordings are
     "DATA.STATS",  # as may the statistics: they are compared
+    "DATA.CACHE",  # its pictures are those of the data
     "DATA.KEY_MAP",  # and the map by which they are read: what was read of it is in the fingerprint
     "DATA.NUM_WORKERS",
     "MODEL.PATH",  # where the weights came from: the checkpoint's are loaded, those below an adapter compared
@@ -138,6 +139,8 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
                 print(f"warning: {line}", file=sys.stderr)
         else:
             checkpoint.clear_leftovers(run)
+        for part in filter(None, (data.train, data.valid)):
+            part.prepare(max(1, cfg.DATA.NUM_WORKERS))
     return Job(data, folder)
 
 

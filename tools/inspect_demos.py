@@ -4,9 +4,10 @@
 
 HDF5 files are looked at one by one. Where a file keeps what, a key map says (DATA.KEY_MAP): of those that come with
 this project the one that fits is found, and every key of it that demos lack or have in another form is reported. Data
-of any other kind (DATA.SOURCE) is described as a run would read it, with the lines of a recipe that name it. Exit code:
-0, 1 where --verify finds a problem or a file has no actions or pictures to train on, 2 where one cannot be read or no
-map fits (the others are reported).
+of any other kind (DATA.SOURCE) is described as a run would read it, with the lines of a recipe that name it, a LeRobot
+set (a folder, or with --source lerobot a name of the hub) with what is wrong with it. Exit code: 0, 1 where --verify
+finds a problem or a file has no actions or pictures to train on, 2 where one cannot be read or no map fits (the others
+are reported).
 """
 
 import argparse
@@ -21,7 +22,10 @@ from tools.inspection import anything, hdf5
 from tools.inspection.video import write_video
 
 # Kinds of data that have an inspection of their own; every other one is told by what the contract of a data set says.
-OWN = {"hdf5": lambda args, files: hdf5.inspect(files, args.key_map, args.verify, args.demos or 1)}
+OWN = {
+    "hdf5": lambda args, files: hdf5.inspect(files, args.key_map, args.verify, args.demos or 1),
+    "lerobot": lambda args, files: lerobot_inspection().inspect(args, files, args.verify),
+}
 
 
 def parse_args(argv=None):
@@ -59,6 +63,13 @@ def main(argv=None):
         print(f"{args.video}  {frames} frames")
     if any(one.problems or one.unreadable for one in found):
         raise SystemExit(2 if any(one.unreadable for one in found) else 1)
+
+
+def lerobot_inspection():
+    """The module, which needs the extra [lerobot]."""
+    from tools.inspection import lerobot
+
+    return lerobot
 
 
 def inspect(args, source, entries):

@@ -23,6 +23,7 @@ from libs.files import make_folder, write_whole
 from libs.jobs import held_folder, run_jobs
 from libs.lerobot_data.dataset import LeRobotSet
 from libs.lerobot_data.packed import PackedFrames, encode, write_packed
+from libs.manifest.pictures import decode_picture
 
 SAMPLES = 16  # pictures per camera that an estimate of the size is made from
 SPARE = 1.05  # how much more than estimated must be free
@@ -92,21 +93,22 @@ class FrameCache:
         self._places = {name: self.folder / _folder_name(name, tree) for name, tree in self._settings.items()}
         self._open = {}  # (camera, episode) -> PackedFrames
 
-    def missing(self) -> list[Job]:
-        """What is not there yet, in the order of the set's episodes."""
+    def missing(self, episodes=None) -> list[Job]:
+        """What is not there yet, of all episodes of the set or of these, in their order."""
         there = {name: set(os.listdir(place)) if place.is_dir() else set() for name, place in self._places.items()}
         return [
             Job(plan, episode)
-            for episode in self.data.episodes
+            for episode in (self.data.episodes if episodes is None else episodes)
             for name, plan in self.plans.items()
             if _file_name(episode) not in there[name]
         ]
 
-    def estimate(self) -> Estimate:
-        """How much the cache takes, and how much of that is still to be made."""
-        lengths = {episode: self.data.num_frames(episode) for episode in self.data.episodes}
+    def estimate(self, episodes=None) -> Estimate:
+        """How much the cache takes, of all episodes or of these, and how much of that is still to be made."""
+        episodes = self.data.episodes if episodes is None else episodes
+        lengths = {episode: self.data.num_frames(episode) for episode in episodes}
         per_frame = {name: self._bytes_per_frame(plan) for name, plan in self.plans.items()}
-        frames, missing = sum(lengths.values()), self.missing()
+        frames, missing = sum(lengths.values()), self.missing(episodes)
         existing = self.folder.absolute()
         while not existing.exists():
             existing = existing.parent
@@ -118,9 +120,9 @@ class FrameCache:
             free=shutil.disk_usage(existing).free,
         )
 
-    def check_disk(self) -> Estimate:
+    def check_disk(self, episodes=None) -> Estimate:
         """The estimate; BadInput where the disk has no room for what is missing."""
-        estimate = self.estimate()
+        estimate = self.estimate(episodes)
         if estimate.missing_bytes * SPARE > estimate.free:
             raise BadInput(
                 f"the frame cache in {self.folder} needs {estimate.missing_bytes / 1e9:,.1f} GB, and "
@@ -128,8 +130,8 @@ class FrameCache:
             )
         return estimate
 
-    def build(self, workers: int, done) -> None:
-        """Make what is missing; the same call goes on after an interruption.
+    def build(self, workers: int, done, episodes=None) -> None:
+        """Make what is missing, of all episodes or of these; the same call goes on after an interruption.
 
         done(job): called with each `Job` that is finished. BadInput: a picture cannot be read, another process is at
         it. RuntimeError: a process died. OSError: the disk.
@@ -141,7 +143,8 @@ class FrameCache:
                 write_whole(place / SETTINGS, json.dumps(self._settings[name], indent=1).encode())
                 for rest in place.glob("*.tmp"):  # what a kill cut off
                     rest.unlink()
-            run_jobs(functools.partial(_pack, self.data, self._places), self.missing(), workers, done, self.folder)
+            pack = functools.partial(_pack, self.data, self._places)
+            run_jobs(pack, self.missing(episodes), workers, done, self.folder)
 
     def check_complete(self) -> None:
         """BadInput where pictures are missing."""
@@ -159,6 +162,14 @@ class FrameCache:
             packed = PackedFrames(self._places[camera] / _file_name(episode))
             self._open[camera, episode] = packed
         return packed.read(frame)
+
+    def picture_or_made(self, episode: int, frame: int, camera: str) -> np.ndarray:
+        """As `picture`; where the cache lacks it, made of the set's: to the bit what the cache would hold."""
+        if (camera, episode) in self._open or (self._places[camera] / _file_name(episode)).is_file():
+            return self.picture(episode, frame, camera)
+        plan = self.plans[camera]
+        picture = plan.apply(self.data.picture(episode, frame, camera))
+        return decode_picture(encode(picture, plan)) if plan.jpeg_quality else picture
 
     def _bytes_per_frame(self, plan):
         episodes = list(self.data.episodes)

@@ -45,7 +45,8 @@ class HasPath(Protocol):
 class Demo(NamedTuple):
     """A recorded trajectory of T frames. Index t belongs to the state before action t.
 
-    file: what it lies in; name: its name there, "demo_3"; instruction: the language goal;
+    file: what it lies in; name: its name there, "demo_3"; instruction: the language goal, of its first frame where it
+    changes (every `Sample` has its own);
     actions: (T, A) float32, environment units; proprio: (T, P) float32, the chosen parts of the robot's state one after
     another, P may be 0.
     """
@@ -143,6 +144,10 @@ class Demonstrations(Protocol):
         It covers whatever would make it another run: actions, chosen state, instructions, which cameras and how their
         pictures were made, and one picture of every demo.
         """
+
+    def prepare(self, workers: int) -> None:
+        """Make what reads these demos faster (a frame cache), with so many processes; samples are the same without. A
+        run calls it once before its ranks start, a look at data never. BadInput where it cannot be made."""
 
     def about(self) -> dict[str, Any]:
         """What run.json and checkpoints say of this kind of data beside what they say of any, as JSON."""

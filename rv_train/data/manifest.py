@@ -172,6 +172,9 @@ class ManifestDataset:
     def num_demos(self) -> int:
         return len(self._places)
 
+    def prepare(self, workers: int) -> None:
+        """See `Demonstrations`: here nothing."""
+
     def about(self) -> dict[str, Any]:
         """See `Demonstrations`: num_clipped, num_bad_lines (left out) and num_hidden (samples with hidden digits)."""
         clipped = sum(file.info.get("num_clipped", 0) for file in self.files)

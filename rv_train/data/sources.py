@@ -12,6 +12,7 @@ from rv_train.data.base import Source
 SOURCES = {
     "hdf5": "rv_train.data.hdf5:Hdf5",
     "manifest": "rv_train.data.manifest:Manifests",
+    "lerobot": "rv_train.data.lerobot:LeRobot",
 }
 
 

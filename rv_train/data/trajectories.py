@@ -110,12 +110,18 @@ class Trajectories:
         """See `Demonstrations`: here none."""
         return []
 
+    def goals(self) -> list:
+        """Of every demo its language goal, as the fingerprint knows it."""
+        return [rows.instruction for rows in self.demos]
+
+    def prepare(self, workers: int) -> None:
+        """See `Demonstrations`: here nothing."""
+
     def fingerprint(self) -> str:
         """See `Demonstrations`; pictures: the first of every demo, of the first of `views`."""
         sizes = [self.facts.cameras[view] for view in self.views]
         pictures = (self.picture(number, 0, self.views[0]) for number in range(len(self.demos)))
-        goals = [rows.instruction for rows in self.demos]
-        return digest_of([goals, self.views, sizes, self.render, self.parts], self.demos, pictures)
+        return digest_of([self.goals(), self.views, sizes, self.render, self.parts], self.demos, pictures)
 
     def split(self, val_share: float, seed: int) -> tuple["Trajectories", "Trajectories | None"]:
         """See `Demonstrations`."""

@@ -14,6 +14,7 @@ from tests.demo_files import (
     write_synthetic_isaac_file,
     write_synthetic_robomimic_file,
 )
+from tests.lerobot_sets import FOLDER, copied, edit_column, edited_info
 from tools.inspect_demos import main
 
 
@@ -245,3 +246,23 @@ def test_a_truncated_file_is_one_line_and_leaves_no_video(path, tmp_path, capsys
     error = capsys.readouterr().err
     assert stop.value.code == 2 and "truncated" in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lerobot_set_is_described_and_checked(tmp_path, capsys):
+    root = copied("v30/libero_pi_image", tmp_path)
+    main([str(root), "--verify"])
+    out = capsys.readouterr().out
+    assert "DATA.ACTION actions\n" in out and "DATA.PROPRIO ['state']" in out and "LeRobot v3.0, robot panda" in out
+    assert "harmless     actions: q01" in out and "wrong" not in out and "no problems" in out
+    with edited_info(root) as info:
+        info["total_frames"] = 51
+    with pytest.raises(SystemExit, match="1"):
+        main([str(root), "--verify"])
+    assert "wrong        meta/info.json says total_frames 51, there are 50" in capsys.readouterr().out
+    (file,) = (root / "data").rglob("*.parquet")
+    edit_column(file, "timestamp", lambda times: [2 * time for time in times])
+    with pytest.raises(SystemExit, match="2"):
+        main([str(root), str(FOLDER / "v21/so_like")])
+    said = capsys.readouterr()
+    assert "wrong        episode 0: 8 of 9 timestamps" in said.out and "recipe       DATA.SOURCE lerobot" in said.out
+    assert said.err.startswith("error: ") and "says fps 10" in said.err and said.err.count("\n") == 1

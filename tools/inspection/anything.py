@@ -1,7 +1,7 @@
 """What is in demonstrations of any kind, as a run would read them, and how a recipe names them."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from yacs.config import CfgNode
@@ -18,15 +18,15 @@ from tools.inspection.text import Outcome, lengths_text, names_of, row, table
 MANY = 5  # instructions that are listed
 
 
-def inspect(args: argparse.Namespace, verified: bool) -> Outcome:
+def inspect(args: argparse.Namespace, verified: bool, more: Iterable[str] = ()) -> Outcome:
     """Print what is in the data that options of `tools.data_options` choose.
 
-    verified: read every picture, and say what a starting run would refuse or remark. BadInput where data cannot be
-    opened.
+    verified: read every picture, and say what a starting run would refuse or remark. more: lines to go behind.
+    BadInput where data cannot be opened.
     """
     cfg = chosen_data(args)
     facts, data = find_source(cfg.DATA.SOURCE).look(cfg), open_data(cfg)
-    lines = [", ".join(map(str, args.files)), *summary(cfg, facts, data)]
+    lines = [", ".join(map(str, args.files)), *summary(cfg, facts, data), *more]
     print("\n".join(lines), flush=True)
     problems = verify(data) if verified else []
     for line in problems:

@@ -18,7 +18,7 @@ from rv_train.data.stats import read_stats
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import build
 from tests.tiny import ROOT, tiny_cfg, tiny_opts
-from tools import build_manifest, compute_stats, diagnose, inspect_demos
+from tools import build_manifest, compute_stats, diagnose, export_lerobot, inspect_demos
 from tools.compare_runs import compare_runs
 
 EXAMPLE = {"npz": "tests.rv_train.data.npz_source:Npz"}
@@ -46,9 +46,16 @@ def write_npz(folder):
     return {"DATA__VIEWS": ["wrist", "front"]}
 
 
+def write_lerobot(folder):
+    write_hdf5(folder.parent / "demos")
+    export_lerobot.main([str(folder.parent / "demos"), "--out", str(folder / "set"), "--fps", "20"])
+    views = ["observation.images.eye_in_hand", "observation.images.agentview"]
+    return {"DATA__VIEWS": views, "DATA__CACHE": str(folder.parent / "frames")}
+
+
 # Kind of data -> writes some to a new folder (4 demos or more of 2 actions or more, 7 numbers each; square pictures of
 # 64 pixels), and returns the recipe's keys beside SOURCE and FILES, as keywords of `tiny_cfg`.
-WRITERS = {"hdf5": write_hdf5, "manifest": write_manifest, "npz": write_npz}
+WRITERS = {"hdf5": write_hdf5, "manifest": write_manifest, "npz": write_npz, "lerobot": write_lerobot}
 
 
 @pytest.fixture(scope="module", autouse=True)
