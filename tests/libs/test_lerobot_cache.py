@@ -150,3 +150,17 @@ def test_what_is_wrong_in_a_cache_is_said(data, tmp_path):
 
 def test_it_lies_beside_the_data():
     assert default_folder("data/sets/arm") == default_folder("data/sets/arm/").parent / "arm.frames"
+
+
+def test_some_episodes_are_made_and_the_others_read_through_alike(data, tmp_path):
+    plans = [Plan(FRONT, box=(0, 16, 96, 96), size=(48, 48)), Plan(WRIST, jpeg_quality=70)]
+    some, whole = FrameCache(data, plans, tmp_path / "some"), built(data, tmp_path / "whole", plans)
+    assert some.check_disk([1, 3]).missing_frames == 2 * (data.num_frames(1) + data.num_frames(3))
+    some.build(1, lambda job: None, [1, 3])
+    assert some.missing([3, 1]) == [] and {job.episode for job in some.missing()} == {0, 2, 4}
+    for episode in (1, 2):
+        for camera in (FRONT, WRIST):
+            picture = some.picture_or_made(episode, 5, camera)
+            np.testing.assert_array_equal(picture, whole.picture(episode, 5, camera))
+    with pytest.raises(BadInput, match=r"000002.frames does not exist"):
+        some.picture(2, 5, FRONT)
