@@ -24,7 +24,7 @@ def demos(tmp_path_factory):
 
 
 def poisoned(bad_indices):
-    """build_model with a model whose loss is infinite where a batch holds one of some samples."""
+    """build_policy with a model whose loss is infinite where a batch holds one of some samples."""
 
     def build(*args):
         model = build_policy(*args)
@@ -42,7 +42,7 @@ def poisoned(bad_indices):
 
 
 def train_poisoned(rank, cfg, job, bad_indices):
-    train.build_model = poisoned(bad_indices)
+    train.build_policy = poisoned(bad_indices)
     return train.train(rank, cfg, job)
 
 
@@ -92,7 +92,7 @@ def test_overflowing_gradients_are_told_from_bad_samples(tmp_path, demos, monkey
         next(model.parameters()).register_hook(lambda gradient: gradient * torch.inf)
         return model
 
-    monkeypatch.setattr(train, "build_model", build)
+    monkeypatch.setattr(train, "build_policy", build)
     device = torch.device("cpu")
     with pytest.raises(ValueError, match="2 steps in a row were skipped; the loss of every single sample is finite"):
         launch(train.train, [device], cfg, prepare_run(cfg, device, 1))

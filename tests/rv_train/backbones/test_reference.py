@@ -19,7 +19,7 @@ def test_missing_packages_are_named(monkeypatch, missing):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checks", ["torchvision_checks.py", "backbones/smolvlm/torchvision_checks.py"])
+@pytest.mark.parametrize("checks", ["torchvision_checks.py", "smolvlm/torchvision_checks.py"])
 def test_everything_is_the_same_as_in_the_fast_path(checks):
     """In a process of its own: there torchvision can be imported, and here it must not be (see the checks' file)."""
     paths = os.pathsep.join(map(str, (REFERENCE_PACKAGES, ROOT)))

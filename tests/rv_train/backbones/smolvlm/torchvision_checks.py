@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from rv_train.data.demos import Sample
 
 from rv_train.backbones.smolvlm.pictures import cut, image_patches
 from rv_train.config import load_cfg
+from rv_train.data.base import Sample
 from rv_train.policies.encoding import ObservationEncoder, take_row
 from tests.rv_train.backbones.smolvlm.tiny_smol import lively, smol_cfg
 from tests.tiny import ACTION_STATS, ROOT
