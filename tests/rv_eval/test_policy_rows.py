@@ -43,7 +43,7 @@ def many(count):
 def watch_calls(policy, monkeypatch):
     """Every call of the model: its batch and the hidden states of prompt and steps."""
     calls, model = [], policy.model
-    predict, prefill, step = model.predict, model.decoder._prefill, model.decoder.step
+    predict, prefill, step = model.predict, model.decoder.prefill, model.decoder.step
 
     def watched_predict(batch, *arguments):
         calls.append((batch, []))
@@ -60,7 +60,7 @@ def watch_calls(policy, monkeypatch):
         return hidden
 
     monkeypatch.setattr(model, "predict", watched_predict)
-    monkeypatch.setattr(model.decoder, "_prefill", watched_prefill)
+    monkeypatch.setattr(model.decoder, "prefill", watched_prefill)
     monkeypatch.setattr(model.decoder, "step", watched_step)
     return calls
 

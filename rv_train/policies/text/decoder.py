@@ -74,7 +74,7 @@ class Decoder:
             list of B lists of ids, without the end; and list of B passes that they took, the prompt's apart.
         """
         self.grammar = self.grammar.to(prompt.embeds.device)
-        hidden, filled = self._prefill(prompt)
+        hidden, filled = self.prefill(prompt)
         answer = self._answer(prompt.embeds, noise is not None, drafts is not None)
         answer.begin(hidden, filled, prompt.position_ids, lengths, noise, real, drafts)
         for count in range(self.grammar.longest):
@@ -105,7 +105,7 @@ class Decoder:
             del self._graphs[next(iter(self._graphs))]
         return answer
 
-    def _prefill(self, prompt):
+    def prefill(self, prompt):
         """The prompt through the library's own layers: hidden states (B, L, D), and per layer its keys and values."""
         output = self.text(**prompt.inputs, use_cache=True)
         return output.last_hidden_state, [(layer.keys, layer.values) for layer in output.past_key_values.layers]

@@ -38,7 +38,7 @@ class Ways:
         decoder = self.model.decoder
         prompt = self.model._embed(batch)
         if only_first:
-            decoder._prefill(prompt)
+            decoder.prefill(prompt)
             return [], []
         if variant == "drafts" and drafts is None:
             drafts = torch.full((len(batch["lengths"]), decoder.grammar.numbers), -1, device=prompt.embeds.device)

@@ -32,7 +32,7 @@ def load_policy(model_path, device, torch_compile, batch_rows, clock):
         (policy.encoder, "encode", "encode"),
         (policy.encoder, "collate", "encode"),
         (backbone.visual, "forward", "vision"),
-        (backbone.language_model, "forward", "prefill"),
+        (policy.model.decoder, "prefill", "prefill"),
         (policy.model.decoder, "generate", "decode"),
     ):
         clock.watch(owner, method, phase)

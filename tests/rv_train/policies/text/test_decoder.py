@@ -47,7 +47,7 @@ def watch(model, monkeypatch):
     """A list that every call of `predict` fills, row by row: embeddings and hidden states of the prompt, then of every
     pass."""
     states, decoder = [], model.decoder
-    embed, prefill, step = model._embed, decoder._prefill, decoder.step
+    embed, prefill, step = model._embed, decoder.prefill, decoder.step
 
     def watched_embed(batch):
         states.clear()
@@ -66,7 +66,7 @@ def watch(model, monkeypatch):
         return hidden
 
     monkeypatch.setattr(model, "_embed", watched_embed)
-    monkeypatch.setattr(decoder, "_prefill", watched_prefill)
+    monkeypatch.setattr(decoder, "prefill", watched_prefill)
     monkeypatch.setattr(decoder, "step", watched_step)
     return states
 
@@ -197,7 +197,7 @@ def test_drawn_tokens_follow_the_softmax_over_the_temperature(encoder, features,
     grammar = Grammar(1, 1, 9, prompt.digit_ids, prompt.space_id, prompt.end_id)
     decoder = model.decoder = Decoder(model.backbone, model.family, grammar)
     batch = encoder.collate(features[:1] * rows)
-    hidden = decoder._prefill(model._embed(encoder.collate(features[:1])))[0][0, -1]
+    hidden = decoder.prefill(model._embed(encoder.collate(features[:1])))[0][0, -1]
     logits = (decoder.head.weight[prompt.digit_ids] @ hidden).double()
     counts = torch.zeros(len(logits), dtype=torch.float64)
     for call in range(6):
@@ -253,7 +253,7 @@ def test_a_pass_could_be_recorded_and_its_buffers_be_used_again(encoder, feature
             answer = _Answer(decoder, prompt.embeds, 8, False)
             tensors = {name: value for name, value in vars(answer).items() if isinstance(value, torch.Tensor)}
             places = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-        hidden, filled = decoder._prefill(prompt)
+        hidden, filled = decoder.prefill(prompt)
         answer.begin(hidden, filled, prompt.position_ids, batch["lengths"], None, None, drafts)
         passes = 0
         while not answer.ended.all():
