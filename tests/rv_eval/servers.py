@@ -27,6 +27,7 @@ class PicturePolicy:
 
     def __init__(self, delay_s=0.0, proprio=None, views=VIEWS, **changes):
         self.delay_s, self.batches, self.proprio, self.views = delay_s, [], proprio or {}, views
+        self.horizon = max(self.horizon, len(views) + 1)  # an action for each picture, and one for the instruction
         self.about = {
             "model_folder": "runs/pictures",
             "model_fingerprint": "ab" * 32,
