@@ -82,8 +82,13 @@ def _do(job):
 
 
 def _begin_worker(function):
-    """Ctrl-C is the parent's to handle; and a process whose parent was killed ends at once, not at the next job."""
     _do.function = function
+    follow_parent()
+
+
+def follow_parent() -> None:
+    """In a process of `multiprocessing`: Ctrl-C is the parent's to handle, and if that was killed this process ends at
+    once, not at its next job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

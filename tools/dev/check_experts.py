@@ -19,6 +19,7 @@ from tqdm import tqdm
 from libs.cli import cli_errors
 from libs.errors import BadInput
 from libs.files import check_new_file, make_folder, write_whole
+from libs.jobs import follow_parent
 from libs.libero_sim import REPORTED_SUITES, LiberoEnv
 from libs.libero_sim.experts import expert_actions, expert_tasks
 from libs.libero_sim.experts.watch import Watch
@@ -180,6 +181,7 @@ class Results:
 
 def _worker(orders, answers):
     """Runs in a process of its own: does one task after another until None comes."""
+    follow_parent()
     for task, seeds, frames in iter(orders.get, None):
         try:
             check_task(task, seeds, frames, answers.put)
