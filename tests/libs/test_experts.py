@@ -356,6 +356,7 @@ def test_tasks_are_chosen_by_number_or_all_that_have_an_expert():
 def test_every_task_of_the_reported_suites_has_an_expert():
     for suite in REPORTED_SUITES:
         assert len(expert_tasks(suite, "all")) == 10
+        assert len(expert_tasks(f"{suite}_object", "all")) == 10, "LIBERO-PRO's objects of another colour or size"
 
 
 @pytest.mark.sim
