@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from libs.errors import BadInput
+from rv_train.backbones.tokenizer import token_id
 
 # Qwen2.5's added tokens in the order of their ids: 151643 ... 151656, then eight that are not "special".
 SPECIAL_TOKENS = (
@@ -76,3 +77,10 @@ def load_vocabulary(vocab_cut=0, name="qwen2.5", plain=PLAIN_TOKENS):
 
     vocab, merges = read_vocabulary(name, vocab_cut)
     return with_added_tokens(Qwen2Tokenizer(vocab=vocab, merges=merges), plain)
+
+
+def picture_ids(tokenizer):
+    """Of the marks around and in pictures, as the library's config names them."""
+    names = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+    names |= {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
+    return {f"{name}_token_id": token_id(tokenizer, token) for name, token in names.items()}

@@ -1,8 +1,8 @@
 """What Qwen2.5-VL's keys of the config tree mean, and what they are where nobody says: the 3B model."""
 
-from rv_train.backbones.heads import check_heads, check_layers
+from rv_train.backbones.qwen.vocabulary import picture_ids
 from rv_train.backbones.qwen2_5_vl.pictures import PATCHES
-from rv_train.backbones.tokenizer import token_id
+from rv_train.backbones.sizes import check_heads, check_layers, text_config
 
 WINDOW = 112  # pixels per side of the windows that most vision layers attend in
 
@@ -50,21 +50,11 @@ def random_config(cfg, tokenizer):
     text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
     half = text.HIDDEN // text.HEADS // 2
     side = half * 3 // 8  # the 3B model splits 64 frequencies into 16 temporal, 24 vertical, 24 horizontal
-    vocab_size = -(-len(tokenizer) // 64) * 64 if cfg.MODEL.VOCAB_CUT else text.VOCAB
     return Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": vocab_size,
-            "hidden_size": text.HIDDEN,
-            "intermediate_size": text.MLP,
-            "num_hidden_layers": text.LAYERS,
-            "num_attention_heads": text.HEADS,
-            "num_key_value_heads": text.KV_HEADS,
+            **text_config(cfg, tokenizer, "<|im_end|>"),
             "max_position_embeddings": 128000,
             "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": text.TIED,
-            "bos_token_id": None,
-            "eos_token_id": token_id(tokenizer, "<|im_end|>"),
-            "pad_token_id": None,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": text.ROPE_THETA,
@@ -83,9 +73,6 @@ def random_config(cfg, tokenizer):
             "out_hidden_size": text.HIDDEN,
             "fullatt_block_indexes": list(vision.FULL_ATTENTION),
         },
-        image_token_id=token_id(tokenizer, "<|image_pad|>"),
-        video_token_id=token_id(tokenizer, "<|video_pad|>"),
-        vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
-        vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
+        **picture_ids(tokenizer),
         tie_word_embeddings=text.TIED,
     )

@@ -5,6 +5,7 @@ inferred (heads of 64 numbers and four times the width, as usual).
 """
 
 from libs.errors import BadInput
+from rv_train.backbones.qwen.vocabulary import picture_ids
 from rv_train.backbones.qwen3_5.vocabulary import NAME
 from rv_train.backbones.qwen3_vl import sizes
 
@@ -105,6 +106,6 @@ def random_config(cfg, tokenizer):
     return Qwen3_5Config(
         text_config={**common, **linear},
         vision_config=sizes.vision_config(cfg),
-        **sizes.token_ids(tokenizer),
+        **picture_ids(tokenizer),
         tie_word_embeddings=text.TIED,
     )

@@ -3,9 +3,9 @@
 import math
 
 from libs.errors import BadInput
-from rv_train.backbones.heads import check_layers, check_shared_keys, check_width
+from rv_train.backbones import sizes
 from rv_train.backbones.patches import Patches
-from rv_train.backbones.tokenizer import token_id
+from rv_train.backbones.qwen.vocabulary import picture_ids
 
 PATCHES = Patches(side=16, merge=2, frames=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 DEFAULTS = {
@@ -51,7 +51,7 @@ def check(cfg):
     """What the attention of both towers can divide, and layers that there are."""
     text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
     check_towers(cfg)
-    check_layers(cfg, "DEEPSTACK")
+    sizes.check_layers(cfg, "DEEPSTACK")
     if sorted(set(vision.DEEPSTACK)) != list(vision.DEEPSTACK):
         raise BadInput(f"MODEL.VISION.DEEPSTACK must rise, got {vision.DEEPSTACK}")
     if len(vision.DEEPSTACK) > text.LAYERS:
@@ -63,10 +63,10 @@ def check(cfg):
 
 def check_towers(cfg):
     """BadInput where positions of three axes cannot share a head's pairs of numbers, or those of vision are no square;
-    and what `heads` checks."""
+    and what `sizes` checks."""
     text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
-    check_shared_keys(text)
-    check_width(cfg, "VISION", 4)
+    sizes.check_shared_keys(text)
+    sizes.check_width(cfg, "VISION", 4)
     if text.HEAD_DIM % 2 or text.HEAD_DIM < 8:
         raise BadInput(f"MODEL.TEXT.HEAD_DIM must be even and at least 8, got {text.HEAD_DIM}")
     if math.isqrt(vision.POSITIONS) ** 2 != vision.POSITIONS:
@@ -81,7 +81,7 @@ def random_config(cfg, tokenizer):
     return Qwen3VLConfig(
         text_config=text_config(cfg, tokenizer, sections(text.HEAD_DIM // 2)),
         vision_config={**vision_config(cfg), "deepstack_visual_indexes": list(vision.DEEPSTACK)},
-        **token_ids(tokenizer),
+        **picture_ids(tokenizer),
         tie_word_embeddings=text.TIED,
     )
 
@@ -97,19 +97,10 @@ def text_config(cfg, tokenizer, mrope_section):
     """What the text towers since Qwen3 have in common."""
     text = cfg.MODEL.TEXT
     return {
-        "vocab_size": -(-len(tokenizer) // 64) * 64 if cfg.MODEL.VOCAB_CUT else text.VOCAB,
-        "hidden_size": text.HIDDEN,
-        "intermediate_size": text.MLP,
-        "num_hidden_layers": text.LAYERS,
-        "num_attention_heads": text.HEADS,
-        "num_key_value_heads": text.KV_HEADS,
+        **sizes.text_config(cfg, tokenizer, "<|im_end|>"),
         "head_dim": text.HEAD_DIM,
         "max_position_embeddings": 262144,
         "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": text.TIED,
-        "bos_token_id": None,
-        "eos_token_id": token_id(tokenizer, "<|im_end|>"),
-        "pad_token_id": None,
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": text.ROPE_THETA,
@@ -133,10 +124,3 @@ def vision_config(cfg):
         "temporal_patch_size": PATCHES.frames,
         "out_hidden_size": cfg.MODEL.TEXT.HIDDEN,
     }
-
-
-def token_ids(tokenizer):
-    """Of the marks around and in pictures, as the library's config names them."""
-    names = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
-    names |= {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
-    return {f"{name}_token_id": token_id(tokenizer, token) for name, token in names.items()}

@@ -1,7 +1,7 @@
 """What SmolVLM2's keys of the config tree mean, and what they are where nobody says: the 500M model."""
 
 from libs.errors import BadInput
-from rv_train.backbones.heads import check_heads
+from rv_train.backbones.sizes import check_heads, text_config
 from rv_train.backbones.tokenizer import token_id
 
 DEFAULTS = {
@@ -61,18 +61,9 @@ def random_config(cfg, tokenizer):
     return SmolVLMConfig(
         text_config={
             "model_type": "llama",
-            "vocab_size": -(-len(tokenizer) // 64) * 64 if cfg.MODEL.VOCAB_CUT else text.VOCAB,
-            "hidden_size": text.HIDDEN,
-            "intermediate_size": text.MLP,
-            "num_hidden_layers": text.LAYERS,
-            "num_attention_heads": text.HEADS,
-            "num_key_value_heads": text.KV_HEADS,
+            **text_config(cfg, tokenizer, "<end_of_utterance>"),
             "max_position_embeddings": 8192,
             "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": text.TIED,
-            "bos_token_id": None,
-            "eos_token_id": token_id(tokenizer, "<end_of_utterance>"),
-            "pad_token_id": None,
             "rope_parameters": {"rope_type": "default", "rope_theta": text.ROPE_THETA},
         },
         vision_config={

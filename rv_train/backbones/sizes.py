@@ -1,6 +1,8 @@
-"""Sizes of MODEL.TEXT and MODEL.VISION that attention can divide; what families with such keys have in common."""
+"""What families with the usual keys of MODEL.TEXT and MODEL.VISION have in common: sizes that attention can divide, and
+what the library's config is told of them."""
 
 from libs.errors import BadInput
+from rv_train.backbones.tokenizer import token_id
 
 
 def check_heads(cfg, text, vision):
@@ -34,3 +36,23 @@ def check_layers(cfg, key):
     beyond = [layer for layer in vision[key] if not 0 <= layer < vision.LAYERS]
     if beyond:
         raise BadInput(f"MODEL.VISION.{key} names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")
+
+
+def text_config(cfg, tokenizer, end):
+    """The text tower's part of a library's config for a random model: its sizes, and no token but the end.
+
+    end: the name of the token that ends an answer.
+    """
+    text = cfg.MODEL.TEXT
+    return {
+        "vocab_size": -(-len(tokenizer) // 64) * 64 if cfg.MODEL.VOCAB_CUT else text.VOCAB,
+        "hidden_size": text.HIDDEN,
+        "intermediate_size": text.MLP,
+        "num_hidden_layers": text.LAYERS,
+        "num_attention_heads": text.HEADS,
+        "num_key_value_heads": text.KV_HEADS,
+        "tie_word_embeddings": text.TIED,
+        "bos_token_id": None,
+        "eos_token_id": token_id(tokenizer, end),
+        "pad_token_id": None,
+    }
