@@ -33,7 +33,7 @@ from safetensors import SafetensorError
 
 from libs.config_tree import to_dict
 from libs.errors import BadInput, first_line
-from libs.files import kind_of, named_path, read_json_object, read_yaml
+from libs.files import flush, kind_of, named_path, read_json_object, read_yaml
 from rv_train.backbones import DEFAULT
 from rv_train.backbones.folders import EXPERT, is_model_folder
 from rv_train.backbones.loading import BASE_COPY, copy_base
@@ -135,9 +135,9 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, lin
         save_model_folder(beside / "model", model, cfg, action_stats, data_info)
         torch.save(trainer, beside / "trainer.pt")
         for path in files_below(beside):
-            _sync(path)
+            flush(path)
         (beside / COMPLETE).write_text(json.dumps(_describe(beside), indent=1) + "\n")
-        _sync(beside / COMPLETE)
+        flush(beside / COMPLETE)
     except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch.save and safetensors raise
         shutil.rmtree(beside, ignore_errors=True)
         free = shutil.disk_usage(run).free / 2**30
@@ -151,7 +151,7 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, lin
     os.rename(beside, final)
     if cfg.TRAIN.save_base:  # the next one copies from here: where a resumed run has it from will be removed
         model.backbone.base_folder = final / "model" / BASE_COPY
-    _sync(run)
+    flush(run)
     tidy(run, step, trainer["best"], cfg.TRAIN, links)
 
 
@@ -206,14 +206,6 @@ def _point(link, target):
     beside.unlink(missing_ok=True)
     beside.symlink_to(target)
     os.replace(beside, link)
-
-
-def _sync(path):
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def checkpoints(run):

@@ -9,6 +9,7 @@ from libs.demo_hdf5.key_map import LIBERO
 from libs.demo_hdf5.opening import open_file
 from libs.demo_hdf5.schema import IMAGE_CONVENTIONS, STORAGE, Demo, demo_number
 from libs.errors import BadInput
+from libs.files import flush
 
 
 class DemoWriter:
@@ -73,11 +74,7 @@ class DemoWriter:
         if kind is not None:
             self._beside.unlink()
             return
-        handle = os.open(self._beside, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        flush(self._beside)
         os.replace(self._beside, self.path)
 
 

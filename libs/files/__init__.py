@@ -110,7 +110,7 @@ def whole_file(path, sync: bool = False, contested: bool = False):
     try:
         yield beside
         if sync:
-            _flush(beside)
+            flush(beside)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -123,7 +123,8 @@ def write_whole(path, content: str | bytes, sync: bool = False, contested: bool 
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def _flush(path):
+def flush(path) -> None:
+    """Return when a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

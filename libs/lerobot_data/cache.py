@@ -141,7 +141,7 @@ class FrameCache:
         with held_folder(self.folder, in_use):
             for name, place in self._places.items():
                 write_whole(place / SETTINGS, json.dumps(self._settings[name], indent=1).encode())
-                for rest in place.glob("*.tmp"):  # what a kill cut off
+                for rest in place.glob("*.part.frames"):  # what a kill cut off
                     rest.unlink()
             pack = functools.partial(_pack, self.data, self._places)
             run_jobs(pack, self.missing(episodes), workers, done, self.folder)

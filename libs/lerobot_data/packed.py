@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from libs.errors import BadInput
-from libs.files import named_path
+from libs.files import named_path, whole_file
 from libs.manifest.pictures import decode_picture, encode_picture
 
 # Measured on one core, frames of AV1 at 256 pixels / rendered frames at 128: 0.28 / 0.46 of the bytes are left, read in
@@ -37,8 +37,8 @@ def encode(picture: np.ndarray, plan) -> bytes:
 def write_packed(path, pictures, plan) -> None:
     """A file of pictures, all of one size; it is there whole or not at all."""
     path = Path(path)
-    beside, places, size = path.with_name(f"{path.name}.{os.getpid()}.tmp"), [0], None
-    with open(beside, "wb") as file:
+    places, size = [0], None
+    with whole_file(path, sync=True) as beside, open(beside, "wb") as file:
         for picture in pictures:
             size = size or picture.shape[:2]
             if picture.shape[:2] != size:
@@ -46,9 +46,6 @@ def write_packed(path, pictures, plan) -> None:
             places.append(places[-1] + file.write(encode(picture, plan)))
         file.write(np.array(places, dtype="<u8").tobytes())
         file.write(END.pack(len(places) - 1, *(size or (0, 0)), JPEG if plan.jpeg_quality else LOSSLESS))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 class PackedFrames:

@@ -93,7 +93,7 @@ def test_a_build_goes_on_where_it_was_cut_off(data, tmp_path, monkeypatch):
     assert len(cache.missing()) == 7
     with pytest.raises(BadInput, match=rf"lacks 7 of 10 pieces, first episode 1 of {WRIST}: build it"):
         cache.check_complete()
-    left = next((tmp_path / "cut").glob(f"{WRIST}.*")) / "000001.frames.77.tmp"  # of a kill
+    left = next((tmp_path / "cut").glob(f"{WRIST}.*")) / "000001.part.frames"  # of a kill
     left.write_bytes(b"half")
     cache.build(1, done.append)
     assert len(done) == 10 and not left.exists() and not cache.missing()
