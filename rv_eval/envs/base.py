@@ -32,6 +32,10 @@ class ActionPart:
     levels: tuple[float, float] | None = None
 
 
+# OSC_POSE's six numbers, and the Panda's gripper: opened by -1, closed by +1.
+PANDA_ACTIONS = (ActionPart("position", 3), ActionPart("rotation", 3), ActionPart("gripper", 1, (-1.0, 1.0)))
+
+
 def snap(action: np.ndarray, parts: Sequence[ActionPart]) -> np.ndarray:
     """An action (A,) as it is executed, float64: parts with levels at the nearer one, at the lower where both are."""
     action, start = np.array(action, np.float64), 0

@@ -15,9 +15,9 @@ from libs.libero_sim import (
     init_states,
     num_tasks,
 )
-from rv_eval.envs.base import Description, Episode
+from rv_eval.envs.base import PANDA_ACTIONS, Description, Episode
 from rv_eval.envs.process import ProcessEnvironment
-from rv_eval.envs.robosuite import PANDA_ACTIONS, RobosuiteSimulator
+from rv_eval.envs.robosuite import RobosuiteSimulator
 
 DESCRIPTION = Description(
     name="libero",

@@ -3,10 +3,6 @@
 import importlib.metadata
 
 from libs.robosuite_sim import PACKAGES, tell_gl
-from rv_eval.envs.base import ActionPart
-
-# OSC_POSE's six numbers, and the Panda's gripper: opened by -1, closed by +1.
-PANDA_ACTIONS = (ActionPart("position", 3), ActionPart("rotation", 3), ActionPart("gripper", 1, (-1.0, 1.0)))
 
 
 class RobosuiteSimulator:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from libs.stack_sim import CONTROL_FREQ, PROPRIO_DIMS, VIEWS, StackProcess, StackTask, init_seed
-from rv_eval.envs.base import Description, Episode
+from rv_eval.envs.base import PANDA_ACTIONS, Description, Episode
 from rv_eval.envs.process import ProcessEnvironment
-from rv_eval.envs.robosuite import PANDA_ACTIONS, RobosuiteSimulator
+from rv_eval.envs.robosuite import RobosuiteSimulator
 
 DESCRIPTION = Description(
     name="stack",

@@ -16,6 +16,7 @@ import numpy as np
 
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
+from rv_eval.envs.base import ActionPart, snap
 from rv_eval.serving.robot_limits import Limits
 from rv_eval.serving.robot_log import RobotLog
 from rv_eval.splice import SPLICE, Splicer
@@ -134,6 +135,8 @@ class RobotLoop:
         self._robot, self._policy, self._asker = robot, policy, asker
         self._options, self._limits, self._log, self._clock = options, limits, log, clock or Clock()
         self._splicer = Splicer(policy.horizon, options.settings, options.execution)
+        gripper = ActionPart("gripper", 1, (-1.0, 1.0) if options.snap_gripper else None)
+        self._parts = (ActionPart("others", policy.action_dim - 1), gripper)
         self._delays = deque(maxlen=DELAYS)
         self._numbers, self._before = (), None  # of the last answer; the last action, None: held
         self._refused_in_a_row = 0
@@ -175,8 +178,7 @@ class RobotLoop:
             self._before = None
             self.result.holds += 1
             return
-        if self._options.snap_gripper:
-            action[-1] = 1.0 if action[-1] > 0 else -1.0
+        action = snap(action, self._parts)
         before = self._limits.at_rest(observation["proprio"]) if self._before is None else self._before
         allowed = self._limits.apply(action, before)
         self._robot.act(allowed)

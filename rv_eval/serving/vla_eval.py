@@ -23,7 +23,7 @@ import numpy as np
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings, ChunkAgent
 from rv_eval.drafts import numbers_of
-from rv_eval.envs.base import ActionPart
+from rv_eval.envs.base import PANDA_ACTIONS, ActionPart
 from rv_eval.serving import wire
 from rv_eval.serving.observation import read_observation
 from rv_eval.serving.protocol import MAX_REASON, PolicyError, at_hand
@@ -40,7 +40,6 @@ _ACTION_SPEC = {
     "rotation": {"name": "rotation", "dims": 3, "format": "axis_angle", "range": [-3.15, 3.15]},
     "gripper": {"name": "gripper", "dims": 1, "format": "binary_close_positive", "range": [-1, 1]},
 }
-LIBERO_PARTS = [ActionPart("position", 3), ActionPart("rotation", 3), ActionPart("gripper", 1, (-1.0, 1.0))]
 _PICTURE_SPEC = {"name": "image", "dims": 0, "format": "rgb_hwc_uint8"}
 _LANGUAGE_SPEC = {"name": "language", "dims": 0, "format": "language"}
 _STATE_SPEC = {"name": "state", "dims": LIBERO_STATE, "format": "eef_pos3_axisangle3_gripper2"}
@@ -75,7 +74,7 @@ class Session:
 
     def __init__(self, about, settings: AgentSettings, ask: Callable[[dict], Awaitable[dict]]):
         self._about, self._ask = about, ask
-        parts = LIBERO_PARTS if about.action_dim == LIBERO_ACTIONS else [ActionPart("action", about.action_dim)]
+        parts = PANDA_ACTIONS if about.action_dim == LIBERO_ACTIONS else [ActionPart("action", about.action_dim)]
         self._agent = ChunkAgent(about.horizon, settings, parts)
         self.greeted = self.answered = False
         self._begin({})

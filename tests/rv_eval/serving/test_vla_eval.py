@@ -15,10 +15,11 @@ import yaml
 from PIL import Image
 
 from rv_eval.agent import AgentSettings, ChunkAgent
+from rv_eval.envs.base import PANDA_ACTIONS
 from rv_eval.policy import Policy
 from rv_eval.serving import wire
 from rv_eval.serving.serve import ServerLimits
-from rv_eval.serving.vla_eval import HEALTH_PATH, LIBERO_PARTS, PATH
+from rv_eval.serving.vla_eval import HEALTH_PATH, PATH
 from tests.rv_eval.servers import PicturePolicy, client, health, observation, raw, running, wait_until
 from tests.rv_eval.vla_eval_client import VlaEvalClient, frame, libero_observation
 from tests.tiny import ROOT, make_tiny_checkpoint
@@ -45,7 +46,7 @@ class WritingPolicy(PicturePolicy):
 
 def steps(policy, seeds, settings=None):
     """The actions of an episode whose observations have these seeds."""
-    agent, actions = ChunkAgent(policy.horizon, settings or AgentSettings(), LIBERO_PARTS), []
+    agent, actions = ChunkAgent(policy.horizon, settings or AgentSettings(), PANDA_ACTIONS), []
     for seed in seeds:
         if agent.needs_observation:
             agent.add_chunk(policy.chunk(observation(seed)))
