@@ -15,15 +15,12 @@
 Nothing is ever unpickled freely: weights are safetensors, trainer.pt is read with `weights_only=True`.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import pickle
 import re
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +28,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
+from libs import jobs
 from libs.config_tree import to_dict
 from libs.errors import BadInput, first_line
 from libs.files import flush, kind_of, named_path, read_json_object, read_yaml
@@ -43,7 +41,7 @@ from rv_train.config import cfg_from_dict
 from rv_train.data.stats import read_stats, write_stats
 from rv_train.policies import build_encoder, build_policy
 
-CONFIG, DATA_INFO, COMPLETE, LOCK = "vla_config.yaml", "data_info.json", "complete", "lock"
+CONFIG, DATA_INFO, COMPLETE = "vla_config.yaml", "data_info.json", "complete"
 LOCK_WAIT_S = 30.0
 
 
@@ -282,34 +280,18 @@ def clear_leftovers(run):
     for path in run.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != LOCK:
+        elif path.name != jobs.LOCK:
             path.unlink()
 
 
 def lock(run):
-    """Take a run folder for this process; returns an open file, closing it gives the folder back.
-
-    Two processes that write into one run would ruin it. Waits for the remains of a killed run to end. The lock is the
-    kernel's (POSIX), so it goes with its process, however that ends, and loader processes do not inherit it. File
-    systems without locks go without.
+    """Take a run folder for this process, see `libs.jobs.lock`: two processes that write into one run would ruin it.
+    Waits for the remains of a killed run to end.
 
     Raises:
         BadInput: another process still holds it after LOCK_WAIT_S seconds, or this one may not write there.
     """
-    with named_path(run, "written"):
-        file = open(Path(run) / LOCK, "a")  # noqa: SIM115 - it is what the caller gets
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                return file
-            if time.monotonic() > deadline:
-                file.close()
-                raise BadInput(f"{run} is in use: another process trains there") from None
-            time.sleep(0.1)
+    return jobs.lock(run, f"{run} is in use: another process trains there", LOCK_WAIT_S)
 
 
 def rng_state(device):

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -24,16 +25,33 @@ def held_folder(folder, in_use):
     in_use: what is said where another process holds it, which is BadInput.
     """
     folder = make_folder(folder)
-    with named_path(folder, "written"):
-        lock = open(Path(folder) / LOCK, "a")  # noqa: SIM115 - the lock goes with the process, however it ends
-    with lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise BadInput(in_use) from None
-        except OSError:  # a file system without locks goes without
-            pass
+    with lock(folder, in_use):
         yield folder
+
+
+def lock(folder, in_use, wait_s=0.0):
+    """Take a folder for this process: an open file, closing it gives the folder back.
+
+    The lock is the kernel's (POSIX), so it goes with its process, however that ends, and child processes do not inherit
+    it. File systems without locks go without.
+
+    wait_s: how long another process that holds it is waited for; then BadInput, which says `in_use`. BadInput, too,
+    where this process may not write there.
+    """
+    with named_path(folder, "written"):
+        file = open(Path(folder) / LOCK, "a")  # noqa: SIM115 - it is what the caller gets
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= deadline:
+                file.close()
+                raise BadInput(in_use) from None
+            time.sleep(0.1)
+        except OSError:
+            return file
 
 
 def run_jobs(function, jobs, workers, done, where):

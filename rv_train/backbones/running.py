@@ -70,6 +70,15 @@ def without_flash(backbone):
             config._attn_implementation = FLASH
 
 
+@contextlib.contextmanager
+def answering(backbone, compiled):
+    """Inside, a model that may be in training is asked: without autocast, so `without_flash`, and eagerly. Layers that
+    are `compiled` for training would be compiled once more for answering, with its cache; a run answers rarely."""
+    eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+    with without_flash(backbone), eager:
+        yield
+
+
 def embed(family, backbone, batch, prompt):
     """A batch `Embedded` for a prompt's PromptEncoder."""
     return family.embed(backbone, batch, prompt.image_id, prompt.pictures)

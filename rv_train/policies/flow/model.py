@@ -25,6 +25,7 @@ from rv_train.backbones.loading import save_weights
 from rv_train.backbones.lora import adapter_sizes, has_adapter
 from rv_train.backbones.running import (
     DTYPES,
+    answering,
     check_compiler,
     compile_layers,
     hidden_states,
@@ -166,9 +167,8 @@ class FlowPolicy(nn.Module):
         Returns:
             a Prediction; its chunks may go beyond the range of the data.
         """
-        eager = torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
         generators = generators or [np.random.default_rng() for _ in batch["lengths"]]
-        with without_flash(self.backbone), self._attention(), eager:
+        with answering(self.backbone, self.compiled), self._attention():
             features = self._features(batch)
             shape = features.shape[1], self.actions.dim
             noise = np.stack([draw_noise(generator, shape) for generator in generators])

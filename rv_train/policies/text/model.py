@@ -1,7 +1,6 @@
 """VLA-0: an unchanged vision-language model that answers pictures and an instruction with actions written as
 integers."""
 
-import contextlib
 import math
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ from rv_train.backbones.cost import TrainingFlops
 from rv_train.backbones.loading import save_weights
 from rv_train.backbones.lora import adapter_sizes
 from rv_train.backbones.running import (
+    answering,
     check_compiler,
     compile_layers,
     embed,
@@ -149,9 +149,7 @@ class TextPolicy(nn.Module):
             shape = grammar.longest, len(grammar.ids)
             noise = np.stack([temperature * generator.gumbel(size=shape) for generator in generators])
             noise = torch.from_numpy(noise.astype(np.float32)).to(batch["input_ids"].device)
-        # Layers compiled for training would be compiled once more for answering, with its cache; a run answers rarely.
-        eager = torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
-        with without_flash(self.backbone), eager:
+        with answering(self.backbone, self.compiled):
             prompt = self._embed(batch)
             ids, passes = self.decoder.generate(prompt, batch["lengths"], noise, batch.get("real"), batch.get("drafts"))
         grammar = self.decoder.grammar
