@@ -16,7 +16,7 @@ NAME := quickstart_run
 RUN := checkpoints/$(NAME)
 EVAL := eval_logs/$(NAME)
 
-.PHONY: quickstart test check lint setup gl browser
+.PHONY: quickstart test check lint setup gl browser docs docs-check
 
 quickstart: setup gl
 	$(BIN)/python tools/collect_demos.py --task_suite libero_object --task_ids $(TASK_ID) --num_demos 120 \
@@ -40,6 +40,15 @@ check: lint
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The pages that are written from the code.
+docs: setup
+	$(BIN)/python tools/dev/config_page.py
+	$(BIN)/python tools/dev/errors_page.py
+
+# Runs the commands of README and docs at sizes for two cores, in a clone: half an hour.
+docs-check: setup gl
+	$(BIN)/python tools/dev/docs_check.py
 
 setup: .venv/complete
 
