@@ -47,6 +47,9 @@ test-python:
 	$(OTHER)/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
 	$(OTHER)/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e ".[$(EXTRAS)]" \
 		"$$(grep '^torch==' requirements.lock)"
+	@# it asks for numpy 1, and runs with 2
+	$(OTHER)/bin/pip install --quiet --disable-pip-version-check dm-tree
+	$(OTHER)/bin/pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^openpi-client==' requirements.lock)"
 	rm -rf $(OTHER)/reference
 	$(OTHER)/bin/pip install --quiet --disable-pip-version-check --no-deps --target $(OTHER)/reference \
 		$$(grep -E '^(torchvision|qwen-vl-utils|num2words)==' requirements.lock)
