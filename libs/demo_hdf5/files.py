@@ -9,7 +9,7 @@ from libs.errors import BadInput
 SUFFIXES = (".hdf5", ".h5")  # in capitals, too
 
 
-def demo_files(*entries) -> list[Path]:
+def demo_files(*entries: Path | str) -> list[Path]:
     """Files, and folders with everything below them -> the demonstration files, each once, however many ways lead to
     it: in the order of the entries, those of a folder sorted.
 

@@ -1,6 +1,8 @@
 """The language goals that a demonstration file states, in any of the ways that its key map says."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -10,12 +12,12 @@ from libs.demo_hdf5.opening import find
 from libs.errors import BadInput
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """HDF5 attribute → str or numpy value."""
     return value.decode() if isinstance(value, bytes) else value
 
 
-def stated_by_file(path, attrs: dict, place: InstructionPlace) -> str:
+def stated_by_file(path: Path | str, attrs: dict, place: InstructionPlace) -> str:
     """What the attributes of a file state, else the map's text; BadInput where there is neither."""
     attribute, json_key, fixed = place.attribute, place.json_key, place.text
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -36,12 +37,12 @@ def demo_groups(file: h5py.File, key_map: KeyMap) -> dict[str, h5py.Group]:
     return groups
 
 
-def are_numbers(values, length: int, dim: int) -> bool:
+def are_numbers(values: np.ndarray | h5py.Dataset, length: int, dim: int) -> bool:
     """Whether an array or HDF5 dataset holds numbers of shape (length, dim)."""
     return values.shape == (length, dim) and values.dtype.kind in "fiu"
 
 
-def find_key_map(path) -> KeyMap:
+def find_key_map(path: Path | str) -> KeyMap:
     """Which of this project's key maps fits a file: the one most of whose keys its demos have.
 
     BadInput, naming what the file's first demo has, where there are no more than actions.
@@ -61,7 +62,7 @@ def find_key_map(path) -> KeyMap:
     return maps[int(np.argmax(counts))]
 
 
-def key_problems(path, key_map: KeyMap) -> list[str]:
+def key_problems(path: Path | str, key_map: KeyMap) -> list[str]:
     """Of every key of a map that a demo lacks or has in another form, a line: what is found and wanted, and where."""
     found = {}  # (key, kind of problem) -> (text of the first, demos)
     with open_file(path) as file, sound(path):

@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -52,7 +53,7 @@ class Unreadable(BadInput):
     """A file, or something in it, that cannot be read here; other bad input can be read, but is not what is needed."""
 
 
-def open_file(path, mode="r") -> h5py.File:
+def open_file(path: Path | str, mode: str = "r") -> h5py.File:
     """An HDF5 file, opened as h5py.File does; packages of filters, where installed, are loaded before.
 
     Unreadable, naming the file, where it is missing, no file, locked, not HDF5, truncated, or may not be read or
@@ -71,7 +72,7 @@ def open_file(path, mode="r") -> h5py.File:
 
 
 @contextlib.contextmanager
-def sound(path):
+def sound(path: Path | str) -> Iterator[None]:
     """Around reading an open file: Unreadable, naming it, where its bytes make no sense to HDF5."""
     try:
         yield
@@ -80,7 +81,7 @@ def sound(path):
         raise Unreadable(f"demo file {path} is damaged ({text}); get it again") from None
 
 
-def check_file(path, what="demo file ") -> None:
+def check_file(path: Path | str, what: str = "demo file ") -> None:
     """Unreadable where there is no ordinary file. what: how the message begins."""
     if "\0" in str(path):
         raise Unreadable(f"{what}{str(path)!r} is no path")
@@ -88,7 +89,7 @@ def check_file(path, what="demo file ") -> None:
         raise Unreadable(f"{what}{path} {problem}")
 
 
-def find(group: h5py.Group, key: str, where: str):
+def find(group: h5py.Group, key: str, where: str) -> h5py.Group | h5py.Dataset | None:
     """The group or array at `key`, a path below a group; None where there is nothing of that name.
 
     where: "demo file X, demo_0", for messages. Unreadable where a link on the way leads nowhere, or to something that

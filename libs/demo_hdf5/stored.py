@@ -10,18 +10,18 @@ from libs.demo_hdf5.opening import Unreadable
 from libs.manifest.pictures import decode_picture
 
 
-def are_pictures(values, length: int) -> bool:
+def are_pictures(values: np.ndarray | h5py.Dataset, length: int) -> bool:
     """Whether an array or HDF5 dataset holds pictures of `length` frames, in any form that `read_frame` reads."""
     return are_plain(values, length) or are_encoded(values, length)
 
 
-def are_plain(values, length: int) -> bool:
+def are_plain(values: np.ndarray | h5py.Dataset, length: int) -> bool:
     """Whether it holds uint8 of shape (length, H, W, 3)."""
     shape = values.shape
     return len(shape) == 4 and shape[0] == length and shape[3] == 3 and values.dtype == np.uint8
 
 
-def are_encoded(values, length: int) -> bool:
+def are_encoded(values: np.ndarray | h5py.Dataset, length: int) -> bool:
     """Whether it may hold encoded pictures, a file's bytes per frame: uint8 (length, N) with anything behind the bytes,
     or (length,) of bytes of any length."""
     if values.shape[:1] != (length,):
@@ -56,7 +56,7 @@ def read_frame(file: h5py.File, path: str, t: int, order: str) -> np.ndarray:
     return decode(file[path][t], order, f"demo file {file.filename}: {path} at frame {t}")
 
 
-def decode(stored, order: str, where: str) -> np.ndarray:
+def decode(stored: bytes | str | np.ndarray | np.void, order: str, where: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB out of what a dataset of encoded pictures gives for a frame; Unreadable, naming `where`."""
     content = stored.tobytes() if isinstance(stored, np.ndarray | np.void) else stored
     picture = decode_picture(content.encode("latin-1") if isinstance(content, str) else content)

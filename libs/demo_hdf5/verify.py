@@ -1,6 +1,7 @@
 """Checking demonstration files: mistakes that would otherwise show up as a policy that does not learn."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,7 +13,7 @@ from libs.demo_hdf5.reader import DemoFile
 TEXT_ATTRS = ("env_name", "bddl_file_name", "bddl_file_content")
 
 
-def verify_demo_file(path, key_map=LIBERO) -> list[str]:
+def verify_demo_file(path: Path | str, key_map: KeyMap = LIBERO) -> list[str]:
     """Every problem of a demonstration file, one line each that begins with the demo; empty if there is none.
 
     Of every layout: what the map names is there, finite and of the right shape, pictures can be read and show

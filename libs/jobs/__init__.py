@@ -8,18 +8,22 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TextIO, TypeVar
 
 from libs.errors import BadInput
 from libs.files import make_folder, named_path
+
+T = TypeVar("T")
 
 LOCK = "lock"
 AHEAD = 4  # jobs per process that are handed out in advance
 
 
 @contextlib.contextmanager
-def held_folder(folder, in_use):
+def held_folder(folder: Path | str, in_use: str) -> Iterator[Path]:
     """The folder, made where it does not exist, and held: no other process is in here with it at the same time.
 
     in_use: what is said where another process holds it, which is BadInput.
@@ -29,7 +33,7 @@ def held_folder(folder, in_use):
         yield folder
 
 
-def lock(folder, in_use, wait_s=0.0):
+def lock(folder: Path | str, in_use: str, wait_s: float = 0.0) -> TextIO:
     """Take a folder for this process: an open file, closing it gives the folder back.
 
     The lock is the kernel's (POSIX), so it goes with its process, however that ends, and child processes do not inherit
@@ -54,7 +58,9 @@ def lock(folder, in_use, wait_s=0.0):
             return file
 
 
-def run_jobs(function, jobs, workers, done, where):
+def run_jobs(
+    function: Callable[[T], object], jobs: Iterable[T], workers: int, done: Callable[[T], object], where: str
+) -> None:
     """`function(job)` of every job, in their order with one worker, else in that many processes.
 
     Args:

@@ -41,11 +41,11 @@ class SetWriter:
             things.
     """
 
-    def __init__(self, out, spec: SetSpec, num_episodes: int):
+    def __init__(self, out: Path | str, spec: SetSpec, num_episodes: int) -> None:
         spec.check()
         self.out, self.spec, self.num_episodes = Path(out), spec, num_episodes
 
-    def __enter__(self):
+    def __enter__(self) -> "SetWriter":
         parts = make_folder(self.out) / PARTS
         with named_path(self.out, "written"):
             if not parts.exists() and any(self.out.iterdir()):
@@ -66,7 +66,7 @@ class SetWriter:
             write_whole(parts / SETTINGS, json.dumps(settings).encode())
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._held.__exit__(*exception)
 
     def part(self, number: int) -> Path:

@@ -26,7 +26,7 @@ class LiberoEnv(RobosuiteEnv):
     MIRRORED = True
     _wrapped: Any = None  # LIBERO's own object around robosuite's environment
 
-    def __init__(self, task: LiberoTask, resolution: int = 256, render: str = "standard"):
+    def __init__(self, task: LiberoTask, resolution: int = 256, render: str = "standard") -> None:
         super().__init__(task, resolution, render)
 
     def _maker(self) -> Callable:

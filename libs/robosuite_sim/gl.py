@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from types import ModuleType
 
 from libs.robosuite_sim.gl_choice import CUDA, READ, Graphics, SimulatorMissing, choose
 from libs.robosuite_sim.gl_devices import Machine
@@ -64,7 +65,7 @@ def tell_gl() -> Graphics:
     return graphics
 
 
-def import_simulator(name: str):
+def import_simulator(name: str) -> ModuleType:
     """Import a module that imports robosuite, headless and silent; returns the module.
 
     From then on this process draws as `prepare_gl` says, and its environment variables say so. Raises as that does,

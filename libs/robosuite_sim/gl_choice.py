@@ -32,7 +32,7 @@ class Graphics:
     reason: str
     remark: str = ""
 
-    def __str__(self):
+    def __str__(self) -> str:
         name = {"egl": "EGL device", "osmesa": "OSMesa", "glx": "GLX"}[self.backend]
         numbers = f"{'s' if len(self.devices) > 1 else ''} {', '.join(map(str, self.devices))}" if self.devices else ""
         software = ", the CPU" if is_software(self.renderer) else ""

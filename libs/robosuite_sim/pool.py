@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -37,7 +38,7 @@ class Job(abc.ABC):
     WORKER: str
     PIECE: str  # what a piece is called in messages
 
-    def __init__(self, path: Path, settings, num_demos: int):
+    def __init__(self, path: Path, settings: Any, num_demos: int) -> None:
         self.path, self.settings, self.num_demos = path, settings, num_demos
         self.name = path.stem.removesuffix("_demo")
         self.parts = path.parent / ".parts" / self.name
@@ -81,7 +82,7 @@ class Job(abc.ABC):
         """A piece that takes longer hangs."""
 
     @abc.abstractmethod
-    def keep(self, number: int, result) -> None:
+    def keep(self, number: int, result: Any) -> None:
         """Put on disk what is to be known of a finished piece besides the part that its worker wrote."""
 
     @abc.abstractmethod
@@ -100,7 +101,7 @@ class Job(abc.ABC):
     def part(self, number: int, suffix: str = ".hdf5") -> Path:
         return self.parts / f"{number:05d}{suffix}"
 
-    def finish(self, number: int, result) -> None:
+    def finish(self, number: int, result: Any) -> None:
         """Piece `number` ended and its part is on disk. The last one brings the demo file."""
         self.running.discard(number)
         self.keep(number, result)
@@ -126,7 +127,12 @@ class Job(abc.ABC):
                 self.parts.parent.rmdir()  # unless other files still need it
 
 
-def run_jobs(jobs: list[Job], num_workers: int, progress: Callable[[Job], None], make_worker=None) -> None:
+def run_jobs(
+    jobs: list[Job],
+    num_workers: int,
+    progress: Callable[[Job], None],
+    make_worker: Callable[[Job], RemoteObject] | None = None,
+) -> None:
     """Work in `num_workers` simulator processes until no job needs a further piece.
 
     progress: called with its job after each piece. make_worker: Job -> RemoteObject; None makes the job's own.

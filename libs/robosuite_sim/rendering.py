@@ -7,6 +7,7 @@ evaluated with the same setting, and "fast" is never a reported LIBERO result.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def get_render_setting(name: str) -> RenderSetting:
     return RENDER_SETTINGS[name]
 
 
-def apply_render_setting(sim, setting: RenderSetting) -> None:
+def apply_render_setting(sim: Any, setting: RenderSetting) -> None:
     """Change robosuite's offscreen renderer of `sim` to `setting`, once, after the env was made."""
     import mujoco
 
@@ -57,7 +58,7 @@ def apply_render_setting(sim, setting: RenderSetting) -> None:
         _cull_before_rendering(sim, context)
 
 
-def merge_close_vertices(model, cell: float) -> None:
+def merge_close_vertices(model: Any, cell: float) -> None:
     """Coarsen the visual meshes of a mujoco.MjModel in place: one vertex per cube of side `cell` metres.
 
     Only the lists of triangles change (normals and texture coordinates stay with their triangle), so
