@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 from libs.errors import BadInput
 
 
-def merge(defaults: CfgNode, tree: object, opts: Sequence[str], origin: str, list_items: Mapping[str, type]) -> CfgNode:
+def merge(defaults: CfgNode, tree: object, opts: Sequence[Any], origin: str, list_items: Mapping[str, type]) -> CfgNode:
     """A copy of `defaults` with a nested dict, and then command-line pairs, set over it.
 
     Args:

@@ -6,10 +6,15 @@ what a later version of the library adds, is refused: the caller gets None, and 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from rv_train.backbones.base import LayerParts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 HEAD_NORMS = {"q_norm", "k_norm"}
@@ -31,7 +36,7 @@ class KnownClasses:
     act: tuple[type, ...]
 
 
-def read_layers(model, text, known):
+def read_layers(model: "PreTrainedModel", text: nn.Module, known: KnownClasses) -> list[LayerParts] | None:
     """The layers of a text tower as LayerParts; None where one of them, or what is around them, is anything else.
 
     Args:

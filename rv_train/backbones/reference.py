@@ -6,11 +6,18 @@ path gives (same ids and labels, pixels within 1e-6) at about a quarter of the s
 """
 
 import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from libs.errors import BadInput, first_line
-from rv_train.backbones.prompt import HIDDEN, IGNORE, STATE
+from rv_train.backbones.prompt import HIDDEN, IGNORE, STATE, PromptEncoder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rv_train.backbones.base import Family
 
 
 class ReferenceEncoder:
@@ -23,12 +30,14 @@ class ReferenceEncoder:
         BadInput: a package that the family's processor needs cannot be imported.
     """
 
-    def __init__(self, family, prompt):
+    def __init__(self, family: "Family", prompt: PromptEncoder) -> None:
         _check_packages(family.reference_packages)
         self.family, self.prompt = family, prompt
         self.processor = family.processor(prompt.tokenizer, prompt.pictures)
 
-    def encode(self, pictures, instruction, action_text=None, state_text=""):
+    def encode(
+        self, pictures: "Sequence[np.ndarray]", instruction: str, action_text: str | None = None, state_text: str = ""
+    ) -> dict[str, torch.Tensor]:
         """One sample or observation.
 
         Args:

@@ -41,7 +41,7 @@ class DemoDataset(Trajectories):
         key_map: KeyMap = LIBERO,
         proprio: Iterable[str] = (),
         instruction: str = "",
-    ):
+    ) -> None:
         views, proprio, self.key_map = list(views), list(proprio), key_map
         self._recent: dict[DemoFile, None] = {}  # files that may be open, the one used last at the end
         files = [self._used(DemoFile(path, key_map, instruction)) for path in paths]

@@ -42,7 +42,7 @@ class ImageTransform:
         saturation: float = 0.0,
         hue: float = 0.0,
         fit: str = "crop",
-    ):
+    ) -> None:
         if fit not in FITS:
             raise BadInput(f"pictures are fitted by {', '.join(FITS)}, not {fit!r}")
         self.height, self.width = pair(size)

@@ -53,7 +53,7 @@ class ManifestDataset:
         horizon: int,
         codec: ActionTextCodec,
         written_with: tuple[dict, str],
-    ):
+    ) -> None:
         self.views, self.horizon, self.codec, self.written_with = list(views), horizon, codec, written_with
         self.parts: dict[str, int] = {}
         self.files = [self._open(path) for path in paths]

@@ -30,7 +30,7 @@ class Moments:
     computing sample variances", 1979. A dimension that never changes has a spread of exactly 0.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.count = 0
 
     def add(self, rows: np.ndarray) -> None:

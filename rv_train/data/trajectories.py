@@ -40,7 +40,7 @@ class Trajectories:
         facts: Facts,
         parts: Iterable[str] = (),
         render: str = STANDARD_RENDER,
-    ):
+    ) -> None:
         self.views, self.horizon, self.facts, self.render = list(views), horizon, facts, render
         self.parts = {part: facts.proprio[part] for part in parts}
         self._set_demos(list(demos))

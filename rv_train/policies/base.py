@@ -9,16 +9,18 @@ Letters: B rows of a batch, (H, A) shape of a chunk, D the width of the backbone
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 from yacs.config import CfgNode
 
 from rv_train.backbones.base import Family
 from rv_train.backbones.cost import Numbers
 from rv_train.backbones.prompt import PromptEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,12 @@ class Prediction:
     passes: np.ndarray | None = None
     numbers: list | None = None
 
-    def writing(self, row):
+    def writing(self, row: int) -> tuple[int, int]:
         """(tokens, passes) of a row; (0, 0) from a model that writes nothing."""
         return (0, 0) if self.tokens is None else (int(self.tokens[row]), int(self.passes[row]))
 
 
-def gather(answers):
+def gather(answers: Sequence[tuple[Prediction, int]]) -> Prediction:
     """The Prediction that consists of rows of others: [(Prediction, row), ...]."""
     tokens, passes = zip(*(prediction.writing(row) for prediction, row in answers), strict=True)
     return Prediction(
@@ -70,7 +72,9 @@ class Encoder(Protocol):
     proprio: dict[str, int]
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, tokenizer: Any = None, stats: Mapping[str, Any] | None = None) -> "Encoder":
+    def from_cfg(
+        cls, cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase | None" = None, stats: Mapping[str, Any] | None = None
+    ) -> "Encoder":
         """tokenizer: None loads MODEL.TOKENIZER; stats: see `rv_train.data.stats`."""
         ...
 
@@ -116,7 +120,7 @@ class Policy(Protocol):
     PARTS: Mapping[str, str]
     OWN: str
 
-    backbone: nn.Module
+    backbone: "PreTrainedModel"
     family: Family
     prompt: PromptEncoder
 
@@ -126,7 +130,9 @@ class Policy(Protocol):
         ...
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, encoder: Encoder, backbone: nn.Module, weights: Path | None = None) -> "Policy":
+    def from_cfg(
+        cls, cfg: CfgNode, encoder: Encoder, backbone: "PreTrainedModel", weights: Path | None = None
+    ) -> "Policy":
         """Around a backbone that is built already, on the meta device, too.
 
         encoder: with statistics, unless on the meta device. weights: a folder that `save` wrote into, None: new.

@@ -9,9 +9,12 @@ A family mixes these into the library's classes and lets the modules of a model 
 """
 
 import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.vision_utils import (
     get_vision_cu_seqlens,
@@ -20,6 +23,10 @@ from transformers.vision_utils import (
 )
 
 from rv_train.backbones.running import FLASH
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
 
 
 class PiecesAtOnce:
@@ -31,7 +38,14 @@ class PiecesAtOnce:
 
     rotate = eager = None
 
-    def forward(self, hidden_states, cu_seqlens, position_embeddings=None, max_seqlen=None, **kwargs):
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        max_seqlen: int | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         """As in the library; hidden_states (patches, D), cu_seqlens the ends of the pieces."""
         kind = self.config._attn_implementation
         lengths = {} if kind == FLASH else set(cu_seqlens.diff().tolist())
@@ -51,13 +65,15 @@ class PiecesAtOnce:
 class PatchProduct:
     """A three-dimensional convolution costs several times the product that it is here, on a CPU."""
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """As in the library; hidden_states (patches, values of one) → (patches, D)."""
         weight = self.proj.weight
         return F.linear(hidden_states.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
-def use_own(model, kinds, own=True):
+def use_own(
+    model: "PreTrainedModel", kinds: Mapping[type[nn.Module], type[nn.Module]], own: bool = True
+) -> "PreTrainedModel":
     """Let the modules of a model be of our classes, or of the library's again, in place; returns the model.
 
     Ours have no weights of their own, and no names that a checkpoint would know.
@@ -74,7 +90,9 @@ def use_own(model, kinds, own=True):
 
 @functools.lru_cache(maxsize=16)  # a run has one size of batch, an evaluation one for each number of rows
 @torch.inference_mode(False)  # what is kept may be met by a training step next
-def interpolated_layout(number, rows, columns, merge, side, device, flash):
+def interpolated_layout(
+    number: int, rows: int, columns: int, merge: int, side: int, device: torch.device, flash: bool
+) -> dict[str, Any]:
     """What a tower with learned positions would compute from the sizes of its pictures, by the library's own functions.
 
     Ends of pictures stay on the CPU, where the library's loop and `PiecesAtOnce` read them without waiting for the
@@ -100,7 +118,7 @@ def interpolated_layout(number, rows, columns, merge, side, device, flash):
     return layout | {"max_seqlen": rows * columns} if flash else layout
 
 
-def see(visual, patches, rows, columns):
+def see(visual: "PreTrainedModel", patches: torch.Tensor, rows: int, columns: int) -> "ModelOutput":
     """What a tower with learned positions makes of pictures of one size: the library's output.
 
     Args:

@@ -5,10 +5,16 @@ Qwen2.5 and Qwen3 share it; what differs is how many tokens are added behind it.
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from libs.errors import BadInput
 from rv_train.backbones.tokenizer import token_id
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 # Qwen2.5's added tokens in the order of their ids: 151643 ... 151656, then eight that are not "special".
 SPECIAL_TOKENS = (
@@ -39,7 +45,7 @@ PLAIN_TOKENS = (
 )
 
 
-def read_vocabulary(name, vocab_cut=0):
+def read_vocabulary(name: str, vocab_cut: int = 0) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """({token: id}, [merges]) of the files; vocab_cut: keep only the first so many entries (0: all).
 
     name: what MODEL.TOKENIZER says, for the message. BadInput where the package is not there.
@@ -59,7 +65,9 @@ def read_vocabulary(name, vocab_cut=0):
     return vocab, merges
 
 
-def with_added_tokens(tokenizer, plain=PLAIN_TOKENS):
+def with_added_tokens(
+    tokenizer: "PreTrainedTokenizerBase", plain: Sequence[str] = PLAIN_TOKENS
+) -> "PreTrainedTokenizerBase":
     """A tokenizer of such a vocabulary, the special tokens and these plain ones behind it in the order of their ids."""
     from transformers import AddedToken
 
@@ -71,7 +79,9 @@ def with_added_tokens(tokenizer, plain=PLAIN_TOKENS):
     return tokenizer
 
 
-def load_vocabulary(vocab_cut=0, name="qwen2.5", plain=PLAIN_TOKENS):
+def load_vocabulary(
+    vocab_cut: int = 0, name: str = "qwen2.5", plain: Sequence[str] = PLAIN_TOKENS
+) -> "PreTrainedTokenizerBase":
     """The tokenizer of Qwen2.5, or with more plain tokens that of Qwen3, see `read_vocabulary`."""
     from transformers import Qwen2Tokenizer
 
@@ -79,7 +89,7 @@ def load_vocabulary(vocab_cut=0, name="qwen2.5", plain=PLAIN_TOKENS):
     return with_added_tokens(Qwen2Tokenizer(vocab=vocab, merges=merges), plain)
 
 
-def picture_ids(tokenizer):
+def picture_ids(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
     """Of the marks around and in pictures, as the library's config names them."""
     names = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
     names |= {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}

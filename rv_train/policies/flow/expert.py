@@ -6,6 +6,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones.folders import EXPERT
@@ -36,8 +37,18 @@ class ActionExpert(nn.Module):
     """
 
     def __init__(
-        self, condition_dim, proprio_dim, horizon, action_dim, projector, width, layers, heads, mlp, head_layers
-    ):
+        self,
+        condition_dim: int,
+        proprio_dim: int,
+        horizon: int,
+        action_dim: int,
+        projector: int,
+        width: int,
+        layers: int,
+        heads: int,
+        mlp: int,
+        head_layers: int,
+    ) -> None:
         super().__init__()
         sizes = {"dim_feedforward": mlp, "dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
         self.projector = nn.Sequential(
@@ -68,7 +79,7 @@ class ActionExpert(nn.Module):
         nn.init.zeros_(self.head.velocity.bias)
 
     @classmethod
-    def from_cfg(cls, cfg, condition_dim, proprio_dim):
+    def from_cfg(cls, cfg: CfgNode, condition_dim: int, proprio_dim: int) -> "ActionExpert":
         flow, action = cfg.FLOW, cfg.ACTION
         return cls(
             condition_dim,
@@ -83,7 +94,7 @@ class ActionExpert(nn.Module):
             flow.HEAD_LAYERS,
         )
 
-    def features(self, condition, padding, proprio):
+    def features(self, condition: torch.Tensor, padding: torch.Tensor | None, proprio: torch.Tensor) -> torch.Tensor:
         """What a chunk is generated from: (B, H, width).
 
         Args:
@@ -106,7 +117,7 @@ class ActionExpert(nn.Module):
             x = layer(x, memory, memory_key_padding_mask=padding)
         return self.expert.norm(x)
 
-    def velocity(self, features, x, time):
+    def velocity(self, features: torch.Tensor, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """(B, H, A): where actions on their way move.
 
         Args:
@@ -129,13 +140,13 @@ def _sines(numbers, width, periods):
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def save_expert(expert, folder):
+def save_expert(expert: ActionExpert, folder: Path | str) -> None:
     """The weights, into an existing folder."""
     state = {name: value.detach().contiguous() for name, value in expert.state_dict().items()}
     save_file(state, Path(folder) / EXPERT, {"format": "pt"})
 
 
-def load_expert(expert, folder):
+def load_expert(expert: ActionExpert, folder: Path | str) -> None:
     """Weights that `save_expert` wrote; BadInput where they cannot be read or are of other sizes."""
     path = Path(folder) / EXPERT
     try:
