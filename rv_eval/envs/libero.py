@@ -36,7 +36,7 @@ class LiberoEnvironment(ProcessEnvironment):
 
     description = DESCRIPTION
 
-    def __init__(self, task: LiberoTask, resolution: int, render: str):
+    def __init__(self, task: LiberoTask, resolution: int, render: str) -> None:
         self._init_states = init_states(task)
         super().__init__(task, self.start(task, resolution, render))
 

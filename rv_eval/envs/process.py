@@ -21,7 +21,7 @@ class ProcessEnvironment(abc.ABC):
 
     description: ClassVar[Description]
 
-    def __init__(self, task: Task, process: RemoteObject):
+    def __init__(self, task: Task, process: RemoteObject) -> None:
         self.task = task
         self._unanswered: deque[str] = deque()  # methods, in the order of their replies
         self._process = process

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings, ChunkAgent
+from rv_eval.agent import AgentSettings, Answering, ChunkAgent
 from rv_eval.envs.base import Environment, Episode, Simulator, Task
 from rv_eval.playing.episode import EpisodeResult
 from rv_eval.playing.rollout import Rollout
@@ -101,7 +101,7 @@ def shard_episodes(episodes: list[Episode], shard_id: int, num_shards: int) -> l
 
 
 def evaluate(
-    policy,
+    policy: Answering,
     make_env: Callable[[Task], Environment],
     episodes: list[Episode],
     options: EvalOptions,
@@ -177,7 +177,7 @@ def _read_results(path: Path) -> list[dict]:
     return records
 
 
-def describe_run(policy, model_path, simulator: Simulator, settings: dict) -> dict:
+def describe_run(policy: Answering, model_path: Path | str, simulator: Simulator, settings: dict) -> dict:
     """What else a result depends on, for every record. settings: more fields (num_envs, GL backend ...)."""
     described = policy.describe()
     del described["preset"]  # a record says what was done, not what the recipe wanted

@@ -33,7 +33,7 @@ def words_of(wordings: Wordings) -> set[str]:
     }
 
 
-def wordings_setting(path) -> str:
+def wordings_setting(path: Path | str) -> str:
     """What results say about the file of wordings that they were asked in: its name and the beginning of its hash."""
     return f"in the wordings of {Path(path).name} {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]}"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import wait
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings, ChunkAgent
+from rv_eval.agent import AgentSettings, Answering, ChunkAgent
 from rv_eval.envs.base import CannotStart, Environment, Episode, Task, WorkerFailure
 from rv_eval.playing.episode import Attempt, EpisodeResult
 from rv_eval.playing.trace import EpisodeTrace
@@ -43,7 +43,7 @@ class Rollout:
 
     def __init__(
         self,
-        policy,
+        policy: Answering,
         make_env: Callable[[Task], Environment],
         settings: AgentSettings,
         num_envs: int = 1,
@@ -52,7 +52,7 @@ class Rollout:
         timeout_s: float = 120.0,
         recycle_after: int = 50,
         make_agent: Callable[..., ChunkAgent] = ChunkAgent,
-    ):
+    ) -> None:
         if num_envs < 1:
             raise BadInput(f"num_envs must be at least 1, got {num_envs}")
         if recycle_after < 1:

@@ -26,7 +26,7 @@ LISTED = 4  # more numbers than this are shown as ranges: the shards
 
 
 def write_report(
-    path,
+    path: Path | str,
     run: Run,
     run_b: Run | None = None,
     comparison: Comparison | None = None,

@@ -4,9 +4,10 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from libs.errors import BadInput
 from libs.files import kind_of
@@ -23,6 +24,9 @@ from rv_eval.results.records import (
     summarize,
     wilson_interval,
 )
+
+T = TypeVar("T")
+K = TypeVar("K")
 
 # What a line must hold to be counted, with the JSON types it may have.
 PLAN_FIELDS = {"suite": (str,), "task_id": (int,), "seed": (int,), "max_steps": (int,), "own_limit": (bool,)}
@@ -62,7 +66,7 @@ class Line:
     number: int
     values: dict
 
-    def get(self, name: str):
+    def get(self, name: str) -> Any:
         """The value of a field, None if there is none; "versions.mujoco" is the entry of a field."""
         value = self.values
         for part in name.split(".", 1):
@@ -228,7 +232,7 @@ def order(episode: tuple) -> tuple:
     return place, *which, asked or ""
 
 
-def group(things: Iterable, key) -> dict:
+def group(things: Iterable, key: Callable[[T], K]) -> dict:
     """key -> the things with it, in their order."""
     groups = defaultdict(list)
     for thing in things:
@@ -372,7 +376,7 @@ def _several_runs(runs: dict[tuple, list[Line]], option: str) -> str:
     return f"{len(runs)} measurements that must not be mixed, choose one: {' | '.join(shown[:LISTED])}{more}"
 
 
-def show(value) -> str:
+def show(value: Any) -> str:
     """A value as `only` takes it: JSON without quotes; of a hash the beginning."""
     text = value if isinstance(value, str) else json.dumps(value)
     is_hash = len(text) == HEX_DIGITS and set(text) <= set("0123456789abcdef")

@@ -47,7 +47,9 @@ class RemotePolicy:
     BadInput: no such address, a wrong key, or not a policy server of this repository. PolicyLost: nobody there.
     """
 
-    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 60.0, reconnect_s: float = 60.0):
+    def __init__(
+        self, url: str, api_key: str | None = None, timeout_s: float = 60.0, reconnect_s: float = 60.0
+    ) -> None:
         if not url.startswith(("ws://", "wss://")):
             raise BadInput(f"the address of a policy server is ws://host:port, got {url!r}")
         self.url, self.timeout_s, self.reconnect_s = url, timeout_s, reconnect_s
@@ -95,7 +97,7 @@ class RemotePolicy:
             numbers=[numbers_of(answer["text"]) for answer in answers],
         )
 
-    def close(self):
+    def close(self) -> None:
         """Hang up. The next observation connects again."""
         for connection in self._connections:
             connection.close()

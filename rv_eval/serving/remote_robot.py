@@ -34,7 +34,7 @@ class RemoteRobot:
     views, proprio, actions: what it shows and takes, as above. BadInput: nobody there, or no robot.
     """
 
-    def __init__(self, url: str, timeout_s: float = 1.0):
+    def __init__(self, url: str, timeout_s: float = 1.0) -> None:
         self.url, self._timeout_s = url, timeout_s
         try:
             options = dict(compression=None, proxy=None, ping_interval=None, max_size=MAX_BYTES, legacy=True)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Limits:
     max_change: tuple | None = None
     position: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_numbers("low", self.low, None)
         _check_numbers("high", self.high, len(self.low))
         if not all(low < high for low, high in zip(self.low, self.high, strict=True)):
@@ -39,7 +40,7 @@ class Limits:
             raise BadInput("limits: where actions are positions, max_change must say how far one may be from the last")
 
     @classmethod
-    def load(cls, path) -> "Limits":
+    def load(cls, path: Path | str) -> "Limits":
         """From a JSON file with these entries, and "about" for people. BadInput: another file."""
         found = read_json_object(path)
         known = [field.name for field in fields(cls)]

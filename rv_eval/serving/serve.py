@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings
+from rv_eval.agent import AgentSettings, Answering
 from rv_eval.serving import vla_eval, wire
 from rv_eval.serving.batcher import Batcher
 from rv_eval.serving.connection import GuardedConnection, unless_gone
@@ -65,7 +65,7 @@ class ServerLimits:
     heartbeat_s: float = 20.0
     dead_s: float = 120.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.max_clients < 1:
             raise BadInput(f"the number of clients must be at least 1, got {self.max_clients}")
         if not 0 <= self.batch_wait_s <= 1:
@@ -89,12 +89,12 @@ class PolicyServer:
 
     def __init__(
         self,
-        policy=None,
+        policy: Answering | None = None,
         limits: ServerLimits | None = None,
         api_key: str | None = None,
-        report=None,
+        report: Callable[[str], None] | None = None,
         executed: Callable[[AgentSettings], AgentSettings] | None = None,
-    ):
+    ) -> None:
         self.limits = limits or ServerLimits()
         self.clients = self.requests = self.errors = 0
         self._wanted = authorization(api_key).encode() if api_key else None
@@ -119,7 +119,7 @@ class PolicyServer:
         host, port = self._listener.sockets[0].getsockname()[:2]
         return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
-    async def load(self, load):
+    async def load(self, load: Callable[[], Answering]) -> Answering:
         """Serve what `load()` returns from now on; it is called in the policy's thread. Raises what it raises."""
 
         def load_and_describe():  # which reads all weights to hash them

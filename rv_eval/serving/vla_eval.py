@@ -17,11 +17,12 @@ import json
 import time
 import zlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import numpy as np
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings, ChunkAgent
+from rv_eval.agent import AgentSettings, Answering, ChunkAgent
 from rv_eval.drafts import numbers_of
 from rv_eval.envs.base import PANDA_ACTIONS, ActionPart
 from rv_eval.serving import wire
@@ -45,12 +46,12 @@ _LANGUAGE_SPEC = {"name": "language", "dims": 0, "format": "language"}
 _STATE_SPEC = {"name": "state", "dims": LIBERO_STATE, "format": "eef_pos3_axisangle3_gripper2"}
 
 
-def is_frame(message) -> bool:
+def is_frame(message: Any) -> bool:
     """Whether a message is one of this protocol."""
     return isinstance(message, dict) and all(name in message for name in ENTRIES)
 
 
-def hello(about, seq: int = 1) -> dict:
+def hello(about: Answering, seq: int = 1) -> dict:
     """The frame that tells a client about the policy (`views`, `proprio`, `action_dim`). seq: its hello's; the
     harness numbers from 1."""
     wants = {"send_wrist_image": any(at_hand(view) for view in about.views), "send_state": bool(about.proprio)}
@@ -72,7 +73,7 @@ class Session:
     greeted: the client has said hello. answered: the server has, before the client did.
     """
 
-    def __init__(self, about, settings: AgentSettings, ask: Callable[[dict], Awaitable[dict]]):
+    def __init__(self, about: Answering, settings: AgentSettings, ask: Callable[[dict], Awaitable[dict]]) -> None:
         self._about, self._ask = about, ask
         parts = PANDA_ACTIONS if about.action_dim == LIBERO_ACTIONS else [ActionPart("action", about.action_dim)]
         self._agent = ChunkAgent(about.horizon, settings, parts)
