@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,7 +44,7 @@ from rv_train.data.stats import (
 from tools.data_options import add_data_options, chosen_data
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -62,7 +63,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None | None = None) -> None:
     args = parse_args(argv)
     for name, low, high in (("horizon", 1, 10_000), ("num_bins", 1, 10**9), ("quality", 1, 100), ("workers", 1, 4096)):
         if not low <= getattr(args, name) <= high:
@@ -119,7 +120,7 @@ def main(argv=None):
     print(f"{args.out / MANIFEST}  {what}, {len(settings.views)} views as {args.format}, upright{clipped}")
 
 
-def run_with_bar(build, workers, num_frames):
+def run_with_bar(build: Build, workers: int, num_frames: int) -> None:
     done = num_frames - sum(task.frames for task in build.missing())
     with tqdm(total=num_frames, initial=done, unit="frame", smoothing=0, dynamic_ncols=True) as bar:
         try:

@@ -8,6 +8,7 @@ by more than chance: tools/summarize_eval.py. Exit code: 0 equal, 1 not, 2 where
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from libs.cli import cli_errors
@@ -17,7 +18,9 @@ from rv_eval.results.summary import gather, list_episodes
 OUTCOME = ("success", "steps", "queries", "parse_failures", "repaired")
 
 
-def compare_evals(first, second, only=(), ignore=()) -> list[str]:
+def compare_evals(
+    first: Path | str, second: Path | str, only: Sequence[str] = (), ignore: Sequence[str] = ()
+) -> list[str]:
     """What differs between the evaluations in two folders, one line each; nothing where they are equal.
 
     only: "KEY=VALUE" of the records to take, where a folder holds several runs. ignore: settings that may differ.
@@ -46,7 +49,7 @@ def _differing(first: dict, second: dict, names):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -11,7 +11,10 @@ are reported).
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
@@ -21,6 +24,10 @@ from tools.data_options import add_data_options
 from tools.inspection import anything, hdf5
 from tools.inspection.video import write_video
 
+if TYPE_CHECKING:
+    from tools.inspection.text import Outcome
+
+
 # Kinds of data that have an inspection of their own; every other one is told by what the contract of a data set says.
 OWN = {
     "hdf5": lambda args, files: hdf5.inspect(files, args.key_map, args.verify, args.demos or 1),
@@ -28,7 +35,7 @@ OWN = {
 }
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -45,7 +52,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None | None = None) -> None:
     args = parse_args(argv)
     if args.demos is not None and args.demos < 1:
         raise BadInput(f"--demos must be at least 1, not {args.demos}")
@@ -65,14 +72,14 @@ def main(argv=None):
         raise SystemExit(2 if any(one.unreadable for one in found) else 1)
 
 
-def lerobot_inspection():
+def lerobot_inspection() -> ModuleType:
     """The module, which needs the extra [lerobot]."""
     from tools.inspection import lerobot
 
     return lerobot
 
 
-def inspect(args, source, entries):
+def inspect(args: argparse.Namespace, source: str, entries: Sequence[Path]) -> "Outcome":
     """Print what is in some files and folders of one kind; the Outcome."""
     if source in OWN:
         return OWN[source](args, entries)

@@ -15,7 +15,9 @@ import dataclasses
 import importlib.util
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
@@ -30,8 +32,12 @@ from tools.evaluation import (
     load_policy,
 )
 
+if TYPE_CHECKING:
+    from rv_eval.serving.robot import Robot, RobotResult
+    from rv_eval.serving.robot_limits import Limits
 
-def parse_args(argv=None):
+
+def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -69,7 +75,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None | None = None) -> None:
     args = parse_args(argv)
     from rv_eval.serving.remote_robot import RobotLost, RobotRefused
     from rv_eval.serving.robot import RobotLoop, RobotOptions, ThreadAsker
@@ -116,7 +122,7 @@ def main(argv=None):
         raise SystemExit(1)
 
 
-def connect_robot(where):
+def connect_robot(where: str) -> "Robot":
     """The robot at ws://host:port, or what `make_robot()` of a Python file returns. BadInput: there is none."""
     if where.startswith("ws"):
         from rv_eval.serving.remote_robot import RemoteRobot
@@ -143,7 +149,7 @@ def connect_robot(where):
     return robot
 
 
-def confirm(args, limits):
+def confirm(args: argparse.Namespace, limits: "Limits") -> None:
     """Tell what will happen and wait for Enter."""
     change = "any change" if limits.max_change is None else f"changes of at most {list(limits.max_change)} per step"
     print(f"{args.instruction!r} for {args.seconds:g} s at {args.rate:g} Hz; actions from {list(limits.low)}")
@@ -156,7 +162,7 @@ def confirm(args, limits):
         raise BadInput("nobody is there to press Enter: give --yes to begin without") from None
 
 
-def summary(result) -> str:
+def summary(result: "RobotResult") -> str:
     late = (
         f"answers after {sorted(result.delays)[len(result.delays) // 2]} steps in the middle" if result.delays else ""
     )

@@ -11,6 +11,7 @@ episode came out differently when it was run again; 2 bad input.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from libs.cli import cli_errors
@@ -21,7 +22,7 @@ from rv_eval.results.summary import gather
 from rv_eval.results.summary_text import as_json, comparison_text, run_text
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -43,7 +44,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None | None = None) -> None:
     args = parse_args(argv)
     runs = [gather(args.dirs, args.only)]
     first = args.dirs[0]

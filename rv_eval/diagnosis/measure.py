@@ -20,7 +20,7 @@ from rv_train.validate import spread
 if TYPE_CHECKING:
     from torch import nn
 
-    from rv_train.policies.base import Policy
+    from rv_eval.policy import Policy
 
 
 OTHER_INSTRUCTION = "push the plate to the front of the stove"  # where the data has one instruction only

@@ -38,7 +38,7 @@ def inspect(args: argparse.Namespace, verified: bool, more: Iterable[str] = ()) 
 class Played:
     """`Demonstrations` for `tools.inspection.video`."""
 
-    def __init__(self, data: Demonstrations):
+    def __init__(self, data: Demonstrations) -> None:
         self.lengths = [len(rows.actions) for rows in data.demos]
         self.name, self.rate, self._data = data.files[0].path.name, data.facts.rate, data
 

@@ -8,13 +8,22 @@ its draft is its previous answer shifted by one action, as in a rollout with --a
 demonstrations (--data), or pictures that drift. Models: random weights at some sizes, or a checkpoint (--model_path).
 """
 
+import argparse
 import statistics
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from libs.errors import BadInput
 from tools.dev.benchmarks.samples import columns, rotated, spread, with_quartiles
+
+if TYPE_CHECKING:
+    from rv_train.policies.base import Encoder
+    from rv_train.policies.text.encoder import TextEncoder
+    from rv_train.policies.text.model import TextPolicy
+
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs/vla0.yaml"
 TINY = {
@@ -59,7 +68,7 @@ SEQUENCE = 32  # frames of a sequence of made pictures
 INSTRUCTION = "put the white mug on the left plate"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--sizes", nargs="+", choices=SIZES, default=["tiny"], help="models of random weights")
     add("--prompts", type=int, default=500, help="that generate() and this code answer")
@@ -68,7 +77,7 @@ def add_arguments(parser):
     add_call_arguments(parser)
 
 
-def add_call_arguments(parser):
+def add_call_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every benchmark that answers prompts; `start` takes them up."""
     add = parser.add_argument
     add("--model_path", help="a checkpoint in place of --sizes")
@@ -79,7 +88,7 @@ def add_call_arguments(parser):
     add("--threads", type=int, default=1, help="of a CPU")
 
 
-def measure(args, report) -> dict:
+def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
     Returns {"settings", "models": {name: see `_measure_model`}, "problems"}. BadInput: bad arguments.
@@ -95,7 +104,7 @@ def measure(args, report) -> dict:
     return {"settings": settings, "models": models, "problems": problems}
 
 
-def start(args, numbers):
+def start(args: argparse.Namespace, numbers: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
     """Check the arguments, `numbers` are those that must be at least 1, and set the threads.
 
     Returns ({option: value} as JSON takes it, names of the models to answer with). BadInput: bad arguments.
@@ -113,7 +122,7 @@ def start(args, numbers):
     return settings, [args.model_path] if args.model_path else args.sizes
 
 
-def load(args, name):
+def load(args: argparse.Namespace, name: str) -> "tuple[TextPolicy, TextEncoder]":
     """The model of that name, of those that `start` gave, and its encoder."""
     return _checkpoint(args) if args.model_path else _random_model(name, args.device)
 
@@ -170,7 +179,7 @@ def _disagreements(where, answers) -> list[str]:
     ]
 
 
-def summarize(calls, first) -> dict:
+def summarize(calls: Mapping[str, list[dict]], first: Mapping[str, float]) -> dict:
     """Milliseconds per call of each variant, of that the prompt, and how much faster than generate() it is.
 
     first: seconds until the first token, of "generate" and of "plain"; the others have the same prompt.
@@ -222,7 +231,7 @@ def _random_model(name, device):
     return model, encoder
 
 
-def observations(args, number, encoder):
+def observations(args: argparse.Namespace, number: int, encoder: "Encoder") -> list[dict]:
     """What the rows of call `number` see: row by row the next frame of a sequence."""
     if args.data:
         return _recorded(args, number, encoder)
@@ -252,7 +261,7 @@ def _recorded(args, number, encoder):
         file.close()
 
 
-def table(result) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The summary as text."""
     lines = []
     for name, model in result["models"].items():

@@ -9,11 +9,14 @@ pictures  crop, resize and colour jitter of the frames, which both need: this co
 One thread; milliseconds are CPU time, which a busy machine does not stretch as it does seconds.
 """
 
+import argparse
 import copy
 import dataclasses
 import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +32,7 @@ VARIANTS = {
 PIXELS_AGREE = 1e-6
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--cfg", type=Path, default=CONFIG, help="recipe; its weights are not needed")
     add("--batch", type=int, default=8, help="samples per batch")
@@ -37,7 +40,7 @@ def add_arguments(parser):
     add("--resolution", type=int, default=256, help="pixels on each side of a frame")
 
 
-def measure(args, report) -> dict:
+def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
     Returns {"settings", "encode": {variant: numbers}, "pictures": {"ours", "pil"}, "problems"}, numbers: {"cpu_ms",
@@ -129,7 +132,7 @@ def _timed(work, samples):
     return (time.process_time() - cpu, time.perf_counter() - wall), returned
 
 
-def disagreements(turn, made) -> list[str]:
+def disagreements(turn: int, made: Mapping[str, Any]) -> list[str]:
     """What the batches of one turn do not agree on, a line each."""
     problems, ours = [], made["ours_patches"]
     for name, batch in made.items():
@@ -149,7 +152,7 @@ def disagreements(turn, made) -> list[str]:
     return problems
 
 
-def summarize(times) -> dict:
+def summarize(times: Mapping[str, Sequence[tuple[float, float]]]) -> dict:
     """See `measure`; times: {variant: [(CPU seconds, seconds)]}, the first of each a warm-up."""
     from tools.dev.benchmarks.samples import spread
 
@@ -169,7 +172,7 @@ def summarize(times) -> dict:
     return summary
 
 
-def table(result) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The summary as text."""
     from tools.dev.benchmarks.samples import columns, with_quartiles
 

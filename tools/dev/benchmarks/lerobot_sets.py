@@ -11,7 +11,9 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,14 +33,14 @@ HORIZON, BATCH, LOOK = 8, 8, 10
 class OurSamples(torch.utils.data.Dataset):
     """Frames of a set as samples. pictures: what they are read from, a LeRobotSet or a FrameCache of it."""
 
-    def __init__(self, data, action, pictures):
+    def __init__(self, data: LeRobotSet, action: str, pictures: Callable[..., Any]) -> None:
         self.data, self.action, self.pictures = data, action, pictures
         self.places = [(episode, frame) for episode in data.episodes for frame in range(data.num_frames(episode))]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple:
         episode, frame = self.places[index]
         actions = self.data.vector(episode, self.action)
         steps = np.minimum(np.arange(frame, frame + HORIZON), len(actions) - 1)
@@ -46,7 +48,9 @@ class OurSamples(torch.utils.data.Dataset):
         return views, actions[steps], self.data.instruction(episode, frame)
 
 
-def measure(root, python, samples, rounds, folder, report) -> dict:
+def measure(
+    root: Path, python: str, samples: int, rounds: int, folder: Path | None, report: Callable[[str], None]
+) -> dict:
     """Compare the readers of the set in `root`.
 
     python: an interpreter that has LeRobot, None for none; folder: where the caches are written.
@@ -127,7 +131,7 @@ def _seconds(dataset, order):
 class Theirs:
     """LeRobot's loader in its process. works: whether it could be started; version: LeRobot's, or why not."""
 
-    def __init__(self, python, asked):
+    def __init__(self, python: str, asked: Mapping[str, Any]) -> None:
         self._out, self._look = asked["out"], asked["look"]
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         if stub := os.environ.get("LEROBOT_PYTHONPATH"):
@@ -156,7 +160,7 @@ class Theirs:
             self._process.stdin.flush()
         return self._answer()
 
-    def problems(self, name, ours):
+    def problems(self, name: str, ours: OurSamples) -> Iterator[str]:
         """What differs from our samples: lines."""
         self._process.stdin.close()
         self._process.wait()
@@ -178,15 +182,15 @@ class Theirs:
             raise BadInput(f"{self._process.args[0]}: {reason[-1] if reason else 'ended'}")
         return json.loads(line)
 
-    def __enter__(self):
+    def __enter__(self) -> "Theirs":
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._process.kill()
         self._process.wait()
 
 
-def table(result) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The summary as text."""
     frames = result["frames"]
     sizes = ", ".join(f"{kind} {height} x {width}" for kind, height, width in frames["cameras"].values())
