@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from libs.errors import BadInput
 from rv_train.distributed import gather_objects
@@ -12,6 +11,7 @@ from rv_train.policies.encoding import take_row
 
 if TYPE_CHECKING:
     from rv_train.optim import Precision
+    from rv_train.policies.base import Policy
 
 
 NAMED = 5  # samples in an error message
@@ -35,7 +35,7 @@ class BadSteps:
         self.in_a_row = 0
         self._suspects.clear()
 
-    def note_bad(self, model: nn.Module, precision: "Precision", batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
+    def note_bad(self, model: "Policy", precision: "Precision", batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """A step was skipped; all ranks call this together.
 
         Args:

@@ -131,7 +131,7 @@ def save_checkpoint(
     action_stats: Mapping[str, Any],
     data_info: Mapping[str, Any],
     links: Sequence[str] = (),
-) -> Path:
+) -> None:
     """Write one complete checkpoint, point `last` (and `best`, and `links`) at it and remove old ones.
 
     Kept are the last TRAIN.keep_last, those of every TRAIN.keep_every steps, those of a link epoch_N and the best.

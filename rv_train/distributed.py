@@ -149,8 +149,9 @@ def _with_arguments_of_rank_0(rank, worker, args):
 def _spawned(rank, devices, address, worker, args, told):
     # Killed when its parent dies: mp.spawn has it sent SIGINT then, which a rank that waits for the others inside NCCL
     # does not hear for minutes. Died before this line, nobody would ever stop this rank.
-    mp._prctl_pr_set_pdeathsig(signal.SIGKILL)
-    if os.getppid() != multiprocessing.parent_process().pid:
+    mp._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]  # nothing public does it
+    parent = multiprocessing.parent_process()
+    if parent is None or os.getppid() != parent.pid:
         raise SystemExit("the parent process died while this rank started")
     # A spawned process spawns its own. Loader processes need none of that: forked they start in milliseconds instead of
     # importing everything again, at every validation too. (They never touch the device; under torchrun they fork, too.)
@@ -275,7 +276,7 @@ class Told:
 
 def gather_objects(value: T) -> list[T]:
     """`value` of every rank, in rank order, on every rank."""
-    values = [None] * dist.get_world_size()
+    values = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 

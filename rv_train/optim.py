@@ -111,7 +111,7 @@ class Precision:
         PyTorch's fused optimizers read `bad` on the device, as they do for its GradScaler; for others the host waits.
         """
         if optimizer.defaults.get("fused"):
-            optimizer.found_inf = bad
+            optimizer.found_inf = bad  # type: ignore[attr-defined]  # read by the fused step
             optimizer.step()
         elif not bad:
             optimizer.step()

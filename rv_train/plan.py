@@ -40,7 +40,7 @@ def count_steps(cfg: CfgNode, batches_per_epoch: int) -> int:
     return steps
 
 
-def dry_run(cfg: CfgNode, devices: str | None = None, nproc: int | None | None = None) -> None:
+def dry_run(cfg: CfgNode, devices: str | None = None, nproc: int | None = None) -> None:
     """Print the plan of a run and what is missing for it. Needs no weights, data or GPU; writes and starts nothing.
 
     Args:

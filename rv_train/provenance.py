@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from yacs.config import CfgNode
 
 from libs.errors import BadInput
@@ -20,6 +19,7 @@ from rv_train.optim import base_lr, resolve_amp
 
 if TYPE_CHECKING:
     from rv_train.distributed import Rank
+    from rv_train.policies.base import Policy
 
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "h5py", "opencv-python", "yacs")
@@ -50,7 +50,7 @@ def git_commit() -> str | None:
 
 
 def write_run_json(
-    folder: Path | str, cfg: CfgNode, rank: "Rank", data_info: Mapping[str, Any], model: nn.Module, start_step: int
+    folder: Path | str, cfg: CfgNode, rank: "Rank", data_info: Mapping[str, Any], model: "Policy", start_step: int
 ) -> None:
     """`run.json`: what somebody needs to repeat this run, next to its `config.yaml`.
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from rv_train.bad_steps import BadSteps
     from rv_train.distributed import Told
     from rv_train.optim import Precision
+    from rv_train.policies.base import Policy
 
 
 class Steps:
@@ -23,7 +23,7 @@ class Steps:
         model: the bare model; precision: its Precision.
     """
 
-    def __init__(self, bad_steps: "BadSteps", model: "nn.Module", precision: "Precision") -> None:
+    def __init__(self, bad_steps: "BadSteps", model: "Policy", precision: "Precision") -> None:
         self.bad_steps, self.model, self.precision = bad_steps, model, precision
         self.stop, self.grad_norm = False, math.nan
         self._waiting = []

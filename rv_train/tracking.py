@@ -70,9 +70,9 @@ class Tracker:
         """
         peaks = [size / 2**30 for size in memory]
         self._write(step, {**scalars, **{f"memory/peak_gib_rank{rank}": peak for rank, peak in enumerate(peaks)}})
-        left = (time.monotonic() - self.began) / (step - self.start_step) * (self.total_steps - step)
+        seconds = (time.monotonic() - self.began) / (step - self.start_step) * (self.total_steps - step)
         loss, lr = f"loss {scalars['train/loss']:.4f}", f"lr {scalars['train/lr']:.2e}"
-        speed, left = f"{scalars['speed/samples_per_s']:.1f} samples/s", f"{format_time(left)} left"
+        speed, left = f"{scalars['speed/samples_per_s']:.1f} samples/s", f"{format_time(seconds)} left"
         if self.bar is not None:
             most = f"{max(peaks):.1f} GiB"
             self.bar.set_postfix_str(", ".join((loss, lr, speed, most, left)), refresh=False)
@@ -203,7 +203,7 @@ class Meter:
         self.began, self.left_out, self.waited = time.monotonic(), 0.0, 0.0
         self.samples, self.tokens, self.operations = 0, 0, 0.0
 
-    def next(self, batches: Iterator[T]) -> T:
+    def next(self, batches: "Iterator[dict[str, torch.Tensor]]") -> "dict[str, torch.Tensor]":
         """`next(batches)`, its wait and its size counted. The batch must still be on the CPU."""
         began = time.monotonic()
         batch = next(batches)

@@ -147,7 +147,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
                     scores |= answered
             if tracker:
                 tracker.scalars(done, scores)
-                if with_answers:
+                if with_answers and figure:
                     tracker.figure("val/chunks", figure, done)
         return scores
 

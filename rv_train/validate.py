@@ -94,9 +94,9 @@ class Validation:
                 answers.append(prediction.chunk)
                 truths.append(np.stack([sample.actions for sample in samples]))
                 valid.append(prediction.valid)
-        answers, truths, valid = np.concatenate(answers), np.concatenate(truths), np.concatenate(valid)
-        metrics = self._over_ranks(answers - truths, valid)
-        return metrics, self._figure(answers, truths, valid) if self.rank.is_main else None
+        chunks, true, readable = np.concatenate(answers), np.concatenate(truths), np.concatenate(valid)
+        metrics = self._over_ranks(chunks - true, readable)
+        return metrics, self._figure(chunks, true, readable) if self.rank.is_main else None
 
     def _loss_batches(self):
         batches = _pieces([(0, 0, index) for index in self.loss_samples], self.batch_size)

@@ -44,7 +44,7 @@ from rv_train.data.stats import (
 from tools.data_options import add_data_options, chosen_data
 
 
-def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -63,7 +63,7 @@ def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     for name, low, high in (("horizon", 1, 10_000), ("num_bins", 1, 10**9), ("quality", 1, 100), ("workers", 1, 4096)):
         if not low <= getattr(args, name) <= high:

@@ -23,7 +23,7 @@ from libs.robosuite_sim.pool import run_with_bar
 COUNTS = {"num_demos": (1, math.inf), "workers": (1, math.inf), "resolution": (1, math.inf), "seed": (0, math.inf)}
 
 
-def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -92,7 +92,7 @@ def make_jobs(args: argparse.Namespace) -> list[TaskJob]:
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     jobs = make_jobs(args)
     run_with_bar(jobs, args.workers)

@@ -49,7 +49,7 @@ def _differing(first: dict, second: dict, names):
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

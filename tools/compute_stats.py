@@ -27,7 +27,7 @@ COLUMNS = ("min", "q01", "mean", "std", "q99", "max")
 PROPRIO_COLUMNS = ("min", "mean", "std", "max")
 
 
-def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if kind_of(args.out) == "folder":
         raise BadInput(f"--out {args.out} is a folder: name the file, such as {args.out / 'action_stats.json'}")

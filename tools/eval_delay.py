@@ -45,7 +45,7 @@ def _add_cells(parser):
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     simulator = get_simulator("libero")
     args = parse_cells(simulator, argv)
     simulator.choose_tasks(args)  # refuses what does not exist, before a policy is loaded

@@ -33,7 +33,7 @@ def parse_env(argv: list[str]) -> tuple[str, list[str]]:
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     env, others = parse_env(sys.argv[1:] if argv is None else argv)
     evaluate_in(env, __doc__, others, prog=f"{Path(__file__).name} --env {env}")
 

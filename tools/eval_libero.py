@@ -18,7 +18,7 @@ from tools.evaluation import evaluate_in
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     evaluate_in("libero", __doc__, argv)
 
 

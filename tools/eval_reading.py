@@ -21,7 +21,7 @@ from tools.evaluation import check_policy_arguments, make_parser, run_evaluation
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     simulator = ReadingSimulator()
     args = make_parser(simulator, __doc__).parse_args(argv)
     check_policy_arguments(args)

@@ -33,7 +33,7 @@ from rv_train.data.stats import action_range, read_stats
 TOGETHER = 256  # lines that are checked at a time
 
 
-def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -48,7 +48,7 @@ def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     for name, low in (("samples", 0), ("workers", 1), ("num_bins", 1)):
         if getattr(args, name) is not None and getattr(args, name) < low:

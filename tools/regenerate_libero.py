@@ -40,7 +40,7 @@ COUNTS = (
 )
 
 
-def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -157,7 +157,7 @@ def table(found: Mapping[str, Any]) -> list[str]:
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     jobs = make_jobs(args)
     started, before = time.monotonic(), sum(job.num_done for job in jobs)

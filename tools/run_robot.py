@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rv_eval.serving.robot_limits import Limits
 
 
-def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -75,7 +75,7 @@ def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     from rv_eval.serving.remote_robot import RobotLost, RobotRefused
     from rv_eval.serving.robot import RobotLoop, RobotOptions, ThreadAsker

@@ -129,7 +129,7 @@ class ActionTextCodec:
         repaired = np.zeros(len(rows), dtype=bool)
         for row, integers in enumerate(rows):
             num_actions = 0 if integers is None else len(integers) // self.action_dim
-            if num_actions == 0:
+            if integers is None or num_actions == 0:
                 actions[row] = self.mid_range(horizon)
                 continue
             kept = integers[: min(num_actions, horizon) * self.action_dim]

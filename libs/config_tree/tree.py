@@ -72,10 +72,10 @@ def differences(cfg: CfgNode, other: CfgNode, free: Collection[str] = ()) -> lis
 
 
 def _set_leaf(cfg, key, value, origin, list_items):
-    node, *rest = cfg, *key.split(".")
-    for name in rest[:-1]:
-        node = node.get(name) if isinstance(node, CfgNode) else None
-    name = rest[-1]
+    *parents, name = key.split(".")
+    node = cfg
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, CfgNode) else None
     if not isinstance(node, CfgNode) or name not in node or isinstance(node[name], CfgNode):
         close = difflib.get_close_matches(key, [known for known, _ in leaves(cfg)], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""

@@ -17,7 +17,7 @@ def demo_files(*entries: Path | str) -> list[Path]:
     the tools keep unfinished parts. A file that is named itself may be called as it likes. BadInput where an entry
     does not exist, a folder cannot be read or holds none.
     """
-    found = {}  # where a file really lies -> its path
+    found: dict[str, Path] = {}  # where a file really lies -> its path
     for entry in map(Path, entries):
         if os.path.isdir(entry):
             paths = _below(entry)
@@ -30,7 +30,8 @@ def demo_files(*entries: Path | str) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    found, others = [], []
+    found: list[Path] = []
+    others: list[Path] = []
     entered = {str(path) for path in Path(os.path.realpath(folder)).parents}  # a link to one of them is a circle, too
     for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         really = os.path.realpath(place)

@@ -64,7 +64,7 @@ def find_key_map(path: Path | str) -> KeyMap:
 
 def key_problems(path: Path | str, key_map: KeyMap) -> list[str]:
     """Of every key of a map that a demo lacks or has in another form, a line: what is found and wanted, and where."""
-    found = {}  # (key, kind of problem) -> (text of the first, demos)
+    found: dict[tuple[str, str], tuple[str, list[str]]] = {}  # (key, kind of problem) -> (text of the first, demos)
     with open_file(path) as file, sound(path):
         demos = demo_groups(file, key_map)
         total = len(demos)

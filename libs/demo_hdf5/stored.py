@@ -39,8 +39,10 @@ def stored_size(pictures: h5py.Dataset, order: str, where: str) -> tuple[int, in
     where: as the pictures are to be called.
     """
     if len(pictures.shape) == 4:
-        return pictures.shape[1:3]
-    return decode(pictures[0], order, f"{where} at frame 0").shape[:2]
+        height, width = pictures.shape[1:3]
+    else:
+        height, width, _ = decode(pictures[0], order, f"{where} at frame 0").shape
+    return height, width
 
 
 def read_frame(file: h5py.File, path: str, t: int, order: str) -> np.ndarray:
@@ -103,7 +105,7 @@ def _picture(stored, unpacked, shape, where):
     """(H, W, 3) uint8 out of a chunk's bytes; OSError where they are damaged or of another number."""
     size = math.prod(shape)
     try:
-        picture = bytearray(stored) if unpacked else deflate.zlib_decompress(stored, size)
+        picture: bytes | bytearray = bytearray(stored) if unpacked else deflate.zlib_decompress(stored, size)
     except deflate.DeflateError:
         picture = b""
     if len(picture) != size:

@@ -103,7 +103,7 @@ def _strayed_demo(num_frames, resolution, seed, views, parts):
 
 
 def write_synthetic_isaac_file(
-    path: Path | str, num_demos: int, num_frames: int, resolution: int, seed: int, instruction: str = ""
+    path: Path, num_demos: int, num_frames: int, resolution: int, seed: int, instruction: str = ""
 ) -> list[Demo]:
     """A file as Isaac Lab's recorder writes it, float32, upright; returns the demos as they were before rounding.
 
@@ -135,7 +135,7 @@ def write_synthetic_isaac_file(
 
 
 def write_synthetic_robomimic_file(
-    path: Path | str, num_demos: int, num_frames: int, resolution: int, seed: int
+    path: Path, num_demos: int, num_frames: int, resolution: int, seed: int
 ) -> list[Demo]:
     """A file as robomimic extracts it from robosuite, float64, upright, no instruction; returns the demos."""
     sizes = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": 2, "gripper_qvel": 2, "joint_pos": 7, "joint_vel": 7}

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -25,13 +25,15 @@ class DemoWriter:
     (env_name, problem_info, ...); num_demos, total and macros_image_convention are added.
     """
 
+    _file: "h5py.File"  # between __enter__ and __exit__
+
     def __init__(self, path: Path | str, attrs: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self._beside = self.path.with_name(self.path.name + ".tmp")
         self._attrs = dict(attrs)
-        self._file, self._count, self._total = None, 0, 0
+        self._count = self._total = 0
 
-    def __enter__(self) -> "DemoWriter":
+    def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open_file(self._beside, "w")
         data = self._file.create_group("data")

@@ -59,7 +59,7 @@ def lock(folder: Path | str, in_use: str, wait_s: float = 0.0) -> TextIO:
 
 
 def run_jobs(
-    function: Callable[[T], object], jobs: Iterable[T], workers: int, done: Callable[[T], object], where: str
+    function: Callable[[T], object], jobs: Iterable[T], workers: int, done: Callable[[T], object], where: object
 ) -> None:
     """`function(job)` of every job, in their order with one worker, else in that many processes.
 
@@ -88,7 +88,8 @@ def run_jobs(
 
 
 def _hand_out(pool, jobs, most, done):
-    running, todo = {}, iter(jobs)
+    running: dict = {}
+    todo = iter(jobs)
     while True:
         while len(running) < most and (job := next(todo, None)) is not None:
             running[pool.submit(_do, job)] = job
@@ -102,11 +103,11 @@ def _hand_out(pool, jobs, most, done):
 
 def _do(job):
     """In a worker."""
-    _do.function(job)
+    _do.function(job)  # type: ignore[attr-defined]  # what this process was begun with
 
 
 def _begin_worker(function):
-    _do.function = function
+    _do.function = function  # type: ignore[attr-defined]  # see `_do`
     follow_parent()
 
 
@@ -115,6 +116,7 @@ def follow_parent() -> None:
     once, not at its next job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    assert parent is not None, "this process was begun by another one"
 
     def end_with_parent():
         wait([parent.sentinel])

@@ -93,7 +93,7 @@ class FrameCache:
         made_of = data.fingerprint()
         self._settings = {plan.camera: {"set": made_of, **asdict(plan)} for plan in plans}
         self._places = {name: self.folder / _folder_name(name, tree) for name, tree in self._settings.items()}
-        self._open = {}  # (camera, episode) -> PackedFrames
+        self._open: dict[tuple[str, int], PackedFrames] = {}  # (camera, episode) -> PackedFrames
 
     def missing(self, episodes: Iterable[int] | None = None) -> list[Job]:
         """What is not there yet, of all episodes of the set or of these, in their order."""
@@ -107,8 +107,8 @@ class FrameCache:
 
     def estimate(self, episodes: Sequence[int] | None = None) -> Estimate:
         """How much the cache takes, of all episodes or of these, and how much of that is still to be made."""
-        episodes = self.data.episodes if episodes is None else episodes
-        lengths = {episode: self.data.num_frames(episode) for episode in episodes}
+        chosen = self.data.episodes if episodes is None else episodes
+        lengths = {episode: self.data.num_frames(episode) for episode in chosen}
         per_frame = {name: self._bytes_per_frame(plan) for name, plan in self.plans.items()}
         frames, missing = sum(lengths.values()), self.missing(episodes)
         existing = self.folder.absolute()
@@ -171,7 +171,11 @@ class FrameCache:
             return self.picture(episode, frame, camera)
         plan = self.plans[camera]
         picture = plan.apply(self.data.picture(episode, frame, camera))
-        return decode_picture(encode(picture, plan)) if plan.jpeg_quality else picture
+        if not plan.jpeg_quality:
+            return picture
+        decoded = decode_picture(encode(picture, plan))
+        assert decoded is not None, "what was just encoded can be read"
+        return decoded
 
     def _bytes_per_frame(self, plan):
         episodes = list(self.data.episodes)

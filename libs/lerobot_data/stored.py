@@ -13,15 +13,15 @@ from libs.manifest.pictures import decode_picture
 
 
 class _Group(NamedTuple):
-    """What was read last: rows first to first + count - 1 of a file. columns: {camera: its values}."""
+    """What was read last: `rows` rows of a file from the row `first` on. columns: {camera: its values}."""
 
     path: object
     first: int
-    count: int
+    rows: int
     columns: dict[str, pa.ChunkedArray]
 
     def has(self, path, row):
-        return path == self.path and self.first <= row < self.first + self.count
+        return path == self.path and self.first <= row < self.first + self.rows
 
 
 class StoredPictures:

@@ -8,7 +8,6 @@ from typing import Any
 
 import av
 import numpy as np
-from numpy.typing import ArrayLike
 
 from libs.errors import BadInput, first_line
 from libs.files import named_path
@@ -18,7 +17,7 @@ AHEAD = 4  # frames that are decoded on the way to one that is near, instead of 
 AGAIN = "a copy or download that was cut off; get it again"
 
 
-def tolerance_at(time: ArrayLike) -> np.ndarray:
+def tolerance_at(time: float | np.ndarray) -> np.ndarray:
     """How far a frame may be from a time, or from each of an array of times: see `Video.frames`."""
     return np.maximum(TOLERANCE_S, np.spacing(np.float32(time)))
 
@@ -31,7 +30,8 @@ class Video:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._container, self._pid = None, None
+        self._container: Any = None  # of PyAV, and the process that opened it
+        self._pid: int | None = None
 
     def frame(self, time: float) -> np.ndarray:
         """(H, W, 3) uint8 RGB: the frame at `time` seconds. BadInput as `frames`."""

@@ -114,7 +114,7 @@ def things_of(env: LiberoEnv) -> dict[str, bool]:
 
 def part_limit(scene: Scene, name: str) -> float:
     """How far a drawer, door or knob moves before it counts, in metres or radians."""
-    first, second = (np.mean(ends) for ends in scene.joint_ranges(name))
+    first, second = (float(np.mean(ends)) for ends in scene.joint_ranges(name))
     return PART_SHARE * abs(first - second)
 
 

@@ -50,7 +50,7 @@ def is_noop(action: np.ndarray, previous: np.ndarray | None) -> bool:
 
 def without_noops(actions: np.ndarray) -> np.ndarray:
     """The actions (K, 7) of (T, 7) that are no no-ops."""
-    kept = []
+    kept: list[np.ndarray] = []
     for action in actions:
         if not is_noop(action, kept[-1] if kept else None):
             kept.append(action)

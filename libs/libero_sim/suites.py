@@ -113,7 +113,10 @@ def _usable(name: str) -> bool:
 
 
 def _bddl_language(bddl_file: Path) -> str:
-    return re.search(r"\(:language\s+([^)]*)\)", bddl_file.read_text())[1].strip()
+    stated = re.search(r"\(:language\s+([^)]*)\)", bddl_file.read_text())
+    if stated is None:
+        raise BadInput(f"{bddl_file} states no language goal")
+    return stated[1].strip()
 
 
 @functools.lru_cache(maxsize=16)

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -98,8 +99,10 @@ class Build:
             shutil.rmtree(rest)
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._held.__exit__(*exception)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.__exit__(kind, error, trace)
 
     def missing(self) -> list[DemoTask]:
         """The tasks that are not finished."""

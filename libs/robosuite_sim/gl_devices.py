@@ -116,6 +116,7 @@ def _ask(*arguments) -> list[dict]:
         child.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # it may be stuck in the kernel
             child.wait(1.0)
+        assert child.stdout is not None
         child.stdout.close()
     lines = output.decode().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -166,8 +167,10 @@ def _open_egl() -> _Egl | None:
 
 def _list():
     egl = _open_egl()
-    query_string = egl and egl.function("eglQueryDeviceStringEXT", ctypes.c_char_p, _POINTER, _INT)
-    for number, device in enumerate(egl.devices if egl else ()):
+    if egl is None:
+        return
+    query_string = egl.function("eglQueryDeviceStringEXT", ctypes.c_char_p, _POINTER, _INT)
+    for number, device in enumerate(egl.devices):
         extensions = (query_string(device, _EXTENSIONS) or b"").decode().split() if query_string else []
         yield {
             "number": number,
@@ -268,7 +271,8 @@ def _glx():
         yield {"problem": f"it cannot open a window on DISPLAY={os.environ['DISPLAY']}"}
         return
     glfw.make_context_current(window)
-    get_string = ctypes.CFUNCTYPE(ctypes.c_char_p, _INT)(glfw.get_proc_address("glGetString"))
+    address = glfw.get_proc_address("glGetString")
+    get_string = ctypes.CFUNCTYPE(ctypes.c_char_p, _INT)(address)  # type: ignore[call-overload]  # a number
     yield {"renderer": (get_string(_RENDERER) or b"").decode(errors="replace")}
 
 

@@ -42,8 +42,8 @@ class Job(abc.ABC):
         self.path, self.settings, self.num_demos = path, settings, num_demos
         self.name = path.stem.removesuffix("_demo")
         self.parts = path.parent / ".parts" / self.name
-        self.running = set()
-        self.finished = {}  # number -> what its worker returned
+        self.running: set[int] = set()
+        self.finished: dict[int, Any] = {}  # number -> what its worker returned
         self.complete = path.exists()
         if self.complete:
             self.read_file()
@@ -143,11 +143,12 @@ def run_jobs(
     for job in jobs:
         job.begin()
     slots = [_Slot(make_worker or _own_worker) for _ in range(num_workers)]
-    incidents = {}  # (job's path, number) -> crashes and hangs so far
+    incidents: dict[tuple[Path, int], int] = {}  # (job's path, number) -> crashes and hangs so far
     proven = False  # simulators can be started here
     try:
         while busy := [slot for slot in slots if slot.busy or slot.assign(jobs)]:
-            wait(busy, timeout=max(0.0, min(slot.deadline for slot in busy) - time.monotonic()))
+            # whatever has a fileno can be waited for
+            wait(busy, timeout=max(0.0, min(slot.deadline for slot in busy) - time.monotonic()))  # type: ignore[arg-type]
             for slot in busy:
                 try:
                     ended = slot.receive()
@@ -202,7 +203,9 @@ class _Slot:
 
     def __init__(self, make_worker: Callable[[Job], RemoteObject]):
         self._make_worker = make_worker
-        self._remote = self._job = self._number = None
+        self._remote: RemoteObject | None = None
+        self._job: Job | None = None
+        self._number: int | None = None
         self._used = 0
         self._limit_s = self.deadline = 0.0
 
@@ -211,7 +214,13 @@ class _Slot:
         return self._number is not None
 
     def fileno(self) -> int:
-        return self._remote.fileno()
+        return self._work[0].fileno()
+
+    @property
+    def _work(self) -> tuple[RemoteObject, Job, int]:
+        """The process, and the piece that it is busy with."""
+        assert self._remote is not None and self._job is not None and self._number is not None
+        return self._remote, self._job, self._number
 
     def assign(self, jobs: list[Job]) -> bool:
         """Start a piece of the present job, else of the one with the fewest helpers; False if none is needed now."""
@@ -223,21 +232,23 @@ class _Slot:
 
     def receive(self) -> Job | None:
         """The job of a piece that ended just now, else None. SimCrash or SimTimeout if it failed."""
-        if not wait([self._remote], timeout=0.0):
+        remote, job, number = self._work
+        if not wait([remote], timeout=0.0):  # type: ignore[list-item]  # it has a fileno
             if time.monotonic() < self.deadline:
                 return None
             raise SimTimeout(f"no answer within {self._limit_s:g} s")
-        result = self._remote.recv()
-        number, self._number = self._number, None
-        self._job.finish(number, result)
-        return self._job
+        result = remote.recv()
+        self._number = None
+        job.finish(number, result)
+        return job
 
     def give_up(self) -> tuple[Job, int]:
         """Kill the process; the piece that it was busy with is no longer running."""
-        number, self._number = self._number, None
-        self._job.running.discard(number)
+        _, job, number = self._work
+        self._number = None
+        job.running.discard(number)
         self.close()
-        return self._job, number
+        return job, number
 
     def close(self) -> None:
         if self._remote is not None:
@@ -252,10 +263,10 @@ class _Slot:
         self.deadline = time.monotonic() + self._limit_s
         job.running.add(number)
         try:
-            self._remote.send("attempt", *job.request(number))
+            self._work[0].send("attempt", *job.request(number))
         except SimCrash:  # the process died while it had nothing to do
             self._renew(job)
-            self._remote.send("attempt", *job.request(number))
+            self._work[0].send("attempt", *job.request(number))
         self._used += 1
 
     def _renew(self, job: Job) -> None:

@@ -184,7 +184,7 @@ class SimProcess(RemoteObject):
 def serve(fd: int) -> None:
     """The child's side: make the object, answer requests from the pipe `fd` until told to close."""
     connection = Connection(fd)
-    requests = queue.Queue()
+    requests: queue.Queue = queue.Queue()
     threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
     factory, kwargs = requests.get()
     module, name = factory.split(":")

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 EXPERT = "expert.safetensors"  # what a policy has beside the backbone's weights, or alone
 
 
-def check_source(path: Path | str, family: "Family") -> None:
+def check_source(path: str, family: "Family") -> None:
     """BadInput unless a folder holds weights of a family, or a hub name is in the cache or known to the hub."""
     folder, complete = find_weights(path)
-    if complete:
+    if folder and complete:
         check_model_type(folder, family)
         return
     if Path(path).is_dir():
@@ -55,10 +55,10 @@ def find_weights(path: Path | str) -> tuple[Path | None, bool]:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    folder = Path(path)
-    if kind_of(folder) != "folder":
+    folder: Path | None = Path(path)
+    if kind_of(path) != "folder":
         try:
-            found = try_to_load_from_cache(path, "config.json")
+            found = try_to_load_from_cache(str(path), "config.json")
         except ValueError:  # not the form of a hub name
             found = None
         folder = Path(found).parent if isinstance(found, str) else None

@@ -36,7 +36,7 @@ class KnownClasses:
     act: tuple[type, ...]
 
 
-def read_layers(model: "PreTrainedModel", text: nn.Module, known: KnownClasses) -> list[LayerParts] | None:
+def read_layers(model: "PreTrainedModel", text: "PreTrainedModel", known: KnownClasses) -> list[LayerParts] | None:
     """The layers of a text tower as LayerParts; None where one of them, or what is around them, is anything else.
 
     Args:
@@ -55,8 +55,11 @@ def read_layers(model: "PreTrainedModel", text: nn.Module, known: KnownClasses) 
         and head.bias is None
         and getattr(text.config, "final_logit_softcapping", None) is None
     )
-    layers = [_read(layer, text, known) for layer in text.layers] if around else [None]
-    return None if None in layers else layers
+    if not around:
+        return None
+    layers = [_read(layer, text, known) for layer in text.layers]
+    found = [layer for layer in layers if layer is not None]
+    return found if len(found) == len(layers) else None
 
 
 def _read(layer, text, known):

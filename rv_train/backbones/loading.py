@@ -62,7 +62,7 @@ def outline_backbone(
             missing.append(f"weights: {f'{folder} lacks {missing_files(folder)[0]}' if folder else nowhere}")
         if folder:
             check_model_type(folder, family)
-            config, origin = family.model_class().config_class.from_pretrained(folder), folder / "config.json"
+            config, origin = family.model_class().config_class.from_pretrained(folder), str(folder / "config.json")
     if config:
         check_ids(cfg, family, tokenizer, config)
     config = config or family.random_config(cfg, tokenizer)
@@ -145,7 +145,7 @@ def _load(path, family, attention, dtype):
     """The library's model with the weights of a folder, or of a hub name that is cached or will be downloaded."""
     folder, complete = find_weights(path)
     source = folder if complete else path
-    if complete:
+    if folder and complete:
         check_model_type(folder, family)
     try:
         with without_progress_bars():

@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -195,7 +195,7 @@ def quantize(backbone: "PreTrainedModel", family: "Family") -> None:
     for name, module in list(text.named_modules()):
         if not isinstance(module, nn.Linear):
             continue
-        options = {"compress_statistics": True, "quant_type": "nf4"}
+        options: dict[str, Any] = {"compress_statistics": True, "quant_type": "nf4"}
         dtype, has_bias = module.weight.dtype, module.bias is not None
         layer = bnb.nn.Linear4bit(module.in_features, module.out_features, has_bias, dtype, **options, device="meta")
         layer.weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, **options, module=layer)
@@ -231,7 +231,8 @@ def is_seen(name: str, family: "Family") -> bool:
 def adapter_sizes(parameters: Iterable[tuple[str, nn.Parameter]], family: "Family") -> tuple[int, int] | None:
     """(text, vision) weights of the adapters among (name, parameter) pairs; None where there are none."""
     found = [(is_seen(name, family), p.numel()) for name, p in parameters if ".lora_" in name]
-    return tuple(sum(count for seen, count in found if seen == vision) for vision in (False, True)) if found else None
+    text, vision = (sum(count for seen, count in found if seen == wanted) for wanted in (False, True))
+    return (text, vision) if found else None
 
 
 # ------------------------------------------------------------------------------------------------ matrices

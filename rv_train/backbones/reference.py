@@ -36,7 +36,11 @@ class ReferenceEncoder:
         self.processor = family.processor(prompt.tokenizer, prompt.pictures)
 
     def encode(
-        self, pictures: "Sequence[np.ndarray]", instruction: str, action_text: str | None = None, state_text: str = ""
+        self,
+        pictures: "np.ndarray | Sequence[np.ndarray]",
+        instruction: str,
+        action_text: str | None = None,
+        state_text: str = "",
     ) -> dict[str, torch.Tensor]:
         """One sample or observation.
 

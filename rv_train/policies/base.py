@@ -6,13 +6,14 @@ A policy is a folder of its own with a class `POLICY` and a class `ENCODER`, reg
 Letters: B rows of a batch, (H, A) shape of a chunk, D the width of the backbone's text tower.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 from yacs.config import CfgNode
 
 from rv_train.backbones.base import Family
@@ -43,7 +44,9 @@ class Prediction:
 
     def writing(self, row: int) -> tuple[int, int]:
         """(tokens, passes) of a row; (0, 0) from a model that writes nothing."""
-        return (0, 0) if self.tokens is None else (int(self.tokens[row]), int(self.passes[row]))
+        if self.tokens is None or self.passes is None:
+            return 0, 0
+        return int(self.tokens[row]), int(self.passes[row])
 
 
 def gather(answers: Sequence[tuple[Prediction, int]]) -> Prediction:
@@ -138,6 +141,22 @@ class Policy(Protocol):
         encoder: with statistics, unless on the meta device. weights: a folder that `save` wrote into, None: new.
         """
         ...
+
+    # ---------------------------------------------------------------------------- of nn.Module
+
+    def __call__(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]: ...
+
+    def to(self, device: torch.device | str) -> "Policy": ...
+
+    def train(self, mode: bool = True) -> "Policy": ...
+
+    def eval(self) -> "Policy": ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    # ---------------------------------------------------------------------------- of a policy
 
     def save(self, folder: Path) -> None:
         """Write what a training changes into an existing folder, for `weights` of `from_cfg`."""

@@ -35,7 +35,7 @@ BENCHMARKS = {
 }
 
 
-def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.out:
         check_new_file(args.out)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 COLUMNS = 8  # pictures in a row of a contact sheet
 
 
-def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -198,7 +198,7 @@ def _worker(orders, answers):
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.resets < 1 or args.seed < 0 or args.workers < 1:
         raise BadInput(f"--resets {args.resets}, --seed {args.seed}, --workers {args.workers}: at least 1, 0, 1")

@@ -280,7 +280,7 @@ def differing_videos(whole: Path, killed: Path) -> list[str]:
     ]
 
 
-def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -299,7 +299,7 @@ def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.kills < 1 or args.episodes < 1 or args.num_envs < 1:
         numbers = f"{args.kills}, {args.episodes} and {args.num_envs}"

@@ -195,7 +195,7 @@ def wait_for_moment(attempt: Attempt, moment: str, tempo: Tempo, rng: np.random.
     return attempt.wait_until(lambda: time.monotonic() >= deadline or (attempt.step() or 0) >= last_step)
 
 
-def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -209,7 +209,7 @@ def parse_args(argv: Sequence[str] | None | None = None) -> argparse.Namespace:
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     steps = 5 * args.kills + 10 if args.steps is None else args.steps
     if args.kills < 1 or steps < 4:

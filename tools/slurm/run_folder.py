@@ -8,7 +8,7 @@ from rv_train.config import load_cfg
 
 
 @cli_errors
-def main(argv: Sequence[str] | None | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     recipe, *opts = sys.argv[1:] if argv is None else argv
     cfg = load_cfg(recipe, opts)
     print(f"{cfg.EXP.DIR}/{cfg.EXP.ID}")

@@ -71,8 +71,8 @@ class Approach:
     def offsets(self, position: np.ndarray, rotation: np.ndarray) -> tuple[float, float, float]:
         """How far a pose is before the contact on its line and beside the line, metres, and turned from it, radians."""
         before = (self.contact.position - position) @ self.contact.way
-        beside = np.linalg.norm(self.contact.position - position - before * self.contact.way)
-        return before, beside, np.linalg.norm(turn_between(rotation, self.contact.rotation))
+        beside = float(np.linalg.norm(self.contact.position - position - before * self.contact.way))
+        return before, beside, float(np.linalg.norm(turn_between(rotation, self.contact.rotation)))
 
     def pose(self, position: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where to steer from `position` (3,) and `rotation` (3, 3): a position and a rotation.

@@ -32,11 +32,13 @@ _REACH_STEPS, _CLOSE_STEPS, _OPEN_STEPS, _OPENED = 150, 16, 12, 0.07
 def put_through_door(scene: "Scene", obj: str, region: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that set `obj`, which has a handle, into `region`, the inside of a box with an open side."""
     low, high = scene.region(region)
-    box, door = scene.geoms(scene.owner(region)), scene.part(scene.owner(region))
-    box = np.concatenate([points for name, points in box.items() if name not in door])
+    owner = scene.owner(region)
+    assert owner is not None, "the inside of something is its region"
+    geoms, door = scene.geoms(owner), scene.part(owner)
+    box = np.concatenate([points for name, points in geoms.items() if name not in door])
     inward = -open_side(box, low, high)
     if not scene.is_grasped(obj):
-        yield from swing_open(scene, scene.owner(region))
+        yield from swing_open(scene, owner)
     if not (yield from _take_handle(scene, obj, inward)):
         return
     side = np.array([-inward[1], inward[0], 0.0])
@@ -129,5 +131,6 @@ def _place(scene, obj, box, inward, side, low, high):
         room = min(np.abs(walls - place).min() - half, np.abs(others - place).min(initial=np.inf) - _HAND[0])
         return 10.0 * max(0.0, _ROOM - room) + abs(place - origin @ side)
 
-    across = min(np.arange(*np.sort([low @ side, high @ side]), 0.005), key=cost)
+    first, last = np.sort([low @ side, high @ side])
+    across = min(np.arange(first, last, 0.005), key=cost)
     return depth * inward + across * side + np.array([0.0, 0.0, floor + _HOVER + origin[2] - points[:, 2].min()])

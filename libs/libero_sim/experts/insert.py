@@ -39,7 +39,7 @@ def insert(scene: "Scene", obj: str, region: str) -> Iterator[np.ndarray]:
 
     def offset():
         points = scene.points(obj)
-        narrow = np.argmin((high - low)[:2]) * np.pi / 2
+        narrow = int(np.argmin((high - low)[:2])) * np.pi / 2
         turn = wrap_axis(narrow + np.pi / 2 - principal_angle(points))
         shift = np.array([*(middle(np.stack([low, high])) - middle(points))[:2], low[2] - points[:, 2].min()])
         return shift, np.array([0.0, 0.0, turn])
@@ -71,8 +71,8 @@ def bring(
     for _ in range(_BRING_STEPS):
         position, rotation = scene.position, scene.rotation
         shift, turn = offset()
-        before, turned = shift @ way, np.linalg.norm(turn)
-        beside = np.linalg.norm(shift - before * way)
+        before, turned = shift @ way, float(np.linalg.norm(turn))
+        beside = float(np.linalg.norm(shift - before * way))
         straight = beside < 3 * _STRAIGHT and turned < 2 * _TURNED
         if straight and (before < _THERE or (way[2] < 0.0 and before < standoff and scene.is_supported(obj))):
             return True

@@ -123,7 +123,7 @@ def pick_up(
         if np.linalg.norm(scene.body_position(obj) - start) > _MOVED:
             return False
         travel_z = highest_near(around, position, grasp.position, _HAND_RADIUS) + FINGER_BELOW + _CLEARANCE
-        turn = np.linalg.norm(turn_between(scene.rotation, rotation))
+        turn = float(np.linalg.norm(turn_between(scene.rotation, rotation)))
         wait = np.array([0.0, 0.0, min(_WAIT_ABOVE, _WAIT_PER_TURN * max(0.0, turn - _TURN_TOLERANCE))])
         funnel = Funnel(grasp.position + wait, grasp.yaw, travel_z, radius=0.01, slope=3.0)
         target = funnel.target(position)

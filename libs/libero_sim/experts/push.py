@@ -64,7 +64,7 @@ def _ways(scene, obj, region):
     return [np.array([*horizontal_axis(angle), 0.0]) for angle in (way, facing)]
 
 
-def plan_hoe(points: np.ndarray, centre: np.ndarray, way: np.ndarray) -> Contact | None:
+def plan_hoe(points: np.ndarray, centre: np.ndarray, way: np.ndarray) -> Contact:
     """The Contact of open fingers that push a flat object with surface points (N, 3) and origin (3,) along `way` (3,).
 
     BadInput for an object that is narrower than the open fingers.

@@ -151,8 +151,7 @@ class Scene(HandScene):
         data, model = self._env.sim.data, self._env.sim.model
         own = set(self._env.get_object(name).contact_geoms)
         contacts = [contact for contact in data.contact[: data.ncon] if abs(contact.frame[2]) >= upright]
-        pairs = ((contact.geom1, contact.geom2) for contact in contacts)
-        pairs = [{model.geom_id2name(geom) or "" for geom in pair} for pair in pairs]
+        pairs = [{model.geom_id2name(geom) or "" for geom in (contact.geom1, contact.geom2)} for contact in contacts]
         return set().union(*(pair - own for pair in pairs if pair & own))
 
     def _ranges(self, name):

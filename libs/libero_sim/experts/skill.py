@@ -80,10 +80,10 @@ def order_goals(goals: Iterable[Goal], skill_of: SkillOf) -> list[Goal]:
 def low_first(goals: Iterable[Goal], skill_of: SkillOf, height_of: Callable[[str], float]) -> list[Goal]:
     """The goals with low objects before tall ones where several in a row are carried: what is tall stands in the way of
     the hand. height_of(name of an object) -> metres; equals keep their order."""
-    ordered = []
+    ordered: list[Goal] = []
     for carried, row in groupby(goals, key=lambda goal: skill_of(goal).carries):
-        row = list(row)
-        ordered += sorted(row, key=lambda goal: height_of(goal[1])) if carried else row
+        together = list(row)
+        ordered += sorted(together, key=lambda goal: height_of(goal[1])) if carried else together
     return ordered
 
 

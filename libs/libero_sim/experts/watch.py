@@ -30,7 +30,7 @@ class Watch:
         self._hand = max(self._hand, speeds.pop("hand"))
         self._before = now
         if speeds:
-            fastest = max(speeds, key=speeds.get)
+            fastest = max(speeds, key=speeds.__getitem__)
             self._fastest = max(self._fastest, (speeds[fastest], fastest))
         for pair, depth in self._penetrations().items():
             if depth > self._at_start.get(pair, 0.0):
@@ -54,7 +54,7 @@ class Watch:
     def _penetrations(self):
         """{pair of geom names: metres}, of the present contacts."""
         data, model = self._env.sim.data, self._env.sim.model
-        depths = {}
+        depths: dict[tuple[str, ...], float] = {}
         for contact in data.contact[: data.ncon]:
             pair = tuple(sorted(model.geom_id2name(geom) or "?" for geom in (contact.geom1, contact.geom2)))
             depths[pair] = max(depths.get(pair, 0.0), -float(contact.dist))

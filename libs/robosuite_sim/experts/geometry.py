@@ -37,7 +37,7 @@ def cylinder_surface(radius: float, half_height: float, around: int = 24, rings:
     return np.concatenate([np.c_[circle, np.full(around, z)] for z in heights])
 
 
-def geom_points(geom_type: int, size: ArrayLike, vertices: ArrayLike | None = None) -> np.ndarray:
+def geom_points(geom_type: int, size: np.ndarray, vertices: ArrayLike | None = None) -> np.ndarray:
     """Surface points of one geom in its own frame, (N, 3).
 
     geom_type: MuJoCo's number; size: (3,) MuJoCo's size; vertices: (N, 3) of a mesh. Planes and other types
@@ -125,7 +125,7 @@ def extent_along(points: np.ndarray, angle: float) -> tuple[float, float]:
 
 def outline(points: np.ndarray, count: int = 72) -> np.ndarray:
     """Corners (count, 2) of what points (N, >=2) cover from above, all around; without its hollows."""
-    directions = np.stack(horizontal_axis(np.linspace(0.0, 2 * np.pi, count, endpoint=False)))
+    directions = horizontal_axis(np.linspace(0.0, 2 * np.pi, count, endpoint=False))
     return points[np.argmax(points[:, :2] @ directions, axis=0), :2]
 
 
@@ -181,6 +181,7 @@ def free_place(
             cost += 5.0 * max(0.0, margin - above) + off
             if cost < least:
                 best, least = np.array([x, y, low[2]]), cost
+    assert best is not None, "a region is wider than a step"
     return best
 
 

@@ -123,6 +123,7 @@ def plan_grasp(
         cost += _cost_around(grasp, neighbours, base, way)
         if cost < lowest:
             best, lowest = grasp, cost
+    assert best is not None, "on its rim something can always be grasped"
     return best
 
 

@@ -34,7 +34,7 @@ class Funnel:
 
     def height(self, position: np.ndarray) -> float:
         """Lowest height (metres) that the gripper site may have over this place."""
-        distance = np.linalg.norm(self.goal[:2] - position[:2])
+        distance = float(np.linalg.norm(self.goal[:2] - position[:2]))
         cone = self.goal[2] + self.slope * max(0.0, distance - self.radius)
         return min(cone, max(self.travel_z, self.goal[2]))
 

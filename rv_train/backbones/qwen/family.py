@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.utils import ModelOutput
 
+    from rv_train.backbones.patches import Patches
+
 
 class QwenFamily:
     """See `rv_train.backbones.base.Family` for most names.
@@ -27,10 +29,16 @@ class QwenFamily:
         own()                                {class of ours: the library's that it stands for}, see `prepare`
     """
 
+    patches: "Patches"
+    library: tuple[str, str, str]
     chat = QwenChat()
     text_layers, vision_layers = r"language_model\.layers", r"visual\.blocks"
     adapted, vision_tower = "(self_attn|attn|mlp)", "visual"
     reference_packages = ("torchvision", "qwen_vl_utils")
+
+    def own(self) -> Mapping[type[object], type]:
+        """See above."""
+        raise NotImplementedError
 
     def grid(self, vision: CfgNode, height: int, width: int) -> tuple[int, int, int]:
         return self.patches.grid(height, width)

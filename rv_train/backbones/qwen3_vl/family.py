@@ -9,7 +9,6 @@ from rv_train.backbones.qwen3_vl.vocabulary import NAME, load_vocabulary
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
     from transformers import PreTrainedModel
     from transformers.utils import ModelOutput
 
@@ -30,7 +29,7 @@ class Qwen3VL(QwenFamily):
     random_config = staticmethod(sizes.random_config)
     towers = staticmethod(cost.towers)
 
-    def own(self) -> "Mapping[type[nn.Module], type[nn.Module]]":
+    def own(self) -> Mapping[type[object], type]:
         from rv_train.backbones.qwen3_vl.modules import OWN
 
         return OWN

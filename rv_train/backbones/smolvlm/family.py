@@ -98,9 +98,11 @@ class SmolVLM:
 def _check_cut(config, shown):
     """BadInput where the weights cut pictures differently from MODEL.VISION."""
     vision = config.vision_config
-    keys = {"PATCH": vision.patch_size, "SHUFFLE": config.scale_factor, "PICTURE": vision.image_size}
+    patch, shuffle, picture = vision.patch_size, config.scale_factor, vision.image_size
+    keys = {"PATCH": patch, "SHUFFLE": shuffle, "PICTURE": picture}
     try:
-        same = pictures.grid(*keys.values(), shown.height, shown.width) == (shown.rows, shown.columns, shown.patches)
+        seen = pictures.grid(patch, shuffle, picture, shown.height, shown.width)
+        same = seen == (shown.rows, shown.columns, shown.patches)
     except BadInput:
         same = False
     if not same:

@@ -45,7 +45,7 @@ ADDED = (
 )
 
 
-def read_vocabulary(vocab_cut: int = 0) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def read_vocabulary(vocab_cut: int = 0) -> tuple[dict[str, int], list[tuple[str, ...]]]:
     """({token: id}, [merges]); vocab_cut: keep only the first so many entries (0: all)."""
     from tokenizers.pre_tokenizers import ByteLevel
 

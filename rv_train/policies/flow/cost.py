@@ -1,7 +1,7 @@
 """What the action expert costs: operations, and memory that autograd keeps."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rv_train.backbones.cost import MULTIPLY_ADD, PASSES, Numbers, TrainingFlops
 
@@ -82,7 +82,8 @@ def expert_activations(expert: "ActionExpert", seen: int, draws: int, numbers: N
         draws: of noise.
         numbers: bytes of a number, a `rv_train.backbones.cost.Numbers`.
     """
-    norm, first, _, last = expert.projector
+    projection: Any = expert.projector
+    norm, first, _, last = projection
     dim, horizon, compute = last.out_features, len(expert.expert.queries), numbers.compute
     layers, heads = len(expert.expert.layers), len(expert.head.layers)
     mlp = 2 * compute * expert.expert.layers[0].linear1.out_features

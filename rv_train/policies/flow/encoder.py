@@ -45,7 +45,7 @@ class FlowEncoder(ObservationEncoder):
         self.dropout, self.draws, self.times = dropout, draws, times
 
     @classmethod
-    def from_cfg(
+    def from_cfg(  # type: ignore[override]  # `more` is what is added here
         cls, cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase | None" = None, stats: Mapping[str, Any] | None = None
     ) -> Self:
         """stats: of the data, see `rv_train.data.stats`.
@@ -53,7 +53,7 @@ class FlowEncoder(ObservationEncoder):
         BadInput: statistics without what FLOW.NORMALIZE or DATA.PROPRIO needs.
         """
         for key in ("mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ("min", "max"):
-            if stats and np.shape(stats.get(key)) != (cfg.ACTION.DIM,):
+            if stats and np.shape(stats.get(key, ())) != (cfg.ACTION.DIM,):
                 raise BadInput(
                     f"FLOW.NORMALIZE {cfg.FLOW.NORMALIZE}: the statistics have no {key} of {cfg.ACTION.DIM} action "
                     f"dimensions, but {stats.get(key)!r}: write them with tools/compute_stats.py, or leave DATA.STATS "
@@ -73,6 +73,7 @@ class FlowEncoder(ObservationEncoder):
         features = self._features(sample.views, sample.instruction, rng=rng if augment else None)
         proprio = torch.from_numpy(sample.proprio)
         if self.dropout and augment and rng.random() < self.dropout:
+            assert self.stats is not None, "what is trained has statistics"
             proprio = torch.tensor(self.stats["proprio"]["mean"])
         return {
             **features,

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
     from rv_train.backbones.base import Family
     from rv_train.backbones.prompt import PromptEncoder
-    from rv_train.policies.flow.encoder import FlowEncoder
 
 
 class FlowPolicy(nn.Module):
@@ -111,7 +110,7 @@ class FlowPolicy(nn.Module):
 
     @classmethod
     def from_cfg(
-        cls, cfg: CfgNode, encoder: Encoder, backbone: "PreTrainedModel", weights: Path | None | None = None
+        cls, cfg: CfgNode, encoder: Encoder, backbone: "PreTrainedModel", weights: Path | None = None
     ) -> "FlowPolicy":
         actions, proprio = normalizers(cfg, encoder) if encoder.stats else (None, None)
         dim = backbone.config.get_text_config().hidden_size
@@ -183,8 +182,8 @@ class FlowPolicy(nn.Module):
     def predict(
         self,
         batch: Mapping[str, torch.Tensor],
-        temperature: float | None | None = None,
-        generators: Sequence[np.random.Generator] | None | None = None,
+        temperature: float | None = None,
+        generators: Sequence[np.random.Generator] | None = None,
     ) -> Prediction:
         """Integrate noise to chunks.
 
@@ -195,12 +194,13 @@ class FlowPolicy(nn.Module):
         Returns:
             a Prediction; its chunks may go beyond the range of the data.
         """
+        assert self.actions is not None, "only a policy without statistics lacks it, which answers nothing"
         generators = generators or [np.random.default_rng() for _ in batch["lengths"]]
         with answering(self.backbone, self.compiled), self._attention():
             features = self._features(batch)
             shape = features.shape[1], self.actions.dim
-            noise = np.stack([draw_noise(generator, shape) for generator in generators])
-            noise = torch.from_numpy(noise).to(features) * (self.TEMPERATURE if temperature is None else temperature)
+            drawn = np.stack([draw_noise(generator, shape) for generator in generators])
+            noise = torch.from_numpy(drawn).to(features) * (self.TEMPERATURE if temperature is None else temperature)
             x = self.solver(lambda x, time: self.velocity(features, x, time), noise, self.steps)
         chunk = self.actions.denormalize(x).cpu().numpy()
         every = np.ones(len(chunk), dtype=bool)
@@ -223,6 +223,7 @@ class FlowPolicy(nn.Module):
 
     def _targets(self, batch):
         """(B, 1, H, A) normalised chunks, for every draw."""
+        assert self.actions is not None, "only a policy without statistics lacks it, which learns nothing"
         return self.actions.normalize(batch["actions"])[:, None]
 
     def _features(self, batch):
@@ -240,9 +241,10 @@ class FlowPolicy(nn.Module):
         return hidden, places >= batch["lengths"][:, None]
 
 
-def normalizers(cfg: CfgNode, encoder: "FlowEncoder") -> tuple[Normalizer, Normalizer | None]:
+def normalizers(cfg: CfgNode, encoder: Encoder) -> tuple[Normalizer, Normalizer | None]:
     """(of actions, of the robot's state or None) from the encoder's statistics."""
     stats, proprio = encoder.stats, None
+    assert stats is not None
     if encoder.proprio:
         proprio = Normalizer.from_mean_std(stats["proprio"]["mean"], stats["proprio"]["std"])
     low, high = np.array(stats["min"]), np.array(stats["max"])

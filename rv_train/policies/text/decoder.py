@@ -23,7 +23,7 @@ roundings differ.
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +64,7 @@ class Decoder:
     def compile(self) -> None:
         """Compile a pass, grammar and drafts included: once for each shape (B, L, W) that comes, when it first does."""
         # On a CPU a small model's kernels are as short as the calls to them, so those are C++, too; a graph needs none.
-        options = None if self.head.weight.is_cuda else {"cpp_wrapper": True}
+        options: dict[str, Any] | None = None if self.head.weight.is_cuda else {"cpp_wrapper": True}
         self.one_pass = torch.compile(_Answer.one_pass, dynamic=False, options=options)
         self._graphs.clear()
 
@@ -76,7 +76,7 @@ class Decoder:
         noise: torch.Tensor | None = None,
         real: torch.Tensor | None = None,
         drafts: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, list[int]]:
+    ) -> tuple[list[list[int]], list[int]]:
         """Write until every row has ended: each time the id with the largest logit of those that the grammar allows,
         or the largest logit plus noise.
 

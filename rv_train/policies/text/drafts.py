@@ -38,7 +38,7 @@ class Drafts:
         """numbers: (B, N) int64, what is expected, -1 where nothing is; None: guess from the grammar only."""
         grammar, width = self.grammar, self.grammar.digit_places
         self._learns = numbers is not None
-        if not self._learns:
+        if numbers is None:
             self._set(grammar.guess.expand_as(self._token))
             return
         text, known = grammar.columns(numbers)
@@ -59,8 +59,8 @@ class Drafts:
         flat = [state + self._first[:, 0]]
         for _ in range(count):
             flat.append(self._after.view(-1)[flat[-1]])
-        flat = torch.stack(flat, dim=1)
-        return self._token.view(-1)[flat[:, :-1]], flat - self._first
+        all_flat = torch.stack(flat, dim=1)
+        return self._token.view(-1)[all_flat[:, :-1]], all_flat - self._first
 
     def learn(self, states: torch.Tensor, columns: torch.Tensor, count: torch.Tensor) -> None:
         """Expect what was written again, one action later, where nothing better is known.

@@ -47,7 +47,7 @@ class TextEncoder(ObservationEncoder):
         self.codec, self.state_codec = codec, state_codec
 
     @classmethod
-    def from_cfg(
+    def from_cfg(  # type: ignore[override]  # `more` is what is added here
         cls, cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase | None" = None, stats: Mapping[str, Any] | None = None
     ) -> Self:
         """stats: of the data, see `rv_train.data.stats`."""
@@ -65,12 +65,18 @@ class TextEncoder(ObservationEncoder):
 
     def encode_training(self, sample: "Sample", rng: "np.random.Generator", augment: bool = True) -> dict[str, Any]:
         """A Sample → features with labels; `rng` draws the augmentation."""
-        text = self.codec.encode(sample.actions[None])[0] if sample.action_text is None else sample.action_text
+        text = sample.action_text
+        if text is None:
+            assert self.codec is not None, "what is trained has statistics"
+            text = self.codec.encode(sample.actions[None])[0]
         return self.encode_sample(sample, text, rng if augment else None, self.state_text(sample.proprio))
 
     def state_text(self, state: "ArrayLike") -> str:
         """(P,) numbers of the robot's state as integers; "" where the policy is given none."""
-        return " ".join(map(str, self.state_codec.to_integers(state).tolist())) if self.proprio else ""
+        if not self.proprio:
+            return ""
+        assert self.state_codec is not None, "what is given the state has its statistics"
+        return " ".join(map(str, self.state_codec.to_integers(state).tolist()))
 
     def prompt_length(self, sample: "Sample") -> int:
         return len(self.prompt.encode(sample.instruction, None, self.state_text(sample.proprio))["input_ids"])

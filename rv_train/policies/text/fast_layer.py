@@ -1,7 +1,7 @@
 """The parts of a decoder layer as the hand-written pass calls them."""
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ def _joined(modules, join):
     return lambda x: torch.cat([module(x) for module in modules], dim=-1)
 
 
-def rms_norm(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+def rms_norm(x: torch.Tensor, norm: Any) -> torch.Tensor:
     return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
 
 

@@ -56,7 +56,7 @@ class LibraryDecoder:
         noise: torch.Tensor | None = None,
         real: torch.Tensor | None = None,
         drafts: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, list[int]]:
+    ) -> tuple[list[list[int]], list[int]]:
         """See `rv_train.policies.text.decoder.Decoder.generate`."""
         self.grammar = grammar = self.grammar.to(prompt.embeds.device)
         writing = _Writing(self, prompt, lengths, noise, real, drafts)

@@ -26,7 +26,7 @@ from rv_train.backbones.running import (
     recompute_layers,
     without_flash,
 )
-from rv_train.policies.base import Encoder, Prediction
+from rv_train.policies.base import Prediction
 from rv_train.policies.text.decoder import Decoder
 from rv_train.policies.text.grammar import Grammar
 from rv_train.policies.text.library_decoder import LibraryDecoder
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from libs.action_text.codec import ActionTextCodec
     from rv_train.backbones.base import Family
     from rv_train.backbones.prompt import PromptEncoder
+    from rv_train.policies.text.encoder import TextEncoder
 
 
 class TextPolicy(nn.Module):
@@ -81,7 +82,7 @@ class TextPolicy(nn.Module):
 
     @classmethod
     def from_cfg(
-        cls, cfg: CfgNode, encoder: Encoder, backbone: "PreTrainedModel", weights: Path | None | None = None
+        cls, cfg: CfgNode, encoder: "TextEncoder", backbone: "PreTrainedModel", weights: Path | None = None
     ) -> "TextPolicy":
         prompt, action = encoder.prompt, cfg.ACTION
         with torch.device("cpu"):  # numbers are looked at while it is built
@@ -148,8 +149,8 @@ class TextPolicy(nn.Module):
     def predict(
         self,
         batch: Mapping[str, torch.Tensor],
-        temperature: float | None | None = None,
-        generators: Sequence[np.random.Generator] | None | None = None,
+        temperature: float | None = None,
+        generators: Sequence[np.random.Generator] | None = None,
     ) -> Prediction:
         """Answer open prompts with H x A integers in 0..num_bins and the end of the turn, by the grammar.
 
@@ -171,13 +172,14 @@ class TextPolicy(nn.Module):
         if temperature:  # scaled instead of the logits: a temperature close to 0 is then close to none
             grammar = self.decoder.grammar
             shape = grammar.longest, len(grammar.ids)
-            noise = np.stack([temperature * generator.gumbel(size=shape) for generator in generators])
-            noise = torch.from_numpy(noise.astype(np.float32)).to(batch["input_ids"].device)
+            drawn = np.stack([temperature * generator.gumbel(size=shape) for generator in generators or ()])
+            noise = torch.from_numpy(drawn.astype(np.float32)).to(batch["input_ids"].device)
         with answering(self.backbone, self.compiled):
             prompt = self._embed(batch)
             ids, passes = self.decoder.generate(prompt, batch["lengths"], noise, batch.get("real"), batch.get("drafts"))
         grammar = self.decoder.grammar
         numbers = [grammar.numbers_of(row) for row in ids]
+        assert self.codec is not None, "only a policy without statistics lacks it, which answers nothing"
         decoded = self.codec.decode_integers(numbers, grammar.horizon)
         texts = [" ".join(map(str, row)) for row in numbers]
         tokens = np.array([len(row) + 1 for row in ids])  # with the end
