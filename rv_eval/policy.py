@@ -83,7 +83,7 @@ class Policy:
         sizes = data_info.get("cameras") or dict.fromkeys(self.views, square)
         if not are_sizes(sizes, self.views):
             raise BadInput(f"{folder}/data_info.json: cameras {sizes!r} are no sizes of {', '.join(self.views)}")
-        self.pictures = {
+        self.pictures: dict | None = {
             "cameras": {view: list(sizes[view]) for view in self.views},
             "fit": cfg.IMAGE.FIT,
             "crop": cfg.IMAGE.CROP,
@@ -160,7 +160,7 @@ class Policy:
     def predict_detailed(self, observations: list[dict]) -> Prediction:
         """The same with everything else that a Prediction says."""
         features = [self._encode(observation) for observation in observations]
-        answers = [None] * len(features)  # (Prediction of a call, row in it) per observation
+        answers: dict[int, tuple[Prediction, int]] = {}  # of an observation: the Prediction of a call, the row in it
         for length, places in self._calls(features):
             rows = places + places[-1:] * (self.batch_rows - len(places))
             batch = self.encoder.collate([features[place] for place in rows], length)
@@ -173,7 +173,7 @@ class Policy:
             prediction = self.model.predict(batch, self.temperature, generators)
             for row, place in enumerate(places):
                 answers[place] = prediction, row
-        return gather(answers)
+        return gather([answers[place] for place in range(len(features))])
 
     def _encode(self, observation):
         views, instruction = observation.get("views"), observation.get("instruction")

@@ -37,9 +37,10 @@ class Splicer:
     def reset(self) -> None:
         """Forget everything: call at the start of an episode."""
         self._ensembler.reset()
-        self._chunk, self.position = None, self.horizon  # of the next action in the chunk
+        self._chunk: np.ndarray | None = None
+        self.position = self.horizon  # of the next action in the chunk
         self._executed = 0
-        self._asked_at = None  # actions executed before the question that is open
+        self._asked_at: int | None = None  # actions executed before the question that is open
         self._begin = 0  # actions executed before the first one of the chunk was due
 
     @property
@@ -67,6 +68,7 @@ class Splicer:
 
     def add_chunk(self, chunk: np.ndarray) -> bool:
         """The answer (H, A) to the open question. False: everything in it is over, it is not used."""
+        assert self._asked_at is not None, "an answer has its question"
         begin = self._asked_at if self.execution == SPLICE else self._executed
         self._asked_at = None
         if self._executed - begin >= self.horizon:

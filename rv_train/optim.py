@@ -104,7 +104,7 @@ class Precision:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
         return norm
 
-    def step(self, optimizer: torch.optim.Optimizer, bad: torch.Tensor) -> None:
+    def step(self, optimizer: torch.optim.Optimizer, bad: torch.Tensor | bool) -> None:
         """Step after `clip`; where `bad` (a scalar tensor, 0 or 1) is 1, leave weights and moments alone. The scale of
         fp16 adapts either way.
 

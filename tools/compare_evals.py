@@ -37,10 +37,11 @@ def compare_evals(
         found += [f"{folder}: not in the other: {text}" for text in list_episodes(alone)]
     settings = [dict(run.episodes[0].measurement) for run in runs]
     names = [name for name in dict.fromkeys((*settings[0], *settings[1])) if name not in ignore]
-    found += _differing(*settings, names)
+    found += _differing(settings[0], settings[1], names)
     for episode in [episode for episode in episodes[0] if episode in episodes[1]]:
-        both = [each[episode].values for each in episodes]
-        found += [f"{list_episodes([episode])[0]}: {text}" for text in _differing(*both, OUTCOME)]
+        first_values, second_values = (each[episode].values for each in episodes)
+        differing = _differing(first_values, second_values, OUTCOME)
+        found += [f"{list_episodes([episode])[0]}: {text}" for text in differing]
     return found
 
 
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--only", nargs="+", default=[], metavar="KEY=VALUE", help="records to take, where there are several runs")
     add("--ignore", nargs="+", default=[], choices=SETTING_KEYS, metavar="KEY", help="settings that may differ")
     args = parser.parse_args(argv)
-    found = compare_evals(*args.evaluations, args.only, args.ignore)
+    first, second = args.evaluations
+    found = compare_evals(first, second, args.only, args.ignore)
     if found:
         print("\n".join(found))
         raise SystemExit(1)

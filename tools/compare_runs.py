@@ -37,8 +37,9 @@ def compare_runs(first: Path, second: Path) -> list[str]:
     for folder in checkpoints(first):
         pair = folder, Path(second) / folder.name
         if pair[1] in checkpoints(second):
-            found += differing(*(read_weights(step / "model") for step in pair), f"{folder.name}/model")
-            found += differing(*map(load_trainer, pair), f"{folder.name}/trainer.pt")
+            weights = [read_weights(step / "model") for step in pair]
+            found += differing(weights[0], weights[1], f"{folder.name}/model")
+            found += differing(load_trainer(pair[0]), load_trainer(pair[1]), f"{folder.name}/trainer.pt")
     return found + list(differing(read_curves(first), read_curves(second), "curve"))
 
 

@@ -70,7 +70,7 @@ def table(stats: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def rows_of(title: str, names: Sequence[str], columns: Sequence[str], stats: Mapping[str, Any]) -> list[str]:
+def rows_of(title: str, names: Sequence[object], columns: Sequence[str], stats: Mapping[str, Any]) -> list[str]:
     """A line of titles, and one of numbers per name, in the columns' order."""
     width = max(len(str(name)) for name in (title, *names))
     lines = [f"{title:<{width}}" + "".join(f"{column:>11}" for column in columns)]

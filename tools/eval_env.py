@@ -18,7 +18,7 @@ from rv_eval.envs import SIMULATORS
 from tools.evaluation import evaluate_in
 
 
-def parse_env(argv: list[str]) -> tuple[str, list[str]]:
+def parse_env(argv: Sequence[str]) -> tuple[str, list[str]]:
     """--env, which decides what the other arguments are, and the others."""
     named = any(word.partition("=")[0] == "--env" for word in argv)
     parser = argparse.ArgumentParser(

@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from libs.errors import BadInput
 from libs.files import check_new_folder
@@ -151,7 +152,7 @@ def run_evaluation(
     simulator: Simulator,
     ask: Ask = ask_in_wordings,
     policy: Answering | None = None,
-    make_agent: Callable[..., ChunkAgent] = ChunkAgent,
+    make_agent: Callable[..., Any] = ChunkAgent,
     more: dict | None = None,
 ) -> list[dict]:
     """Evaluate the policy of `args` and print the table; ends the program where it cannot go on.

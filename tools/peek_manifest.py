@@ -115,9 +115,9 @@ def check_lines(path: Path, rules: Rules, codec: ActionTextCodec | None, args: a
                 count["lines"] += 1
                 bar.update(offset + len(raw) - bar.n)
                 side = side or (shapes[0][0] if shapes else None)
-                if error is None and shapes[0][0] != side:
+                if line is not None and shapes[0][0] != side:
                     error = f"picture {line.pictures[0]} has {shapes[0][0]} pixels a side, the first one {side}"
-                if error is not None:
+                if line is None or error is not None:
                     count["bad"] += 1
                     bar.write(f"line {number}: {error}")
                     continue

@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         policy = load_policy(args)
         if args.model_path.startswith(SERVED):
-            policy.timeout_s, policy.reconnect_s = args.first_patience, args.patience
+            served: Any = policy  # a RemotePolicy
+            served.timeout_s, served.reconnect_s = args.first_patience, args.patience
         options = RobotOptions(
             instruction=args.instruction,
             rate_hz=args.rate,
@@ -138,6 +139,7 @@ def connect_robot(where: str) -> "Robot":
             raise
         raise BadInput(f"--robot {where} is not Python: {error}") from None
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None, "a Python file that can be read"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "make_robot"):

@@ -28,7 +28,7 @@ from libs.errors import BadInput
 from tools.evaluation import add_agent_arguments, agent_settings
 
 if TYPE_CHECKING:
-    from rv_eval.agent import AgentSettings
+    from rv_eval.agent import AgentSettings, Answering
     from rv_eval.policy import Policy
     from rv_eval.serving.serve import ServerLimits
 
@@ -103,6 +103,7 @@ def load_policy(args: argparse.Namespace) -> "Policy":
     )
     if policy.device.type == "cpu":
         torch.set_num_threads(args.threads)
+    assert policy.pictures is not None, "a model says how its pictures were made"
     proprio = {part: np.zeros(size, np.float32) for part, size in policy.proprio.items()}
     views = {view: np.zeros((*size, 3), np.uint8) for view, size in policy.pictures["cameras"].items()}
     for words in (2, 60):  # prompts of two padded lengths, each is compiled by itself
@@ -110,7 +111,7 @@ def load_policy(args: argparse.Namespace) -> "Policy":
     return policy
 
 
-def ready_line(policy: "Policy") -> str:
+def ready_line(policy: "Answering") -> str:
     about = policy.describe()
     return (
         f"{about['model_folder']}: {policy.horizon} x {policy.action_dim} actions from {', '.join(policy.views)}, "

@@ -54,7 +54,8 @@ class Readable(Protocol):
     """Demonstrations of any kind, which can be pickled. demos: each with file.path, name, instruction and actions
     (T, A)."""
 
-    demos: Sequence[Any]
+    @property
+    def demos(self) -> Sequence[Any]: ...
 
     def picture(self, number: int, frame: int, view: str) -> np.ndarray:
         """(H, W, 3) uint8, upright, of demo `number`."""

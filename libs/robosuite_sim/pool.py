@@ -9,7 +9,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -128,7 +128,7 @@ class Job(abc.ABC):
 
 
 def run_jobs(
-    jobs: list[Job],
+    jobs: Sequence[Job],
     num_workers: int,
     progress: Callable[[Job], None],
     make_worker: Callable[[Job], RemoteObject] | None = None,
@@ -165,7 +165,7 @@ def run_jobs(
             slot.close()
 
 
-def run_with_bar(jobs: list[Job], num_workers: int) -> None:
+def run_with_bar(jobs: Sequence[Job], num_workers: int) -> None:
     """run_jobs for a command line: OpenGL made ready, a progress bar, Ctrl-C without a traceback (exit code 130)."""
     if any(job.next_number() is not None for job in jobs):
         tell_gl()
@@ -222,7 +222,7 @@ class _Slot:
         assert self._remote is not None and self._job is not None and self._number is not None
         return self._remote, self._job, self._number
 
-    def assign(self, jobs: list[Job]) -> bool:
+    def assign(self, jobs: Sequence[Job]) -> bool:
         """Start a piece of the present job, else of the one with the fewest helpers; False if none is needed now."""
         for job in sorted(jobs, key=lambda job: (job is not self._job, len(job.running))):
             if (number := job.next_number()) is not None:

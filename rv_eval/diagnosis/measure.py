@@ -6,7 +6,7 @@ variants, so that two answers differ because their inputs do.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,8 @@ from rv_train.data.base import Demonstrations, Sample
 from rv_train.validate import spread
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from rv_eval.policy import Policy
+    from rv_train.policies.base import Policy as TrainedPolicy
 
 
 OTHER_INSTRUCTION = "push the plate to the front of the stove"  # where the data has one instruction only
@@ -113,7 +112,7 @@ class Diagnosis:
 
 
 def diagnose(
-    policy: "Policy", dataset: Demonstrations, known: Mapping[str, Any], num_demos: int, num_frames: int, seed: int
+    policy: "Policy", dataset: Demonstrations, known: dict[str, Any], num_demos: int, num_frames: int, seed: int
 ) -> Diagnosis:
     """Measure a policy; returns the Diagnosis.
 
@@ -179,7 +178,7 @@ def observation(sample: Sample, views: list[str], random_key: tuple[int, ...]) -
 
 def answer(policy: "Policy", observations: Sequence[dict]) -> np.ndarray:
     """(n, H, A) float64, environment units."""
-    return policy.predict(observations).astype(np.float64)
+    return policy.predict(list(observations)).astype(np.float64)
 
 
 def condition(policy: "Policy", observations: Sequence[dict]) -> np.ndarray:
@@ -282,7 +281,7 @@ def measure_adapters(policy: "Policy", observations: Sequence[dict], conditions:
 
 
 @contextlib.contextmanager
-def adapters_off(model: "nn.Module") -> Iterator[None]:
+def adapters_off(model: "TrainedPolicy") -> Iterator[None]:
     """The weights below the adapters alone; those that were on are on again afterwards."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

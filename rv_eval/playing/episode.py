@@ -43,7 +43,7 @@ class Attempt:
 
     def __init__(self, env: Environment, agent: ChunkAgent, result: EpisodeResult, views: tuple[str, ...]) -> None:
         self.env, self.agent, self.result, self.views = env, agent, result, views
-        self.observation = None  # waits for the policy ...
+        self.observation: dict | None = None  # waits for the policy ...
         self.arrived = 0.0  # ... since then
         self._settled = False
         self._sent = 0  # actions
@@ -59,6 +59,7 @@ class Attempt:
 
         policy_s: seconds it cost.
         """
+        assert self.observation is not None, "what waits is answered"
         result = self.result
         result.queries += 1
         result.policy_s += policy_s

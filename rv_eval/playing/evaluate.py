@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings, Answering, ChunkAgent
@@ -50,7 +51,7 @@ class EvalOptions:
     save_all_data: bool = False
     timeout_s: float = 120.0
     recycle_after: int = 50
-    make_agent: Callable[..., ChunkAgent] = ChunkAgent
+    make_agent: Callable[..., Any] = ChunkAgent
 
 
 def plan_episodes(
@@ -261,7 +262,7 @@ def _write_files(options: EvalOptions, result: EpisodeResult, record: dict, repo
     digest = hashlib.sha256(repr(record_key(record)).encode()).hexdigest()[:8]
     stem = f"{task.suite}_{task.task_id}_{task.name}_init{episode.init_state:03d}_{outcome}_{digest}"
     show = options.save_video == "all" or (options.save_video == "failures" and not result.success)
-    written = {"video": None, "data": None}
+    written: dict[str, str | None] = {"video": None, "data": None}
     try:
         if result.frames and show:
             path = f"videos/{stem}.mp4"

@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from libs.wordings import Wording
-from rv_eval.envs.base import Episode, Request, Task
+from rv_eval.envs.base import Episode, Request
 
 Wordings = Mapping[str, Sequence[Wording]]  # by instruction
 
@@ -21,7 +22,7 @@ def reword(episodes: Iterable[Episode], wordings: Wordings, known: set[str]) -> 
     ]
 
 
-def ask_all(episodes: Iterable[Episode], requests: Callable[[Task], Sequence[Request]]) -> list[Episode]:
+def ask_all(episodes: Iterable[Episode], requests: Callable[[Any], Sequence[Request]]) -> list[Episode]:
     """Each episode once with every request of its task, so that a simulator stays with its task."""
     return [replace(episode, request=request) for episode in episodes for request in requests(episode.task)]
 

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import wait
+from typing import Any
 
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings, Answering, ChunkAgent
@@ -51,7 +52,7 @@ class Rollout:
         keep_trace: bool = False,
         timeout_s: float = 120.0,
         recycle_after: int = 50,
-        make_agent: Callable[..., ChunkAgent] = ChunkAgent,
+        make_agent: Callable[..., Any] = ChunkAgent,
     ) -> None:
         if num_envs < 1:
             raise BadInput(f"num_envs must be at least 1, got {num_envs}")
@@ -118,7 +119,7 @@ class Rollout:
         if not busy:
             return
         silence_ends = min(slot.silence_ends(self.timeout_s) for slot in busy)
-        ready = wait(busy, max(0.0, min(silence_ends - time.monotonic(), self._patience_s(slots))))
+        ready: list[Any] = wait(busy, max(0.0, min(silence_ends - time.monotonic(), self._patience_s(slots))))
         if not ready:
             self._replace_hanging(busy, pending)
         for slot in ready:
@@ -223,6 +224,7 @@ class _Slot:
         self._expect(attempt.begin())
 
     def answer(self, prediction, row, policy_s):
+        assert self.attempt is not None, "who waits plays"
         self._expect(self.attempt.answer(prediction, row, policy_s))
 
     def _expect(self, replies):
@@ -235,10 +237,12 @@ class _Slot:
         return self._heard + timeout_s + (START_TIMEOUT_S if self._is_new else 0.0)
 
     def fileno(self) -> int:
+        assert self.env is not None, "who is waited for has one"
         return self.env.fileno()
 
     def receive(self) -> EpisodeResult | None:
         """Read one reply; returns the result if it ended the episode."""
+        assert self.env is not None, "who is asked has one"
         reply = self.env.receive()
         self._heard = time.monotonic()
         self._is_new = False
@@ -248,6 +252,7 @@ class _Slot:
         if self._stale:
             self._stale -= 1
             return None
+        assert self.attempt is not None, "who is asked plays"
         if not self.attempt.take(reply):
             return None
         result, self.attempt = self.attempt.result, None

@@ -141,7 +141,7 @@ def _things_table(suite: str, records) -> Table:
 def _goals_table(suite: str, records) -> Table:
     """Asked task x task whose goal came to hold first."""
     reached = {_first_reached(record) for record in records} | {record["asked_task_id"] for record in records}
-    columns = {goal: f"{goal}" for goal in sorted(reached - {None})} | {None: "none"}
+    columns = {goal: f"{goal}" for goal in sorted(goal for goal in reached if goal is not None)} | {None: "none"}
     title = f"{suite}: goal reached first, where another's goal is asked"
     return _counts_table(title, records, columns, _first_reached, lambda asked, goal: asked == goal)
 

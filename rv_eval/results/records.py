@@ -185,7 +185,7 @@ def success_table(records: list[dict]) -> str:
     by_task = defaultdict(list)
     for record in records:
         by_task[record["suite"], record["task_id"], record["task_name"]].append(record)
-    rows = [("task", "success", "rate", "95 % interval", "steps", "parse failures", "incidents")]
+    rows: list[tuple[str, ...]] = [("task", "success", "rate", "95 % interval", "steps", "parse failures", "incidents")]
     for (suite, task_id, name), group in sorted(by_task.items()):
         short = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
         rows.append((f"{suite} {task_id} {short}", *_cells(summarize(group))))

@@ -68,7 +68,7 @@ class Line:
 
     def get(self, name: str) -> Any:
         """The value of a field, None if there is none; "versions.mujoco" is the entry of a field."""
-        value = self.values
+        value: Any = self.values
         for part in name.split(".", 1):
             value = value.get(part) if isinstance(value, dict) else None
         return value
@@ -232,7 +232,7 @@ def order(episode: tuple) -> tuple:
     return place, *which, asked or ""
 
 
-def group(things: Iterable, key: Callable[[T], K]) -> dict:
+def group(things: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     """key -> the things with it, in their order."""
     groups = defaultdict(list)
     for thing in things:
@@ -297,7 +297,7 @@ def _check(line: Line):
     is_plan = _is_plan(line.file)
     for name, kinds in (PLAN_FIELDS if is_plan else RECORD_FIELDS).items():
         value = line.values.get(name)
-        if type(value) not in kinds or (float in kinds and not math.isfinite(value)):
+        if type(value) not in kinds or (isinstance(value, float) and not math.isfinite(value)):
             raise _damaged(line, f"{name} is {json.dumps(value)}")
     for name, kind in OPTIONAL_FIELDS.items():
         if not isinstance(line.get(name), kind | None):

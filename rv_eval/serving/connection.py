@@ -36,7 +36,7 @@ class GuardedConnection(ServerConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if len(self.server.handler_tasks) > self._most:
-            transport.abort()
+            self.transport.abort()
         elif hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the system's own limit, minutes, holds
             peer = transport.get_extra_info("socket")
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * self._dead_s))

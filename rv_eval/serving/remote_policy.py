@@ -56,7 +56,7 @@ class RemotePolicy:
         self.reconnects = 0
         self._headers = {"Authorization": authorization(api_key)} if api_key else None
         self._connections = []
-        self._metadata = None
+        self._metadata: dict = {}  # of the first connection
         try:
             self._connections.append(self._connect())
         except _LOST as error:
@@ -210,7 +210,7 @@ class RemotePolicy:
             found = read_metadata(message if isinstance(message, str) else wire.unpack(message))
         except BadInput as error:
             raise BadInput(f"{self.url}: {error}") from None
-        if self._metadata is None:
+        if not self._metadata:
             self._metadata = found
         before = self._metadata
         # The place of the model and drafts are nothing that an answer depends on.

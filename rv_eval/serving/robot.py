@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -151,7 +152,8 @@ class RobotLoop:
         gripper = ActionPart("gripper", 1, (-1.0, 1.0) if options.snap_gripper else None)
         self._parts = (ActionPart("others", policy.action_dim - 1), gripper)
         self._delays = deque(maxlen=DELAYS)
-        self._numbers, self._before = (), None  # of the last answer; the last action, None: held
+        self._numbers: Sequence[int] = ()  # of the last answer
+        self._before: np.ndarray | None = None  # the last action, None: held
         self._refused_in_a_row = 0
         self.result = RobotResult()
 

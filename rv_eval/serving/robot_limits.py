@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,8 @@ class Limits:
             what = f"has no entry {wrong[0]!r}" if wrong else f"needs {missing[0]!r} (null: none)"
             raise BadInput(f"{path}: a file of limits {what}; its entries are {', '.join(known)} and about")
         try:
-            return cls(**{name: tuple(v) if isinstance(v := found[name], list) else v for name in known})
+            values: dict[str, Any] = {name: tuple(v) if isinstance(v := found[name], list) else v for name in known}
+            return cls(**values)
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from None
 

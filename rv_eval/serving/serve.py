@@ -103,7 +103,8 @@ class PolicyServer:
         self._batcher = Batcher(self.limits.batch_wait_s, lambda: self.clients, report or _to_stderr)
         self._ready = asyncio.Event()
         self._executed = executed or (lambda preset: preset)
-        self._policy, self._about = policy, policy.describe() if policy is not None else None
+        self._policy = policy
+        self._about: dict = {} if policy is None else policy.describe()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; returns the address, "ws://host:port". port 0: any that is free. BadInput: it cannot be had."""
@@ -126,11 +127,13 @@ class PolicyServer:
             policy = load()
             return policy, policy.describe()
 
-        self._policy, self._about = await self._batcher.load(load_and_describe)
+        policy, self._about = await self._batcher.load(load_and_describe)
+        self._policy = policy
         self._begin()
-        return self._policy
+        return policy
 
     def _begin(self):
+        assert self._policy is not None, "what begins has one"
         self._views, self._proprio = tuple(self._policy.views), self._policy.proprio
         self._max_bytes = message_limit(self._views)
         keys = {"observation_keys": openpi_keys(self._views, self._proprio)}
@@ -146,7 +149,7 @@ class PolicyServer:
             host,
             port,
             process_request=self._before_handshake,
-            create_connection=self._new_connection,
+            create_connection=self._new_connection,  # type: ignore[arg-type]  # it is only called
             origins=[None],  # a page in the user's browser must not reach a server on 127.0.0.1
             compression=None,
             max_queue=1,
@@ -158,8 +161,8 @@ class PolicyServer:
         )
 
     def _new_connection(self, *args, **kwargs):
-        limits = {"most": self.limits.max_clients + NEWCOMERS, "dead_s": self.limits.dead_s}
-        connection = GuardedConnection(*args, **limits, **kwargs)
+        most = self.limits.max_clients + NEWCOMERS
+        connection = GuardedConnection(*args, most=most, dead_s=self.limits.dead_s, **kwargs)
         connection.protocol.max_message_size = self._max_bytes
         return connection
 
@@ -209,6 +212,7 @@ class PolicyServer:
             if not await unless_gone(connection, self._ready.wait()):
                 return
             connection.protocol.max_message_size = self._max_bytes  # it may have come before this was known
+            assert self._policy is not None, "what is ready has one"
             session = vla_eval.Session(self._policy, self._settings, self._batcher.ask)
             if _path(connection.request) != vla_eval.PATH:
                 await self._send(connection, self._metadata)

@@ -172,12 +172,13 @@ def _array(data, dtype, shape):
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def _scalar(value, dtype):
+def _scalar(value: Any, dtype: np.dtype) -> Any:
     fits = {"b": bool, "i": int, "u": int, "f": float}[dtype.kind]
     if type(value) is not fits:
         raise BadInput(f"a scalar of dtype {dtype} cannot hold a {type(value).__name__}")
-    limits = np.iinfo(dtype) if fits is int else np.finfo(dtype) if fits is float else None
-    if limits and math.isfinite(value) and not limits.min <= value <= limits.max:
+    number: Any = value
+    limits: Any = np.iinfo(dtype) if fits is int else np.finfo(dtype) if fits is float else None
+    if limits and math.isfinite(number) and not limits.min <= number <= limits.max:
         raise BadInput(f"a scalar of dtype {dtype} cannot hold {value}")
     return dtype.type(value)
 

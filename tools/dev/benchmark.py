@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, module in BENCHMARKS.items():
         kind = kinds.add_parser(
             name,
-            help=module.__doc__.splitlines()[0],
+            help=(module.__doc__ or "").splitlines()[0],
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

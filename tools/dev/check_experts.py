@@ -80,7 +80,10 @@ def _pictures(env, states, count):
 
 
 def check_task(
-    task: "LiberoTask", seeds: Iterable[int], frames: int, send: Callable[[tuple[str, int, dict[str, Any]]], None]
+    task: "LiberoTask",
+    seeds: Sequence[int],
+    frames: Path | None,
+    send: Callable[[tuple[str, int, dict[str, Any]]], None],
 ) -> None:
     """Run the episodes of a task in this process; send((suite, task_id, record)) after each."""
     env = LiberoEnv(task, resolution=192 if frames else 64)
@@ -214,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table(results.rows))
 
 
-def run(results: Results, num_workers: int, frames: int) -> None:
+def run(results: Results, num_workers: int, frames: Path | None) -> None:
     """Run the missing episodes of all tasks in `num_workers` processes."""
     context = get_context("spawn")
     orders, answers = context.Queue(), context.Queue()

@@ -155,7 +155,7 @@ def wrong_shape(rng: np.random.Generator, target: Target) -> bytes:
 
 def wrong_values(rng: np.random.Generator, target: Target) -> bytes:
     own = target.with_picture(rng, np.zeros((64, 64, 3), np.uint8))
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"proprio": np.full(9, np.nan)},
         {"proprio": np.full(9, np.inf, np.float16)},
         {"proprio": np.zeros(10_000)},
@@ -212,7 +212,9 @@ async def send_messages(
     tally = Counter()
     try:
         headers = {"Authorization": authorization(target.api_key)} if target.api_key else None
-        options = dict(additional_headers=headers, compression=None, proxy=None, max_size=None, close_timeout=2)
+        options: dict[str, Any] = dict(
+            additional_headers=headers, compression=None, proxy=None, max_size=None, close_timeout=2
+        )
         options["create_connection"] = AttackersConnection
         async with connect(target.url, **options) as connection:
             await connection.recv()
@@ -241,7 +243,9 @@ def request(target: Target, *lines: str) -> bytes:
     """The HTTP request that opens a websocket."""
     key = base64.b64encode(bytes(16)).decode()
     head = ["GET / HTTP/1.1", "Host: a", "Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {key}"]
-    head += ["Sec-WebSocket-Version: 13"] + ([f"Authorization: {authorization(target.api_key)}"] * bool(target.api_key))
+    head += ["Sec-WebSocket-Version: 13"] + (
+        [f"Authorization: {authorization(target.api_key)}"] if target.api_key else []
+    )
     return "\r\n".join([*head, *lines, "", ""]).encode()
 
 
@@ -402,7 +406,7 @@ async def attack_until(deadline: float, seed: int, number: int, target: Target, 
     deadline: loop time. tallies: {kind: Counter}, filled.
     """
     rng = np.random.default_rng([seed, number])
-    kinds = [*MESSAGES, *MANNERS]
+    kinds: list[Any] = [*MESSAGES, *MANNERS]
     kind = kinds[number % len(kinds)]
     # Askers are rarer, else the attackers would mostly stand in line for answers.
     weights = np.array([0.2 if kind in ASKERS else 1.0 for kind in kinds])

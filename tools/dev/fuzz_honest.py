@@ -41,7 +41,8 @@ class HonestClient:
             for number in range(QUESTIONS)
         ]
         self._ask, self.name = asker(url, api_key)
-        self.latencies, self.problem = [], None
+        self.latencies: list[float] = []
+        self.problem: str | None = None
         self.right = [self._ask(question) for question in self._questions]
         self.calm = []
         for number in range(3 * QUESTIONS):
@@ -119,7 +120,9 @@ def vla_eval_asker(url: str, api_key: str | None) -> tuple[Callable[[dict], Any]
         state = {part: values for part, values in observation["proprio"].items()}
         own = {"images": images, "task_description": observation["instruction"], "state": state}
         connection.send(frame("observation", own))
-        answer = wire.unpack(connection.recv(60))
+        told = connection.recv(60)
+        assert isinstance(told, bytes), "the protocol has no texts"
+        answer = wire.unpack(told)
         if answer["type"] != "action":
             raise RuntimeError(f"answered by {answer['payload']}")
         return answer["payload"]["actions"].tobytes()

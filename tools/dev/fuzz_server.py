@@ -59,6 +59,7 @@ class ServerProcess:
                 stderr=log,
                 text=True,
             )
+        assert self.process.stdout, "a pipe"
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             line = self.process.stdout.readline() if selector.select(START_TIMEOUT_S) else ""
@@ -83,6 +84,7 @@ class ServerProcess:
             self.process.kill()
             return self.process.wait()
         finally:
+            assert self.process.stdout, "a pipe"
             self.process.stdout.close()
 
 
@@ -130,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def fuzz(
-    url: str, api_key: str | None, server: ServerProcess, folder: Path, seconds: float, clients: int, seed: int
+    url: str, api_key: str | None, server: ServerProcess | None, folder: Path, seconds: float, clients: int, seed: int
 ) -> list[str]:
     """The attack and its table; returns what is not as it should be."""
     from rv_eval.serving.remote_policy import RemotePolicy
@@ -162,7 +164,7 @@ def fuzz(
     asyncio.run(attack())
     for client in honest:
         client.finish()
-    problems = [client.problem for client in honest if client.problem]
+    problems: list[str] = [client.problem for client in honest if client.problem]
     health = wait_for_calm(url, len(honest))
     if server:
         memory.append(("end", server.memory_mb()))
@@ -200,7 +202,7 @@ def wait_for_calm(url: str, clients: int, seconds: float = 15.0) -> dict[str, An
 def print_table(
     tallies: Mapping[str, Counter],
     honest: "Sequence[HonestClient]",
-    memory: Sequence[float],
+    memory: Sequence[tuple[str, float]],
     health: Mapping[str, Any] | None,
 ) -> None:
     from tools.dev.fuzz_attacks import OUTCOMES

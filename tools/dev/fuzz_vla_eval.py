@@ -29,7 +29,7 @@ def is_refusal(answer: bytes | str) -> bool:
     return is_frame(message) and message["type"] == "error"
 
 
-def frame(kind: str, payload: Any, seq: int = 1) -> bytes:
+def frame(kind: Any, payload: Any, seq: int = 1) -> bytes:
     return wire.pack(dict(zip(ENTRIES, (kind, payload, seq, time.time()), strict=True)), wire.Form.TEXT_KEYS)
 
 

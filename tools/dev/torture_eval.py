@@ -15,6 +15,7 @@ Ten minutes on two cores. Exit code: 0 equal, 1 not, or an evaluation failed or 
 
 import argparse
 import contextlib
+import functools
 import os
 import socket
 import subprocess
@@ -87,8 +88,11 @@ class Attempt:
         count = -1
         while count < self.count() and self.process.poll() is None:
             count = self.count()
-            self.wait_until(lambda so_far=count: self.count() > so_far, patience_s)
+            self.wait_until(functools.partial(self._has_more_than, count), patience_s)
         return self.process.wait()
+
+    def _has_more_than(self, count: int) -> bool:
+        return self.count() > count
 
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
@@ -217,7 +221,7 @@ class Torture:
         victim = self.victims[self.rng.integers(len(self.victims))]
         if is_last:
             victim = "simulator"
-            attempt.wait_until(attempt.simulators, self.startup_s + PATIENCE_S)
+            attempt.wait_until(lambda: bool(attempt.simulators()), self.startup_s + PATIENCE_S)
         elif victim == "simulator" and attempt.simulators_killed == MAX_INCIDENTS:
             victim = "evaluation"  # an episode with bad luck would be given up
         simulators = attempt.simulators()
@@ -230,6 +234,7 @@ class Torture:
         elif victim == "evaluation":
             kill([attempt.process.pid])
         elif victim == "server":
+            assert self.server is not None, "a victim that there is"
             kill([self.server.process.pid])
         else:
             kill(processes(f"{MARK}={self.mark}"))
@@ -272,7 +277,8 @@ def differing_videos(whole: Path, killed: Path) -> list[str]:
         there = {str(path.relative_to(folder)) for path in (folder / "videos").glob("*.mp4")}
         if named != there:
             return [f"videos of {folder}: {', '.join(sorted(named ^ there))} is not both in the results and there"]
-        lengths.append({name: imageio.get_reader(folder / name).count_frames() for name in sorted(named)})
+        readers: dict[str, Any] = {name: imageio.get_reader(folder / name) for name in sorted(named)}
+        lengths.append({name: reader.count_frames() for name, reader in readers.items()})
     return [
         f"{name}: {lengths[0].get(name)} and {lengths[1].get(name)} frames"
         for name in sorted({*lengths[0], *lengths[1]})

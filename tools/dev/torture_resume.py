@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,17 +55,18 @@ OPTS = {
 class Attempt:
     """One start of the trainer, watched from outside: its console, its run folder, its processes."""
 
-    def __init__(self, run: Path, opts: Sequence[str], resume: bool, log: Path, mark: str) -> None:
+    def __init__(self, run: Path, opts: Mapping[str, object], resume: bool, log: Path, mark: str) -> None:
         self.run, self.log, self.mark = run, log, f"{MARK}={mark}"  # "." at its end: 1 is not the beginning of 11
         self._stale = self._unfinished()
-        opts = {**OPTS, **opts, "EXP.DIR": str(run.parent), "EXP.ID": run.name}
+        pairs = {**OPTS, **opts, "EXP.DIR": str(run.parent), "EXP.ID": run.name}
         command = [sys.executable, "-m", "rv_train.train", "--nproc", "2", "--cfg", str(ROOT / RECIPE)]
-        command += ["--resume"] * resume + [str(part) for pair in opts.items() for part in pair]
+        command += ["--resume"] * resume + [str(part) for pair in pairs.items() for part in pair]
         environment = {**os.environ, MARK: mark, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         self.began = time.monotonic()
         with log.open("wb") as console:
-            streams = dict(stdout=console, stderr=subprocess.STDOUT)
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, **streams)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=console, stderr=subprocess.STDOUT
+            )
 
     def _unfinished(self):
         """Checkpoints that are not renamed yet → when they were last touched."""
@@ -124,7 +125,7 @@ class Tempo:
     save: float
 
 
-def run_whole(run: Path, opts: Sequence[str], log: Path, mark: str) -> Tempo:
+def run_whole(run: Path, opts: Mapping[str, object], log: Path, mark: str) -> Tempo:
     """The uninterrupted run; returns its Tempo. TortureFailed where it fails."""
     attempt = Attempt(run, opts, False, log, f"{mark}.whole.")
     startup = save = 0.0
@@ -140,12 +141,18 @@ def run_whole(run: Path, opts: Sequence[str], log: Path, mark: str) -> Tempo:
         time.sleep(0.002)
     if attempt.process.returncode != 0:
         raise TortureFailed(f"the uninterrupted run failed:\n{attempt.tail()}")
-    return Tempo(startup, (attempt.seconds() - startup) / attempt.step(), save)
+    return Tempo(startup, (attempt.seconds() - startup) / (attempt.step() or 1), save)
 
 
 def run_killed(
-    run: Path, opts: Sequence[str], log_folder: Path, mark: str, kills: int, tempo: Tempo, rng: np.random.Generator
-) -> list[str]:
+    run: Path,
+    opts: Mapping[str, object],
+    log_folder: Path,
+    mark: str,
+    kills: int,
+    tempo: Tempo,
+    rng: np.random.Generator,
+) -> None:
     """The same run with SIGKILLs, each followed by a resume. TortureFailed where it ends in another way."""
     attempt = None
     for count in range(kills + 1):

@@ -133,7 +133,7 @@ def proprio_lines(proprio: dict[str, np.ndarray]) -> list[str]:
     return lines
 
 
-def constant(what: str, values: np.ndarray, names: Sequence[str]) -> str:
+def constant(what: str, values: np.ndarray, names: Sequence[object]) -> str:
     """ "actions roll, pitch": the columns that never change, without names where all do not; "" if there is none."""
     still = is_constant(values.min(axis=0), values.max(axis=0))
     fixed = [str(name) for name, one in zip(names, still, strict=True) if one]

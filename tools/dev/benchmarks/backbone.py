@@ -114,7 +114,7 @@ def _measure_size(args, size, device, dtype):
 def _config(size, image_size, dtype):
     from rv_train.config import cfg_from_dict
 
-    model = {"NAME": "flow_expert", "INIT": "random", "TEXT": SIZES[size]}
+    model: dict[str, Any] = {"NAME": "flow_expert", "INIT": "random", "TEXT": SIZES[size]}
     if size == "7b":
         model["TEXT"] |= {"VOCAB": 152064, "TIED": False}
     else:

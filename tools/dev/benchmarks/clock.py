@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class PhaseClock:
         self._last = now
 
 
-def add_phases(all_phases: Iterable[Mapping[str, Sequence[float]]]) -> dict:
+def add_phases(all_phases: Iterable[Mapping[str, Mapping[str, float]]]) -> dict:
     """Sum of what several clocks took."""
     total = {}
     for phases in all_phases:

@@ -104,7 +104,7 @@ def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
             readers[kind.name], wrong = _compare_readers(cfg, paths[kind], order, args.rounds, report)
             problems += [f"{kind.name}: {reader} reads something else" for reader in wrong]
     settings = {"data": str(args.data), "samples": args.samples, "rounds": args.rounds}
-    side, _ = dataset.facts.cameras[dataset.views[0]]
+    side, _ = dataset.facts.cameras[dataset.views[0]] or (0, 0)
     return {
         "settings": settings,
         "frames": {"number": len(dataset), "views": len(keys), "resolution": side},
@@ -209,7 +209,9 @@ def table(result: Mapping[str, Any]) -> str:
 
     frames = result["frames"]
     side = frames["resolution"]
-    rows = [(f"samples of {frames['views']} x {side}x{side}", "KiB/frame", "write ms", "warm /s/core", "cold /s")]
+    rows: list[tuple[str, ...]] = [
+        (f"samples of {frames['views']} x {side}x{side}", "KiB/frame", "write ms", "warm /s/core", "cold /s")
+    ]
     for name, numbers in result["storage"].items():
         sizes = f"{numbers['bytes_per_frame'] / 1024:.1f}", f"{numbers['write_ms_per_frame']:.2f}"
         rows.append((name, *sizes, *(with_quartiles(numbers[key], 0) for key in ("warm_per_s", "cold_per_s"))))

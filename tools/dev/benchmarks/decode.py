@@ -10,7 +10,7 @@ demonstrations (--data), or pictures that drift. Models: random weights at some 
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from libs.errors import BadInput
 from tools.dev.benchmarks.samples import columns, rotated, spread, with_quartiles
 
 if TYPE_CHECKING:
-    from rv_train.policies.base import Encoder
     from rv_train.policies.text.encoder import TextEncoder
     from rv_train.policies.text.model import TextPolicy
 
@@ -179,7 +178,7 @@ def _disagreements(where, answers) -> list[str]:
     ]
 
 
-def summarize(calls: Mapping[str, list[dict]], first: Mapping[str, float]) -> dict:
+def summarize(calls: Mapping[str, list[dict]], first: Mapping[str, Sequence[float]]) -> dict:
     """Milliseconds per call of each variant, of that the prompt, and how much faster than generate() it is.
 
     first: seconds until the first token, of "generate" and of "plain"; the others have the same prompt.
@@ -220,7 +219,8 @@ def _random_model(name, device):
     from rv_train.config import load_cfg
     from rv_train.policies import build_encoder, build_policy
 
-    options = [part for pair in {"MODEL.INIT": "random", **SIZES[name]}.items() for part in pair]
+    chosen: Any = SIZES[name]  # {key: value}
+    options = [part for pair in {"MODEL.INIT": "random", **chosen}.items() for part in pair]
     cfg = load_cfg(CONFIG, options)
     encoder = build_encoder(cfg, {"min": [-1.0] * 7, "max": [1.0] * 7})
     torch.manual_seed(0)
@@ -231,14 +231,14 @@ def _random_model(name, device):
     return model, encoder
 
 
-def observations(args: argparse.Namespace, number: int, encoder: "Encoder") -> list[dict]:
+def observations(args: argparse.Namespace, number: int, encoder: "TextEncoder") -> list[dict]:
     """What the rows of call `number` see: row by row the next frame of a sequence."""
     if args.data:
         return _recorded(args, number, encoder)
     pictures = []
     for row in range(args.batch):
         rng = np.random.default_rng([row, number // SEQUENCE])
-        coarse = rng.integers(0, 256, (len(encoder.views), 16, 16, 3), dtype=np.uint8)
+        coarse = rng.integers(0, 256, (len(encoder.views), 16, 16, 3), dtype="uint8")
         shift = 2 * (number % SEQUENCE)
         pictures.append(np.roll(coarse.repeat(16, 1).repeat(16, 2), (shift, shift), (1, 2)))  # 256 x 256
     return [{"views": dict(zip(encoder.views, views, strict=True)), "instruction": INSTRUCTION} for views in pictures]

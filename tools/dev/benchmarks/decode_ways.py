@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -20,7 +20,7 @@ class Ways:
 
     def __init__(self, model: "TextPolicy", device: torch.device | str) -> None:
         self.model = model
-        self._compiled = None
+        self._compiled: Any = None
         self._wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
 
     @torch.inference_mode()
@@ -43,7 +43,7 @@ class Ways:
         return {"s": time.perf_counter() - start, "ids": ids, "passes": passes}
 
     def _ours(self, batch, drafts, variant, only_first):
-        decoder = self.model.decoder
+        decoder: Any = self.model.decoder
         prompt = self.model._embed(batch)
         if only_first:
             decoder.prefill(prompt)
@@ -54,7 +54,8 @@ class Ways:
         return decoder.generate(prompt, batch["lengths"], drafts=given)
 
     def _generate(self, batch, variant, only_first):
-        backbone, family, ids = self.model.backbone, self.model.family, batch["input_ids"]
+        family: Any = self.model.family  # one of Qwen's
+        backbone, ids = self.model.backbone, batch["input_ids"]
         grammar = self.model.decoder.grammar.to(ids.device)
         patches, grid = image_patches(batch["images"].flatten(0, 1), family.patches, backbone.model.visual.dtype)
         more = {} if variant == "generate" else {"cache_implementation": "static", "disable_compile": True}
@@ -89,7 +90,8 @@ class OnlyAnswers(LogitsProcessor):
     """Lets through what the grammar does."""
 
     def __init__(self, grammar: "Grammar") -> None:
-        self.grammar, self.state = grammar, None
+        self.grammar = grammar
+        self.state: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         grammar = self.grammar

@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
 
     torch.set_num_threads(1)
     cfg = load_cfg(args.cfg, ["DATA.PREPROCESS", "fast"])
-    encoder = build_encoder(cfg, STATS)
+    encoder: Any = build_encoder(cfg, STATS)  # with its `transform`
     references = {name: UpstreamEncoder(cfg, encoder.prompt, name) for name in image_backends()}
     encode = _encoders(encoder, references)
     draw = {
@@ -177,7 +177,7 @@ def table(result: Mapping[str, Any]) -> str:
     from tools.dev.benchmarks.samples import columns, with_quartiles
 
     batch, agreed = result["settings"]["batch"], "" if result["problems"] else ", ids, labels and pixels the same"
-    rows = [(f"per batch of {batch}{agreed}", "CPU ms", "ms", "of this code", "with patches")]
+    rows: list[tuple[str, ...]] = [(f"per batch of {batch}{agreed}", "CPU ms", "ms", "of this code", "with patches")]
     for part in ("encode", "pictures"):
         for name, numbers in result[part].items():
             own, with_patches = (numbers["cpu_ratio_to"].get(other) for other in ("ours", "ours_patches"))

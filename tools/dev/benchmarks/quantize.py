@@ -65,7 +65,8 @@ def _measure_model(args, name, model, encoder, report):
         if args.torch_compile:
             own.compile_predict()
         ways[kind] = Ways(own, args.device)
-    calls, drafts = {kind: [] for kind in ways}, dict.fromkeys(ways)
+    calls = {kind: [] for kind in ways}
+    drafts: dict[str, Any] = dict.fromkeys(ways)
     number_of_calls = -(-args.prompts // args.batch)
     for call in range(-1, number_of_calls):  # the first is a warm-up
         seen = decode.observations(args, max(call, 0), encoder)
@@ -157,7 +158,7 @@ def table(result: Mapping[str, Any]) -> str:
             + ("the processor" if model["clock"] == "cpu_s" else "the clock")
         )
         head = ("", "MiB", "call", "prompt", "pass", "passes", "faster by", "equal ids", "answers", "numbers apart")
-        rows = [head]
+        rows: list[tuple[str, ...]] = [head]
         for kind, numbers in model["kinds"].items():
             rows.append(
                 (

@@ -73,6 +73,9 @@ def _replace(layers, new):
 class KernelLinear(nn.Module):
     """A linear layer with weights of 8 bits, one scale per output; few rows by torch's kernel for a CPU."""
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach().float()

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -26,7 +27,7 @@ class Reader:
     look: item -> (first view upright, actions) to compare; None where it is no sample.
     """
 
-    dataset: object
+    dataset: Any
     collate: Callable | None
     look: Callable | None
     key: Callable = int
@@ -96,10 +97,11 @@ def _robomimic(path, keys, steps):
         )
 
 
-def same_sample(reader: Reader, ours: DemoDataset, index: int) -> bool:
+def same_sample(reader: Reader, ours: Reader, index: int) -> bool:
     """Whether a reader's first picture and actions are those of this code, as far as it has actions."""
     if reader.look is None:
         return True
     picture, actions = reader.look(reader.dataset[reader.key(index)])
+    assert ours.look is not None, "this code's has samples"
     expected_picture, expected = ours.look(ours.dataset[index])
     return np.array_equal(picture, expected_picture) and np.allclose(actions, expected[: len(actions)], atol=1e-6)

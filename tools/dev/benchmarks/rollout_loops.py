@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +19,8 @@ from tools.dev.benchmarks.clock import CpuMeter, PhaseClock, add_phases
 from tools.dev.benchmarks.timed_env import TimedEnv
 
 if TYPE_CHECKING:
-    from libs.libero_sim.env import LiberoProcess
     from libs.libero_sim.suites import LiberoTask
+    from libs.robosuite_sim.remote import RemoteObject
     from rv_eval.policy import Policy
 
 
@@ -36,14 +36,15 @@ def load_policy(
     if device == "cpu":
         torch.set_num_threads(1)  # the faster setting for both loops, measured
     policy = Policy.from_checkpoint(model_path, device, torch_compile, batch_rows)
-    backbone = policy.model.backbone.model
+    model: Any = policy.model  # a TextPolicy
+    backbone = model.backbone.model
     for owner, method, phase in (
         (policy, "predict_detailed", "policy"),
         (policy.encoder, "encode", "encode"),
         (policy.encoder, "collate", "encode"),
         (backbone.visual, "forward", "vision"),
-        (policy.model.decoder, "prefill", "prefill"),
-        (policy.model.decoder, "generate", "decode"),
+        (model.decoder, "prefill", "prefill"),
+        (model.decoder, "generate", "decode"),
     ):
         clock.watch(owner, method, phase)
     return policy
@@ -159,7 +160,7 @@ class KeptEnv(LiberoEnvironment):
         super().__init__(task, resolution, render)
         self._idle = idle
 
-    def start(self, task: "LiberoTask", resolution: int, render: str) -> "LiberoProcess":
+    def start(self, task: "LiberoTask", resolution: int, render: str) -> "RemoteObject":
         return _TimedProcess(task, resolution, render)
 
     @property
@@ -169,7 +170,7 @@ class KeptEnv(LiberoEnvironment):
     def wait_until_ready(self) -> None:
         self._process.call("take_phases")
 
-    def take_phases(self) -> dict[str, list[float]]:
+    def take_phases(self) -> dict[str, dict[str, float]]:
         return self._process.call("take_phases")
 
     def close(self) -> None:

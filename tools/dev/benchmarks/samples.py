@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from yacs.config import CfgNode
 
 if TYPE_CHECKING:
@@ -42,13 +41,13 @@ def made_samples(number: int, cfg: CfgNode, resolution: int = 256) -> "list[Samp
     return samples
 
 
-def rotated(names: Sequence[str], turn: int) -> list[str]:
+def rotated(names: list[str], turn: int) -> list[str]:
     """The names in the order of this turn: nobody always comes first."""
     start = turn % len(names)
     return names[start:] + names[:start]
 
 
-def spread(values: ArrayLike) -> dict:
+def spread(values: Sequence[float]) -> dict:
     """{"median", "quartiles": [low, high]}"""
     low, middle, high = np.percentile(values, [25, 50, 75])
     return {"median": float(middle), "quartiles": [float(low), float(high)]}

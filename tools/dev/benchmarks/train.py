@@ -155,7 +155,7 @@ def disagreements(name: str, steps: Mapping[str, Sequence[Mapping[str, Any]]], t
 
 
 def summarize(
-    steps: Mapping[str, Sequence[Mapping[str, Any]]], batch: int, peak: float, peaks: Mapping[str, float]
+    steps: Mapping[str, Sequence[Mapping[str, Any]]], batch: int, peak: float | None, peaks: Mapping[str, float | None]
 ) -> dict:
     """Per variant: seconds per step, samples per second, MFU, and how much faster it is than the first variant.
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -56,6 +56,18 @@ class _Step:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.lr = base_lr(cfg.TRAIN, 1)
 
+    def prepare(self, keys: Sequence[tuple[int, int, int]]) -> dict[str, torch.Tensor]:
+        """A batch of the samples of these keys."""
+        raise NotImplementedError
+
+    def sizes(self, batch: Mapping[str, torch.Tensor]) -> tuple[list[int], int]:
+        """(tokens of each sample, learned tokens of all)"""
+        raise NotImplementedError
+
+    def learn(self, batch: Mapping[str, torch.Tensor]) -> float:
+        """The optimizer step; its loss."""
+        raise NotImplementedError
+
     def run(self, keys) -> dict:
         """One optimizer step on the samples of these keys, see `TrainingSet`.
 
@@ -91,7 +103,8 @@ class OurStep(_Step):
         super().__init__(cfg, device, encoder, samples)
         if compiled:
             self.model.compile()
-        self.set = TrainingSet(samples, encoder, SEED)
+        drawn: Any = samples  # a list of Samples is all that is asked here
+        self.set = TrainingSet(drawn, encoder, SEED)
         devices = [device] if device.type == "cuda" else None
         self.wrapped = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
         self.optimizer = build_optimizer(cfg.TRAIN, self.parameters)
@@ -123,8 +136,10 @@ class UpstreamStep(_Step):
         self, cfg: CfgNode, device: torch.device, encoder: "Encoder", samples: "Sequence[Sample]", backend: str = "pil"
     ) -> None:
         super().__init__(cfg, device, encoder, samples)
-        use_own(self.model.backbone, self.model.family.own(), own=False)
-        self.encoder, self.upstream = encoder, UpstreamEncoder(cfg, encoder.prompt, backend)
+        family: Any = self.model.family  # one of Qwen's
+        use_own(self.model.backbone, family.own(), own=False)
+        self.encoder: Any = encoder  # a TextEncoder
+        self.upstream = UpstreamEncoder(cfg, encoder.prompt, backend)
         train = cfg.TRAIN
         options = {"lr": self.lr, "betas": tuple(train.betas), "weight_decay": train.weight_decay}
         self.optimizer = torch.optim.AdamW(self.parameters, **options)

@@ -6,7 +6,7 @@ The model is given labels, so that the library computes the logits of every posi
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class UpstreamEncoder:
         self, pictures: np.ndarray, instruction: str, action_text: str, rng: np.random.Generator
     ) -> dict[str, torch.Tensor]:
         """(N, H, W, 3) uint8 and texts → features; `rng` draws which digits are hidden."""
-        chat = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
+        chat: list[dict[str, Any]] = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
         images = [{"type": "image", "image": _to_pil(picture)} for picture in pictures]
         chat.append({"role": "user", "content": [*images, {"type": "text", "text": instruction}]})
         opened = self._process(chat, add_generation_prompt=True)
@@ -125,5 +125,7 @@ def _processor(settings, tokenizer, backend):
 
     kind = Qwen2VLImageProcessorPil
     if backend == "torchvision":
-        from transformers import Qwen2VLImageProcessor as kind
+        from transformers import Qwen2VLImageProcessor
+
+        kind = Qwen2VLImageProcessor
     return PictureProcessor(kind(**settings), tokenizer, chat_template=tokenizer.chat_template)
