@@ -40,6 +40,7 @@ check: lint
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 setup: .venv/complete
 

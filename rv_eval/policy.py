@@ -13,10 +13,10 @@ import importlib.metadata
 import math
 import operator
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -273,7 +273,7 @@ def model_fingerprint(folder: Path | str) -> dict[str, str]:
     return {"model_fingerprint": total.hexdigest(), "weights_sha256": weights.hexdigest()}
 
 
-def _generator(observation) -> np.random.Generator:
+def _generator(observation: Mapping[str, Any]) -> np.random.Generator:
     key = observation.get("random_key")
     try:
         return np.random.default_rng(None if key is None else [operator.index(number) for number in key])
@@ -281,7 +281,7 @@ def _generator(observation) -> np.random.Generator:
         raise BadInput(f"random_key is a sequence of integers >= 0, got {key!r}") from None
 
 
-def _draft(observation, numbers) -> list[int]:
+def _draft(observation: Mapping[str, Any], numbers: int) -> list[int]:
     """What an observation expects of `numbers` numbers, -1 where it expects nothing."""
     draft = observation.get("draft", ())
     try:
@@ -291,7 +291,7 @@ def _draft(observation, numbers) -> list[int]:
     return known + [-1] * (numbers - len(known))
 
 
-def _device(name) -> torch.device:
+def _device(name: str | torch.device | None) -> torch.device:
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

@@ -40,6 +40,7 @@ class BadSteps:
 
         Args:
             model: the bare model; precision: its Precision; batches: this rank's batches of the step.
+
         Raises:
             BadInput: `limit` steps in a row were bad; names the samples whose own loss is not finite, of all ranks.
         """

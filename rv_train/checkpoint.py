@@ -84,9 +84,11 @@ def load_model_folder(
 
     Args:
         opts: config pairs KEY VALUE that are set over the stored ones.
+
     Returns:
         (model, cfg, {"encoder": what makes its batches, "action_stats": dict, "data_info": dict, "folder": Path of the
         model folder}).
+
     Raises:
         BadInput: nothing to load there, or a file of the folder is missing or broken.
     """
@@ -142,6 +144,7 @@ def save_checkpoint(
         model: the bare model, not its DDP wrapper.
         trainer: dict of tensors and plain values for trainer.pt; its "best" is None or (val/loss, step).
         links: names of further links to it, see `rv_train.validate.milestones`.
+
     Raises:
         OSError: it cannot be written; nothing of it is left, and older checkpoints are untouched.
     """
@@ -271,6 +274,7 @@ def find_resume(run: Path) -> tuple[Path, list[str]]:
 
     Returns:
         (folder, remarks: one line for every newer checkpoint that is damaged).
+
     Raises:
         BadInput: there is none.
     """

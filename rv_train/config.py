@@ -271,8 +271,10 @@ def load_cfg(path: Path | str, opts: Sequence[Any] = ()) -> CfgNode:
     Args:
         path: YAML file.
         opts: flat list `[KEY, VALUE, KEY, VALUE, ...]`, values as text or as Python values.
+
     Returns:
         the frozen tree.
+
     Raises:
         BadInput: missing or broken file, unknown key, value of the wrong type or outside its choices.
     """

@@ -46,6 +46,7 @@ def parse_devices(devices: str | None, nproc: int | None, must_exist: bool = Tru
 
     Args:
         must_exist: False takes the numbers of GPUs that this machine does not have, too, for a plan.
+
     Raises:
         BadInput: both given, a device that does not exist or is named twice, or fewer than one process.
     """

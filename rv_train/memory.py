@@ -30,6 +30,7 @@ def memory_estimate(cfg: CfgNode, policy: "Policy", tokens: int, counted: int, a
         policy: on any device, "meta" too.
         tokens, counted: of one sample: of its sequence, and what the loss is a mean over.
         amp: "off", "bf16" or "fp16".
+
     Returns:
         {part: bytes}.
     """

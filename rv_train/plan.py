@@ -45,6 +45,7 @@ def dry_run(cfg: CfgNode, devices: str | None = None, nproc: int | None = None) 
 
     Args:
         devices, nproc: `--devices` and `--nproc` as given; GPUs that this machine does not have are planned for.
+
     Raises:
         BadInput: a config that could never be trained with, or devices that make no sense.
     """

@@ -105,6 +105,7 @@ def prepare_run(
         device: torch.device of a rank.
         resume: continue from the run's newest good checkpoint.
         allow_changes: resume even with another config, other data or another number of ranks.
+
     Raises:
         BadInput: data or config that cannot be trained on, a package or compiler that is missing, nothing to resume,
             a folder that already holds something or is in use, or a resume that would be another run.

@@ -27,8 +27,10 @@ def sanity_forward(cfg: CfgNode, device: torch.device) -> int:
 
     Args:
         device: torch.device to compute on.
+
     Returns:
         exit code: 0, or 1 where the loss is not a finite number.
+
     Raises:
         BadInput: data, config or weights that cannot be trained on.
     """

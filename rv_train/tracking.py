@@ -65,6 +65,7 @@ class Tracker:
         Args:
             scalars: {"train/loss", "train/lr", "train/grad_norm", "speed/samples_per_s", "speed/data_wait", ...}.
             memory: `peak_memory` of every rank, bytes.
+
         Raises:
             OSError: the event file cannot be written.
         """
@@ -149,6 +150,7 @@ class EventFile:
     Args:
         folder: where to make it.
         purge_step: points of older files in the folder from this step on are no longer shown.
+
     Raises:
         OSError: from the constructor and `add`; the file is closed then.
     """

@@ -78,6 +78,7 @@ class Validation:
 
         Args:
             model: the bare model; its training flag is left as found.
+
         Returns:
             ({"val/mse", "val/mae", "val/parse_rate", "val/dim{i}_mae": over the samples of all ranks, and, where there
             are any, "val/hidden_targets": share of the numbers that are not known},
@@ -191,6 +192,7 @@ def chunk_figure(
         answers, truths: (n, H, A) environment units.
         titles: n row labels.
         low, high: (A,) range of each dimension, the vertical axis of its column.
+
     Returns:
         a matplotlib Figure that no global state knows of.
     """

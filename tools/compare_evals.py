@@ -8,7 +8,7 @@ by more than chance: tools/summarize_eval.py. Exit code: 0 equal, 1 not, 2 where
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from libs.cli import cli_errors
@@ -45,7 +45,7 @@ def compare_evals(
     return found
 
 
-def _differing(first: dict, second: dict, names):
+def _differing(first: dict, second: dict, names: Iterable[str]) -> list[str]:
     return [f"{n}: {first.get(n)} and {second.get(n)}" for n in names if first.get(n) != second.get(n)]
 
 

@@ -153,7 +153,7 @@ class ActionTextCodec:
                 return None
         return integers
 
-    def _checked(self, actions) -> np.ndarray:
+    def _checked(self, actions: ArrayLike) -> np.ndarray:
         actions = np.asarray(actions, dtype=np.float64)
         if actions.ndim == 0 or actions.shape[-1] != self.action_dim:
             raise BadInput(f"actions must have {self.action_dim} dimensions on the last axis, got {actions.shape}")

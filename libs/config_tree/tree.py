@@ -19,8 +19,10 @@ def merge(defaults: CfgNode, tree: object, opts: Sequence[Any], origin: str, lis
         opts: flat list [KEY, VALUE, KEY, VALUE, ...], values as text or as Python values.
         origin: where `tree` comes from, for errors.
         list_items: {key of a list: type of its items}; where the default is no list, either may be given.
+
     Returns:
         CfgNode, not frozen.
+
     Raises:
         BadInput: an unknown key, a value of the wrong type, a key without a value.
     """

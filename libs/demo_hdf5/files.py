@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from libs.demo_hdf5.opening import check_file
 from libs.errors import BadInput
@@ -52,5 +53,5 @@ def _below(folder: Path) -> list[Path]:
     raise BadInput(message)
 
 
-def _refuse(error: OSError):
+def _refuse(error: OSError) -> NoReturn:
     raise BadInput(f"folder {error.filename} cannot be read: {error.strerror}") from None

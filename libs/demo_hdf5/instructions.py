@@ -48,7 +48,7 @@ def stated_by_demo(demo: h5py.Group, place: DemoText | None, where: str) -> str:
         raise BadInput(f"{where}: {at} is no text ({error})") from None
 
 
-def _read(stored, json_key: str) -> str:
+def _read(stored: Any, json_key: str) -> str:
     """BadInput never: KeyError, TypeError or ValueError where it is none."""
     value = plain(stored)
     if (isinstance(value, np.ndarray) and value.dtype == np.uint8) or isinstance(value, np.void):

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -111,7 +112,7 @@ def _keys(key_map: KeyMap) -> dict:
     return keys | {place.key: (f"proprio {part}", place.dim) for part, place in key_map.proprio.items()}
 
 
-def _problem(data, length: int | None, dim: int | None) -> tuple[str, str]:
+def _problem(data: Any, length: int | None, dim: int | None) -> tuple[str, str]:
     """(kind, text) of what is wrong with one array, ("", "") if nothing. length: of the actions, if there are any."""
     if not isinstance(data, h5py.Dataset):
         return "missing", "missing"

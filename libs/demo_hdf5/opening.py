@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -151,7 +152,7 @@ def _load_filters() -> None:
         importlib.import_module("hdf5plugin")
 
 
-def _problem_of_file(path) -> str:
+def _problem_of_file(path: Path | str) -> str:
     """Why there is no ordinary file at a path, "" where there is one."""
     try:
         mode = os.stat(path).st_mode
@@ -216,7 +217,7 @@ def _other_format(path: Path) -> str:
     return f"not HDF5, it begins with {head[:16]!r}: is it another file, or damaged?"
 
 
-def _dead_end(parent: h5py.Group, link, error: Exception) -> str:
+def _dead_end(parent: h5py.Group, link: Any, error: Exception) -> str:
     """What is to be said of a name below `parent` that cannot be opened."""
     text = " ".join(str(error).split()).strip("'\"")
     if not isinstance(link, (h5py.SoftLink, h5py.ExternalLink)):

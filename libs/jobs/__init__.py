@@ -67,6 +67,7 @@ def run_jobs(
         function, jobs: can be pickled; jobs are handed out in order, the function goes to each process once.
         done: called here with each job that is finished.
         where: what is being made, for the message when a process dies.
+
     Raises:
         What `function` raises. RuntimeError: a process died.
     """

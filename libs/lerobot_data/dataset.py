@@ -27,6 +27,7 @@ class LeRobotSet:
         root: its folder (see `find_set` for names of the hub).
         vectors: states and actions to read, by the set's own names; they are held in memory, 4 bytes a number.
         cameras: whose pictures will be asked for, by the set's own names.
+
     Raises:
         BadInput, in one line: another version, a name that the set does not have (with those that it has), a file that
             is missing, cut off or damaged, a column that is missing, another number of rows than the table of episodes

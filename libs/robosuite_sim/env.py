@@ -120,7 +120,7 @@ class RobosuiteEnv(abc.ABC):
             self.robosuite_env.close()
             self.robosuite_env = None
 
-    def _reset_seeded(self, seed: int, reset: Callable):
+    def _reset_seeded(self, seed: int, reset: Callable) -> Any:
         """What `reset()` returns, run with this seed until a placement has no overlaps."""
         with numpy_seed(seed):
             returned = retry_placement(reset)

@@ -135,7 +135,7 @@ class RemoteObject:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _write(self, message) -> None:
+    def _write(self, message: Any) -> None:
         try:
             self._connection.send(message)
         except OSError as error:

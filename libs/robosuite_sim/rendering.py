@@ -98,7 +98,7 @@ def _merged_faces(vertices: np.ndarray, faces: np.ndarray, cell: float) -> tuple
     return kept, representative[corners[kept]]
 
 
-def _cull_before_rendering(sim, context) -> None:
+def _cull_before_rendering(sim: Any, context: Any) -> None:
     """Make `context.render` hide the geoms whose bounding spheres lie outside the camera's view."""
     draw, model, data = context.render, sim.model._model, sim.data._data
 
@@ -114,7 +114,7 @@ def _cull_before_rendering(sim, context) -> None:
     context.render = render
 
 
-def _out_of_view(model, data, camera_id: int, aspect: float) -> np.ndarray:
+def _out_of_view(model: Any, data: Any, camera_id: int, aspect: float) -> np.ndarray:
     """(ngeom,) bool: geoms certainly outside the camera's pyramid. Planes (radius 0) are never among them."""
     axes = data.cam_xmat[camera_id].reshape(3, 3)  # columns: right, up, backward
     centres = (data.geom_xpos - data.cam_xpos[camera_id]) @ axes

@@ -123,6 +123,7 @@ def diagnose(
         num_demos: demos to play open loop, evenly spaced over the data, and to take frames of.
         num_frames: frames whose inputs are varied, in all; evenly spaced over those demos, at least two of each.
         seed: of what is random in answers.
+
     Raises:
         BadInput: data that does not fit the policy, or whose actions are all the same.
     """

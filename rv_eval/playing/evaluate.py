@@ -283,7 +283,7 @@ def _make_room(path: Path) -> Path:
     return path
 
 
-def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, provenance: dict):
+def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, provenance: dict) -> None:
     """A line per task, and per sentence that it is asked in, with what all shards together are to run, so that a
     summary knows what is missing."""
     by_task = defaultdict(list)

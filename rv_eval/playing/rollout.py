@@ -7,7 +7,7 @@ the steps whose pictures somebody looks at: the policy at each query, the video 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -132,7 +132,7 @@ class Rollout:
                 if result is not None:
                     yield result
 
-    def _patience_s(self, slots) -> float:
+    def _patience_s(self, slots: "Sequence[_Slot]") -> float:
         """How long the policy is not to be asked yet.
 
         A call costs the same for one observation as for `batch_rows` of them. So those that wait, wait for company, but
@@ -145,7 +145,7 @@ class Rollout:
         if len(waiting) >= self.policy.batch_rows or not others_play:
             return 0.0
         patience_s = min(self._call_s, MAX_PATIENCE_S)
-        return min(slot.attempt.arrived for slot in waiting) + patience_s - time.monotonic()
+        return min(slot.attempt.arrived for slot in waiting if slot.attempt) + patience_s - time.monotonic()
 
     def _replace_hanging(self, busy, pending):
         for slot in busy:

@@ -86,7 +86,7 @@ def make_poster(video: Path | str) -> bool:
     return read
 
 
-def _write_poster(video, picture: np.ndarray):
+def _write_poster(video: Path | str, picture: np.ndarray) -> None:
     """picture: (H, W, 3) uint8 RGB, one of the video's."""
     import cv2
 
@@ -96,7 +96,7 @@ def _write_poster(video, picture: np.ndarray):
     write_whole(poster_path(video), jpeg.tobytes())
 
 
-def _is_whole(path) -> bool:
+def _is_whole(path: Path | str) -> bool:
     """Whether an MP4 file came to its end: nobody says so where ffmpeg fails at the last. The file is a row of boxes,
     each with its length in bytes and its kind (ISO/IEC 14496-12), and ffmpeg writes the index, "moov", last."""
     kind = b""

@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from libs.errors import BadInput
 from libs.files import kind_of, make_folder, named_path
@@ -104,7 +105,7 @@ class ResultsFile:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _end_of_lines(file) -> int:
+def _end_of_lines(file: BinaryIO) -> int:
     """The position after the last newline: what follows is a torn line."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:

@@ -12,6 +12,7 @@ import re
 import time
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from libs.files import make_folder, write_whole
 from rv_eval.results.comparison import Comparison, differing_settings, verdict
@@ -76,7 +77,7 @@ def _content_policy(style: str, script: str) -> str:
     )
 
 
-def _json_in_html(value) -> str:
+def _json_in_html(value: Any) -> str:
     """JSON that cannot end the script element it stands in."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

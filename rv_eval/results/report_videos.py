@@ -60,7 +60,7 @@ def _find(line: Line) -> Path | None:
     return None
 
 
-def _try_poster(video: Path):
+def _try_poster(video: Path) -> None:
     # ImportError: OpenCV, on a machine without what it links to. OSError: a folder nobody may write to, a full disk.
     with contextlib.suppress(ImportError, OSError):
         make_poster(video)

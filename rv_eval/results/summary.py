@@ -293,7 +293,7 @@ def _load(paths: Iterable) -> list[Line]:
     return lines
 
 
-def _check(line: Line):
+def _check(line: Line) -> None:
     is_plan = _is_plan(line.file)
     for name, kinds in (PLAN_FIELDS if is_plan else RECORD_FIELDS).items():
         value = line.values.get(name)
@@ -316,7 +316,7 @@ def _check(line: Line):
             raise _damaged(line, f"{name} is {json.dumps(value)}")
 
 
-def _check_simulator(line: Line):
+def _check_simulator(line: Line) -> None:
     """What a line says about its simulator; lines from before there were several say nothing."""
     packages, about = line.get("simulator_packages"), line.get("environment")
     if packages is not None and not (isinstance(packages, list) and all(isinstance(name, str) for name in packages)):
@@ -357,7 +357,7 @@ def _select(lines: list[Line], choices: list[tuple[str, object, str]]) -> list[L
     return lines
 
 
-def _matches(found, value, text: str) -> bool:
+def _matches(found: Any, value: Any, text: str) -> bool:
     if isinstance(found, str):
         return found in (value, text) or (len(found) == HEX_DIGITS and len(text) >= 8 and found.startswith(text))
     return found == value and isinstance(found, bool) == isinstance(value, bool)

@@ -3,6 +3,7 @@
 import os
 import textwrap
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rv_eval.results.asking import asked_json, asked_tables
 from rv_eval.results.comparison import Comparison, differing_settings, verdict
@@ -208,7 +209,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _name(file) -> str:
+def _name(file: Path) -> str:
     """A path as short as it goes: relative to the working folder where it lies in it."""
     relative = os.path.relpath(file)
     return str(file) if relative.startswith("..") else relative

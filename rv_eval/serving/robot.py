@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -263,7 +263,7 @@ class RobotLoop:
         return {"views": small, "proprio": given | wanted}
 
 
-def _named(there: dict, wanted, what) -> dict:
+def _named(there: dict, wanted: Iterable[str], what: str) -> dict:
     """Those of `wanted`; the robot may leave out what stands before the last dot: "front" for "observation.front"."""
     found = {name: there.get(name, there.get(name.rpartition(".")[2])) for name in wanted}
     missing = [name for name, value in found.items() if value is None]

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.server import serve as listen
 from websockets.exceptions import ConnectionClosed
@@ -40,6 +41,10 @@ from rv_eval.serving.protocol import (
     message_limit,
     openpi_keys,
 )
+
+if TYPE_CHECKING:
+    from rv_eval.serving.vla_eval import Session
+
 
 NEWCOMERS = 64  # connections beyond max_clients whose handshake is not done yet
 SEND_TIMEOUT_S = 20.0
@@ -249,7 +254,9 @@ class PolicyServer:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await connection.send(message)
 
-    async def _answer(self, message, connection, session) -> tuple[bytes | str | None, bool]:
+    async def _answer(
+        self, message: Any, connection: GuardedConnection, session: "Session"
+    ) -> tuple[bytes | str | None, bool]:
         """(the answer to one message, or what is wrong, None: it wants none; whether it was refused)."""
         if isinstance(message, str):
             return "a text message: observations are binary msgpack", True
@@ -272,7 +279,7 @@ class PolicyServer:
             return str(error)[:MAX_REASON], True
 
 
-def _path(request) -> str:
+def _path(request: Any) -> str:
     return request.path.partition("?")[0]
 
 

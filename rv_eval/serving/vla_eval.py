@@ -16,7 +16,7 @@ So here the server does what is otherwise the client's: it keeps a chunk and giv
 import json
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,15 +135,15 @@ class Session:
         return observation | {"random_key": (self._episode, self._queries), "draft": tuple(self._agent.draft)}
 
 
-def _frame(kind, payload, seq) -> dict:
+def _frame(kind: str, payload: Any, seq: int) -> dict:
     return dict(zip(ENTRIES, (kind, payload, seq, time.time()), strict=True))
 
 
-def _packed(frame) -> bytes:
+def _packed(frame: dict) -> bytes:
     return wire.pack(frame, wire.Form.TEXT_KEYS)
 
 
-def _pictures(images, views) -> dict:
+def _pictures(images: Any, views: Sequence[str]) -> dict:
     """{camera of the policy: picture}: a camera by its own name; else the first camera at a hand is the first picture
     whose name says so, the first other camera the first other picture."""
     if not isinstance(images, dict):
@@ -160,7 +160,7 @@ def _pictures(images, views) -> dict:
     return found
 
 
-def _libero_parts(state, proprio) -> dict | None:
+def _libero_parts(state: Any, proprio: Mapping[str, int]) -> dict | None:
     """LIBERO's state in this harness, position 3, axis-angle 3, gripper 2, as the parts of LIBERO's own files that a
     policy is given; None where it is given others, or the state is another."""
     if not isinstance(state, np.ndarray) or state.dtype.kind != "f" or state.shape != (LIBERO_STATE,):

@@ -37,6 +37,7 @@ def build_backbone(
         family: of MODEL.BACKBONE.
         tokenizer: gives vocabulary size and special ids for a random model.
         weights: folder that `save_weights` wrote; None follows MODEL.INIT.
+
     Raises:
         BadInput: weights that cannot be found, or not those that something was trained over, or that know other ids
             than the tokenizer.

@@ -73,6 +73,7 @@ def attach(
         family: of the model.
         base: {"path", "weights_sha256"} of those weights.
         adapter: folder that `save_adapter` wrote; None starts one, drawn from PyTorch's generator.
+
     Raises:
         BadInput: a package is missing; the saved adapter was trained over other weights or does not fit this model.
     """

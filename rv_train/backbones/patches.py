@@ -42,6 +42,7 @@ def image_patches(
     Args:
         images: (P, H, W, 3) uint8, H and W multiples of side x merge.
         kind: a Patches.
+
     Returns:
         (P * H/side * W/side, values) in `dtype`, and on the CPU the grid (P, 3) int64: one frame, H/side, W/side.
     """
@@ -95,6 +96,7 @@ def mrope_position_ids(input_ids: torch.Tensor, image_id: int, rows: int, column
         input_ids: (B, L) int64.
         image_id: id of the image token.
         rows, columns: image tokens per picture, vertically and horizontally.
+
     Returns:
         (3, B, L) int64.
     """

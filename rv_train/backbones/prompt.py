@@ -59,6 +59,7 @@ class PromptEncoder:
         system: text of the system turn, "" for none.
         numbered: name the pictures, as the chat does.
         mask: a DigitMask; None: no digits are hidden.
+
     Raises:
         BadInput: a token is missing, or the tokenizer does not write an action text character by character.
     """
@@ -96,8 +97,10 @@ class PromptEncoder:
             state_text: the robot's state as integers, which goes into the user's turn behind it; "": none.
             action_text: "474 479 …" in training; None leaves the prompt open for the model to answer. An `X` is a
                 digit that is known to nobody: the model is shown the mask character, and no label.
+
         Returns:
             {"input_ids": (L,) int64, "labels": (L,) int64 with -100 wherever nothing is learned}.
+
         Raises:
             BadInput: the action text holds anything else than digits, spaces and X, the instruction a mark.
         """

@@ -26,6 +26,7 @@ class ReferenceEncoder:
     Args:
         family: of the backbone.
         prompt: the PromptEncoder whose words are to be written.
+
     Raises:
         BadInput: a package that the family's processor needs cannot be imported.
     """
@@ -47,6 +48,7 @@ class ReferenceEncoder:
         Args:
             pictures: (N, H, W, 3) uint8, of the prompt's size.
             instruction, action_text, state_text: see `PromptEncoder.encode`.
+
         Returns:
             {"input_ids": (L,) int64, "labels": (L,) int64, "pixel_values": as the library's model takes it}.
         """

@@ -40,6 +40,7 @@ def check_attention(cfg: CfgNode, device: torch.device, amp: str) -> None:
     Args:
         device: torch.device of a rank.
         amp: AMP.mode as it is resolved for the device.
+
     Raises:
         BadInput: flash_attention_2 without its package, on a CPU, or without 16-bit numbers to multiply.
     """

@@ -29,6 +29,7 @@ class DemoDataset(Trajectories):
         key_map: the layout of the files, a KeyMap.
         proprio: parts of the robot's state to read, names of the map; a sample has them one after another.
         instruction: the language goal of every file; "": what the files state.
+
     Raises:
         BadInput: a file that cannot be used, naming file and demo; demos that are not alike (see `checks`).
     """

@@ -42,6 +42,7 @@ class ManifestDataset:
         horizon: actions per chunk.
         codec: the ActionTextCodec that their integers were written with.
         written_with: (the statistics that the codec's range is of, where they lie).
+
     Raises:
         BadInput: manifests that were written otherwise than asked for, or differently; no line that can be used.
     """

@@ -20,6 +20,7 @@ class ResumableBatchSampler:
             "sharded": the ranks share one order.
         seed, rank, world_size: of the run.
         start_batch: number of the first batch to give, 0 for a fresh run.
+
     Raises:
         BadInput: fewer samples than one batch per rank.
     """

@@ -160,6 +160,7 @@ def split_demos(
         listed: of every demo, see `Demonstrations.own_split`; a file of which it says something is split by that, and
             a demo in neither is left out.
         val_share: above 0, the share that is drawn from other files. where: the data, for the message.
+
     Raises:
         BadInput: nothing is left to train on.
     """

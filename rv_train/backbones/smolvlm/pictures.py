@@ -26,6 +26,7 @@ def grid(patch: int, shuffle: int, largest: int, height: int, width: int) -> tup
         largest: side of the picture that the positions were learned for; of it alone a rest smaller than a patch may be
             left over, which nobody sees.
         height, width: of the picture.
+
     Raises:
         BadInput: a picture that the model cannot see without resizing.
     """

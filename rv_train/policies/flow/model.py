@@ -144,6 +144,7 @@ class FlowPolicy(nn.Module):
 
         Args:
             batch: see `rv_train.policies.flow.encoder`.
+
         Returns:
             {"loss": scalar float32, "count": draws in the batch, which it is the mean over}.
         """
@@ -191,6 +192,7 @@ class FlowPolicy(nn.Module):
             batch: pictures, ids, lengths and proprio, see `rv_train.policies.flow.encoder`.
             temperature: what the noise is multiplied by, finite, >= 0; None: TEMPERATURE. 0: always from the middle.
             generators: B numpy Generators, which the noise is drawn from; None: fresh ones.
+
         Returns:
             a Prediction; its chunks may go beyond the range of the data.
         """

@@ -86,6 +86,7 @@ class Decoder:
             noise: (B, grammar.longest, K) float32, added to the logits of the ids in ascending order; or None.
             real: (B,) bool, the rows that count; the others only fill the batch and are not waited for. None: all.
             drafts: (B, N) int64, the numbers that are expected, -1 where nothing is; None: no drafts.
+
         Returns:
             list of B lists of ids, without the end; and list of B passes that they took, the prompt's apart.
         """

@@ -82,6 +82,7 @@ class Grammar:
 
         Args:
             numbers: (B, N) int64; those outside 0..num_bins stand for none.
+
         Returns:
             (B, N, digit_places) columns, spaces behind the digits; and (B, N) bool, whether it is a number.
         """

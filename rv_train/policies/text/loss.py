@@ -19,6 +19,7 @@ class TokenLoss(torch.autograd.Function):
     Args:
         logits: (M, V) in any floating dtype. Taken over: those in float32 are overwritten.
         labels: (M,) int64 in 0..V - 1.
+
     Returns:
         scalar float32. Its backward pass runs once: a second one finds its tensors overwritten, and PyTorch says so.
     """

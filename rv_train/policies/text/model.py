@@ -115,6 +115,7 @@ class TextPolicy(nn.Module):
 
         Args:
             batch: see `rv_train.policies.encoding`.
+
         Returns:
             {"loss": scalar float32, "count": learned tokens in the batch, which it is the mean over}.
         """
@@ -165,6 +166,7 @@ class TextPolicy(nn.Module):
                 answer is the same, sooner (see `rv_train.policies.text.drafts`).
             temperature: finite, >= 0; None: TEMPERATURE.
             generators: B numpy Generators, drawn from if the temperature is not 0.
+
         Returns:
             a Prediction.
         """

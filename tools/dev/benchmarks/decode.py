@@ -168,7 +168,7 @@ def _measure_model(args, name, model, encoder, report):
     }
 
 
-def _disagreements(where, answers) -> list[str]:
+def _disagreements(where: str, answers: Mapping[str, Any]) -> list[str]:
     expected = answers["plain"]["ids"]
     return [
         f"{where}, row {row}: {VARIANTS[variant]} writes something else"

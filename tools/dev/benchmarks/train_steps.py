@@ -68,7 +68,7 @@ class _Step:
         """The optimizer step; its loss."""
         raise NotImplementedError
 
-    def run(self, keys) -> dict:
+    def run(self, keys: Sequence[tuple[int, int, int]]) -> dict:
         """One optimizer step on the samples of these keys, see `TrainingSet`.
 
         Returns {"loss", "host_s": seconds until the batch is ready, "s": of the whole, "cpu_s", "flops": of the
