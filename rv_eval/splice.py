@@ -68,8 +68,10 @@ class Splicer:
 
     def add_chunk(self, chunk: np.ndarray) -> bool:
         """The answer (H, A) to the open question. False: everything in it is over, it is not used."""
-        assert self._asked_at is not None, "an answer has its question"
-        begin = self._asked_at if self.execution == SPLICE else self._executed
+        begin = self._executed
+        if self.execution == SPLICE:
+            assert self._asked_at is not None, "an answer has its question"
+            begin = self._asked_at
         self._asked_at = None
         if self._executed - begin >= self.horizon:
             return False

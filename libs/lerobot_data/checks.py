@@ -106,8 +106,8 @@ def suggest(layout: Layout) -> dict[str, object]:
     """Which of a set's names a recipe is likely to want: {"views": cameras, "proprio": [state], "action": name}; None
     or an empty list where nothing looks like one."""
     vectors = list(layout.vectors)
-    action = next((name for name in vectors if name == "action"), None)
-    action = action or next((name for name in vectors if name == "actions"), None)
+    usual: tuple[str, ...] = ("action", "actions")
+    action = next((name for name in usual if name in vectors), None)
     action = action or next((name for name in vectors if "action" in name), None)
     state = next((name for name in ("observation.state", "state") if name in vectors), None)
     return {"views": list(layout.cameras), "proprio": [state] if state else [], "action": action}

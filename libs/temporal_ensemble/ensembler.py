@@ -50,9 +50,8 @@ class TemporalEnsembler:
         self.size = size
         self.version = version
         self.weight = weight
-        self._chunks: deque[tuple[np.ndarray, int]] = deque(
-            maxlen=size
-        )  # (chunk as it was predicted, step of its first action), oldest first
+        # (chunk as it was predicted, step of its first action), oldest first
+        self._chunks: deque[tuple[np.ndarray, int]] = deque(maxlen=size)
         self._now = 0
 
     def reset(self) -> None:

@@ -89,7 +89,12 @@ def motion_problems(demos: Sequence[Demo]) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------ remarks
 
 
-def demo_remarks(data: Demonstrations, low: np.ndarray, high: np.ndarray, num_bins: int | None = None) -> list[str]:
+def demo_remarks(
+    data: Demonstrations,
+    low: np.ndarray | Sequence[float],
+    high: np.ndarray | Sequence[float],
+    num_bins: int | None = None,
+) -> list[str]:
     """Lines about data that can be trained on, its own remarks first.
 
     Args:
@@ -152,7 +157,9 @@ def copy_remarks(demos: Sequence[Demo], first_picture: Callable[[int], np.ndarra
         )
 
 
-def range_remarks(demos: Sequence[Demo], low: np.ndarray, high: np.ndarray, num_bins: int | None) -> Iterator[str]:
+def range_remarks(
+    demos: Sequence[Demo], low: np.ndarray | Sequence[float], high: np.ndarray | Sequence[float], num_bins: int | None
+) -> Iterator[str]:
     """Of every dimension: values that make the range too wide for all others, or that a narrow one leaves out."""
     data_low, data_high = _extent(demos)
     still, shut = is_constant(data_low, data_high), is_constant(low, high)
