@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -57,6 +57,39 @@ class AgentSettings:
         )
 
 
+class Answering(Protocol):
+    """A policy as a rollout, a server or a robot asks it: loaded here (`rv_eval.policy.Policy`) or served elsewhere
+    (`rv_eval.serving.remote_policy.RemotePolicy`).
+
+    views, proprio: what it looks at, {part of the robot's state: numbers in it}; render, resolution, pictures: how the
+    pictures were made that it was trained with; batch_rows: observations that it answers at once.
+    """
+
+    horizon: int
+    action_dim: int
+    views: tuple[str, ...]
+    proprio: dict[str, int]
+    render: str
+    resolution: int
+    pictures: dict | None
+    preset: AgentSettings
+    batch_rows: int
+
+    def predict_detailed(self, observations: list[dict]) -> "Prediction":
+        """See `rv_eval.policy.Policy.predict`."""
+        ...
+
+    def describe(self) -> dict:
+        """All that an answer depends on, as JSON."""
+        ...
+
+    def check_environment(
+        self, views: Sequence[str], action_dim: int, render: str, proprio: dict[str, int] | None = None
+    ) -> None:
+        """BadInput where an environment does not show, tell or take what the policy was trained with."""
+        ...
+
+
 class ChunkAgent:
     """One episode's side of the policy: takes an answer per query, gives one action per step, and says what the next
     answer will probably begin with.
@@ -65,7 +98,7 @@ class ChunkAgent:
     Ask `needs_observation` before every step: where it is true, render, query the policy and `add_answer`.
     """
 
-    def __init__(self, horizon: int, settings: AgentSettings, actions: Sequence[ActionPart]):
+    def __init__(self, horizon: int, settings: AgentSettings, actions: Sequence[ActionPart]) -> None:
         self.settings = settings.resolve(horizon)
         self.draft: list[int] = []  # the integers of the last answer about actions that are not executed
         self._parts = actions

@@ -13,18 +13,24 @@ import importlib.metadata
 import math
 import operator
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from yacs.config import CfgNode
 
 from libs.config_tree import pair
 from libs.errors import BadInput, first_line
 from rv_eval.agent import AgentSettings
 from rv_eval.picture_sizes import are_sizes
 from rv_train.checkpoint import load_model_folder
-from rv_train.policies.base import Prediction, gather
+from rv_train.policies.base import Encoder, Prediction, gather
+
+if TYPE_CHECKING:
+    from rv_train.policies.base import Policy as TrainedPolicy
 
 BUCKET = 64  # prompts are padded to a multiple of so many tokens; the prompts of a LIBERO suite mostly share one
 # Rows per call where nobody says. On a CPU every row costs, real or not: one of the shipped policy takes 0.09 s, four
@@ -48,8 +54,16 @@ class Policy:
     """
 
     def __init__(
-        self, model, encoder, cfg, data_info: dict, folder, batch_rows: int = 1, temperature=None, drafts: bool = True
-    ):
+        self,
+        model: "TrainedPolicy",
+        encoder: Encoder,
+        cfg: CfgNode,
+        data_info: dict,
+        folder: Path | str,
+        batch_rows: int = 1,
+        temperature: float | None = None,
+        drafts: bool = True,
+    ) -> None:
         if batch_rows < 1:
             raise BadInput(f"a policy answers at least 1 observation per call, not {batch_rows}")
         if temperature is None:
@@ -69,7 +83,7 @@ class Policy:
         sizes = data_info.get("cameras") or dict.fromkeys(self.views, square)
         if not are_sizes(sizes, self.views):
             raise BadInput(f"{folder}/data_info.json: cameras {sizes!r} are no sizes of {', '.join(self.views)}")
-        self.pictures = {
+        self.pictures: dict | None = {
             "cameras": {view: list(sizes[view]) for view in self.views},
             "fit": cfg.IMAGE.FIT,
             "crop": cfg.IMAGE.CROP,
@@ -90,8 +104,8 @@ class Policy:
     @classmethod
     def from_checkpoint(
         cls,
-        path,
-        device=None,
+        path: Path | str,
+        device: str | torch.device | None = None,
         torch_compile: bool = False,
         batch_rows: int | None = None,
         temperature: float | None = None,
@@ -117,7 +131,7 @@ class Policy:
             policy.compile()
         return policy
 
-    def compile(self):
+    def compile(self) -> None:
         """Compile what answers; BadInput if there is no compiler."""
         self.model.compile_predict()
         self.compiled = True
@@ -146,7 +160,7 @@ class Policy:
     def predict_detailed(self, observations: list[dict]) -> Prediction:
         """The same with everything else that a Prediction says."""
         features = [self._encode(observation) for observation in observations]
-        answers = [None] * len(features)  # (Prediction of a call, row in it) per observation
+        answers: dict[int, tuple[Prediction, int]] = {}  # of an observation: the Prediction of a call, the row in it
         for length, places in self._calls(features):
             rows = places + places[-1:] * (self.batch_rows - len(places))
             batch = self.encoder.collate([features[place] for place in rows], length)
@@ -159,7 +173,7 @@ class Policy:
             prediction = self.model.predict(batch, self.temperature, generators)
             for row, place in enumerate(places):
                 answers[place] = prediction, row
-        return gather(answers)
+        return gather([answers[place] for place in range(len(features))])
 
     def _encode(self, observation):
         views, instruction = observation.get("views"), observation.get("instruction")
@@ -207,7 +221,9 @@ class Policy:
     def _fingerprint(self):
         return model_fingerprint(self.folder)
 
-    def check_environment(self, views, action_dim: int, render: str, proprio: dict[str, int] | None = None):
+    def check_environment(
+        self, views: Sequence[str], action_dim: int, render: str, proprio: dict[str, int] | None = None
+    ) -> None:
         """BadInput where an environment does not show, tell or take what the model was trained with.
 
         proprio: {part of the robot's state that it tells: numbers in it}; None: it tells nothing.
@@ -237,7 +253,7 @@ class Policy:
             )
 
 
-def model_fingerprint(folder) -> dict[str, str]:
+def model_fingerprint(folder: Path | str) -> dict[str, str]:
     """What tells a model from any other.
 
     Returns {"model_fingerprint": sha256 over all files of the model folder, "weights_sha256": sha256 of the
@@ -257,7 +273,7 @@ def model_fingerprint(folder) -> dict[str, str]:
     return {"model_fingerprint": total.hexdigest(), "weights_sha256": weights.hexdigest()}
 
 
-def _generator(observation) -> np.random.Generator:
+def _generator(observation: Mapping[str, Any]) -> np.random.Generator:
     key = observation.get("random_key")
     try:
         return np.random.default_rng(None if key is None else [operator.index(number) for number in key])
@@ -265,7 +281,7 @@ def _generator(observation) -> np.random.Generator:
         raise BadInput(f"random_key is a sequence of integers >= 0, got {key!r}") from None
 
 
-def _draft(observation, numbers) -> list[int]:
+def _draft(observation: Mapping[str, Any], numbers: int) -> list[int]:
     """What an observation expects of `numbers` numbers, -1 where it expects nothing."""
     draft = observation.get("draft", ())
     try:
@@ -275,7 +291,7 @@ def _draft(observation, numbers) -> list[int]:
     return known + [-1] * (numbers - len(known))
 
 
-def _device(name) -> torch.device:
+def _device(name: str | torch.device | None) -> torch.device:
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

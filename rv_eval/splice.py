@@ -27,19 +27,20 @@ class Splicer:
     execute, and no action is ever repeated.
     """
 
-    def __init__(self, horizon: int, settings: AgentSettings, execution: str = SPLICE):
+    def __init__(self, horizon: int, settings: AgentSettings, execution: str = SPLICE) -> None:
         if execution not in EXECUTIONS:
             raise BadInput(f"execution is one of {', '.join(EXECUTIONS)}, not {execution!r}")
         self.horizon, self.settings, self.execution = horizon, settings.resolve(horizon), execution
         self._ensembler = self.settings.make_ensembler(horizon)
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget everything: call at the start of an episode."""
         self._ensembler.reset()
-        self._chunk, self.position = None, self.horizon  # of the next action in the chunk
+        self._chunk: np.ndarray | None = None
+        self.position = self.horizon  # of the next action in the chunk
         self._executed = 0
-        self._asked_at = None  # actions executed before the question that is open
+        self._asked_at: int | None = None  # actions executed before the question that is open
         self._begin = 0  # actions executed before the first one of the chunk was due
 
     @property
@@ -57,17 +58,20 @@ class Splicer:
             last = min(last, self.horizon - delay) if delay < self.horizon else self.horizon
         return self.position >= last
 
-    def ask(self):
+    def ask(self) -> None:
         """The question is asked now."""
         self._asked_at = self._executed
 
-    def forget(self):
+    def forget(self) -> None:
         """The question gets no answer that could be used."""
         self._asked_at = None
 
-    def add_chunk(self, chunk) -> bool:
+    def add_chunk(self, chunk: np.ndarray) -> bool:
         """The answer (H, A) to the open question. False: everything in it is over, it is not used."""
-        begin = self._asked_at if self.execution == SPLICE else self._executed
+        begin = self._executed
+        if self.execution == SPLICE:
+            assert self._asked_at is not None, "an answer has its question"
+            begin = self._asked_at
         self._asked_at = None
         if self._executed - begin >= self.horizon:
             return False

@@ -1,10 +1,18 @@
 """Steps whose loss or gradient is not finite: counted, skipped on all ranks alike, and traced back to their samples."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import torch
 
 from libs.errors import BadInput
 from rv_train.distributed import gather_objects
 from rv_train.policies.encoding import take_row
+
+if TYPE_CHECKING:
+    from rv_train.optim import Precision
+    from rv_train.policies.base import Policy
+
 
 NAMED = 5  # samples in an error message
 
@@ -18,20 +26,21 @@ class BadSteps:
         state: `state_dict()` of the run that is continued.
     """
 
-    def __init__(self, limit, where, state=None):
+    def __init__(self, limit: int, where: Callable[[int], str], state: Mapping[str, int] | None = None) -> None:
         self.limit, self.where = limit, where
         self.skipped, self.in_a_row = (state["skipped"], state["in_a_row"]) if state else (0, 0)
         self._suspects = []
 
-    def note_good(self):
+    def note_good(self) -> None:
         self.in_a_row = 0
         self._suspects.clear()
 
-    def note_bad(self, model, precision, batches):
+    def note_bad(self, model: "Policy", precision: "Precision", batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """A step was skipped; all ranks call this together.
 
         Args:
             model: the bare model; precision: its Precision; batches: this rank's batches of the step.
+
         Raises:
             BadInput: `limit` steps in a row were bad; names the samples whose own loss is not finite, of all ranks.
         """
@@ -49,7 +58,7 @@ class BadSteps:
             reason = "the loss of every single sample is finite, the gradients overflow: lower TRAIN.lr or clip them"
         raise BadInput(f"{self.in_a_row} steps in a row were skipped; {reason}")
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, int]:
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
 

@@ -21,12 +21,15 @@ import os
 import pickle
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 import yaml
 from safetensors import SafetensorError
+from yacs.config import CfgNode
 
 from libs import jobs
 from libs.config_tree import to_dict
@@ -41,15 +44,21 @@ from rv_train.config import cfg_from_dict
 from rv_train.data.stats import read_stats, write_stats
 from rv_train.policies import build_encoder, build_policy
 
+if TYPE_CHECKING:
+    from rv_train.policies.base import Policy
+
+
 CONFIG, DATA_INFO, COMPLETE = "vla_config.yaml", "data_info.json", "complete"
 LOCK_WAIT_S = 30.0
 
 
-def run_folder(cfg):
+def run_folder(cfg: CfgNode) -> Path:
     return Path(cfg.EXP.DIR) / cfg.EXP.ID
 
 
-def save_model_folder(folder, model, cfg, action_stats, data_info):
+def save_model_folder(
+    folder: Path | str, model: "Policy", cfg: CfgNode, action_stats: Mapping[str, Any], data_info: Mapping[str, Any]
+) -> None:
     """Everything evaluation needs, in one folder that `transformers` can load without this repository.
 
     Of a model with MODEL.LORA it is the adapter, which peft can load; the weights below it stay where they are. An
@@ -68,14 +77,18 @@ def save_model_folder(folder, model, cfg, action_stats, data_info):
     write_stats(action_stats, folder)
 
 
-def load_model_folder(path, device="cpu", opts=()):
+def load_model_folder(
+    path: Path | str, device: torch.device | str = "cpu", opts: Sequence[Any] = ()
+) -> "tuple[Policy, CfgNode, dict[str, Any]]":
     """The model of a run folder (its `last`), a step folder or a model folder, in evaluation mode.
 
     Args:
         opts: config pairs KEY VALUE that are set over the stored ones.
+
     Returns:
         (model, cfg, {"encoder": what makes its batches, "action_stats": dict, "data_info": dict, "folder": Path of the
         model folder}).
+
     Raises:
         BadInput: nothing to load there, or a file of the folder is missing or broken.
     """
@@ -90,7 +103,7 @@ def load_model_folder(path, device="cpu", opts=()):
     return model, cfg, {"encoder": encoder, "action_stats": stats, "data_info": data_info, "folder": folder}
 
 
-def find_model_folder(path):
+def find_model_folder(path: Path | str) -> Path:
     """Where the weights lie below a run, step or model folder; BadInput if nowhere."""
     path, kind = Path(path), kind_of(path)
     for folder in (path, path / "model", path / "last" / "model"):
@@ -101,7 +114,7 @@ def find_model_folder(path):
     raise BadInput(f"model path {path} {reason}")
 
 
-def read_model_cfg(folder, opts=()):
+def read_model_cfg(folder: Path | str, opts: Sequence[Any] = ()) -> CfgNode:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise BadInput(f"{folder} has no {CONFIG}: it was not written by this trainer")
@@ -111,7 +124,16 @@ def read_model_cfg(folder, opts=()):
     return cfg_from_dict(tree, str(path), opts)
 
 
-def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, links=()):
+def save_checkpoint(
+    run: Path | str,
+    step: int,
+    model: "Policy",
+    trainer: Mapping[str, Any],
+    cfg: CfgNode,
+    action_stats: Mapping[str, Any],
+    data_info: Mapping[str, Any],
+    links: Sequence[str] = (),
+) -> None:
     """Write one complete checkpoint, point `last` (and `best`, and `links`) at it and remove old ones.
 
     Kept are the last TRAIN.keep_last, those of every TRAIN.keep_every steps, those of a link epoch_N and the best.
@@ -122,6 +144,7 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, lin
         model: the bare model, not its DDP wrapper.
         trainer: dict of tensors and plain values for trainer.pt; its "best" is None or (val/loss, step).
         links: names of further links to it, see `rv_train.validate.milestones`.
+
     Raises:
         OSError: it cannot be written; nothing of it is left, and older checkpoints are untouched.
     """
@@ -153,7 +176,7 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, lin
     tidy(run, step, trainer["best"], cfg.TRAIN, links)
 
 
-def tidy(run, newest, best, train, links=()):
+def tidy(run: Path, newest: int, best: tuple[float, int] | None, train: CfgNode, links: Sequence[str] = ()) -> None:
     """Point `last`, `best` and `links` at their checkpoints, remove old ones and what kills left behind.
 
     A resumed run does so at its start, too: a kill may have come just before this. Checkpoints newer than `newest` are
@@ -182,7 +205,7 @@ def tidy(run, newest, best, train, links=()):
         shutil.rmtree(rest, ignore_errors=True)
 
 
-def files_below(folder):
+def files_below(folder: Path | str) -> list[Path]:
     return [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
 
 
@@ -206,7 +229,7 @@ def _point(link, target):
     os.replace(beside, link)
 
 
-def checkpoints(run):
+def checkpoints(run: Path) -> list[Path]:
     """Complete checkpoint folders of a run, oldest first; their contents are not looked at."""
     return [folder for folder in _step_folders(run) if _marker(folder) is not None]
 
@@ -231,7 +254,7 @@ def _marker(folder):
         return None
 
 
-def find_damage(folder):
+def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, read whole: one line, None if nothing is."""
     wanted = _marker(folder)
     if wanted is None:
@@ -246,11 +269,12 @@ def find_damage(folder):
     return None
 
 
-def find_resume(run):
+def find_resume(run: Path) -> tuple[Path, list[str]]:
     """The newest good checkpoint of a run.
 
     Returns:
         (folder, remarks: one line for every newer checkpoint that is damaged).
+
     Raises:
         BadInput: there is none.
     """
@@ -264,7 +288,7 @@ def find_resume(run):
     raise BadInput(f"--resume: {run} has no complete checkpoint to resume from{damaged}; start without --resume")
 
 
-def refuse_foreign(run):
+def refuse_foreign(run: Path) -> None:
     """BadInput if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
     links = r"(last|best|final|epoch_\d+)(\.tmp)?"
     leftovers = rf"config\.(yaml|json)|run(\.part)?\.json|events\..*|step_\d{{8}}(\.tmp)?|{links}|lock"
@@ -275,7 +299,7 @@ def refuse_foreign(run):
         raise BadInput(f"{run} holds {foreign[0]} but no complete checkpoint: choose another EXP.ID, or clear it")
 
 
-def clear_leftovers(run):
+def clear_leftovers(run: Path) -> None:
     """Remove what a run left that never reached its first checkpoint; its lock stays."""
     for path in run.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -284,7 +308,7 @@ def clear_leftovers(run):
             path.unlink()
 
 
-def lock(run):
+def lock(run: Path) -> TextIO:
     """Take a run folder for this process, see `libs.jobs.lock`: two processes that write into one run would ruin it.
     Waits for the remains of a killed run to end.
 
@@ -294,7 +318,7 @@ def lock(run):
     return jobs.lock(run, f"{run} is in use: another process trains there", LOCK_WAIT_S)
 
 
-def rng_state(device):
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     """State of the generators that this rank draws from."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -302,7 +326,7 @@ def rng_state(device):
     return state
 
 
-def set_rng_state(states, rank, device):
+def set_rng_state(states: Sequence[Mapping[str, torch.Tensor]], rank: int, device: torch.device) -> None:
     """Put this rank's generators where they were. A rank that did not exist then keeps its fresh ones."""
     if rank < len(states):
         torch.set_rng_state(states[rank]["cpu"])
@@ -310,7 +334,7 @@ def set_rng_state(states, rank, device):
             torch.cuda.set_rng_state(states[rank]["cuda"], device)
 
 
-def load_trainer(folder, mapped=False):
+def load_trainer(folder: Path | str, mapped: bool = False) -> dict[str, Any]:
     """trainer.pt of a checkpoint folder, tensors on the CPU.
 
     mapped: tensors stay in the file until they are read, so eight ranks need its memory once; for those who copy what

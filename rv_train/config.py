@@ -5,6 +5,10 @@ folder and travels with the model, so evaluation never asks for a config file. U
 (data, pictures, prompt, model), lower-case keys how it is trained.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 from yacs.config import CfgNode
 
 from libs.config_tree import get_leaf, leaves, merge
@@ -260,26 +264,28 @@ _LIST_ITEMS = {
 }
 
 
-def load_cfg(path, opts=()):
+def load_cfg(path: Path | str, opts: Sequence[Any] = ()) -> CfgNode:
     """Read a recipe over the defaults and command-line pairs over the recipe.
 
     Args:
         path: YAML file.
         opts: flat list `[KEY, VALUE, KEY, VALUE, ...]`, values as text or as Python values.
+
     Returns:
         the frozen tree.
+
     Raises:
         BadInput: missing or broken file, unknown key, value of the wrong type or outside its choices.
     """
     return _merged(read_yaml(path) or {}, opts, origin=str(path))
 
 
-def cfg_from_dict(tree, origin, opts=()):
+def cfg_from_dict(tree: object, origin: str, opts: Sequence[Any] = ()) -> CfgNode:
     """The frozen tree from a nested dict, such as the one stored with a checkpoint; `opts` over it as in `load_cfg`."""
     return _merged(tree, opts, origin)
 
 
-def data_cfg(tree, origin, opts=()):
+def data_cfg(tree: object, origin: str, opts: Sequence[Any] = ()) -> CfgNode:
     """The frozen tree for what only reads demonstrations: DATA and ACTION from a nested dict, `opts` over it.
 
     BadInput: an unknown key, a value of the wrong type or outside its choices; what a policy would not take is none of

@@ -3,6 +3,8 @@
 import math
 import re
 
+from yacs.config import CfgNode
+
 from libs.config_tree import get_leaf
 from libs.errors import BadInput
 from rv_train.backbones import FAMILIES, family_named, family_of, pictures_of
@@ -82,7 +84,7 @@ _RANGES = {
 }
 
 
-def check(cfg, origin):
+def check(cfg: CfgNode, origin: str) -> None:
     """BadInput, beginning with `origin`, where values are of the wrong kind or do not go together."""
     if cfg.AMP.param_dtype == "float16":
         raise BadInput(
@@ -136,7 +138,7 @@ def check(cfg, origin):
         )
 
 
-def check_values(cfg, origin):
+def check_values(cfg: CfgNode, origin: str) -> None:
     """BadInput for a value outside its choices or its range."""
     for key, choices in _CHOICES.items():
         if get_leaf(cfg, key) not in choices:

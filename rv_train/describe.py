@@ -3,14 +3,25 @@
 The `*_lines` functions yield (name, text) pairs for `table`; an empty name goes on with the one above.
 """
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import torch
+from yacs.config import CfgNode
 
 from rv_train.backbones.lora import is_seen, num_values
 from rv_train.optim import base_lr, resolve_amp
 from rv_train.policies import policy_class
 
+if TYPE_CHECKING:
+    from rv_train.data.load import TrainingData
+    from rv_train.distributed import Rank
+    from rv_train.policies.base import Policy
 
-def describe(cfg, model, data, batches_per_epoch, total_steps, rank):
+
+def describe(
+    cfg: CfgNode, model: "Policy", data: "TrainingData", batches_per_epoch: int, total_steps: int, rank: "Rank"
+) -> str:
     """What is about to happen, for the console and TensorBoard.
 
     Args:
@@ -31,11 +42,11 @@ def describe(cfg, model, data, batches_per_epoch, total_steps, rank):
     return table(lines)
 
 
-def table(lines):
+def table(lines: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<12}{text}" for name, text in lines)
 
 
-def model_lines(cfg, policy):
+def model_lines(cfg: CfgNode, policy: "Policy") -> Iterator[tuple[str, str]]:
     """policy: on any device, "meta" too."""
     counts = _counts(policy)
     total, trained = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
@@ -67,7 +78,7 @@ def _counts(policy):
     return {part: found for part, found in counts.items() if found[0]}
 
 
-def data_lines(cfg, data):
+def data_lines(cfg: CfgNode, data: "TrainingData") -> Iterator[tuple[str, str]]:
     info = data.info
     yield (
         "data",
@@ -89,7 +100,7 @@ def data_lines(cfg, data):
         yield "", f"{info['num_hidden']:,} samples hide digits (X), where nothing is learned"
 
 
-def sizes_text(cameras):
+def sizes_text(cameras: Mapping[str, Sequence[int]]) -> str:
     """{camera: (height, width)} in words: one size where all have it."""
     sizes = [f"{height} x {width}" for height, width in cameras.values()]
     if len(set(sizes)) == 1:
@@ -97,13 +108,13 @@ def sizes_text(cameras):
     return ", ".join(f"{name} {size}" for name, size in zip(cameras, sizes, strict=True))
 
 
-def step_lines(cfg, batches_per_epoch, total_steps):
+def step_lines(cfg: CfgNode, batches_per_epoch: int, total_steps: int) -> Iterator[tuple[str, str]]:
     per_epoch = batches_per_epoch / cfg.TRAIN.grad_accum
     epochs = f"TRAIN.max_steps, {total_steps / per_epoch:.3g}" if cfg.TRAIN.max_steps else f"{cfg.TRAIN.epochs}"
     yield "steps", f"{total_steps:,} ({epochs} epochs of {per_epoch:,.6g} steps, DATA.SAMPLER {cfg.DATA.SAMPLER})"
 
 
-def recipe_lines(cfg, world_size, amp):
+def recipe_lines(cfg: CfgNode, world_size: int, amp: str) -> Iterator[tuple[str, str]]:
     train = cfg.TRAIN
     ranks = plural(world_size, "rank")
     accum = f" x {train.grad_accum} passes" if train.grad_accum > 1 else ""
@@ -127,7 +138,7 @@ def recipe_lines(cfg, world_size, amp):
     yield "", f"attention {cfg.MODEL.ATTENTION}, activations {checkpointing}, {compiled}"
 
 
-def eval_lines(cfg):
+def eval_lines(cfg: CfgNode) -> Iterator[tuple[str, str]]:
     preset, horizon = cfg.EVAL, cfg.ACTION.HORIZON
     yield "evaluation", f"executes {preset.ACTION_HORIZON or horizon} of {horizon} predicted actions, then looks again"
     if preset.ENSEMBLE_PREDICTION > 1:
@@ -136,7 +147,7 @@ def eval_lines(cfg):
         yield "", f"averages {preset.ENSEMBLE_PREDICTION} overlapping chunks, {weight}"
 
 
-def plural(number, name):
+def plural(number: int, name: str) -> str:
     return f"{number} {name}{'s' * (number != 1)}"
 
 

@@ -9,13 +9,17 @@ import pickle
 import signal
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from libs.errors import BadInput
+
+T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what a cluster sends before it takes the machine away
 # How long ranks wait for each other: all the others for rank 0 while it writes tens of gigabytes. NCCL ends them after
@@ -33,15 +37,16 @@ class Rank:
     device: torch.device
 
     @property
-    def is_main(self):
+    def is_main(self) -> bool:
         return self.rank == 0
 
 
-def parse_devices(devices, nproc, must_exist=True):
+def parse_devices(devices: str | None, nproc: int | None, must_exist: bool = True) -> list[torch.device]:
     """`--devices 0,1` → [cuda:0, cuda:1]; `--nproc 2` → two CPU ranks; neither → every GPU, else one CPU rank.
 
     Args:
         must_exist: False takes the numbers of GPUs that this machine does not have, too, for a plan.
+
     Raises:
         BadInput: both given, a device that does not exist or is named twice, or fewer than one process.
     """
@@ -64,12 +69,12 @@ def parse_devices(devices, nproc, must_exist=True):
     return [torch.device("cuda", n) for n in range(gpus)] or [torch.device("cpu")]
 
 
-def under_torchrun():
+def under_torchrun() -> bool:
     """Whether this process is one rank of a job that torchrun started."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def leader(devices):
+def leader(devices: Sequence[torch.device]) -> tuple[bool, int]:
     """(whether this process prepares the job, number of ranks), before any process group exists.
 
     Where ranks are spawned that is the parent process; under torchrun it is rank 0, which tells the others.
@@ -79,7 +84,7 @@ def leader(devices):
     return True, len(devices)
 
 
-def launch(worker, devices, *args):
+def launch(worker: Callable[..., T], devices: Sequence[torch.device], *args: Any) -> T:
     """Run `worker(rank: Rank, *args)` once per device and wait; returns what rank 0 returned.
 
     An exception in one rank ends all of them, and so does Ctrl-C here (KeyboardInterrupt comes out). SIGTERM and
@@ -145,8 +150,9 @@ def _with_arguments_of_rank_0(rank, worker, args):
 def _spawned(rank, devices, address, worker, args, told):
     # Killed when its parent dies: mp.spawn has it sent SIGINT then, which a rank that waits for the others inside NCCL
     # does not hear for minutes. Died before this line, nobody would ever stop this rank.
-    mp._prctl_pr_set_pdeathsig(signal.SIGKILL)
-    if os.getppid() != multiprocessing.parent_process().pid:
+    mp._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]  # nothing public does it
+    parent = multiprocessing.parent_process()
+    if parent is None or os.getppid() != parent.pid:
         raise SystemExit("the parent process died while this rank started")
     # A spawned process spawns its own. Loader processes need none of that: forked they start in milliseconds instead of
     # importing everything again, at every validation too. (They never touch the device; under torchrun they fork, too.)
@@ -206,7 +212,7 @@ def _kill_loaders():
 _stop_requested = False
 
 
-def stop_requested():
+def stop_requested() -> bool:
     """Whether somebody asked this process to save and stop, with SIGTERM or SIGUSR1."""
     return _stop_requested
 
@@ -226,13 +232,13 @@ def _handling(signals, handler):
             signal.signal(number, former)
 
 
-def ignore_signals(_=None):
+def ignore_signals(_: object = None) -> None:
     """For loader processes: a signal to the whole group must not end them before the last checkpoint is written."""
     for number in (*STOP_SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
-def agree(loss, grad_norm):
+def agree(loss: torch.Tensor, grad_norm: torch.Tensor) -> "Told":
     """What all ranks know after a step, as a `Told`: one small reduction, and nobody waits for it.
 
     Args:
@@ -248,7 +254,7 @@ def agree(loss, grad_norm):
 class Told:
     """bad: scalar float32 tensor on the device, 1 where any rank's loss or norm is not finite, else 0."""
 
-    def __init__(self, told, grad_norm, world_size):
+    def __init__(self, told: torch.Tensor, grad_norm: torch.Tensor, world_size: int) -> None:
         self.world_size, self.bad = world_size, (told[1] < world_size).float()
         # To memory that the device writes while the host goes on; the event says when it has.
         self._numbers = torch.cat([told, grad_norm.float()[None]]).to("cpu", non_blocking=True)
@@ -256,7 +262,7 @@ class Told:
         if self._written:
             self._written.record()
 
-    def read(self):
+    def read(self) -> tuple[float, float, bool, bool]:
         """Waits until the device has come so far.
 
         Returns:
@@ -269,9 +275,9 @@ class Told:
         return total / max(1.0, num_finite), norm, num_finite < self.world_size, num_stop > 0
 
 
-def gather_objects(value):
+def gather_objects(value: T) -> list[T]:
     """`value` of every rank, in rank order, on every rank."""
-    values = [None] * dist.get_world_size()
+    values = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 

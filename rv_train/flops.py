@@ -39,12 +39,12 @@ PEAK_TFLOPS = (
 LESSER = ("Laptop", "Max", "D", "MIG")  # a smaller chip, or a slice of one, under the name of a bigger
 
 
-def peak_tflops(device):
+def peak_tflops(device: torch.device) -> float | None:
     """Dense bf16 TFLOP/s of a GPU by its name; None for one that is not in the table, and for a CPU."""
     return peak_by_name(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
-def peak_by_name(name):
+def peak_by_name(name: str) -> float | None:
     """See `peak_tflops`. Whole words only: an A10G is no A10."""
     words = f" {name} ".replace("-", " ")
     if any(f" {part} " in words for part in LESSER):

@@ -1,17 +1,23 @@
 """How much memory a training step will take on one device, estimated before anything is started."""
 
 import re
+from typing import TYPE_CHECKING
 
 import torch
+from yacs.config import CfgNode
 
 from rv_train.backbones.cost import Numbers, kept_layers
 from rv_train.backbones.lora import is_seen, nf4_bytes, num_values, quantized_pattern
+
+if TYPE_CHECKING:
+    from rv_train.policies.base import Policy
+
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BLOCK, SMALL = 256, 4096  # bitsandbytes: values that share a scale; smaller tensors keep float32 states
 
 
-def memory_estimate(cfg, policy, tokens, counted, amp):
+def memory_estimate(cfg: CfgNode, policy: "Policy", tokens: int, counted: int, amp: str) -> dict[str, int]:
     """Bytes on one rank's device at the peak of a training step, by part.
 
     Weights, gradients, optimizer and average are exact. The rest is an estimate: what autograd keeps for the backward
@@ -24,6 +30,7 @@ def memory_estimate(cfg, policy, tokens, counted, amp):
         policy: on any device, "meta" too.
         tokens, counted: of one sample: of its sequence, and what the loss is a mean over.
         amp: "off", "bf16" or "fp16".
+
     Returns:
         {part: bytes}.
     """
@@ -122,7 +129,7 @@ def _factors(policy):
     return found if embedding is policy.backbone.get_output_embeddings().weight else found - {id(embedding)}
 
 
-def state_bytes(optimizer, parameter):
+def state_bytes(optimizer: str, parameter: torch.Tensor) -> int:
     """Bytes of the optimizer states of one parameter.
 
     Adam: two averages in the parameter's dtype and a float32 step counter. In 8 bits (Dettmers et al. 2022, block-wise

@@ -3,14 +3,21 @@
 import contextlib
 import importlib.util
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
+from torch import nn
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones.lora import quiet_bitsandbytes
 
 
-def lr_at(step, total_steps, base_lr, schedule="none", warmup=0.0, lr_end=0.0):
+def lr_at(
+    step: int, total_steps: int, base_lr: float, schedule: str = "none", warmup: float = 0.0, lr_end: float = 0.0
+) -> float:
     """Learning rate of optimizer step `step` (0-based): a pure function, so a resumed run needs no scheduler state.
 
     Args:
@@ -29,18 +36,18 @@ def lr_at(step, total_steps, base_lr, schedule="none", warmup=0.0, lr_end=0.0):
     return base_lr * (lr_end + (1 - lr_end) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def base_lr(train, world_size):
+def base_lr(train: CfgNode, world_size: int) -> float:
     """TRAIN.lr, multiplied by the number of ranks where TRAIN.scale_lr asks for it."""
     return train.lr * (world_size if train.scale_lr else 1)
 
 
-def check_optimizer(train):
+def check_optimizer(train: CfgNode) -> None:
     """BadInput if TRAIN.optimizer needs a package that is not there: found out before anything is started."""
     if train.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise BadInput("TRAIN.optimizer adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
 
 
-def build_optimizer(train, parameters):
+def build_optimizer(train: CfgNode, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of TRAIN over `parameters`. PyTorch's own in the fused form, one kernel for all of them."""
     options = {"lr": train.lr, "betas": tuple(train.betas), "weight_decay": train.weight_decay}
     if train.optimizer == "adamw_8bit":
@@ -52,7 +59,7 @@ def build_optimizer(train, parameters):
     return kind(parameters, **options, fused=True)
 
 
-def resolve_amp(mode, device):
+def resolve_amp(mode: str, device: torch.device) -> str:
     """AMP.mode with "auto" decided: bf16 where the device multiplies it faster than float32, else off.
 
     That is a GPU since Ampere, or a CPU with AVX512-BF16 or AMX; elsewhere bf16 is emulated and several times slower.
@@ -73,21 +80,23 @@ class Precision:
         device: torch.device of the rank.
     """
 
-    def __init__(self, mode, device):
+    def __init__(self, mode: str, device: torch.device) -> None:
         mode = resolve_amp(mode, device)
         self.dtype = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[mode]
         self.device = device
         self.scaler = torch.amp.GradScaler(device.type, enabled=mode == "fp16")
 
-    def autocast(self):
+    def autocast(self) -> AbstractContextManager:
         if self.dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
-    def backward(self, loss):
+    def backward(self, loss: torch.Tensor) -> None:
         self.scaler.scale(loss).backward()
 
-    def clip(self, optimizer, parameters, clip_grad):
+    def clip(
+        self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip_grad: float
+    ) -> torch.Tensor:
         """Unscale the gradients and clip them (0: only measure); returns their norm before clipping, a tensor."""
         self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -95,14 +104,14 @@ class Precision:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
         return norm
 
-    def step(self, optimizer, bad):
+    def step(self, optimizer: torch.optim.Optimizer, bad: torch.Tensor | bool) -> None:
         """Step after `clip`; where `bad` (a scalar tensor, 0 or 1) is 1, leave weights and moments alone. The scale of
         fp16 adapts either way.
 
         PyTorch's fused optimizers read `bad` on the device, as they do for its GradScaler; for others the host waits.
         """
         if optimizer.defaults.get("fused"):
-            optimizer.found_inf = bad
+            optimizer.found_inf = bad  # type: ignore[attr-defined]  # read by the fused step
             optimizer.step()
         elif not bad:
             optimizer.step()
@@ -120,14 +129,14 @@ class Ema:
         decay: 0..1; 0 makes an object that does nothing.
     """
 
-    def __init__(self, parameters, decay):
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
         self.parameters, self.decay = parameters, decay
         self.count = torch.zeros((), dtype=torch.float64, device=parameters[0].device)  # of updates
         # float32 even for bfloat16 weights, whose eight bits would swallow a change of 1 - decay
         self.average = [p.detach().float().clone() for p in parameters] if decay else []
 
     @torch.no_grad()
-    def update(self, bad=0):
+    def update(self, bad: torch.Tensor | int = 0) -> None:
         """Follow the weights, unless `bad` (0 or 1, may be a scalar tensor on the device) says there was no step."""
         if self.decay:
             decay = ((1 + self.count) / (10 + self.count)).clamp(max=self.decay)
@@ -137,7 +146,7 @@ class Ema:
             self.count += 1 - bad
 
     @contextlib.contextmanager
-    def swapped(self):
+    def swapped(self) -> Iterator[None]:
         """Inside, the model's weights are the average."""
         if not self.decay:
             yield
@@ -154,14 +163,14 @@ class Ema:
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """The average, and a copy of the weights themselves, which a checkpoint's model folder does not hold then."""
         if not self.decay:
             return {}
         weights = [p.detach().to("cpu", copy=True) for p in self.parameters]
         return {"count": int(self.count), "average": self.average, "weights": weights}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The state of a run that went on without an average is empty: then one starts at the weights as they are."""
         if not state:
             return

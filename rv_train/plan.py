@@ -6,10 +6,11 @@ import shutil
 import textwrap
 
 import torch
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones.lora import check_packages
-from rv_train.backbones.prompt import IGNORE
+from rv_train.backbones.prompt import IGNORE, PromptEncoder
 from rv_train.backbones.running import check_attention, check_compiler
 from rv_train.checkpoint import run_folder
 from rv_train.data.load import load_data
@@ -27,7 +28,7 @@ ROOM = 0.95  # share of a card that a step may fill by the estimate: the rest is
 STAND_IN = "put the white mug on the left plate and put the yellow and white mug on the right plate"  # a long one
 
 
-def count_steps(cfg, batches_per_epoch):
+def count_steps(cfg: CfgNode, batches_per_epoch: int) -> int:
     """Optimizer steps of the whole run; BadInput if there is none.
 
     Args:
@@ -39,11 +40,12 @@ def count_steps(cfg, batches_per_epoch):
     return steps
 
 
-def dry_run(cfg, devices=None, nproc=None):
+def dry_run(cfg: CfgNode, devices: str | None = None, nproc: int | None = None) -> None:
     """Print the plan of a run and what is missing for it. Needs no weights, data or GPU; writes and starts nothing.
 
     Args:
         devices, nproc: `--devices` and `--nproc` as given; GPUs that this machine does not have are planned for.
+
     Raises:
         BadInput: a config that could never be trained with, or devices that make no sense.
     """
@@ -215,7 +217,7 @@ def _sample(cfg, encoder, data):
     return f"{head}\n{abbreviated(encoder.prompt, ids)}"
 
 
-def abbreviated(prompt, ids):
+def abbreviated(prompt: PromptEncoder, ids: torch.Tensor) -> str:
     """Ids of a PromptEncoder for a reader: image tokens counted, long lines broken."""
     pad = prompt.chat.image
     text = prompt.tokenizer.decode(ids)

@@ -3,6 +3,9 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from libs.config_tree import differences
 from libs.errors import BadInput
@@ -19,6 +22,10 @@ from rv_train.data.training_set import TrainingSet
 from rv_train.optim import check_optimizer, resolve_amp
 from rv_train.plan import count_steps
 from rv_train.policies import build_encoder, policy_class
+
+if TYPE_CHECKING:
+    import torch
+
 
 # What may change when a run is resumed; anything else would make it another run.
 FREE_ON_RESUME = (
@@ -89,13 +96,16 @@ class Job:
     resume: Path | None
 
 
-def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
+def prepare_run(
+    cfg: CfgNode, device: "torch.device", world_size: int, resume: bool = False, allow_changes: bool = False
+) -> Job:
     """Check what can be checked before anything starts, make the folder of a new run; returns the Job.
 
     Args:
         device: torch.device of a rank.
         resume: continue from the run's newest good checkpoint.
         allow_changes: resume even with another config, other data or another number of ranks.
+
     Raises:
         BadInput: data or config that cannot be trained on, a package or compiler that is missing, nothing to resume,
             a folder that already holds something or is in use, or a resume that would be another run.
@@ -144,7 +154,7 @@ def prepare_run(cfg, device, world_size, resume=False, allow_changes=False):
     return Job(data, folder)
 
 
-def changed(cfg, data, world_size, folder):
+def changed(cfg: CfgNode, data: TrainingData, world_size: int, folder: Path) -> tuple[list[str], list[str]]:
     """What differs between this run and the one that wrote a checkpoint: (what cannot be, what may be allowed)."""
     trainer = checkpoint.load_trainer(folder, mapped=True)
     missing = [name for name in TRAINER_STATE if name not in trainer]

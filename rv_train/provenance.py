@@ -5,20 +5,28 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from libs.files import read_json_object, write_whole
 from rv_train.backbones.lora import num_values
 from rv_train.optim import base_lr, resolve_amp
 
+if TYPE_CHECKING:
+    from rv_train.distributed import Rank
+    from rv_train.policies.base import Policy
+
+
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "h5py", "opencv-python", "yacs")
 OPTIONAL_PACKAGES = ("bitsandbytes", "peft", "flash-attn", "torchvision", "qwen-vl-utils")  # for some keys of a run
 
 
-def versions(more=()):
+def versions(more: Iterable[str] = ()) -> dict[str, str | None]:
     """Package name → installed version (None: not installed), of what a result can depend on and of `more` packages;
     plus Python's version and this repository's commit."""
     found = {"python": platform.python_version(), "git_commit": git_commit()}
@@ -30,7 +38,7 @@ def versions(more=()):
     return found
 
 
-def git_commit():
+def git_commit() -> str | None:
     """The commit this code stands at, "+" behind it if files differ; None outside a git checkout."""
     root = Path(__file__).resolve().parent.parent
     try:
@@ -41,7 +49,9 @@ def git_commit():
     return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def write_run_json(folder, cfg, rank, data_info, model, start_step):
+def write_run_json(
+    folder: Path | str, cfg: CfgNode, rank: "Rank", data_info: Mapping[str, Any], model: "Policy", start_step: int
+) -> None:
     """`run.json`: what somebody needs to repeat this run, next to its `config.yaml`.
 
     A resumed run adds an entry to the list `resumed`.

@@ -1,8 +1,11 @@
 """`--sanity_forward`: one batch through the model, the first thing to run on new data."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from yacs.config import CfgNode
 
 from rv_train.backbones import family_of
 from rv_train.backbones.loading import check_weights
@@ -17,15 +20,17 @@ from rv_train.plan import abbreviated
 from rv_train.policies import build_encoder, build_policy, policy_class
 
 
-def sanity_forward(cfg, device):
+def sanity_forward(cfg: CfgNode, device: torch.device) -> int:
     """Print the first batch of a run and its loss; writes nothing.
 
     Batch, weights and precision are those of the run's first step on one rank, so the loss is, too.
 
     Args:
         device: torch.device to compute on.
+
     Returns:
         exit code: 0, or 1 where the loss is not a finite number.
+
     Raises:
         BadInput: data, config or weights that cannot be trained on.
     """
@@ -60,7 +65,7 @@ def sanity_forward(cfg, device):
     return 0 if math.isfinite(loss) else 1
 
 
-def print_sample(features, samples, key):
+def print_sample(features: Mapping[str, Any], samples: TrainingSet, key: tuple[int, int, int]) -> None:
     """A sample of a TrainingSet in words: what the model reads, and what it shall answer, digits masked as in
     training."""
     ids, encoder = features["input_ids"], samples.encoder

@@ -1,6 +1,16 @@
 """What the steps of a run told. Read one step late, so that the device has the next one to work on meanwhile."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from rv_train.bad_steps import BadSteps
+    from rv_train.distributed import Told
+    from rv_train.optim import Precision
+    from rv_train.policies.base import Policy
 
 
 class Steps:
@@ -13,25 +23,25 @@ class Steps:
         model: the bare model; precision: its Precision.
     """
 
-    def __init__(self, bad_steps, model, precision):
+    def __init__(self, bad_steps: "BadSteps", model: "Policy", precision: "Precision") -> None:
         self.bad_steps, self.model, self.precision = bad_steps, model, precision
         self.stop, self.grad_norm = False, math.nan
         self._waiting = []
         self.restart()
 
-    def restart(self):
+    def restart(self) -> None:
         """Begin a new window for `mean_loss`."""
         self._sum, self._good = 0.0, 0
 
-    def mean_loss(self):
+    def mean_loss(self) -> float:
         """Of the good steps of the window that were read; NaN if there were none."""
         return self._sum / self._good if self._good else math.nan
 
-    def add(self, told, batches):
+    def add(self, told: "Told", batches: "Sequence[Mapping[str, torch.Tensor]]") -> None:
         """A step is on its way; batches: what this rank fed it."""
         self._waiting.append((told, batches))
 
-    def read(self, behind=0):
+    def read(self, behind: int = 0) -> None:
         """Wait for the device, for all steps but the last `behind`; for all of them if one of them was asked to stop.
 
         Raises:

@@ -7,12 +7,22 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from rv_train.flops import peak_tflops as known_peak
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rv_train.distributed import Rank
+
+
+T = TypeVar("T")
 
 
 class Tracker:
@@ -26,43 +36,44 @@ class Tracker:
         total_steps: of the whole run.
     """
 
-    def __init__(self, folder, start_step, total_steps):
+    def __init__(self, folder: Path | str, start_step: int, total_steps: int) -> None:
         self.events = EventFile(folder, start_step + 1)
         self.start_step, self.total_steps = start_step, total_steps
         self.began = time.monotonic()
         self.bar = _Bar(start_step, total_steps) if sys.stdout.isatty() else None
 
-    def __enter__(self):
+    def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def text(self, tag, text):
+    def text(self, tag: str, text: str) -> None:
         """A text in TensorBoard's TEXT tab."""
         from torch.utils.tensorboard import summary
 
         self.events.add(self.start_step, summary.text(tag, "```\n" + text + "\n```"))
 
-    def advance(self, step):
+    def advance(self, step: int) -> None:
         """Optimizer step `step` (1-based) is done: moves the bar, where there is one."""
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
 
-    def report(self, step, scalars, memory):
+    def report(self, step: int, scalars: Mapping[str, float], memory: Sequence[int]) -> None:
         """Write the scalars of a window that ends with optimizer step `step` (1-based), and show them.
 
         Args:
             scalars: {"train/loss", "train/lr", "train/grad_norm", "speed/samples_per_s", "speed/data_wait", ...}.
             memory: `peak_memory` of every rank, bytes.
+
         Raises:
             OSError: the event file cannot be written.
         """
         peaks = [size / 2**30 for size in memory]
         self._write(step, {**scalars, **{f"memory/peak_gib_rank{rank}": peak for rank, peak in enumerate(peaks)}})
-        left = (time.monotonic() - self.began) / (step - self.start_step) * (self.total_steps - step)
+        seconds = (time.monotonic() - self.began) / (step - self.start_step) * (self.total_steps - step)
         loss, lr = f"loss {scalars['train/loss']:.4f}", f"lr {scalars['train/lr']:.2e}"
-        speed, left = f"{scalars['speed/samples_per_s']:.1f} samples/s", f"{format_time(left)} left"
+        speed, left = f"{scalars['speed/samples_per_s']:.1f} samples/s", f"{format_time(seconds)} left"
         if self.bar is not None:
             most = f"{max(peaks):.1f} GiB"
             self.bar.set_postfix_str(", ".join((loss, lr, speed, most, left)), refresh=False)
@@ -73,13 +84,13 @@ class Tracker:
         peak = f"peak memory {' '.join(f'{peak:.1f}' for peak in peaks)} GiB"
         self.line("  ".join((self._step(step), loss, lr, grad, speed, wait, peak, left)))
 
-    def scalars(self, step, scalars):
+    def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write scalars that are measured now and then, and print them as a line, without those per dimension."""
         self._write(step, scalars)
         shown = [f"{tag} {value:.4g}" for tag, value in scalars.items() if not tag.startswith("val/dim")]
         self.line("  ".join((self._step(step), *shown)))
 
-    def figure(self, tag, figure, step):
+    def figure(self, tag: str, figure: "Figure", step: int) -> None:
         """A matplotlib Figure in TensorBoard's IMAGES tab."""
         import numpy as np
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -90,7 +101,7 @@ class Tracker:
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # (H, W, 3) uint8
         self.events.add(step, summary.image(tag, pixels, dataformats="HWC"))
 
-    def line(self, text):
+    def line(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
         if self.bar is None:
             print(text, flush=True)
@@ -98,7 +109,7 @@ class Tracker:
             self.bar.write(text, file=sys.stdout)
             sys.stdout.flush()
 
-    def close(self):
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
@@ -139,11 +150,12 @@ class EventFile:
     Args:
         folder: where to make it.
         purge_step: points of older files in the folder from this step on are no longer shown.
+
     Raises:
         OSError: from the constructor and `add`; the file is closed then.
     """
 
-    def __init__(self, folder, purge_step):
+    def __init__(self, folder: Path | str, purge_step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -154,11 +166,11 @@ class EventFile:
         restart = SessionLog(status=SessionLog.START)
         self._append(Event(file_version="brain.Event:2"), Event(step=purge_step, session_log=restart))
 
-    def add(self, step, *summaries):
+    def add(self, step: int, *summaries: Any) -> None:
         """Append summaries (`torch.utils.tensorboard.summary`) of a step, so that they are in the file now."""
         self._append(*(self._event(step=step, summary=summary) for summary in summaries))
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
 
     def _append(self, *events):
@@ -183,17 +195,17 @@ class Meter:
         peak_tflops: of one device at the precision in use; 0 looks the GPU's name up (dense bf16).
     """
 
-    def __init__(self, flops, rank, peak_tflops):
+    def __init__(self, flops: Callable[[Mapping[str, torch.Tensor]], float], rank: "Rank", peak_tflops: float) -> None:
         self.flops, self.rank = flops, rank
         self.peak = peak_tflops or known_peak(rank.device)  # TFLOP/s, None: unknown
         self.restart()
 
-    def restart(self):
+    def restart(self) -> None:
         """Begin a new window."""
         self.began, self.left_out, self.waited = time.monotonic(), 0.0, 0.0
         self.samples, self.tokens, self.operations = 0, 0, 0.0
 
-    def next(self, batches):
+    def next(self, batches: "Iterator[dict[str, torch.Tensor]]") -> "dict[str, torch.Tensor]":
         """`next(batches)`, its wait and its size counted. The batch must still be on the CPU."""
         began = time.monotonic()
         batch = next(batches)
@@ -204,7 +216,7 @@ class Meter:
         return batch
 
     @contextlib.contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         """Time in here (validation, saving) is no training time."""
         began = time.monotonic()
         try:
@@ -212,7 +224,7 @@ class Meter:
         finally:
             self.left_out += time.monotonic() - began
 
-    def scalars(self):
+    def scalars(self) -> dict[str, float]:
         """The window so far.
 
         speed/samples_per_s, speed/tokens_per_s: of all ranks; tokens without padding, image tokens included.
@@ -231,7 +243,7 @@ class Meter:
         return scalars
 
 
-def peak_memory(device):
+def peak_memory(device: torch.device) -> int:
     """The most memory in use at once since this process started, bytes: of a GPU what torch allocated there, of a CPU
     rank the resident memory of the process."""
     if device.type == "cuda":
@@ -240,7 +252,7 @@ def peak_memory(device):
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
-def format_time(seconds):
+def format_time(seconds: float) -> str:
     """113 → 1:53, 3725 → 1:02:05"""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -12,12 +12,14 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 import yaml
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
+from yacs.config import CfgNode
 
 from libs.cli import cli_errors
 from libs.config_tree import to_dict
@@ -29,11 +31,20 @@ from rv_train.config import load_cfg
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.training_set import TrainingSet
 from rv_train.describe import describe
-from rv_train.distributed import agree, gather_objects, ignore_signals, launch, leader, parse_devices, under_torchrun
+from rv_train.distributed import (
+    Rank,
+    agree,
+    gather_objects,
+    ignore_signals,
+    launch,
+    leader,
+    parse_devices,
+    under_torchrun,
+)
 from rv_train.optim import Ema, Precision, base_lr, build_optimizer, lr_at
 from rv_train.plan import count_steps, dry_run
 from rv_train.policies import build_encoder, build_policy
-from rv_train.prepare import prepare_run
+from rv_train.prepare import Job, prepare_run
 from rv_train.provenance import write_run_json
 from rv_train.sanity import sanity_forward
 from rv_train.steps import Steps
@@ -43,7 +54,7 @@ from rv_train.validate import Validation, due, milestones
 STOPPED = os.EX_TEMPFAIL  # 75: try again
 
 
-def train(rank, cfg, job):
+def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
     """One rank, start to end; returns the exit code.
 
     Args:
@@ -136,7 +147,7 @@ def train(rank, cfg, job):
                     scores |= answered
             if tracker:
                 tracker.scalars(done, scores)
-                if with_answers:
+                if with_answers and figure:
                     tracker.figure("val/chunks", figure, done)
         return scores
 
@@ -223,7 +234,7 @@ def train(rank, cfg, job):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cfg", required=True, help="recipe, a YAML file under configs/")
     parser.add_argument("--resume", action="store_true", help="continue from the run's newest good checkpoint")

@@ -6,15 +6,26 @@ who needs it, and none of the run's generators is drawn from, so it trains the s
 
 import contextlib
 import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
+from yacs.config import CfgNode
 
 from rv_train.data.stats import action_range
 from rv_train.data.training_set import TrainingSet
-from rv_train.distributed import ignore_signals
+from rv_train.distributed import Rank, ignore_signals
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rv_train.data.base import Demonstrations
+    from rv_train.optim import Precision
+    from rv_train.policies.base import Encoder, Policy
+
 
 FIGURE_SAMPLES = 4
 
@@ -30,7 +41,9 @@ class Validation:
         rank: a distributed.Rank. A process group must exist.
     """
 
-    def __init__(self, cfg, dataset, encoder, stats, rank):
+    def __init__(
+        self, cfg: CfgNode, dataset: "Demonstrations", encoder: "Encoder", stats: Mapping[str, Any], rank: Rank
+    ) -> None:
         self.dataset, self.encoder, self.rank, self.seed = dataset, encoder, rank, cfg.EXP.SEED
         self.low, self.high = map(np.array, action_range(stats, cfg.ACTION.RANGE))
         self.batch_size, self.num_workers = cfg.TRAIN.batch_size, cfg.DATA.NUM_WORKERS
@@ -39,7 +52,7 @@ class Validation:
         self.loss_samples = spread(whole, cfg.VALID.loss_batches * self.batch_size or whole)[share]
         self.gen_samples = spread(whole, cfg.VALID.gen_samples)[share]
 
-    def loss(self, model, precision):
+    def loss(self, model: "Policy", precision: "Precision") -> float:
         """The training loss (of text: cross-entropy per learned token), over the samples of all ranks.
 
         Args:
@@ -56,7 +69,7 @@ class Validation:
         dist.all_reduce(total)
         return (total[0] / total[1]).item()
 
-    def generate(self, model):
+    def generate(self, model: "Policy") -> "tuple[dict[str, float], Figure | None]":
         """Let the model answer, and compare its chunks with the demonstrated ones, in environment units.
 
         A text that cannot be read counts as the mid-range chunk, which is what the robot would execute. The true
@@ -65,6 +78,7 @@ class Validation:
 
         Args:
             model: the bare model; its training flag is left as found.
+
         Returns:
             ({"val/mse", "val/mae", "val/parse_rate", "val/dim{i}_mae": over the samples of all ranks, and, where there
             are any, "val/hidden_targets": share of the numbers that are not known},
@@ -81,9 +95,9 @@ class Validation:
                 answers.append(prediction.chunk)
                 truths.append(np.stack([sample.actions for sample in samples]))
                 valid.append(prediction.valid)
-        answers, truths, valid = np.concatenate(answers), np.concatenate(truths), np.concatenate(valid)
-        metrics = self._over_ranks(answers - truths, valid)
-        return metrics, self._figure(answers, truths, valid) if self.rank.is_main else None
+        chunks, true, readable = np.concatenate(answers), np.concatenate(truths), np.concatenate(valid)
+        metrics = self._over_ranks(chunks - true, readable)
+        return metrics, self._figure(chunks, true, readable) if self.rank.is_main else None
 
     def _loss_batches(self):
         batches = _pieces([(0, 0, index) for index in self.loss_samples], self.batch_size)
@@ -137,7 +151,7 @@ class Validation:
         return chunk_figure(answers[shown], truths[shown], titles, self.low, self.high)
 
 
-def due(done, every_epochs, steps_per_epoch, total_steps):
+def due(done: int, every_epochs: int, steps_per_epoch: float, total_steps: int) -> bool:
     """Whether a measurement stands after `done` optimizer steps: each time `every_epochs` more epochs are complete,
     and at the end. A pure function of the step, so a resumed run measures where an uninterrupted one does.
 
@@ -147,14 +161,14 @@ def due(done, every_epochs, steps_per_epoch, total_steps):
     return done == total_steps or times_complete(done, every_epochs, steps_per_epoch) is not None
 
 
-def times_complete(done, every_epochs, steps_per_epoch):
+def times_complete(done: int, every_epochs: int, steps_per_epoch: float) -> int | None:
     """How many times `every_epochs` epochs are complete, where the last step completed them; else None."""
     interval = every_epochs * steps_per_epoch
     before, now = (math.floor(step / interval + 1e-9) for step in (done - 1, done))  # 3 x 10/3 steps are 10
     return now if now > before else None
 
 
-def milestones(done, total_steps, steps_per_epoch, cfg):
+def milestones(done: int, total_steps: int, steps_per_epoch: float, cfg: CfgNode) -> list[str]:
     """Names of links to the checkpoint after `done` steps: epoch_N by TRAIN.save_every_epochs, `final` at the end."""
     every, names = cfg.TRAIN.save_every_epochs, []
     times = times_complete(done, every, steps_per_epoch) if every else None
@@ -163,19 +177,22 @@ def milestones(done, total_steps, steps_per_epoch, cfg):
     return [*names, "final"] if done == total_steps else names
 
 
-def spread(whole, count):
+def spread(whole: int, count: int) -> list[int]:
     """At most `count` evenly spaced numbers out of 0 … whole - 1, each the middle of an equal share."""
     count = min(count, whole)
     return [(2 * i + 1) * whole // (2 * count) for i in range(count)]
 
 
-def chunk_figure(answers, truths, titles, low, high):
+def chunk_figure(
+    answers: np.ndarray, truths: np.ndarray, titles: Sequence[str], low: np.ndarray, high: np.ndarray
+) -> "Figure":
     """Predicted against demonstrated chunks: one row per sample, one panel per action dimension.
 
     Args:
         answers, truths: (n, H, A) environment units.
         titles: n row labels.
         low, high: (A,) range of each dimension, the vertical axis of its column.
+
     Returns:
         a matplotlib Figure that no global state knows of.
     """

@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,7 +44,7 @@ from rv_train.data.stats import (
 from tools.data_options import add_data_options, chosen_data
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -62,11 +63,16 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    for name, low, high in (("horizon", 1, 10_000), ("num_bins", 1, 10**9), ("quality", 1, 100), ("workers", 1, 4096)):
-        if not low <= getattr(args, name) <= high:
-            raise BadInput(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
+    for name, least, most in (
+        ("horizon", 1, 10_000),
+        ("num_bins", 1, 10**9),
+        ("quality", 1, 100),
+        ("workers", 1, 4096),
+    ):
+        if not least <= getattr(args, name) <= most:
+            raise BadInput(f"--{name} must be between {least} and {most}, not {getattr(args, name)}")
     check_new_folder(args.out)
     dataset = open_data(chosen_data(args, HORIZON=args.horizon, NUM_BINS=args.num_bins))
     if dataset.written_with:
@@ -87,6 +93,8 @@ def main(argv=None):
         jpeg_quality=args.quality if args.format == "jpeg" else 0,
         fingerprint=fingerprint,
     )
+    size = next(iter(dataset.facts.cameras.values()))
+    assert size is not None, "there is data, which tells it"
     codec = ActionTextCodec(settings.low, settings.high, settings.num_bins)
     info = {
         **asdict(settings),
@@ -94,7 +102,7 @@ def main(argv=None):
         "action_dim": len(settings.low),
         "pictures": "upright RGB",
         "render": dataset.render,
-        "resolution": max(next(iter(dataset.facts.cameras.values()))),
+        "resolution": max(size),
         "num_samples": len(dataset),
         "num_demos": len(dataset.demos),
         "num_clipped": sum(codec.count_clipped(rows.actions) for rows in dataset.demos),
@@ -119,7 +127,7 @@ def main(argv=None):
     print(f"{args.out / MANIFEST}  {what}, {len(settings.views)} views as {args.format}, upright{clipped}")
 
 
-def run_with_bar(build, workers, num_frames):
+def run_with_bar(build: Build, workers: int, num_frames: int) -> None:
     done = num_frames - sum(task.frames for task in build.missing())
     with tqdm(total=num_frames, initial=done, unit="frame", smoothing=0, dynamic_ncols=True) as bar:
         try:

@@ -8,6 +8,7 @@ result depends neither on interruptions nor on the number of workers.
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from libs.cli import cli_errors
@@ -22,7 +23,7 @@ from libs.robosuite_sim.pool import run_with_bar
 COUNTS = {"num_demos": (1, math.inf), "workers": (1, math.inf), "resolution": (1, math.inf), "seed": (0, math.inf)}
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -63,14 +64,14 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def check_ranges(args, **ranges):
+def check_ranges(args: argparse.Namespace, **ranges: tuple[float, float]) -> None:
     """BadInput for an argument outside (lowest, highest)."""
     for name, (low, high) in ranges.items():
         if not low <= getattr(args, name) <= high:
             raise BadInput(f"--{name} must be between {low} and {high}, not {getattr(args, name)}")
 
 
-def make_jobs(args):
+def make_jobs(args: argparse.Namespace) -> list[TaskJob]:
     """One TaskJob per task; BadInput for anything that cannot be collected as asked."""
     check_ranges(args, **COUNTS, start_noise=(0, 0.3), start_near=(0, 1), start_late=(0, 1))
     check_new_folder(args.out)
@@ -91,7 +92,7 @@ def make_jobs(args):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     jobs = make_jobs(args)
     run_with_bar(jobs, args.workers)

@@ -8,6 +8,7 @@ depends neither on interruptions nor on the number of workers.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from libs.cli import cli_errors
@@ -19,7 +20,7 @@ from libs.stack_sim.collection import StackJob, StackSettings
 from tools.collect_demos import COUNTS, check_ranges
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -46,7 +47,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     check_ranges(args, **COUNTS, start_late=(0, 1))
     check_new_folder(args.out)

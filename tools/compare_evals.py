@@ -8,6 +8,7 @@ by more than chance: tools/summarize_eval.py. Exit code: 0 equal, 1 not, 2 where
 """
 
 import argparse
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from libs.cli import cli_errors
@@ -17,7 +18,9 @@ from rv_eval.results.summary import gather, list_episodes
 OUTCOME = ("success", "steps", "queries", "parse_failures", "repaired")
 
 
-def compare_evals(first, second, only=(), ignore=()) -> list[str]:
+def compare_evals(
+    first: Path | str, second: Path | str, only: Sequence[str] = (), ignore: Sequence[str] = ()
+) -> list[str]:
     """What differs between the evaluations in two folders, one line each; nothing where they are equal.
 
     only: "KEY=VALUE" of the records to take, where a folder holds several runs. ignore: settings that may differ.
@@ -34,19 +37,20 @@ def compare_evals(first, second, only=(), ignore=()) -> list[str]:
         found += [f"{folder}: not in the other: {text}" for text in list_episodes(alone)]
     settings = [dict(run.episodes[0].measurement) for run in runs]
     names = [name for name in dict.fromkeys((*settings[0], *settings[1])) if name not in ignore]
-    found += _differing(*settings, names)
+    found += _differing(settings[0], settings[1], names)
     for episode in [episode for episode in episodes[0] if episode in episodes[1]]:
-        both = [each[episode].values for each in episodes]
-        found += [f"{list_episodes([episode])[0]}: {text}" for text in _differing(*both, OUTCOME)]
+        first_values, second_values = (each[episode].values for each in episodes)
+        differing = _differing(first_values, second_values, OUTCOME)
+        found += [f"{list_episodes([episode])[0]}: {text}" for text in differing]
     return found
 
 
-def _differing(first: dict, second: dict, names):
+def _differing(first: dict, second: dict, names: Iterable[str]) -> list[str]:
     return [f"{n}: {first.get(n)} and {second.get(n)}" for n in names if first.get(n) != second.get(n)]
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -55,7 +59,8 @@ def main(argv=None):
     add("--only", nargs="+", default=[], metavar="KEY=VALUE", help="records to take, where there are several runs")
     add("--ignore", nargs="+", default=[], choices=SETTING_KEYS, metavar="KEY", help="settings that may differ")
     args = parser.parse_args(argv)
-    found = compare_evals(*args.evaluations, args.only, args.ignore)
+    first, second = args.evaluations
+    found = compare_evals(first, second, args.only, args.ignore)
     if found:
         print("\n".join(found))
         raise SystemExit(1)

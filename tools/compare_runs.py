@@ -9,7 +9,9 @@ identical, 1 not, 2 where a folder cannot be read.
 import argparse
 import logging
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,7 +24,7 @@ from rv_train.checkpoint import checkpoints, load_trainer
 UNREPEATABLE = ("speed/", "memory/")  # curves of how fast it went
 
 
-def compare_runs(first, second):
+def compare_runs(first: Path, second: Path) -> list[str]:
     """What differs between two run folders, one line each; nothing where they are identical.
 
     Raises:
@@ -35,8 +37,9 @@ def compare_runs(first, second):
     for folder in checkpoints(first):
         pair = folder, Path(second) / folder.name
         if pair[1] in checkpoints(second):
-            found += differing(*(read_weights(step / "model") for step in pair), f"{folder.name}/model")
-            found += differing(*map(load_trainer, pair), f"{folder.name}/trainer.pt")
+            weights = [read_weights(step / "model") for step in pair]
+            found += differing(weights[0], weights[1], f"{folder.name}/model")
+            found += differing(load_trainer(pair[0]), load_trainer(pair[1]), f"{folder.name}/trainer.pt")
     return found + list(differing(read_curves(first), read_curves(second), "curve"))
 
 
@@ -46,7 +49,7 @@ def _layout(run):
     return {path.name: path.resolve().name for path in [*checkpoints(run), *links]}
 
 
-def read_weights(folder):
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """{name: tensor} of a model folder."""
     tensors = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
@@ -55,7 +58,7 @@ def read_weights(folder):
     return tensors
 
 
-def read_curves(run):
+def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """{tag: [(step, value), ...]} of every TensorBoard scalar that is not a speed."""
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every point that a resume wrote again
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
@@ -64,7 +67,7 @@ def read_curves(run):
     return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
 
 
-def differing(first, second, where):
+def differing(first: Any, second: Any, where: str) -> Iterator[str]:
     """Lines for every leaf that differs in two trees of dicts, lists, tensors (bit by bit) and plain values."""
     if type(first) is not type(second):
         yield f"{where}: {type(first).__name__} and {type(second).__name__}"
@@ -94,7 +97,7 @@ def _bits(tensor):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

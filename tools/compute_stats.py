@@ -11,7 +11,9 @@ for a policy that is given them. Exit code: 0, 2 where a file cannot be used.
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
@@ -25,7 +27,7 @@ COLUMNS = ("min", "q01", "mean", "std", "q99", "max")
 PROPRIO_COLUMNS = ("min", "mean", "std", "max")
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -38,7 +40,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if kind_of(args.out) == "folder":
         raise BadInput(f"--out {args.out} is a folder: name the file, such as {args.out / 'action_stats.json'}")
@@ -57,7 +59,7 @@ def main(argv=None):
     print(args.out)
 
 
-def table(stats):
+def table(stats: Mapping[str, Any]) -> list[str]:
     """The lines that describe statistics: a row per dimension of the actions and then of the proprio parts, then what
     they were computed from."""
     lines = rows_of("dim", range(len(stats["min"])), COLUMNS, stats)
@@ -68,7 +70,7 @@ def table(stats):
     return lines
 
 
-def rows_of(title, names, columns, stats):
+def rows_of(title: str, names: Sequence[object], columns: Sequence[str], stats: Mapping[str, Any]) -> list[str]:
     """A line of titles, and one of numbers per name, in the columns' order."""
     width = max(len(str(name)) for name in (title, *names))
     lines = [f"{title:<{width}}" + "".join(f"{column:>11}" for column in columns)]

@@ -14,7 +14,9 @@ something cannot be read.
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
@@ -33,7 +35,7 @@ from tools.data_options import other_data
 from tools.evaluation import run_name
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -68,7 +70,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.overfit is None:
         out = args.out or Path("eval_logs") / f"diagnose_{run_name(args.model_path)}"
@@ -125,7 +127,7 @@ def run_diagnosis(args: argparse.Namespace, model_path: Path, out: Path) -> dict
     return tree
 
 
-def write_json(folder, tree):
+def write_json(folder: Path, tree: Mapping[str, Any]) -> None:
     (folder / "diagnosis.json").write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n")
 
 

@@ -14,8 +14,9 @@ Exit code: as tools/eval_libero.py.
 import argparse
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
@@ -24,6 +25,9 @@ from rv_eval.envs import get_simulator
 from rv_eval.envs.base import Simulator
 from rv_eval.splice import EXECUTIONS, NAIVE, SPLICE, SYNC
 from tools.evaluation import ask_in_wordings, load_policy, parse_args, run_evaluation, run_name
+
+if TYPE_CHECKING:
+    from rv_eval.agent import Answering
 
 
 def parse_cells(simulator: Simulator, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,7 +45,7 @@ def _add_cells(parser):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     simulator = get_simulator("libero")
     args = parse_cells(simulator, argv)
     simulator.choose_tasks(args)  # refuses what does not exist, before a policy is loaded
@@ -50,7 +54,7 @@ def main(argv=None):
     print("\n" + table(run_cells(args, simulator, load_policy(args))))
 
 
-def run_cells(args: argparse.Namespace, simulator: Simulator, policy) -> list[dict]:
+def run_cells(args: argparse.Namespace, simulator: Simulator, policy: "Answering") -> list[dict]:
     """A row for every cell; also written to delays.json."""
     from rv_eval.playing.delay import DelayedAgent
     from rv_eval.results.records import wilson_interval
@@ -71,7 +75,7 @@ def run_cells(args: argparse.Namespace, simulator: Simulator, policy) -> list[di
     return rows
 
 
-def cells(executions, delays) -> list[tuple[str, int]]:
+def cells(executions: Iterable[str], delays: Iterable[int]) -> list[tuple[str, int]]:
     """(execution, delay), each once: sync waits, so its delay is nothing; without delay all are sync."""
     wanted = [
         (SYNC, 0) if execution == SYNC or delay == 0 else (execution, delay)
@@ -81,7 +85,7 @@ def cells(executions, delays) -> list[tuple[str, int]]:
     return list(dict.fromkeys(wanted))
 
 
-def table(rows) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"{'execution':<12}{'delay':>6}{'success':>10}{'rate':>8}   95 %            steps of a success"]
     for row in rows:
         rate, count = row["successes"] / max(row["episodes"], 1), f"{row['successes']}/{row['episodes']}"

@@ -10,6 +10,7 @@ are kept, the same command with --skip_evaluated continues, tools/summarize_eval
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from libs.cli import cli_errors
@@ -17,7 +18,7 @@ from rv_eval.envs import SIMULATORS
 from tools.evaluation import evaluate_in
 
 
-def parse_env(argv: list[str]) -> tuple[str, list[str]]:
+def parse_env(argv: Sequence[str]) -> tuple[str, list[str]]:
     """--env, which decides what the other arguments are, and the others."""
     named = any(word.partition("=")[0] == "--env" for word in argv)
     parser = argparse.ArgumentParser(
@@ -32,7 +33,7 @@ def parse_env(argv: list[str]) -> tuple[str, list[str]]:
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     env, others = parse_env(sys.argv[1:] if argv is None else argv)
     evaluate_in(env, __doc__, others, prog=f"{Path(__file__).name} --env {env}")
 

@@ -11,12 +11,14 @@ Exit code: 0 all episodes were run, whatever their outcome; 1 the simulator or t
 input; 130 interrupted.
 """
 
+from collections.abc import Sequence
+
 from libs.cli import cli_errors
 from tools.evaluation import evaluate_in
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     evaluate_in("libero", __doc__, argv)
 
 

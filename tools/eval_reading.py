@@ -11,6 +11,8 @@ docs/reading.md says what is counted and how to read the tables. Everything else
 tools/eval_libero.py.
 """
 
+from collections.abc import Sequence
+
 from libs.cli import cli_errors
 from rv_eval.envs.libero_reading import ReadingSimulator
 from rv_eval.playing.requests import ask_all
@@ -19,7 +21,7 @@ from tools.evaluation import check_policy_arguments, make_parser, run_evaluation
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     simulator = ReadingSimulator()
     args = make_parser(simulator, __doc__).parse_args(argv)
     check_policy_arguments(args)

@@ -10,12 +10,14 @@ the same command with --skip_evaluated continues, tools/summarize_eval.py puts L
 were run), 1 (the simulator or the policy server failed for good), 2 (bad input), 130 (interrupted).
 """
 
+from collections.abc import Sequence
+
 from libs.cli import cli_errors
 from tools.evaluation import evaluate_in
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     evaluate_in("stack", __doc__, argv)
 
 

@@ -6,10 +6,11 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from libs.errors import BadInput
 from libs.files import check_new_folder
-from rv_eval.agent import AgentSettings, ChunkAgent
+from rv_eval.agent import AgentSettings, Answering, ChunkAgent
 from rv_eval.envs import get_simulator
 from rv_eval.envs.base import Episode, Simulator
 
@@ -150,8 +151,8 @@ def run_evaluation(
     args: argparse.Namespace,
     simulator: Simulator,
     ask: Ask = ask_in_wordings,
-    policy=None,
-    make_agent: Callable[..., ChunkAgent] = ChunkAgent,
+    policy: Answering | None = None,
+    make_agent: Callable[..., Any] = ChunkAgent,
     more: dict | None = None,
 ) -> list[dict]:
     """Evaluate the policy of `args` and print the table; ends the program where it cannot go on.
@@ -216,7 +217,7 @@ def run_evaluation(
     return records
 
 
-def load_policy(args: argparse.Namespace):
+def load_policy(args: argparse.Namespace) -> Answering:
     """The policy of --model_path, loaded here or served elsewhere."""
     if args.model_path.startswith(SERVED):
         from rv_eval.serving.protocol import PolicyLost, read_api_key
@@ -255,7 +256,7 @@ def agent_settings(args: argparse.Namespace, preset: AgentSettings) -> AgentSett
     return dataclasses.replace(preset, **{name: value for name, value in given.items() if value is not None})
 
 
-def run_name(model_path) -> str:
+def run_name(model_path: Path | str) -> str:
     """The name of the run that a run, step or model folder belongs to."""
     path = Path(model_path).resolve()
     while path.name in ("model", "last") or path.name.startswith("step_"):

@@ -18,7 +18,9 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -30,11 +32,15 @@ from libs.files import check_new_folder
 from libs.jobs import run_jobs
 from libs.lerobot_data import is_set
 
+if TYPE_CHECKING:
+    from libs.lerobot_data.episode_files import SetSpec
+
+
 # As the published LIBERO sets of LeRobot have it: position and axis-angle of the hand, and the gripper.
 STATES = {"libero": ("ee_states", "gripper_states")}
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -61,7 +67,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     from libs.lerobot_data import SetWriter  # of the extra [lerobot]
 
     args = parse_args(argv)
@@ -89,7 +95,9 @@ def main(argv=None):
     print(f"{args.out}  {len(demos)} episodes, {frames:,} frames, {spec.fps:g} fps, {cameras} as {spec.pictures}")
 
 
-def plan_set(files, key_map, args):
+def plan_set(
+    files: Sequence[DemoFile], key_map: KeyMap, args: argparse.Namespace
+) -> "tuple[SetSpec, list[tuple[DemoFile, str]], list[str]]":
     """(SetSpec, [(DemoFile, demo)] in order, parts of the state); BadInput where the files do not make one set."""
     from libs.lerobot_data import SetSpec
 
@@ -118,7 +126,7 @@ def plan_set(files, key_map, args):
     return spec, demos, parts
 
 
-def export_demo(spec, parts, job):
+def export_demo(spec: "SetSpec", parts: Sequence[str], job: tuple[int, Path, DemoFile, str]) -> None:
     """One job: (number, folder of the part, DemoFile, demo)."""
     from libs.lerobot_data import EpisodeFrames, write_episode
 
@@ -133,13 +141,13 @@ def export_demo(spec, parts, job):
         raise BadInput(f"{file.path}, {demo}: {error}") from None
 
 
-def stated_rate(file):
+def stated_rate(file: DemoFile) -> float | None:
     """Frames a second that a file's env_args state (robosuite's control_freq), None where they do not."""
     rate = _env_kwargs(file).get("control_freq")
     return float(rate) if isinstance(rate, int | float) and rate > 0 else None
 
 
-def stated_robot(file):
+def stated_robot(file: DemoFile) -> str:
     """The robot that a file's env_args state, "" where they do not."""
     robots = _env_kwargs(file).get("robots")
     name = robots[0] if isinstance(robots, list) and robots else robots

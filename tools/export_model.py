@@ -6,6 +6,7 @@ python tools/export_model.py --model_path checkpoints/RUN --dtype float16 --out 
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_path", required=True, help="run folder, step folder or model folder")
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the stored weights")

@@ -13,7 +13,10 @@ read or no map fits (the others are reported).
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
@@ -25,6 +28,10 @@ from tools.inspection import anything, hdf5
 from tools.inspection.report import write_report
 from tools.inspection.video import write_video
 
+if TYPE_CHECKING:
+    from tools.inspection.text import Outcome
+
+
 # Kinds of data that have an inspection of their own; every other one is told by what the contract of a data set says.
 OWN = {
     "hdf5": lambda args, files: hdf5.inspect(files, args.key_map, args.verify, args.demos or 1),
@@ -32,7 +39,7 @@ OWN = {
 }
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -50,7 +57,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.demos is not None and args.demos < 1:
         raise BadInput(f"--demos must be at least 1, not {args.demos}")
@@ -76,7 +83,7 @@ def main(argv=None):
         raise SystemExit(2 if any(one.unreadable for one in found) else 1)
 
 
-def write_page(args, source):
+def write_page(args: argparse.Namespace, source: str) -> int:
     """Write --report of data of one kind, with its whole state; its size in bytes."""
     chosen = argparse.Namespace(**{**vars(args), "source": source})
     facts = find_source(source).look(chosen_data(chosen))
@@ -85,14 +92,14 @@ def write_page(args, source):
     return write_report(args.report, data, args.files, *anything.findings(data), args.demos)
 
 
-def lerobot_inspection():
+def lerobot_inspection() -> ModuleType:
     """The module, which needs the extra [lerobot]."""
     from tools.inspection import lerobot
 
     return lerobot
 
 
-def inspect(args, source, entries):
+def inspect(args: argparse.Namespace, source: str, entries: Sequence[Path]) -> "Outcome":
     """Print what is in some files and folders of one kind; the Outcome."""
     if source in OWN:
         return OWN[source](args, entries)

@@ -10,6 +10,7 @@ their 4-bit form, which is a slightly different model.
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ ORIGIN = "merged_from.json"  # in the model folder: what was added to what
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_path", help="run folder, step folder or model folder of a LoRA training")
     parser.add_argument("--out", required=True, type=Path, help="folder to make; its model/ holds the weights")

@@ -13,8 +13,10 @@ import hashlib
 import itertools
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,7 +25,7 @@ from libs.cli import cli_errors
 from libs.errors import BadInput
 from libs.files import named_path
 from libs.manifest import BadLine, Rules, numbered_lines, read_line
-from libs.manifest.lines import HIDDEN, INFO, SUMS, manifest_file
+from libs.manifest.lines import HIDDEN, INFO, SUMS, Line, manifest_file
 from libs.manifest.pictures import decode_picture
 from rv_train.data.manifest_stats import read_info
 from rv_train.data.stats import action_range, read_stats
@@ -31,7 +33,7 @@ from rv_train.data.stats import action_range, read_stats
 TOGETHER = 256  # lines that are checked at a time
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -46,7 +48,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     for name, low in (("samples", 0), ("workers", 1), ("num_bins", 1)):
         if getattr(args, name) is not None and getattr(args, name) < low:
@@ -70,7 +72,7 @@ def main(argv=None):
         raise SystemExit(1)
 
 
-def find_rules(path, info, args):
+def find_rules(path: Path, info: Mapping[str, Any], args: argparse.Namespace) -> Rules:
     """What the lines have to fit: as the manifest's folder says, else as the first line that is JSON does."""
     first = next((found for _, _, raw in numbered_lines(path) if (found := _parsed(raw))), {})
     horizon, dim = info.get("horizon", first.get("H")), info.get("action_dim", first.get("D"))
@@ -83,7 +85,7 @@ def find_rules(path, info, args):
     return Rules(str(path.parent), tuple(views), horizon, dim, args.num_bins or info.get("num_bins", 1000))
 
 
-def find_codec(path, rules, choice, args):
+def find_codec(path: Path, rules: Rules, choice: str, args: argparse.Namespace) -> ActionTextCodec | None:
     """ActionTextCodec of the manifest's statistics; None, and a remark, where there are none."""
     try:
         stats = read_stats(args.stats or path.parent)
@@ -99,7 +101,7 @@ def find_codec(path, rules, choice, args):
     return ActionTextCodec(*action_range(stats, choice), rules.num_bins)
 
 
-def check_lines(path, rules, codec, args):
+def check_lines(path: Path, rules: Rules, codec: ActionTextCodec | None, args: argparse.Namespace) -> dict[str, int]:
     """Print the first samples and every bad line; returns {"lines", "good", "bad", "hidden", "pictures", "summed"}."""
     count = dict.fromkeys(("lines", "good", "bad", "hidden", "pictures", "summed"), 0)
     lines, side = numbered_lines(path), None  # side: of the first good line's main view, pixels
@@ -113,9 +115,9 @@ def check_lines(path, rules, codec, args):
                 count["lines"] += 1
                 bar.update(offset + len(raw) - bar.n)
                 side = side or (shapes[0][0] if shapes else None)
-                if error is None and shapes[0][0] != side:
+                if line is not None and shapes[0][0] != side:
                     error = f"picture {line.pictures[0]} has {shapes[0][0]} pixels a side, the first one {side}"
-                if error is not None:
+                if line is None or error is not None:
                     count["bad"] += 1
                     bar.write(f"line {number}: {error}")
                     continue
@@ -128,7 +130,7 @@ def check_lines(path, rules, codec, args):
     return count
 
 
-def check_line(raw, rules):
+def check_line(raw: bytes, rules: Rules) -> tuple[Line | None, list[tuple[int, ...]], int, str | None]:
     """(Line, shapes of its pictures, how many of them had a checksum, what is wrong or None)."""
     try:
         line = read_line(raw, rules)
@@ -138,7 +140,7 @@ def check_line(raw, rules):
     return line, [shape for shape, _ in checks], sum(summed for _, summed in checks), None
 
 
-def check_picture(path):
+def check_picture(path: str) -> tuple[tuple[int, ...], bool]:
     """(shape, whether there was a checksum to compare with); BadLine where something is wrong."""
     try:
         with named_path(path):
@@ -156,7 +158,7 @@ def check_picture(path):
 
 
 @functools.lru_cache(maxsize=64)
-def read_sums(folder):
+def read_sums(folder: str) -> dict[str, str] | None:
     """{file name: SHA-256} of a folder's SHA256SUMS, None where it has none."""
     try:
         text = (Path(folder) / SUMS).read_text()
@@ -165,7 +167,7 @@ def read_sums(folder):
     return {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
 
 
-def check_files(path, info, num_lines):
+def check_files(path: Path, info: Mapping[str, Any], num_lines: int) -> list[str]:
     """What is wrong with the files beside the manifest, and with its length."""
     problems = []
     if info.get("num_samples", num_lines) != num_lines:
@@ -181,7 +183,9 @@ def check_files(path, info, num_lines):
     return problems
 
 
-def describe(number, line, shapes, rules, codec):
+def describe(
+    number: int, line: Line, shapes: Sequence[tuple[int, ...]], rules: Rules, codec: ActionTextCodec | None
+) -> Iterator[str]:
     """The lines that show a sample."""
     place = ", ".join(str(part) for part in (line.file, line.demo, line.frame) if part is not None)
     yield f"line {number}" + (f": {place}" if place else "")

@@ -16,7 +16,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from libs.cli import cli_errors
 from libs.demo_hdf5 import DemoFile, demo_files
@@ -38,7 +40,7 @@ COUNTS = (
 )
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -53,7 +55,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def make_jobs(args):
+def make_jobs(args: argparse.Namespace) -> list[FileJob]:
     """One FileJob per demonstration file; BadInput for anything that cannot be regenerated as asked."""
     for name in ("resolution", "workers"):
         if getattr(args, name) < 1:
@@ -72,7 +74,7 @@ def make_jobs(args):
     return jobs
 
 
-def source_files(entries, out):
+def source_files(entries: Iterable[Path | str], out: Path) -> list[Path]:
     """Files and folders (with everything below them but what stands in `out`) -> demonstration files.
 
     BadInput where nothing is found.
@@ -86,7 +88,7 @@ def source_files(entries, out):
     return list(paths.values())
 
 
-def file_summary(job):
+def file_summary(job: FileJob) -> dict[str, Any]:
     """One file's entry of summary.json: frames_in = frames_kept + noops_removed + frames_of_dropped_demos + frames_cut
     (those after the success, with --stop_at_success)."""
     records = job.records()
@@ -111,7 +113,7 @@ def file_summary(job):
     }
 
 
-def summary(jobs, args, replayed, seconds):
+def summary(jobs: Sequence[FileJob], args: argparse.Namespace, replayed: int, seconds: float) -> dict[str, Any]:
     """What summary.json holds; replayed: demos that this run replayed, in `seconds`."""
     files = [file_summary(job) for job in jobs]
     return {
@@ -131,7 +133,7 @@ def summary(jobs, args, replayed, seconds):
     }
 
 
-def table(found):
+def table(found: Mapping[str, Any]) -> list[str]:
     """The counts of a summary as lines of text, and which demos were dropped."""
     head = ("file", "demos", "frames", "no-ops removed")
     rows = [
@@ -155,7 +157,7 @@ def table(found):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     jobs = make_jobs(args)
     started, before = time.monotonic(), sum(job.num_done for job in jobs)

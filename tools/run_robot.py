@@ -15,7 +15,9 @@ import dataclasses
 import importlib.util
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
@@ -30,8 +32,12 @@ from tools.evaluation import (
     load_policy,
 )
 
+if TYPE_CHECKING:
+    from rv_eval.serving.robot import Robot, RobotResult
+    from rv_eval.serving.robot_limits import Limits
 
-def parse_args(argv=None):
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -69,7 +75,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     from rv_eval.serving.remote_robot import RobotLost, RobotRefused
     from rv_eval.serving.robot import RobotLoop, RobotOptions, ThreadAsker
@@ -83,7 +89,8 @@ def main(argv=None):
     try:
         policy = load_policy(args)
         if args.model_path.startswith(SERVED):
-            policy.timeout_s, policy.reconnect_s = args.first_patience, args.patience
+            served: Any = policy  # a RemotePolicy
+            served.timeout_s, served.reconnect_s = args.first_patience, args.patience
         options = RobotOptions(
             instruction=args.instruction,
             rate_hz=args.rate,
@@ -116,7 +123,7 @@ def main(argv=None):
         raise SystemExit(1)
 
 
-def connect_robot(where):
+def connect_robot(where: str) -> "Robot":
     """The robot at ws://host:port, or what `make_robot()` of a Python file returns. BadInput: there is none."""
     if where.startswith("ws"):
         from rv_eval.serving.remote_robot import RemoteRobot
@@ -132,6 +139,7 @@ def connect_robot(where):
             raise
         raise BadInput(f"--robot {where} is not Python: {error}") from None
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None, "a Python file that can be read"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "make_robot"):
@@ -143,7 +151,7 @@ def connect_robot(where):
     return robot
 
 
-def confirm(args, limits):
+def confirm(args: argparse.Namespace, limits: "Limits") -> None:
     """Tell what will happen and wait for Enter."""
     change = "any change" if limits.max_change is None else f"changes of at most {list(limits.max_change)} per step"
     print(f"{args.instruction!r} for {args.seconds:g} s at {args.rate:g} Hz; actions from {list(limits.low)}")
@@ -156,7 +164,7 @@ def confirm(args, limits):
         raise BadInput("nobody is there to press Enter: give --yes to begin without") from None
 
 
-def summary(result) -> str:
+def summary(result: "RobotResult") -> str:
     late = (
         f"answers after {sorted(result.delays)[len(result.delays) // 2]} steps in the middle" if result.delays else ""
     )

@@ -17,7 +17,9 @@ import ipaddress
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,10 +27,16 @@ from libs.cli import cli_errors
 from libs.errors import BadInput
 from tools.evaluation import add_agent_arguments, agent_settings
 
+if TYPE_CHECKING:
+    from rv_eval.agent import AgentSettings, Answering
+    from rv_eval.policy import Policy
+    from rv_eval.serving.serve import ServerLimits
+
+
 GRACE_S = 5.0  # for the batch that is being computed when the server is told to end
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -61,7 +69,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     # Cheap checks first: torch takes seconds to import.
     from rv_eval.serving.protocol import read_api_key
@@ -79,7 +87,7 @@ def main(argv=None):
         os._exit(0)  # the policy's thread cannot be ended, and the interpreter would wait for it
 
 
-def load_policy(args):
+def load_policy(args: argparse.Namespace) -> "Policy":
     """The policy, warm: the first client must not wait for what is compiled or allocated at the first call."""
     import torch
 
@@ -95,6 +103,7 @@ def load_policy(args):
     )
     if policy.device.type == "cpu":
         torch.set_num_threads(args.threads)
+    assert policy.pictures is not None, "a model says how its pictures were made"
     proprio = {part: np.zeros(size, np.float32) for part, size in policy.proprio.items()}
     views = {view: np.zeros((*size, 3), np.uint8) for view, size in policy.pictures["cameras"].items()}
     for words in (2, 60):  # prompts of two padded lengths, each is compiled by itself
@@ -102,7 +111,7 @@ def load_policy(args):
     return policy
 
 
-def ready_line(policy) -> str:
+def ready_line(policy: "Answering") -> str:
     about = policy.describe()
     return (
         f"{about['model_folder']}: {policy.horizon} x {policy.action_dim} actions from {', '.join(policy.views)}, "
@@ -111,7 +120,14 @@ def ready_line(policy) -> str:
     )
 
 
-async def serve(limits, api_key, host, port, load, executed=None) -> bool:
+async def serve(
+    limits: "ServerLimits",
+    api_key: str | None,
+    host: str,
+    port: int,
+    load: "Callable[[], Policy]",
+    executed: "Callable[[AgentSettings], AgentSettings] | None" = None,
+) -> bool:
     """Serve what `load()` returns until SIGINT or SIGTERM; False where the policy is still busy or loading then.
 
     executed: see PolicyServer. The port is taken before anything is loaded. A second signal ends the process at once.
@@ -148,7 +164,7 @@ async def serve(limits, api_key, host, port, load, executed=None) -> bool:
     return await server.close(GRACE_S)
 
 
-def is_loopback(host) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name

@@ -11,6 +11,7 @@ episode came out differently when it was run again; 2 bad input.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from libs.cli import cli_errors
@@ -21,7 +22,7 @@ from rv_eval.results.summary import gather
 from rv_eval.results.summary_text import as_json, comparison_text, run_text
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -43,29 +44,30 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     runs = [gather(args.dirs, args.only)]
     first = args.dirs[0]
     page = args.out or (first if first.is_dir() else first.parent) / "report.html"
     for path in ([args.json] if args.json else []) + ([page] if args.html else []):
         check_new_file(path)
-    comparison = None
+    other = comparison = None
     if args.compare:
-        runs.append(gather(args.compare, args.compare_only, "--compare_only"))
-        comparison = compare(*runs)
+        other = gather(args.compare, args.compare_only, "--compare_only")
+        runs.append(other)
+        comparison = compare(runs[0], other)
         print(f"A: {' '.join(map(str, args.dirs))}\n{run_text(runs[0])}\n")
-        print(f"B: {' '.join(map(str, args.compare))}\n{run_text(runs[1])}\n")
-        print(comparison_text(*runs, comparison))
+        print(f"B: {' '.join(map(str, args.compare))}\n{run_text(other)}\n")
+        print(comparison_text(runs[0], other, comparison))
     else:
         print(run_text(runs[0]))
     print()
     if args.json:
         make_folder(args.json.parent)
-        write_whole(args.json, json.dumps(as_json(*runs, comparison=comparison), indent=1) + "\n")
+        write_whole(args.json, json.dumps(as_json(runs[0], other, comparison), indent=1) + "\n")
         print(f"numbers: {args.json}")
     if args.html:
-        size = write_report(page, *runs, comparison=comparison, embed_videos=args.embed_videos)
+        size = write_report(page, runs[0], other, comparison, args.embed_videos)
         print(f"report:  {page} ({size / 1e6:.2f} MB)")
     if not all(run.is_sound for run in runs):
         raise SystemExit(1)

@@ -4,9 +4,11 @@ A chunk of H actions with A dimensions becomes H*A integers in 0..num_bins (both
 `round((action - low) / (high - low) * num_bins)`, dimension by dimension, time step by time step.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from libs.errors import BadInput
 
@@ -17,7 +19,7 @@ NOISE_SHARE = 1e-5  # of their size: 80 steps of float32
 NOISE = 1e-7  # around zero, environment units
 
 
-def is_constant(low, high) -> np.ndarray:
+def is_constant(low: ArrayLike, high: ArrayLike) -> np.ndarray:
     """(A,) bool: dimensions whose values, low (A,) to high (A,), are one and the same but for noise."""
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     return high - low <= _noise(low, high)
@@ -49,7 +51,7 @@ class ActionTextCodec:
     num_bins: the largest integer; the resolution of a dimension is (high - low) / num_bins.
     """
 
-    def __init__(self, low, high, num_bins: int = 1000):
+    def __init__(self, low: ArrayLike, high: ArrayLike, num_bins: int = 1000) -> None:
         self.low = np.array(low, dtype=np.float64)
         self.high = np.array(high, dtype=np.float64)
         self.num_bins = int(num_bins)
@@ -75,17 +77,17 @@ class ActionTextCodec:
         """(H, A) float32: the middle of every range, executed where a text cannot be read."""
         return np.tile((self.low + self.high) / 2, (horizon, 1)).astype(np.float32)
 
-    def to_integers(self, actions) -> np.ndarray:
+    def to_integers(self, actions: ArrayLike) -> np.ndarray:
         """actions (..., A) -> (..., A) int64 in 0..num_bins; values outside the range are clipped first."""
         actions = self._checked(actions)
         share = (np.clip(actions, self.low, self.high) - self.low) / self._safe_span
         return np.rint(share * self.num_bins).astype(np.int64)
 
-    def from_integers(self, integers) -> np.ndarray:
+    def from_integers(self, integers: ArrayLike) -> np.ndarray:
         """integers (..., A) -> (..., A) float32, environment units."""
         return (self.low + np.asarray(integers, dtype=np.float64) / self.num_bins * self._span).astype(np.float32)
 
-    def encode(self, actions) -> list[str]:
+    def encode(self, actions: ArrayLike) -> list[str]:
         """actions (B, H, A) -> B texts of H*A integers. BadInput: wrong shape, NaN or infinity."""
         integers = self.to_integers(actions)
         if integers.ndim != 3:
@@ -94,19 +96,19 @@ class ActionTextCodec:
             " ".join(map(str, chunk.ravel().tolist())) for chunk in integers
         ]  # Python's numbers print twice as fast
 
-    def count_clipped(self, actions) -> int:
+    def count_clipped(self, actions: ArrayLike) -> int:
         """How many values of actions (..., A) lie outside the range, so that `encode` clips them."""
         actions = self._checked(actions)
         slack = FLOAT32_SLACK * np.maximum(self._span, np.maximum(np.abs(self.low), np.abs(self.high)))
         slack = np.where(self._span > 0, slack, _noise(self.low, self.high))
         return int(((actions < self.low - slack) | (actions > self.high + slack)).sum())
 
-    def decode(self, texts, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    def decode(self, texts: Sequence[str], horizon: int) -> tuple[np.ndarray, np.ndarray]:
         """B texts -> (actions (B, H, A) float32, valid (B,) bool). See `decode_detailed`."""
         decoded = self.decode_detailed(texts, horizon)
         return decoded.actions, decoded.valid
 
-    def decode_detailed(self, texts, horizon: int) -> DecodedChunks:
+    def decode_detailed(self, texts: Sequence[str], horizon: int) -> DecodedChunks:
         """B texts -> DecodedChunks of H actions each; never raises for what a text says.
 
         Surrounding spaces are ignored. Repaired: an incomplete last action is dropped, a short chunk is
@@ -117,7 +119,7 @@ class ActionTextCodec:
             raise BadInput("texts must be a list of strings, got one string")
         return self.decode_integers([self._read_integers(text) for text in texts], horizon)
 
-    def decode_integers(self, rows, horizon: int) -> DecodedChunks:
+    def decode_integers(self, rows: Sequence[Sequence[int] | None], horizon: int) -> DecodedChunks:
         """B lists of integers 0..num_bins -> DecodedChunks of H actions each, as `decode_detailed` of their texts; None
         stands for what cannot be read."""
         if horizon < 1:
@@ -127,7 +129,7 @@ class ActionTextCodec:
         repaired = np.zeros(len(rows), dtype=bool)
         for row, integers in enumerate(rows):
             num_actions = 0 if integers is None else len(integers) // self.action_dim
-            if num_actions == 0:
+            if integers is None or num_actions == 0:
                 actions[row] = self.mid_range(horizon)
                 continue
             kept = integers[: min(num_actions, horizon) * self.action_dim]
@@ -151,7 +153,7 @@ class ActionTextCodec:
                 return None
         return integers
 
-    def _checked(self, actions) -> np.ndarray:
+    def _checked(self, actions: ArrayLike) -> np.ndarray:
         actions = np.asarray(actions, dtype=np.float64)
         if actions.ndim == 0 or actions.shape[-1] != self.action_dim:
             raise BadInput(f"actions must have {self.action_dim} dimensions on the last axis, got {actions.shape}")

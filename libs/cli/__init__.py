@@ -10,8 +10,13 @@ import os
 import select
 import sys
 import traceback
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from libs.errors import BadInput
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 EXTRAS = {
     "libero": "sim",
@@ -27,7 +32,7 @@ EXTRAS = {
 TRACEBACK = "VLA0_TRACEBACK"  # set to anything but 0: show where bad input was found, too
 
 
-def cli_errors(main):
+def cli_errors(main: Callable[P, T]) -> Callable[P, T]:
     """Wrap a `main()`: BadInput, and a package of EXTRAS that is not installed, become one line on stderr and exit
     code 2, Ctrl-C one line and 130. A KeyboardInterrupt's own text, if it has one, says what goes on from there.
 

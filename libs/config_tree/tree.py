@@ -2,13 +2,15 @@
 
 import ast
 import difflib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from yacs.config import CfgNode
 
 from libs.errors import BadInput
 
 
-def merge(defaults, tree, opts, origin, list_items):
+def merge(defaults: CfgNode, tree: object, opts: Sequence[Any], origin: str, list_items: Mapping[str, type]) -> CfgNode:
     """A copy of `defaults` with a nested dict, and then command-line pairs, set over it.
 
     Args:
@@ -17,8 +19,10 @@ def merge(defaults, tree, opts, origin, list_items):
         opts: flat list [KEY, VALUE, KEY, VALUE, ...], values as text or as Python values.
         origin: where `tree` comes from, for errors.
         list_items: {key of a list: type of its items}; where the default is no list, either may be given.
+
     Returns:
         CfgNode, not frozen.
+
     Raises:
         BadInput: an unknown key, a value of the wrong type, a key without a value.
     """
@@ -35,12 +39,12 @@ def merge(defaults, tree, opts, origin, list_items):
     return cfg
 
 
-def to_dict(cfg):
+def to_dict(cfg: CfgNode) -> dict[str, Any]:
     """The tree as plain nested dicts and lists, ready for YAML or JSON."""
     return {key: to_dict(value) if isinstance(value, CfgNode) else value for key, value in cfg.items()}
 
 
-def leaves(tree, prefix=""):
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every leaf of a nested dict."""
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -49,19 +53,19 @@ def leaves(tree, prefix=""):
             yield prefix + str(key), value
 
 
-def get_leaf(cfg, key):
+def get_leaf(cfg: CfgNode, key: str) -> Any:
     for name in key.split("."):
         cfg = cfg[name]
     return cfg
 
 
-def pair(value):
+def pair(value: Any) -> tuple[Any, Any]:
     """What a key holds that takes one number or two → (first, second): one number stands for both."""
     first, second = value if isinstance(value, (list, tuple)) else (value, value)
     return first, second
 
 
-def differences(cfg, other, free=()):
+def differences(cfg: CfgNode, other: CfgNode, free: Collection[str] = ()) -> list[tuple[str, Any, Any]]:
     """The keys whose values differ between two trees, as (key, value, other value), None where a tree has no such key;
     keys in `free` may differ."""
     mine, theirs = (dict(leaves(to_dict(tree))) for tree in (cfg, other))
@@ -70,10 +74,10 @@ def differences(cfg, other, free=()):
 
 
 def _set_leaf(cfg, key, value, origin, list_items):
-    node, *rest = cfg, *key.split(".")
-    for name in rest[:-1]:
-        node = node.get(name) if isinstance(node, CfgNode) else None
-    name = rest[-1]
+    *parents, name = key.split(".")
+    node = cfg
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, CfgNode) else None
     if not isinstance(node, CfgNode) or name not in node or isinstance(node[name], CfgNode):
         close = difflib.get_close_matches(key, [known for known, _ in leaves(cfg)], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""

@@ -52,7 +52,7 @@ class EpisodeWriter:
         action_dim: int,
         rate: float,
         packed: bool = True,
-    ):
+    ) -> None:
         if not rate > 0:
             raise BadInput(f"a rate is frames a second, above 0, not {rate!r}")
         self.folder, self.rate = make_folder(folder), float(rate)
@@ -113,7 +113,7 @@ class EpisodeWriter:
 class Episode:
     """One episode in the making, of an EpisodeWriter."""
 
-    def __init__(self, file: h5py.File, key_map: KeyMap, packing: dict, sizes: dict[str, tuple]):
+    def __init__(self, file: h5py.File, key_map: KeyMap, packing: dict, sizes: dict[str, tuple]) -> None:
         self._file, self._map, self._packing, self._sizes = file, key_map, packing, sizes
         self._demo = file.create_group("data/demo_0")
         self._rows: dict[str, list] = {place.key: [] for place in (key_map.actions, *key_map.proprio.values())}

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from libs.demo_hdf5.opening import check_file
 from libs.errors import BadInput
@@ -9,7 +10,7 @@ from libs.errors import BadInput
 SUFFIXES = (".hdf5", ".h5")  # in capitals, too
 
 
-def demo_files(*entries) -> list[Path]:
+def demo_files(*entries: Path | str) -> list[Path]:
     """Files, and folders with everything below them -> the demonstration files, each once, however many ways lead to
     it: in the order of the entries, those of a folder sorted.
 
@@ -17,7 +18,7 @@ def demo_files(*entries) -> list[Path]:
     the tools keep unfinished parts. A file that is named itself may be called as it likes. BadInput where an entry
     does not exist, a folder cannot be read or holds none.
     """
-    found = {}  # where a file really lies -> its path
+    found: dict[str, Path] = {}  # where a file really lies -> its path
     for entry in map(Path, entries):
         if os.path.isdir(entry):
             paths = _below(entry)
@@ -30,7 +31,8 @@ def demo_files(*entries) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    found, others = [], []
+    found: list[Path] = []
+    others: list[Path] = []
     entered = {str(path) for path in Path(os.path.realpath(folder)).parents}  # a link to one of them is a circle, too
     for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         really = os.path.realpath(place)
@@ -51,5 +53,5 @@ def _below(folder: Path) -> list[Path]:
     raise BadInput(message)
 
 
-def _refuse(error: OSError):
+def _refuse(error: OSError) -> NoReturn:
     raise BadInput(f"folder {error.filename} cannot be read: {error.strerror}") from None

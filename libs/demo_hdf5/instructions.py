@@ -1,6 +1,8 @@
 """The language goals that a demonstration file states, in any of the ways that its key map says."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -10,12 +12,12 @@ from libs.demo_hdf5.opening import find
 from libs.errors import BadInput
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """HDF5 attribute → str or numpy value."""
     return value.decode() if isinstance(value, bytes) else value
 
 
-def stated_by_file(path, attrs: dict, place: InstructionPlace) -> str:
+def stated_by_file(path: Path | str, attrs: dict, place: InstructionPlace) -> str:
     """What the attributes of a file state, else the map's text; BadInput where there is neither."""
     attribute, json_key, fixed = place.attribute, place.json_key, place.text
     try:
@@ -46,7 +48,7 @@ def stated_by_demo(demo: h5py.Group, place: DemoText | None, where: str) -> str:
         raise BadInput(f"{where}: {at} is no text ({error})") from None
 
 
-def _read(stored, json_key: str) -> str:
+def _read(stored: Any, json_key: str) -> str:
     """BadInput never: KeyError, TypeError or ValueError where it is none."""
     value = plain(stored)
     if (isinstance(value, np.ndarray) and value.dtype == np.uint8) or isinstance(value, np.void):

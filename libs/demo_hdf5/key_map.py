@@ -22,9 +22,10 @@ Those of this project are in key_maps/ beside this file; configs/key_maps leads 
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from libs.errors import BadInput
 from libs.files import read_text, without_repeats
@@ -73,7 +74,7 @@ class KeyMap:
     encoded: str = "rgb"
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: Path | str) -> "KeyMap":
         """From a JSON file; BadInput, naming file and entry, for anything missing, unknown or of the wrong kind."""
         path = Path(path)
         text = read_text(path)
@@ -85,7 +86,7 @@ class KeyMap:
             raise BadInput(f"key map {path}: {error}") from None
 
     @classmethod
-    def find(cls, entry):
+    def find(cls, entry: Path | str) -> "KeyMap":
         """One of this project's by its name, or a JSON file by its path; BadInput as `load`."""
         entry = str(entry)
         if not NAME.fullmatch(entry) or entry.endswith(".json"):
@@ -96,20 +97,20 @@ class KeyMap:
         return cls.load(SHIPPED / f"{entry}.json")
 
     @property
-    def main_view(self):
+    def main_view(self) -> str:
         """The camera that every demo must have: the first."""
         return next(iter(self.views))
 
-    def dim(self, parts):
+    def dim(self, parts: Sequence[str]) -> int:
         """How many numbers these parts are together; BadInput as `check_parts`."""
         self.check_parts(parts)
         return sum(self.proprio[part].dim for part in parts)
 
-    def check_views(self, views):
+    def check_views(self, views: Iterable[str]) -> None:
         """BadInput where one is not of this map."""
         self._check_known(views, self.views, "view")
 
-    def check_parts(self, parts):
+    def check_parts(self, parts: Iterable[str]) -> None:
         """BadInput where one is not of this map."""
         self._check_known(parts, self.proprio, "proprio part")
 
@@ -118,7 +119,7 @@ class KeyMap:
         if unknown:
             raise BadInput(f"key map {self.name} has no {what} {unknown[0]!r}; it has {', '.join(known) or 'none'}")
 
-    def layout(self, views, parts):
+    def layout(self, views: Iterable[str], parts: Iterable[str]) -> dict[str, Any]:
         """What of this map these views and parts depend on, as JSON: two maps that agree in it read the same."""
         return {
             "views": {view: self.views[view] for view in views},
@@ -129,12 +130,12 @@ class KeyMap:
             **({} if self.encoded == "rgb" else {"encoded": self.encoded}),
         }
 
-    def path(self, demo, key):
+    def path(self, demo: str, key: str) -> str:
         """Where a key of a demo stands in the file."""
         return f"data/{demo}/{key}" if self.demos else key
 
 
-def shipped():
+def shipped() -> list[str]:
     """The names of this project's maps, sorted."""
     return sorted(path.stem for path in SHIPPED.glob("*.json"))
 

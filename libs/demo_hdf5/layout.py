@@ -2,6 +2,8 @@
 
 import contextlib
 import re
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -36,12 +38,12 @@ def demo_groups(file: h5py.File, key_map: KeyMap) -> dict[str, h5py.Group]:
     return groups
 
 
-def are_numbers(values, length: int, dim: int) -> bool:
+def are_numbers(values: np.ndarray | h5py.Dataset, length: int, dim: int) -> bool:
     """Whether an array or HDF5 dataset holds numbers of shape (length, dim)."""
     return values.shape == (length, dim) and values.dtype.kind in "fiu"
 
 
-def find_key_map(path) -> KeyMap:
+def find_key_map(path: Path | str) -> KeyMap:
     """Which of this project's key maps fits a file: the one most of whose keys its demos have.
 
     BadInput, naming what the file's first demo has, where there are no more than actions.
@@ -61,9 +63,9 @@ def find_key_map(path) -> KeyMap:
     return maps[int(np.argmax(counts))]
 
 
-def key_problems(path, key_map: KeyMap) -> list[str]:
+def key_problems(path: Path | str, key_map: KeyMap) -> list[str]:
     """Of every key of a map that a demo lacks or has in another form, a line: what is found and wanted, and where."""
-    found = {}  # (key, kind of problem) -> (text of the first, demos)
+    found: dict[tuple[str, str], tuple[str, list[str]]] = {}  # (key, kind of problem) -> (text of the first, demos)
     with open_file(path) as file, sound(path):
         demos = demo_groups(file, key_map)
         total = len(demos)
@@ -110,7 +112,7 @@ def _keys(key_map: KeyMap) -> dict:
     return keys | {place.key: (f"proprio {part}", place.dim) for part, place in key_map.proprio.items()}
 
 
-def _problem(data, length: int | None, dim: int | None) -> tuple[str, str]:
+def _problem(data: Any, length: int | None, dim: int | None) -> tuple[str, str]:
     """(kind, text) of what is wrong with one array, ("", "") if nothing. length: of the actions, if there are any."""
     if not isinstance(data, h5py.Dataset):
         return "missing", "missing"

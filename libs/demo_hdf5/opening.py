@@ -7,7 +7,9 @@ import importlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -52,7 +54,7 @@ class Unreadable(BadInput):
     """A file, or something in it, that cannot be read here; other bad input can be read, but is not what is needed."""
 
 
-def open_file(path, mode="r") -> h5py.File:
+def open_file(path: Path | str, mode: str = "r") -> h5py.File:
     """An HDF5 file, opened as h5py.File does; packages of filters, where installed, are loaded before.
 
     Unreadable, naming the file, where it is missing, no file, locked, not HDF5, truncated, or may not be read or
@@ -71,7 +73,7 @@ def open_file(path, mode="r") -> h5py.File:
 
 
 @contextlib.contextmanager
-def sound(path):
+def sound(path: Path | str) -> Iterator[None]:
     """Around reading an open file: Unreadable, naming it, where its bytes make no sense to HDF5."""
     try:
         yield
@@ -80,7 +82,7 @@ def sound(path):
         raise Unreadable(f"demo file {path} is damaged ({text}); get it again") from None
 
 
-def check_file(path, what="demo file ") -> None:
+def check_file(path: Path | str, what: str = "demo file ") -> None:
     """Unreadable where there is no ordinary file. what: how the message begins."""
     if "\0" in str(path):
         raise Unreadable(f"{what}{str(path)!r} is no path")
@@ -88,7 +90,7 @@ def check_file(path, what="demo file ") -> None:
         raise Unreadable(f"{what}{path} {problem}")
 
 
-def find(group: h5py.Group, key: str, where: str):
+def find(group: h5py.Group, key: str, where: str) -> h5py.Group | h5py.Dataset | None:
     """The group or array at `key`, a path below a group; None where there is nothing of that name.
 
     where: "demo file X, demo_0", for messages. Unreadable where a link on the way leads nowhere, or to something that
@@ -150,7 +152,7 @@ def _load_filters() -> None:
         importlib.import_module("hdf5plugin")
 
 
-def _problem_of_file(path) -> str:
+def _problem_of_file(path: Path | str) -> str:
     """Why there is no ordinary file at a path, "" where there is one."""
     try:
         mode = os.stat(path).st_mode
@@ -215,7 +217,7 @@ def _other_format(path: Path) -> str:
     return f"not HDF5, it begins with {head[:16]!r}: is it another file, or damaged?"
 
 
-def _dead_end(parent: h5py.Group, link, error: Exception) -> str:
+def _dead_end(parent: h5py.Group, link: Any, error: Exception) -> str:
     """What is to be said of a name below `parent` that cannot be opened."""
     text = " ".join(str(error).split()).strip("'\"")
     if not isinstance(link, (h5py.SoftLink, h5py.ExternalLink)):

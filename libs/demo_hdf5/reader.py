@@ -1,13 +1,15 @@
 """Reading demonstration files: this project's, LIBERO's own, re-rendered ones, and what else a key map describes."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from libs.demo_hdf5.instructions import plain, stated_by_demo, stated_by_file
-from libs.demo_hdf5.key_map import LIBERO
+from libs.demo_hdf5.key_map import LIBERO, KeyMap
 from libs.demo_hdf5.layout import are_numbers, demo_groups
 from libs.demo_hdf5.opening import Unreadable, check_file, check_readable, find, open_file, sound
 from libs.demo_hdf5.schema import STANDARD_RENDER
@@ -27,7 +29,7 @@ class DemoFile:
     and later, from every method that reads, where the file is no longer the one it was.
     """
 
-    def __init__(self, path, key_map=LIBERO, instruction=""):
+    def __init__(self, path: Path | str, key_map: KeyMap = LIBERO, instruction: str = "") -> None:
         self.path, self.key_map, self.given_instruction = Path(path), key_map, instruction
         self._file, self._pid = None, None
         check_file(self.path)
@@ -93,22 +95,22 @@ class DemoFile:
             raise BadInput(f"demo file {self.path}: mask/{name} is not a list of demo names")
         return values
 
-    def instruction_of(self, demo):
+    def instruction_of(self, demo: str) -> str:
         """The language goal of a demo: the given one, what the demo itself states, or the file's."""
         return self.given_instruction or self._texts.get(demo) or self.instruction
 
     @property
-    def demos_state(self):
+    def demos_state(self) -> bool:
         """Whether demos state instructions of their own, and none is given in their place."""
         return bool(self._texts) and not self.given_instruction
 
     @property
-    def instructions(self):
+    def instructions(self) -> list[str]:
         """The language goals of all demos, each once."""
         return list(dict.fromkeys(map(self.instruction_of, self.demos)))
 
     @property
-    def instruction(self):
+    def instruction(self) -> str:
         """The language goal of demos that state none: the given one; of a file named after a task of LIBERO's what its
         benchmark will state (see `task_text`); else what the file or the map states; else what the file's name says by
         LIBERO's rule, NAME_demo.hdf5. BadInput where there is none of these."""
@@ -125,35 +127,35 @@ class DemoFile:
         return named if named and any(map(str.isalnum, stated)) else stated
 
     @property
-    def stated_instruction(self):
+    def stated_instruction(self) -> str:
         """The language goal that the file states, else the map's, whatever was given; BadInput where there is none."""
         return stated_by_file(self.path, self.attrs, self.key_map.instruction)
 
-    def group(self, file, demo):
+    def group(self, file: h5py.File, demo: str) -> h5py.Group:
         """The group of a demo in an open file."""
         return file[f"data/{demo}"] if self.key_map.demos else file
 
     @property
-    def render(self):
+    def render(self) -> str:
         """How the pictures were rendered; "standard" where the file does not say."""
         return self.attrs.get("render", STANDARD_RENDER)
 
-    def num_frames(self, demo):
+    def num_frames(self, demo: str) -> int:
         return self._lengths[demo]
 
-    def picture_size(self, demo, view=None):
+    def picture_size(self, demo: str, view: str | None = None) -> tuple[int, int]:
         """(height, width) of a view's pictures, pixels; None: the main view's."""
         return self._sizes[demo, view or self.key_map.main_view]
 
-    def mask(self, name):
+    def mask(self, name: str) -> list[str] | None:
         """Demo names of `mask/<name>` (robomimic's train and valid), None where the file has no such list."""
         return self._masks.get(name)
 
-    def actions(self, demo):
+    def actions(self, demo: str) -> np.ndarray:
         """(T, A) as stored; LIBERO: (T, 7) float64"""
         return self._read(demo, self.key_map.actions.key)
 
-    def proprio(self, demo, parts):
+    def proprio(self, demo: str, parts: Sequence[str]) -> np.ndarray:
         """Parts of the robot's state, one after another: (T, P) float32; P is 0 without parts.
 
         BadInput, naming demo and key, where the map has no such part, or the demo lacks it or has it in another form.
@@ -172,15 +174,15 @@ class DemoFile:
             rows.append(values.astype(np.float32))
         return np.concatenate(rows, axis=1)
 
-    def states(self, demo):
+    def states(self, demo: str) -> np.ndarray:
         """(T, 1 + nq + nv) float64"""
         return self._read(demo, "states")
 
-    def robot_states(self, demo):
+    def robot_states(self, demo: str) -> np.ndarray:
         """(T, 9) float64: gripper 2, end effector position 3, quaternion xyzw 4"""
         return self._read(demo, "robot_states")
 
-    def frame(self, demo, t, view):
+    def frame(self, demo: str, t: int, view: str) -> np.ndarray:
         """(H, W, 3) uint8, upright. BadInput where the file is damaged there."""
         import cv2  # here: playing a checkpoint reads no demo file, and must not need what OpenCV links to
 
@@ -190,11 +192,11 @@ class DemoFile:
             return stored
         return cv2.flip(stored, -1)  # both axes; numpy's [::-1, ::-1] with a copy takes 0.4 ms at 256 pixels, this 5 us
 
-    def demo_attrs(self, demo):
+    def demo_attrs(self, demo: str) -> dict[str, Any]:
         with sound(self.path):
             return {key: plain(value) for key, value in self.group(self._handle, demo).attrs.items()}
 
-    def close(self):
+    def close(self) -> None:
         """Close this process's handle; it opens again when needed."""
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
@@ -250,5 +252,5 @@ class DemoFile:
                 "between the two versions; start again with files that stay as they are"
             )
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None, "_pid": None}

@@ -50,7 +50,7 @@ class Demo:
     attrs: dict = field(default_factory=dict)
 
 
-def demo_number(name):
+def demo_number(name: str) -> int:
     """ "demo_12" → 12; names sort as text otherwise (demo_10 before demo_2)."""
     return int(name.rsplit("_", 1)[1])
 

@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from types import ModuleType
 
 import h5py
 import numpy as np
@@ -9,24 +10,25 @@ import numpy as np
 from libs.demo_hdf5.opening import Unreadable
 from libs.manifest.pictures import decode_picture
 
+deflate: ModuleType | None
 try:
     import deflate
-except ModuleNotFoundError:  # the package deflate: half the time, nothing else
+except ModuleNotFoundError:  # it takes half of zlib's time; nothing else depends on it
     deflate = None
 
 
-def are_pictures(values, length: int) -> bool:
+def are_pictures(values: np.ndarray | h5py.Dataset, length: int) -> bool:
     """Whether an array or HDF5 dataset holds pictures of `length` frames, in any form that `read_frame` reads."""
     return are_plain(values, length) or are_encoded(values, length)
 
 
-def are_plain(values, length: int) -> bool:
+def are_plain(values: np.ndarray | h5py.Dataset, length: int) -> bool:
     """Whether it holds uint8 of shape (length, H, W, 3)."""
     shape = values.shape
     return len(shape) == 4 and shape[0] == length and shape[3] == 3 and values.dtype == np.uint8
 
 
-def are_encoded(values, length: int) -> bool:
+def are_encoded(values: np.ndarray | h5py.Dataset, length: int) -> bool:
     """Whether it may hold encoded pictures, a file's bytes per frame: uint8 (length, N) with anything behind the bytes,
     or (length,) of bytes of any length."""
     if values.shape[:1] != (length,):
@@ -44,8 +46,10 @@ def stored_size(pictures: h5py.Dataset, order: str, where: str) -> tuple[int, in
     where: as the pictures are to be called.
     """
     if len(pictures.shape) == 4:
-        return pictures.shape[1:3]
-    return decode(pictures[0], order, f"{where} at frame 0").shape[:2]
+        height, width = pictures.shape[1:3]
+    else:
+        height, width, _ = decode(pictures[0], order, f"{where} at frame 0").shape
+    return height, width
 
 
 def read_frame(file: h5py.File, path: str, t: int, order: str) -> np.ndarray:
@@ -61,7 +65,7 @@ def read_frame(file: h5py.File, path: str, t: int, order: str) -> np.ndarray:
     return decode(file[path][t], order, f"demo file {file.filename}: {path} at frame {t}")
 
 
-def decode(stored, order: str, where: str) -> np.ndarray:
+def decode(stored: bytes | str | np.ndarray | np.void, order: str, where: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB out of what a dataset of encoded pictures gives for a frame; Unreadable, naming `where`."""
     content = stored.tobytes() if isinstance(stored, np.ndarray | np.void) else stored
     picture = decode_picture(content.encode("latin-1") if isinstance(content, str) else content)

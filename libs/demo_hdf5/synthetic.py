@@ -6,7 +6,8 @@ robot's state tells something that no picture does: how far it has strayed.
 """
 
 import json
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -24,7 +25,7 @@ ATTRS = {
 }
 
 
-def synthetic_demo(num_frames, resolution, seed):
+def synthetic_demo(num_frames: int, resolution: int, seed: int) -> Demo:
     """A demo whose first action value is the place of a bright stripe: something to be learned from the picture."""
     rng = np.random.default_rng(seed)
     target = rng.uniform(-1, 1)
@@ -60,7 +61,15 @@ def _stripe(rng, num_frames, resolution, target):
     return frames
 
 
-def write_synthetic_demo_file(path, num_demos, num_frames, resolution, seed, instruction="pick up the stripe", **attrs):
+def write_synthetic_demo_file(
+    path: Path | str,
+    num_demos: int,
+    num_frames: int,
+    resolution: int,
+    seed: int,
+    instruction: str = "pick up the stripe",
+    **attrs: Any,
+) -> list[Demo]:
     """A LIBERO-layout file of `num_demos` synthetic demos; returns the demos."""
     demos = [synthetic_demo(num_frames, resolution, seed + number) for number in range(num_demos)]
     info = json.dumps({"problem_name": "synthetic", "language_instruction": instruction})
@@ -93,7 +102,9 @@ def _strayed_demo(num_frames, resolution, seed, views, parts):
     return Strayed(actions, pictures, proprio)
 
 
-def write_synthetic_isaac_file(path, num_demos, num_frames, resolution, seed, instruction=""):
+def write_synthetic_isaac_file(
+    path: Path, num_demos: int, num_frames: int, resolution: int, seed: int, instruction: str = ""
+) -> list[Demo]:
     """A file as Isaac Lab's recorder writes it, float32, upright; returns the demos as they were before rounding.
 
     instruction: as this project's files state it; "": not stated, as in Isaac Lab's own.
@@ -123,7 +134,9 @@ def write_synthetic_isaac_file(path, num_demos, num_frames, resolution, seed, in
     return demos
 
 
-def write_synthetic_robomimic_file(path, num_demos, num_frames, resolution, seed):
+def write_synthetic_robomimic_file(
+    path: Path, num_demos: int, num_frames: int, resolution: int, seed: int
+) -> list[Demo]:
     """A file as robomimic extracts it from robosuite, float64, upright, no instruction; returns the demos."""
     sizes = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": 2, "gripper_qvel": 2, "joint_pos": 7, "joint_vel": 7}
     parts = {f"robot0_{name}": size for name, size in sizes.items()}

@@ -22,13 +22,13 @@ def libero_tasks() -> frozenset:
     return frozenset(_NAMES.read_text().split())
 
 
-def text_of_name(path) -> str:
+def text_of_name(path: Path | str) -> str:
     """What a file's name says: "KITCHEN_SCENE2_open_the_top_drawer_demo.hdf5" -> "open the top drawer"."""
     name = Path(path).stem.removesuffix("_demo")
     return re.sub(r"^[A-Z_]+SCENE\d+_", "", name).replace("_", " ")
 
 
-def named_text(path, bddl_file_name=None) -> str:
+def named_text(path: Path | str, bddl_file_name: object = None) -> str:
     """What a file's name says where nothing else states an instruction: of LIBERO's way, NAME_demo.hdf5 with
     MIN_WORDS words or more; "" for any other name, and where its suite states the BDDL file's text."""
     if not Path(path).stem.endswith("_demo") or evaluated_with_bddl_text(bddl_file_name):
@@ -37,7 +37,7 @@ def named_text(path, bddl_file_name=None) -> str:
     return text if len(text.split()) >= MIN_WORDS else ""
 
 
-def benchmark_text(path, bddl_file_name) -> str:
+def benchmark_text(path: Path | str, bddl_file_name: object) -> str:
     """What LIBERO's benchmark states at evaluation of the task that a demonstration file is named after.
 
     bddl_file_name: the attribute of `data`, None where there is none. "" where the file is not named after one of
@@ -47,7 +47,7 @@ def benchmark_text(path, bddl_file_name) -> str:
     return text_of_name(path) if known else ""
 
 
-def evaluated_with_bddl_text(bddl_file_name) -> bool:
+def evaluated_with_bddl_text(bddl_file_name: object) -> bool:
     """Whether that attribute, a path .../SUITE/NAME.bddl, names a suite of INSTRUCTION_IN_BDDL."""
     suite = PurePosixPath(bddl_file_name).parent.name if isinstance(bddl_file_name, str) else ""
     return suite.endswith(INSTRUCTION_IN_BDDL)

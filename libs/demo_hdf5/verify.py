@@ -1,6 +1,7 @@
 """Checking demonstration files: mistakes that would otherwise show up as a policy that does not learn."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,7 +13,7 @@ from libs.demo_hdf5.reader import DemoFile
 TEXT_ATTRS = ("env_name", "bddl_file_name", "bddl_file_content")
 
 
-def verify_demo_file(path, key_map=LIBERO) -> list[str]:
+def verify_demo_file(path: Path | str, key_map: KeyMap = LIBERO) -> list[str]:
     """Every problem of a demonstration file, one line each that begins with the demo; empty if there is none.
 
     Of every layout: what the map names is there, finite and of the right shape, pictures can be read and show
@@ -58,7 +59,7 @@ def _file_problems(demos: DemoFile, masks: list[str], strict: bool) -> list[str]
         found.append("attribute macros_image_convention is missing")
     found = [f"data: {problem}" for problem in found]
     for name in masks:
-        unknown = sorted(set(demos.mask(name)) - set(demos.demos))
+        unknown = sorted(set(demos.mask(name) or ()) - set(demos.demos))
         if unknown:
             found.append(f"mask/{name}: lists demos that do not exist: {', '.join(unknown)}")
     return found
@@ -83,7 +84,9 @@ def _count_problems(attrs: dict, name: str, count: int, what: str, strict: bool)
 def _expected_arrays(key_map: KeyMap, length: int, strict: bool) -> dict:
     """{key: (dtype or "numbers", shape)} of everything but the pictures."""
     numbers = "float64" if strict else "numbers"
-    expected = {key: (numbers, (length, dim)) for key, dim in (key_map.actions, *key_map.proprio.values())}
+    expected: dict[str, tuple[str, tuple]] = {
+        key: (numbers, (length, dim)) for key, dim in (key_map.actions, *key_map.proprio.values())
+    }
     if strict:
         expected["states"] = ("float64", (length, "any"))
         expected |= {name: ("uint8", (length,)) for name in ("rewards", "dones")}

@@ -1,7 +1,10 @@
 """Writing demonstration files: beside and renamed, so that a kill never leaves half a file under the final name."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -11,6 +14,9 @@ from libs.demo_hdf5.schema import IMAGE_CONVENTIONS, STORAGE, Demo, demo_number
 from libs.errors import BadInput
 from libs.files import flush
 
+if TYPE_CHECKING:
+    import h5py
+
 
 class DemoWriter:
     """Writes one file; use it as a context manager.
@@ -19,13 +25,15 @@ class DemoWriter:
     (env_name, problem_info, ...); num_demos, total and macros_image_convention are added.
     """
 
-    def __init__(self, path, attrs):
+    _file: "h5py.File"  # between __enter__ and __exit__
+
+    def __init__(self, path: Path | str, attrs: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self._beside = self.path.with_name(self.path.name + ".tmp")
         self._attrs = dict(attrs)
-        self._file, self._count, self._total = None, 0, 0
+        self._count = self._total = 0
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open_file(self._beside, "w")
         data = self._file.create_group("data")
@@ -33,7 +41,7 @@ class DemoWriter:
         data.attrs.update(self._attrs)
         return self
 
-    def add(self, demo: Demo):
+    def add(self, demo: Demo) -> None:
         """Append a demo; BadInput where its lengths or shapes disagree."""
         length = len(demo.actions)
         rows_of = {name: getattr(demo, name) for name in ("states", "robot_states", "rewards", "dones")}
@@ -59,14 +67,16 @@ class DemoWriter:
         self._count += 1
         self._total += length
 
-    def copy_from(self, path, demo):
+    def copy_from(self, path: Path | str, demo: str) -> None:
         """Append a demo of another file as it is stored, without packing its pictures again."""
         with open_file(path) as source:
             copy_demo(source, demo, self._file["data"], f"demo_{self._count}")
             self._total += source["data"][demo]["actions"].shape[0]
         self._count += 1
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self._file["data"].attrs["num_demos"] = self._count
             self._file["data"].attrs["total"] = self._total
@@ -78,13 +88,13 @@ class DemoWriter:
         os.replace(self._beside, self.path)
 
 
-def copy_demo(source, demo, data, name):
+def copy_demo(source: "h5py.File", demo: str, data: "h5py.Group", name: str) -> None:
     """Copy a demo of an open file as it is stored to `name` below the group `data` of another one: what links in it
     lead to is copied, too, because they are relative to where their file lies."""
     source.copy(f"data/{demo}", data, name=name, expand_soft=True, expand_external=True)
 
 
-def merge_files(path, parts, more_attrs=None):
+def merge_files(path: Path | str, parts: Sequence[Path], more_attrs: Mapping[str, Any] | None = None) -> None:
     """Copy every demo of `parts`, file by file and in numeric order, into one file as demo_0, demo_1, ...
 
     Its attributes are the first part's and `more_attrs`.

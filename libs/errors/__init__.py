@@ -10,6 +10,6 @@ class BadInput(ValueError):
     """
 
 
-def first_line(error) -> str:
+def first_line(error: BaseException) -> str:
     """What an exception of a library says first, its type where it says nothing: a part of an error's one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -5,7 +5,9 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,7 +21,7 @@ OF_THE_PATH = frozenset(
 
 
 @contextlib.contextmanager
-def named_path(path, what="read"):
+def named_path(path: Path | str, what: str = "read") -> Iterator[None]:
     """What is done in here with a path that the user named: BadInput where the path is the reason why it cannot be.
 
     what: what cannot be done then, "read", "written". Every other error comes out as it is.
@@ -36,7 +38,7 @@ def named_path(path, what="read"):
         raise BadInput(f"{path} {reason}") from error
 
 
-def kind_of(path) -> str:
+def kind_of(path: Path | str) -> str:
     """ "file" or "folder", "" where nothing stands there; BadInput where that cannot be seen."""
     with named_path(path):
         try:
@@ -46,14 +48,14 @@ def kind_of(path) -> str:
     return "folder" if stat.S_ISDIR(mode) else "file"
 
 
-def shipped(path) -> Path:
+def shipped(path: Path | str) -> Path:
     """The path itself; a relative path under `configs` that is not here, as it lies beside this code."""
     path = Path(path)
     beside = Path(__file__).parents[2] / path
     return beside if path.parts[:1] == ("configs",) and not path.exists() and beside.exists() else path
 
 
-def read_text(path) -> str:
+def read_text(path: Path | str) -> str:
     """The UTF-8 text of a file, or of a shipped one; BadInput where it is missing, unreadable, a folder or no text."""
     path = shipped(path)
     with named_path(path):
@@ -63,7 +65,7 @@ def read_text(path) -> str:
             raise BadInput(f"{path} is not a text file ({error})") from None
 
 
-def read_json(path, unique: bool = False):
+def read_json(path: Path | str, unique: bool = False) -> Any:
     """What a JSON file holds; BadInput as `read_text`, and where it is not JSON.
 
     unique: and where a name stands twice in an object, whose last would silently count.
@@ -86,7 +88,7 @@ def without_repeats(pairs: list[tuple]) -> dict:
     return dict(pairs)
 
 
-def read_json_object(path, unique: bool = False) -> dict:
+def read_json_object(path: Path | str, unique: bool = False) -> dict:
     """What a JSON file holds that must hold an object; `unique` as in `read_json`."""
     found = read_json(path, unique)
     if not isinstance(found, dict):
@@ -94,7 +96,7 @@ def read_json_object(path, unique: bool = False) -> dict:
     return found
 
 
-def read_yaml(path):
+def read_yaml(path: Path | str) -> Any:
     """What a YAML file holds, None where it is empty; BadInput as `read_text`, and where it is not YAML."""
     text = read_text(path)
     try:
@@ -104,7 +106,7 @@ def read_yaml(path):
 
 
 @contextlib.contextmanager
-def whole_file(path, sync: bool = False, contested: bool = False):
+def whole_file(path: Path | str, sync: bool = False, contested: bool = False) -> Iterator[Path]:
     """Gives the path of a file beside `path`, of the same suffix, to be written; it becomes `path` at the end of the
     block, in one move. So a file under that name is always complete, and what stood there before stays until then.
 
@@ -124,14 +126,14 @@ def whole_file(path, sync: bool = False, contested: bool = False):
         beside.unlink(missing_ok=True)
 
 
-def write_whole(path, content: str | bytes, sync: bool = False, contested: bool = False) -> None:
+def write_whole(path: Path | str, content: str | bytes, sync: bool = False, contested: bool = False) -> None:
     """Write a file as `whole_file` does, its folder made where there is none; text becomes UTF-8."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, sync, contested) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def flush(path) -> None:
+def flush(path: Path | str) -> None:
     """Return when a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -140,7 +142,7 @@ def flush(path) -> None:
         os.close(handle)
 
 
-def make_folder(path) -> Path:
+def make_folder(path: Path | str) -> Path:
     """The folder, made with its parents where it does not exist; BadInput where that cannot be."""
     path = Path(path)
     with named_path(path, "made"):
@@ -148,13 +150,13 @@ def make_folder(path) -> Path:
     return path
 
 
-def check_new_folder(path):
+def check_new_folder(path: Path | str) -> None:
     """BadInput unless files can be put into this folder, which need not exist. Makes nothing: for the start of what
     writes at its end."""
     _check_room(path, Path(os.path.abspath(path)))
 
 
-def check_new_file(path):
+def check_new_file(path: Path | str) -> None:
     """BadInput unless a file can be written there, over one that exists, too. Makes nothing."""
     path = Path(path)
     if kind_of(path) == "folder":

@@ -8,7 +8,14 @@ x_1 - (1 - sigma_min) x_0 at every t. A network that regresses this velocity fro
 Nothing is drawn from a global generator: noise and times come from the caller, so that a resumed run repeats them.
 """
 
+from typing import TYPE_CHECKING
+
 from libs.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
 
 TIME_DISTRIBUTIONS = ("uniform", "beta")
 
@@ -18,7 +25,9 @@ BETA_ALPHA = 1.5
 BETA_CUTOFF = 0.999
 
 
-def interpolate(noise, data, time, sigma_min: float = 0.0):
+def interpolate(
+    noise: "torch.Tensor", data: "torch.Tensor", time: "torch.Tensor", sigma_min: float = 0.0
+) -> "tuple[torch.Tensor, torch.Tensor]":
     """Where the path from `noise` to `data` is at `time`, and its velocity.
 
     noise: (..., H, A). data: the same, or 1 instead of a leading size, where several draws of noise share a chunk.
@@ -43,7 +52,7 @@ def interpolate(noise, data, time, sigma_min: float = 0.0):
     return (1.0 - keep * time) * noise + time * data, data - keep * noise
 
 
-def flow_matching_loss(predicted, velocity):
+def flow_matching_loss(predicted: "torch.Tensor", velocity: "torch.Tensor") -> "torch.Tensor":
     """Mean squared error of a predicted velocity: scalar float32, computed in float32 whatever the dtypes.
 
     predicted, velocity: one shape. BadInput: they differ; broadcasting would average over wrong pairs.
@@ -55,12 +64,12 @@ def flow_matching_loss(predicted, velocity):
     return (predicted.float() - velocity.float()).square().mean()
 
 
-def draw_noise(rng, shape):
+def draw_noise(rng: "np.random.Generator", shape: tuple[int, ...]) -> "np.ndarray":
     """Standard normal noise of `shape`, float32, from a numpy Generator."""
     return rng.standard_normal(shape, dtype="float32")
 
 
-def draw_times(rng, shape, distribution: str = "uniform"):
+def draw_times(rng: "np.random.Generator", shape: tuple[int, ...], distribution: str = "uniform") -> "np.ndarray":
     """Times in [0, 1] of `shape`, float32, from a numpy Generator; every time takes one number from it.
 
     distribution: "uniform", or "beta": pi0's, which prefers times close to the noise (see BETA_ALPHA).

@@ -1,6 +1,7 @@
 """Numbers of a robot in its units <-> numbers of order one for a network."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ class Normalizer(nn.Module):
     finite, or a negative scale.
     """
 
-    def __init__(self, offset, scale):
+    def __init__(self, offset: Iterable[float], scale: Iterable[float]) -> None:
         super().__init__()
         offset, scale = [float(x) for x in offset], [float(x) for x in scale]
         if len(offset) != len(scale) or not offset:
@@ -38,12 +39,12 @@ class Normalizer(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
     @classmethod
-    def from_mean_std(cls, mean, std) -> "Normalizer":
+    def from_mean_std(cls, mean: Iterable[float], std: Iterable[float]) -> "Normalizer":
         """To mean 0 and standard deviation 1."""
         return cls(mean, std)
 
     @classmethod
-    def from_min_max(cls, low, high) -> "Normalizer":
+    def from_min_max(cls, low: Iterable[float], high: Iterable[float]) -> "Normalizer":
         """[low, high] to [-1, 1]; values outside are not clipped. BadInput: a low above its high."""
         pairs = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
         for dim, (a, b) in enumerate(pairs):
@@ -55,11 +56,11 @@ class Normalizer(nn.Module):
     def dim(self) -> int:
         return len(self._values["offset"])
 
-    def normalize(self, x):
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
         """(..., D) in units -> (..., D) float32."""
         return (self._checked(x) - self.offset) * self.inverse
 
-    def denormalize(self, x):
+    def denormalize(self, x: torch.Tensor) -> torch.Tensor:
         """(..., D), any floating dtype -> (..., D) float32 in units."""
         return self._checked(x) * self.scale + self.offset
 

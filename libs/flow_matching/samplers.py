@@ -4,12 +4,16 @@ The state is summed in float32: a hundred bfloat16 additions of a hundredth each
 bits of a sum. What the network is given has the dtype of the noise; what it returns may have any.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from libs.errors import BadInput
 
+Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # x (B, H, A), t (B,) -> (B, H, A)
 
-def euler_sample(velocity, noise, steps: int):
+
+def euler_sample(velocity: Velocity, noise: torch.Tensor, steps: int) -> torch.Tensor:
     """First order: x += h v(x, t), h = 1 / steps. `steps` evaluations.
 
     velocity: callable (x (B, H, A) of the noise's dtype, t (B,) float32) -> (B, H, A).
@@ -23,7 +27,7 @@ def euler_sample(velocity, noise, steps: int):
     return x
 
 
-def heun_sample(velocity, noise, steps: int):
+def heun_sample(velocity: Velocity, noise: torch.Tensor, steps: int) -> torch.Tensor:
     """Second order: x += h/2 (v(x, t) + v(x + h v(x, t), t + h)), h = 1 / steps. 2 * steps evaluations.
 
     The last step looks at t = 1 as well: a velocity regressed on straight paths is as good there as anywhere (it has

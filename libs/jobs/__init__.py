@@ -8,18 +8,22 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TextIO, TypeVar
 
 from libs.errors import BadInput
 from libs.files import make_folder, named_path
+
+T = TypeVar("T")
 
 LOCK = "lock"
 AHEAD = 4  # jobs per process that are handed out in advance
 
 
 @contextlib.contextmanager
-def held_folder(folder, in_use):
+def held_folder(folder: Path | str, in_use: str) -> Iterator[Path]:
     """The folder, made where it does not exist, and held: no other process is in here with it at the same time.
 
     in_use: what is said where another process holds it, which is BadInput.
@@ -29,7 +33,7 @@ def held_folder(folder, in_use):
         yield folder
 
 
-def lock(folder, in_use, wait_s=0.0):
+def lock(folder: Path | str, in_use: str, wait_s: float = 0.0) -> TextIO:
     """Take a folder for this process: an open file, closing it gives the folder back.
 
     The lock is the kernel's (POSIX), so it goes with its process, however that ends, and child processes do not inherit
@@ -54,13 +58,16 @@ def lock(folder, in_use, wait_s=0.0):
             return file
 
 
-def run_jobs(function, jobs, workers, done, where):
+def run_jobs(
+    function: Callable[[T], object], jobs: Iterable[T], workers: int, done: Callable[[T], object], where: object
+) -> None:
     """`function(job)` of every job, in their order with one worker, else in that many processes.
 
     Args:
         function, jobs: can be pickled; jobs are handed out in order, the function goes to each process once.
         done: called here with each job that is finished.
         where: what is being made, for the message when a process dies.
+
     Raises:
         What `function` raises. RuntimeError: a process died.
     """
@@ -82,7 +89,8 @@ def run_jobs(function, jobs, workers, done, where):
 
 
 def _hand_out(pool, jobs, most, done):
-    running, todo = {}, iter(jobs)
+    running: dict = {}
+    todo = iter(jobs)
     while True:
         while len(running) < most and (job := next(todo, None)) is not None:
             running[pool.submit(_do, job)] = job
@@ -96,11 +104,11 @@ def _hand_out(pool, jobs, most, done):
 
 def _do(job):
     """In a worker."""
-    _do.function(job)
+    _do.function(job)  # type: ignore[attr-defined]  # what this process was begun with
 
 
 def _begin_worker(function):
-    _do.function = function
+    _do.function = function  # type: ignore[attr-defined]  # see `_do`
     follow_parent()
 
 
@@ -109,6 +117,7 @@ def follow_parent() -> None:
     once, not at its next job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    assert parent is not None, "this process was begun by another one"
 
     def end_with_parent():
         wait([parent.sentinel])

@@ -4,6 +4,7 @@ Finding one needs nothing of the extra [lerobot]; everything else does, and is i
 """
 
 import importlib
+from typing import Any
 
 from libs.lerobot_data.locate import find_set
 from libs.lerobot_data.marks import is_set
@@ -23,7 +24,7 @@ _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = ["find_set", "is_set", *_MODULES]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -13,8 +13,10 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,15 +87,15 @@ class FrameCache:
     data: the set, with the cameras of the plans; plans: one a camera; folder: where the cache is to lie.
     """
 
-    def __init__(self, data: LeRobotSet, plans, folder):
+    def __init__(self, data: LeRobotSet, plans: Iterable[Plan], folder: Path | str) -> None:
         self.data, self.folder = data, Path(folder)
         self.plans = {plan.camera: plan for plan in plans}
         made_of = data.fingerprint()
         self._settings = {plan.camera: {"set": made_of, **asdict(plan)} for plan in plans}
         self._places = {name: self.folder / _folder_name(name, tree) for name, tree in self._settings.items()}
-        self._open = {}  # (camera, episode) -> PackedFrames
+        self._open: dict[tuple[str, int], PackedFrames] = {}  # (camera, episode) -> PackedFrames
 
-    def missing(self, episodes=None) -> list[Job]:
+    def missing(self, episodes: Iterable[int] | None = None) -> list[Job]:
         """What is not there yet, of all episodes of the set or of these, in their order."""
         there = {name: set(os.listdir(place)) if place.is_dir() else set() for name, place in self._places.items()}
         return [
@@ -103,10 +105,10 @@ class FrameCache:
             if _file_name(episode) not in there[name]
         ]
 
-    def estimate(self, episodes=None) -> Estimate:
+    def estimate(self, episodes: Sequence[int] | None = None) -> Estimate:
         """How much the cache takes, of all episodes or of these, and how much of that is still to be made."""
-        episodes = self.data.episodes if episodes is None else episodes
-        lengths = {episode: self.data.num_frames(episode) for episode in episodes}
+        chosen = self.data.episodes if episodes is None else episodes
+        lengths = {episode: self.data.num_frames(episode) for episode in chosen}
         per_frame = {name: self._bytes_per_frame(plan) for name, plan in self.plans.items()}
         frames, missing = sum(lengths.values()), self.missing(episodes)
         existing = self.folder.absolute()
@@ -120,7 +122,7 @@ class FrameCache:
             free=shutil.disk_usage(existing).free,
         )
 
-    def check_disk(self, episodes=None) -> Estimate:
+    def check_disk(self, episodes: Sequence[int] | None = None) -> Estimate:
         """The estimate; BadInput where the disk has no room for what is missing."""
         estimate = self.estimate(episodes)
         if estimate.missing_bytes * SPARE > estimate.free:
@@ -130,7 +132,7 @@ class FrameCache:
             )
         return estimate
 
-    def build(self, workers: int, done, episodes=None) -> None:
+    def build(self, workers: int, done: Callable[[Job], None], episodes: Sequence[int] | None = None) -> None:
         """Make what is missing, of all episodes or of these; the same call goes on after an interruption.
 
         done(job): called with each `Job` that is finished. BadInput: a picture cannot be read, another process is at
@@ -169,7 +171,11 @@ class FrameCache:
             return self.picture(episode, frame, camera)
         plan = self.plans[camera]
         picture = plan.apply(self.data.picture(episode, frame, camera))
-        return decode_picture(encode(picture, plan)) if plan.jpeg_quality else picture
+        if not plan.jpeg_quality:
+            return picture
+        decoded = decode_picture(encode(picture, plan))
+        assert decoded is not None, "what was just encoded can be read"
+        return decoded
 
     def _bytes_per_frame(self, plan):
         episodes = list(self.data.episodes)
@@ -180,11 +186,11 @@ class FrameCache:
         ]
         return float(np.mean(sizes)) + 8  # its place in the file's table
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
 
 
-def default_folder(root) -> Path:
+def default_folder(root: Path | str) -> Path:
     """Beside the set: NAME.frames."""
     root = Path(root)
     return root.with_name(f"{root.name}.frames")

@@ -1,10 +1,12 @@
 """The videos of a set, and the pictures in its rows, beside what the set says of them."""
 
+from pathlib import Path
+
 import numpy as np
 
 from libs.errors import BadInput
 from libs.lerobot_data.fact import Fact
-from libs.lerobot_data.layout import Layout
+from libs.lerobot_data.layout import Clip, Episode, Layout
 from libs.lerobot_data.rows import Rows
 from libs.lerobot_data.statistics import histogram
 from libs.lerobot_data.stored import StoredPictures
@@ -17,7 +19,8 @@ def video_facts(layout: Layout, rows: Rows, counts: dict[str, np.ndarray] | None
 
     counts: {camera: (3, 256)}; every frame is decoded, and counted in there. None: the first one of each file is.
     """
-    facts, clips = [], {}  # path -> [(episode, camera, Clip)]
+    facts: list[Fact] = []
+    clips: dict[Path, list[tuple[Episode, str, Clip]]] = {}  # path -> [(episode, camera, Clip)]
     for episode in layout.episodes:
         if episode.index in rows.spans:
             for camera, clip in episode.clips.items():

@@ -54,7 +54,9 @@ def _of_set(layout, rows, said):
 
 
 def _of_episodes(layout, rows):
-    first, count, seen = {}, {}, set()
+    first: dict[str, str] = {}
+    count: dict[str, int] = {}
+    seen = set()
     for _, line in json_lines(layout.root / OF_EPISODES):
         number, said = line.get("episode_index"), line.get("stats")
         if number not in rows.spans or not isinstance(said, dict):

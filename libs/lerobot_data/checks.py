@@ -21,7 +21,7 @@ def check_set(layout: Layout, rows: Rows, decode: bool = False) -> list[Fact]:
     facts = [fact for check in checks for fact in check(layout, rows)]
     counts = {name: np.zeros((3, 256), dtype=np.int64) for name in layout.cameras} if decode else None
     facts += video_facts(layout, rows, counts) + stored_facts(layout, rows, counts)
-    return facts + (picture_statistics_facts(layout, counts) if decode else [])
+    return facts + ([] if counts is None else picture_statistics_facts(layout, counts))
 
 
 def episode_facts(layout: Layout, rows: Rows) -> list[Fact]:
@@ -106,7 +106,8 @@ def suggest(layout: Layout) -> dict[str, object]:
     """Which of a set's names a recipe is likely to want: {"views": cameras, "proprio": [state], "action": name}; None
     or an empty list where nothing looks like one."""
     vectors = list(layout.vectors)
-    action = next((name for name in ("action", "actions") if name in vectors), None)
+    usual: tuple[str, ...] = ("action", "actions")
+    action = next((name for name in usual if name in vectors), None)
     action = action or next((name for name in vectors if "action" in name), None)
     state = next((name for name in ("observation.state", "state") if name in vectors), None)
     return {"views": list(layout.cameras), "proprio": [state] if state else [], "action": action}

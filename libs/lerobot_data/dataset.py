@@ -3,6 +3,9 @@
 import collections
 import hashlib
 import os
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +27,14 @@ class LeRobotSet:
         root: its folder (see `find_set` for names of the hub).
         vectors: states and actions to read, by the set's own names; they are held in memory, 4 bytes a number.
         cameras: whose pictures will be asked for, by the set's own names.
+
     Raises:
         BadInput, in one line: another version, a name that the set does not have (with those that it has), a file that
             is missing, cut off or damaged, a column that is missing, another number of rows than the table of episodes
             has, timestamps that contradict the frames per second.
     """
 
-    def __init__(self, root, vectors=(), cameras=()):
+    def __init__(self, root: Path | str, vectors: Collection[str] = (), cameras: Collection[str] = ()) -> None:
         self.layout: Layout = read_layout(root)
         self.layout.check_cameras(cameras)
         self.cameras = list(cameras)
@@ -82,7 +86,7 @@ class LeRobotSet:
         """
         return next(self.pictures(episode, camera, [frame]))
 
-    def pictures(self, episode: int, camera: str, frames=None):
+    def pictures(self, episode: int, camera: str, frames: Iterable[int] | None = None) -> Iterator[np.ndarray]:
         """The pictures of an episode one after another (see `picture`); frames: which, ascending; None: all."""
         frames = range(self.num_frames(episode)) if frames is None else frames
         rows, span = self.rows, self.rows.spans[episode]
@@ -158,9 +162,9 @@ class LeRobotSet:
                     raise BadInput(f"video {path} (episode {episode.index}, camera {camera}) does not exist")
                 seen.add(path)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_videos": None, "_stored": None}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()

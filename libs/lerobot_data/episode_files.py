@@ -48,7 +48,7 @@ class SetSpec:
     pictures: str
     source: str
 
-    def check(self):
+    def check(self) -> None:
         """BadInput where it cannot be written."""
         if self.pictures not in PICTURES:
             raise BadInput(f"pictures are kept as {', '.join(PICTURES)}, not {self.pictures!r}")
@@ -74,7 +74,7 @@ class EpisodeFrames:
     pictures: dict[str, Iterable[np.ndarray]]
 
 
-def write_episode(folder, spec: SetSpec, number: int, frames: EpisodeFrames) -> None:
+def write_episode(folder: Path | str, spec: SetSpec, number: int, frames: EpisodeFrames) -> None:
     """Make the folder of episode `number`; it is there whole or not at all.
 
     BadInput, naming the episode, where lengths or sizes disagree, or a number is not finite.
@@ -114,7 +114,7 @@ def write_episode(folder, spec: SetSpec, number: int, frames: EpisodeFrames) -> 
     os.rename(beside, folder)
 
 
-def encode_video(path, pictures, spec: SetSpec) -> None:
+def encode_video(path: Path | str, pictures: Iterable[np.ndarray], spec: SetSpec) -> None:
     """Pictures -> a video file, a frame every 1 / fps seconds from 0 on."""
     codec, options = ENCODERS[spec.pictures]
     os.environ.setdefault("SVT_LOG", "1")  # errors only: that encoder prints its settings for every video

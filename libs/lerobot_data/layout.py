@@ -6,8 +6,10 @@ v3.0   meta/{info.json, tasks.parquet, episodes/*/*.parquet}; many episodes in a
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from libs.errors import BadInput
 from libs.files import kind_of, read_json_object, read_text
@@ -74,11 +76,11 @@ class Layout:
     data_files: tuple[Path, ...]
     info: dict
 
-    def check_cameras(self, names):
+    def check_cameras(self, names: Iterable[str]) -> None:
         """BadInput, with those that there are, where one is not of this set."""
         self._check(names, self.cameras, "camera")
 
-    def check_vectors(self, names):
+    def check_vectors(self, names: Iterable[str]) -> None:
         """BadInput, with those that there are, where one is not of this set."""
         self._check(names, {name: vector.dim for name, vector in self.vectors.items()}, "numbers")
 
@@ -89,7 +91,7 @@ class Layout:
                 raise BadInput(f"{self.root} has no {what} {name!r}; it has {there or 'none'}")
 
 
-def read_layout(root) -> Layout:
+def read_layout(root: Path | str) -> Layout:
     """What stands in `meta`. BadInput, naming file and entry, for another version and for what is missing or wrong."""
     root = Path(root)
     if kind_of(root / INFO) != "file":
@@ -190,7 +192,7 @@ def _clip(root, info, name, row, key):
     return Clip(path, float(row[f"{key}/from_timestamp"]), float(row[f"{key}/to_timestamp"]))
 
 
-def json_lines(path):
+def json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where: file and number of the line, object) of every line of a .jsonl file; BadInput where one is no object."""
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():

@@ -10,7 +10,7 @@ from libs.files import kind_of
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
 
-def find_set(entry) -> Path:
+def find_set(entry: Path | str) -> Path:
     """The folder of a data set.
 
     entry: a folder; or OWNER/NAME of the hub, with @REVISION where it is not to be the newest: then the copy that

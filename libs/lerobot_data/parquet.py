@@ -1,6 +1,7 @@
 """Reading parquet files: whatever is wrong with one is said in one line."""
 
 import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from libs.files import named_path
 
 
 @contextlib.contextmanager
-def sound(path):
+def sound(path: Path | str) -> Iterator[None]:
     """Around reading a parquet file: BadInput, naming it, where its bytes make no sense."""
     try:
         yield
@@ -26,7 +27,7 @@ def sound(path):
         raise BadInput(f"{path} is damaged ({text}); get it again") from None
 
 
-def open_parquet(path) -> pq.ParquetFile:
+def open_parquet(path: Path | str) -> pq.ParquetFile:
     """BadInput where there is no such file, or it is no parquet file."""
     with named_path(path), open(path, "rb"):  # pyarrow's own words for a missing file differ from version to version
         pass
@@ -34,7 +35,7 @@ def open_parquet(path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
 
 
-def read_columns(path, names, optional=()) -> dict[str, pa.ChunkedArray]:
+def read_columns(path: Path | str, names: Iterable[str], optional: Iterable[str] = ()) -> dict[str, pa.ChunkedArray]:
     """{name: column}; BadInput, with the columns that there are, where one of `names` is missing. Those of `optional`
     that are missing are left out."""
     file = open_parquet(path)
@@ -79,7 +80,7 @@ def _wrong_row(lists, dim, length, count):
     return f"{length} rows have {count} numbers"
 
 
-def sorted_files(folder) -> list[Path]:
+def sorted_files(folder: Path | str) -> list[Path]:
     """Every chunk-*/file-*.parquet of a v3.0 folder, in the order in which LeRobot joins them: by name.
 
     The numbers of files in the episodes' table are not to be trusted: LeRobot's own converter gets them wrong.

@@ -1,5 +1,6 @@
 """The numbers of a LeRobot data set, all in memory: what is recorded at each frame but pictures."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Rows:
     spans: dict[int, slice]
 
 
-def read_rows(layout: Layout, vectors) -> Rows:
+def read_rows(layout: Layout, vectors: Collection[str]) -> Rows:
     """The rows of every data file with these vectors of the set.
 
     BadInput, naming the file: it is missing, cut off, damaged, lacks a column, or has another number of numbers in a

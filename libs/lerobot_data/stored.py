@@ -1,5 +1,7 @@
 """Pictures that stand in parquet files, as PNG or JPEG."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,15 +13,15 @@ from libs.manifest.pictures import decode_picture
 
 
 class _Group(NamedTuple):
-    """What was read last: rows first to first + count - 1 of a file. columns: {camera: its values}."""
+    """What was read last: `rows` rows of a file from the row `first` on. columns: {camera: its values}."""
 
     path: object
     first: int
-    count: int
+    rows: int
     columns: dict[str, pa.ChunkedArray]
 
     def has(self, path, row):
-        return path == self.path and self.first <= row < self.first + self.count
+        return path == self.path and self.first <= row < self.first + self.rows
 
 
 class StoredPictures:
@@ -27,11 +29,11 @@ class StoredPictures:
     can be read, of an episode or more. The last one stays in memory, so frames in their order are cheap and frames
     drawn at random are not."""
 
-    def __init__(self, cameras):
+    def __init__(self, cameras: Iterable[str]) -> None:
         self.cameras = list(cameras)
         self._group = _Group(None, 0, 0, {})
 
-    def read(self, path, row: int, camera: str) -> np.ndarray:
+    def read(self, path: Path | str, row: int, camera: str) -> np.ndarray:
         """(H, W, 3) uint8 RGB; BadInput, naming file and row, where there is none."""
         if not self._group.has(path, row):
             self._group = self._read_group(path, row)

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,7 +17,7 @@ AHEAD = 4  # frames that are decoded on the way to one that is near, instead of 
 AGAIN = "a copy or download that was cut off; get it again"
 
 
-def tolerance_at(time):
+def tolerance_at(time: float | np.ndarray) -> np.ndarray:
     """How far a frame may be from a time, or from each of an array of times: see `Video.frames`."""
     return np.maximum(TOLERANCE_S, np.spacing(np.float32(time)))
 
@@ -27,9 +28,10 @@ class Video:
     Decoding takes one thread: many processes read at once.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._container, self._pid = None, None
+        self._container: Any = None  # of PyAV, and the process that opened it
+        self._pid: int | None = None
 
     def frame(self, time: float) -> np.ndarray:
         """(H, W, 3) uint8 RGB: the frame at `time` seconds. BadInput as `frames`."""
@@ -62,7 +64,7 @@ class Video:
             self.close()  # what was decoded no longer fits where the file is read
         return np.sort(np.array(times))
 
-    def close(self):
+    def close(self) -> None:
         """Give the file back; it is opened again when needed."""
         if self._container is not None and self._pid == os.getpid():
             self._container.close()
@@ -136,5 +138,5 @@ class Video:
                 f"video {self.path} is truncated or damaged ({error.strerror or first_line(error)}): {AGAIN}"
             ) from None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_container": None, "_pid": None}

@@ -9,6 +9,8 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import av
 import numpy as np
@@ -41,11 +43,11 @@ class SetWriter:
             things.
     """
 
-    def __init__(self, out, spec: SetSpec, num_episodes: int):
+    def __init__(self, out: Path | str, spec: SetSpec, num_episodes: int) -> None:
         spec.check()
         self.out, self.spec, self.num_episodes = Path(out), spec, num_episodes
 
-    def __enter__(self):
+    def __enter__(self) -> "SetWriter":
         parts = make_folder(self.out) / PARTS
         with named_path(self.out, "written"):
             if not parts.exists() and any(self.out.iterdir()):
@@ -66,8 +68,10 @@ class SetWriter:
             write_whole(parts / SETTINGS, json.dumps(settings).encode())
         return self
 
-    def __exit__(self, *exception):
-        self._held.__exit__(*exception)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.__exit__(kind, error, trace)
 
     def part(self, number: int) -> Path:
         """The folder of an episode while the set is written."""
@@ -144,7 +148,7 @@ class SetWriter:
     def _stats(self, abouts, numbers):
         found = {}
         for camera in self.spec.cameras:
-            counts = sum(np.array(about["histograms"][camera]) for about in abouts)
+            counts = np.sum([np.array(about["histograms"][camera]) for about in abouts], axis=0)
             found[camera] = picture_stats(counts, sum(about["length"] for about in abouts))
         return found | {name: number_stats(values) for name, values in numbers.items()}
 
@@ -156,7 +160,7 @@ class SetWriter:
 
     def _features(self):
         kind = "image" if self.spec.pictures == "png" else "video"
-        features = {}
+        features: dict[str, dict[str, Any]] = {}
         for name, (height, width) in self.spec.cameras.items():
             features[name] = {"dtype": kind, "shape": [height, width, 3], "names": ["height", "width", "channels"]}
             if kind == "video":
@@ -177,7 +181,7 @@ class SetWriter:
 
     def _huggingface(self):
         """The types of the columns, as the package `datasets` notes them in each file."""
-        kinds = {}
+        kinds: dict[str, dict[str, Any]] = {}
         for name, feature in self._features().items():
             value = {"dtype": feature["dtype"], "_type": "Value"}
             if feature["dtype"] == "image":

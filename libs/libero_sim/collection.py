@@ -30,7 +30,7 @@ class DemoWorker(ExpertWorker):
 
     env: LiberoEnv
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings) -> None:
         task = get_task(settings.task_suite, settings.task_id)
         super().__init__(LiberoEnv(task, settings.resolution, settings.render), settings)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from libs.libero_sim.suites import LiberoTask
 from libs.robosuite_sim.env import RobosuiteEnv, checked_action
@@ -26,7 +27,7 @@ class LiberoEnv(RobosuiteEnv):
     MIRRORED = True
     _wrapped: Any = None  # LIBERO's own object around robosuite's environment
 
-    def __init__(self, task: LiberoTask, resolution: int = 256, render: str = "standard"):
+    def __init__(self, task: LiberoTask, resolution: int = 256, render: str = "standard") -> None:
         super().__init__(task, resolution, render)
 
     def _maker(self) -> Callable:
@@ -153,7 +154,9 @@ class LiberoEnv(RobosuiteEnv):
         }
 
 
-def _named_proprio(gripper, joints, position, quaternion) -> dict[str, np.ndarray]:
+def _named_proprio(
+    gripper: ArrayLike, joints: ArrayLike, position: ArrayLike, quaternion: ArrayLike
+) -> dict[str, np.ndarray]:
     """The robot's state under the names of a demo file, in arrays of their own; quaternion: xyzw."""
     from robosuite.utils.transform_utils import quat2axisangle
 

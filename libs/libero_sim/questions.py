@@ -41,9 +41,11 @@ def questions(start: LiberoTask) -> dict[int, list[tuple]]:
     scene, found = read_problem(start.bddl_file), {}
     for task_id in range(num_tasks(start.suite)):
         asked = get_task(start.suite, task_id)
-        goals = [_translated(goal, read_problem(asked.bddl_file), scene) for goal in read_goals(asked.bddl_file)]
-        if None not in goals:
-            found[task_id] = goals
+        wanted = read_goals(asked.bddl_file)
+        goals = [_translated(goal, read_problem(asked.bddl_file), scene) for goal in wanted]
+        known = [goal for goal in goals if goal is not None]
+        if len(known) == len(wanted):
+            found[task_id] = known
     return found
 
 
@@ -61,10 +63,12 @@ def read_problem(bddl_file: str) -> Problem:
 
 def _typed(words: list[str]) -> dict[str, str]:
     """["a", "b", "-", "bowl", "c", "-", "plate"] -> {"a": "bowl", "b": "bowl", "c": "plate"}."""
-    kinds, names, words = {}, [], iter(words)
-    for word in words:
+    kinds: dict[str, str] = {}
+    names: list[str] = []
+    left = iter(words)
+    for word in left:
         if word == "-":
-            kinds |= dict.fromkeys(names, next(words))
+            kinds |= dict.fromkeys(names, next(left))
             names = []
         else:
             names.append(word)

@@ -29,7 +29,7 @@ class ReadingEnv:
     suite's tasks whose goals did not hold at the beginning and came to hold, in this order.
     """
 
-    def __init__(self, task: LiberoTask, resolution: int, render: str):
+    def __init__(self, task: LiberoTask, resolution: int, render: str) -> None:
         self._questions = questions(task)
         self.env = LiberoEnv(task, resolution, render)
 
@@ -62,7 +62,7 @@ class Watch:
     questions: {task id: goals}.
     """
 
-    def __init__(self, scene, things: dict[str, bool], questions: dict[int, list[tuple]]):
+    def __init__(self, scene: Scene, things: dict[str, bool], questions: dict[int, list[tuple]]) -> None:
         self._scene, self._questions = scene, questions
         self._limits = {name: part_limit(scene, name) if is_part else THING_STEP for name, is_part in things.items()}
         self._things = things
@@ -112,13 +112,13 @@ def things_of(env: LiberoEnv) -> dict[str, bool]:
     return dict.fromkeys(inner.objects_dict, False) | dict.fromkeys([*sorted(drawers), *parts], True)
 
 
-def part_limit(scene, name: str) -> float:
+def part_limit(scene: Scene, name: str) -> float:
     """How far a drawer, door or knob moves before it counts, in metres or radians."""
-    first, second = (np.mean(ends) for ends in scene.joint_ranges(name))
+    first, second = (float(np.mean(ends)) for ends in scene.joint_ranges(name))
     return PART_SHARE * abs(first - second)
 
 
-def first_things(scene, goals: list[tuple]) -> list[str]:
+def first_things(scene: Scene, goals: list[tuple]) -> list[str]:
     """What the expert moves first for each goal alone, each thing once: a drawer that is shut before what goes in."""
     return list(dict.fromkeys((next_goal(scene, [goal], skill_of) or goal)[1] for goal in goals))
 

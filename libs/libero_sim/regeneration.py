@@ -50,14 +50,16 @@ def is_noop(action: np.ndarray, previous: np.ndarray | None) -> bool:
 
 def without_noops(actions: np.ndarray) -> np.ndarray:
     """The actions (K, 7) of (T, 7) that are no no-ops."""
-    kept = []
+    kept: list[np.ndarray] = []
     for action in actions:
         if not is_noop(action, kept[-1] if kept else None):
             kept.append(action)
     return np.array(kept).reshape(-1, actions.shape[1])
 
 
-def play_episode(env: LiberoEnv, seed: int, init_state: np.ndarray, actions: np.ndarray, stop_at_success: bool):
+def play_episode(
+    env: LiberoEnv, seed: int, init_state: np.ndarray, actions: np.ndarray, stop_at_success: bool
+) -> tuple[np.ndarray, dict[str, np.ndarray], bool]:
     """Run `actions` (T, 7) from `init_state` after settling, and record what was there before each.
 
     Returns (states (N, D), obs as of `observe_states`, success after the last step). N is T, or less with
@@ -78,7 +80,7 @@ def play_episode(env: LiberoEnv, seed: int, init_state: np.ndarray, actions: np.
 class RegenerationWorker:
     """Runs in a simulator process: replays the demos of one file."""
 
-    def __init__(self, settings: RegenerationSettings):
+    def __init__(self, settings: RegenerationSettings) -> None:
         self.settings = settings
         task = get_task(settings.task_suite, settings.task_id)
         self.env = LiberoEnv(task, settings.resolution, settings.render)
@@ -149,7 +151,7 @@ class FileJob(Job):
 
     def __init__(
         self, source: DemoFile, task: LiberoTask, out: Path, resolution: int, render: str, stop_at_success: bool = False
-    ):
+    ) -> None:
         self.source, self.task = source, task
         self.names = {demo_number(demo): demo for demo in source.demos}
         if RECORD in source.attrs:

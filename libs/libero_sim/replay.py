@@ -123,7 +123,9 @@ class _Comparison:
         self.robot_state_max = max(self.robot_state_max, difference)
 
 
-def _play_again(env: LiberoEnv, seed: int, attrs: dict, states: np.ndarray, actions: np.ndarray, compared: _Comparison):
+def _play_again(
+    env: LiberoEnv, seed: int, attrs: dict, states: np.ndarray, actions: np.ndarray, compared: _Comparison
+) -> tuple[float, int, bool]:
     """The whole episode of a regenerated demo, from before it settled; each frame is compared on the way.
 
     Returns (largest difference of a state, steps, success after the last one).
@@ -138,7 +140,9 @@ def _play_again(env: LiberoEnv, seed: int, attrs: dict, states: np.ndarray, acti
     return state_max, len(actions), success
 
 
-def _run_actions(env: LiberoEnv, states: np.ndarray, actions: np.ndarray, start_gripper: float):
+def _run_actions(
+    env: LiberoEnv, states: np.ndarray, actions: np.ndarray, start_gripper: float
+) -> tuple[float, int, bool]:
     """Run the actions from the first state: (largest difference of a state, steps, success)."""
     env.set_sim_state(states[0], start_gripper)
     state_max, steps, success = 0.0, 0, False

@@ -6,6 +6,7 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,14 +94,14 @@ def _benchmarks() -> dict:
 
 
 @functools.lru_cache
-def _suite(name: str):
+def _suite(name: str) -> Any:
     if name not in _benchmarks() or not _usable(name):
         raise BadInput(f"unknown task suite {name!r}: known are {', '.join(list_suites())}")
     return _construct(name)
 
 
 @functools.lru_cache
-def _construct(name: str):
+def _construct(name: str) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):  # benchmarks announce their task order
         return _benchmarks()[name]()
 
@@ -113,7 +114,10 @@ def _usable(name: str) -> bool:
 
 
 def _bddl_language(bddl_file: Path) -> str:
-    return re.search(r"\(:language\s+([^)]*)\)", bddl_file.read_text())[1].strip()
+    stated = re.search(r"\(:language\s+([^)]*)\)", bddl_file.read_text())
+    if stated is None:
+        raise BadInput(f"{bddl_file} states no language goal")
+    return stated[1].strip()
 
 
 @functools.lru_cache(maxsize=16)

@@ -14,9 +14,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,7 +54,8 @@ class Readable(Protocol):
     """Demonstrations of any kind, which can be pickled. demos: each with file.path, name, instruction and actions
     (T, A)."""
 
-    demos: Sequence[Any]
+    @property
+    def demos(self) -> Sequence[Any]: ...
 
     def picture(self, number: int, frame: int, view: str) -> np.ndarray:
         """(H, W, 3) uint8, upright, of demo `number`."""
@@ -78,11 +80,11 @@ class Build:
         BadInput: another process builds there, it was begun with other settings, or the folder holds other things.
     """
 
-    def __init__(self, out: Path, settings: Settings, data: Readable, tasks: list[DemoTask]):
+    def __init__(self, out: Path, settings: Settings, data: Readable, tasks: list[DemoTask]) -> None:
         self.out, self.settings, self.data, self.tasks = Path(out), settings, data, tasks
         self.parts = self.out / PARTS
 
-    def __enter__(self):
+    def __enter__(self) -> "Build":
         make_folder(self.out)
         with named_path(self.out, "written"):
             if not self.parts.exists() and any(self.out.iterdir()):
@@ -98,8 +100,10 @@ class Build:
             shutil.rmtree(rest)
         return self
 
-    def __exit__(self, *exception):
-        self._held.__exit__(*exception)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.__exit__(kind, error, trace)
 
     def missing(self) -> list[DemoTask]:
         """The tasks that are not finished."""
@@ -193,7 +197,7 @@ def make_tasks(data: Readable, split: Sequence[str | None]) -> Iterator[DemoTask
         yield DemoTask(number, folders[demo.file], demo.name, len(demo.actions), split[number])
 
 
-def check_same(settings, found, where):
+def check_same(settings: Settings, found: Mapping[str, Any], where: Path | str) -> None:
     """BadInput, naming what differs, where `found` (a dict) are other settings."""
     wanted = asdict(settings)
     different = [f"{key} {found.get(key)!r}, not {wanted[key]!r}" for key in wanted if found.get(key) != wanted[key]]
@@ -201,7 +205,7 @@ def check_same(settings, found, where):
         raise BadInput(f"{where} holds a manifest with {'; '.join(different)}: choose another --out")
 
 
-def clear_parts(out):
+def clear_parts(out: Path | str) -> None:
     shutil.rmtree(Path(out) / PARTS, ignore_errors=True)
 
 

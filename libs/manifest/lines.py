@@ -13,6 +13,7 @@ Other people's manifests hide digits of the text ("50X"): each X, ? or _ in a nu
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class Line:
     split: str | None
 
 
-def manifest_file(entry):
+def manifest_file(entry: Path | str) -> Path:
     """The manifest `entry`, or the manifest.jsonl of the folder `entry`; BadInput where there is none."""
     entry, is_folder = Path(entry), kind_of(entry) == "folder"
     path = entry / MANIFEST if is_folder else entry
@@ -69,7 +70,7 @@ def manifest_file(entry):
     return path
 
 
-def first_line(path) -> dict:
+def first_line(path: Path | str) -> dict:
     """The first line of a manifest as it stands there, {} where it is no JSON object."""
     _, _, raw = next(numbered_lines(path), (0, 0, b""))
     try:
@@ -79,7 +80,7 @@ def first_line(path) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def numbered_lines(path):
+def numbered_lines(path: Path | str) -> Iterator[tuple[int, int, bytes]]:
     """(number from 1, offset in bytes, line as bytes) of every line of a file; blank ones are left out.
 
     Of a line longer than LONGEST come the first LONGEST + 1 bytes.
@@ -97,7 +98,7 @@ def numbered_lines(path):
             offset += length
 
 
-def read_line(raw, rules):
+def read_line(raw: bytes, rules: Rules) -> Line:
     """A line's bytes -> Line. The pictures are not looked at: see `check_pictures`.
 
     Raises:
@@ -131,7 +132,7 @@ def read_line(raw, rules):
     )
 
 
-def check_pictures(line):
+def check_pictures(line: Line) -> None:
     """BadLine where a picture's file is missing or empty; it is not opened."""
     for path in line.pictures:
         try:

@@ -1,5 +1,7 @@
 """Pictures as files: upright, RGB, 8 bits."""
 
+from pathlib import Path
+
 import numpy as np
 
 from libs.errors import BadInput
@@ -10,7 +12,7 @@ SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 PNG_LEVEL = 3
 
 
-def encode_picture(picture, kind, quality):
+def encode_picture(picture: np.ndarray, kind: str, quality: int) -> bytes:
     """(H, W, 3) uint8 RGB -> the bytes of a "png" or "jpeg" file; quality 1 to 100 is JPEG's."""
     cv2 = _opencv()
     options = {
@@ -20,7 +22,7 @@ def encode_picture(picture, kind, quality):
     return cv2.imencode(SUFFIXES[kind], cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
-def decode_picture(content):
+def decode_picture(content: bytes) -> np.ndarray | None:
     """The bytes of a picture file (PNG, JPEG, whatever OpenCV reads) -> (H, W, 3) uint8 RGB; None where unreadable."""
     if not content:
         return None
@@ -32,7 +34,7 @@ def decode_picture(content):
     return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
-def read_picture(path):
+def read_picture(path: Path | str) -> np.ndarray:
     """(H, W, 3) uint8 RGB; BadInput, naming the file, where it is missing or cannot be read."""
     try:
         with open(path, "rb") as file:

@@ -5,6 +5,7 @@ import json
 import zlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class ExpertWorker(abc.ABC):
     settings: a dataclass with `seed` and `render`: everything that a demo depends on but its number.
     """
 
-    def __init__(self, env: RobosuiteEnv, settings):
+    def __init__(self, env: RobosuiteEnv, settings: Any) -> None:
         self.env, self.settings = env, settings
 
     @abc.abstractmethod
@@ -66,7 +67,7 @@ class ExpertJob(Job):
 
     PIECE = "attempt"
 
-    def __init__(self, task, settings, num_demos: int, out: Path):
+    def __init__(self, task: Any, settings: Any, num_demos: int, out: Path) -> None:
         self.task = task
         super().__init__(out / f"{task.name}_demo.hdf5", settings, num_demos)
 

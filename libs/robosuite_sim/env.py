@@ -30,7 +30,7 @@ class RobosuiteEnv(abc.ABC):
     MIRRORED: bool  # whether an upright picture of these cameras has left and right exchanged, too
     robosuite_env: Any = None
 
-    def __init__(self, task, resolution: int, render: str):
+    def __init__(self, task: Any, resolution: int, render: str) -> None:
         setting = get_render_setting(render)
         if resolution <= 0:
             raise BadInput(f"resolution must be positive, not {resolution}")
@@ -120,7 +120,7 @@ class RobosuiteEnv(abc.ABC):
             self.robosuite_env.close()
             self.robosuite_env = None
 
-    def _reset_seeded(self, seed: int, reset: Callable):
+    def _reset_seeded(self, seed: int, reset: Callable) -> Any:
         """What `reset()` returns, run with this seed until a placement has no overlaps."""
         with numpy_seed(seed):
             returned = retry_placement(reset)
@@ -168,7 +168,7 @@ def numpy_seed(seed: int) -> Iterator[None]:
         np.random.set_state(before)
 
 
-def retry_placement(make: Callable):
+def retry_placement(make: Callable) -> Any:
     """`make()`, again while it fails for want of a placement without overlaps; RuntimeError if that never ends."""
     from robosuite.utils.errors import RandomizationError
 

@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from types import ModuleType
 
 from libs.robosuite_sim.gl_choice import CUDA, READ, Graphics, SimulatorMissing, choose
 from libs.robosuite_sim.gl_devices import Machine
@@ -39,7 +40,7 @@ HANDED_DOWN = "VLA0_GL_CHOSEN"  # tells a child that its parent has tried these 
 
 _decided: dict[tuple, Graphics] = {}  # values of READ -> what was found
 _in_use: Graphics | None = None  # what a simulator of this very process draws with
-_simulators = Counter()  # device -> living children that draw on it
+_simulators: Counter[int] = Counter()  # device -> living children that draw on it
 
 
 def prepare_gl() -> Graphics:
@@ -64,7 +65,7 @@ def tell_gl() -> Graphics:
     return graphics
 
 
-def import_simulator(name: str):
+def import_simulator(name: str) -> ModuleType:
     """Import a module that imports robosuite, headless and silent; returns the module.
 
     From then on this process draws as `prepare_gl` says, and its environment variables say so. Raises as that does,
@@ -132,5 +133,5 @@ def _from_parent(environ: Mapping[str, str]) -> Graphics | None:
     if environ.get(HANDED_DOWN) != _handed_down(environ):
         return None
     device = environ.get("MUJOCO_EGL_DEVICE_ID")
-    devices = (int(device),) if environ["MUJOCO_GL"] == "egl" else ()
+    devices = (int(device),) if device is not None and environ["MUJOCO_GL"] == "egl" else ()
     return Graphics(environ["MUJOCO_GL"], devices, "", "the process that started this one chose")

@@ -32,7 +32,7 @@ class Graphics:
     reason: str
     remark: str = ""
 
-    def __str__(self):
+    def __str__(self) -> str:
         name = {"egl": "EGL device", "osmesa": "OSMesa", "glx": "GLX"}[self.backend]
         numbers = f"{'s' if len(self.devices) > 1 else ''} {', '.join(map(str, self.devices))}" if self.devices else ""
         software = ", the CPU" if is_software(self.renderer) else ""
@@ -78,7 +78,7 @@ def _choose(environ: Mapping[str, str], machine: Machine) -> Graphics:
         if not trial.works:
             raise _Refused(f"GLX does not work here ({trial.problem})")
         return Graphics("glx", (), trial.renderer, f"{stated} and DISPLAY={_value(environ, 'DISPLAY')} are set")
-    no_egl = None if backend == "osmesa" else _choose_egl(environ, machine)
+    no_egl = "" if backend == "osmesa" else _choose_egl(environ, machine)
     if isinstance(no_egl, Graphics):
         return no_egl
     if backend == "egl":
@@ -172,7 +172,9 @@ def _own_gpus(environ: Mapping[str, str], devices: list[EglDevice], machine: Mac
     uuids = {device.number: device.uuid for device in gpus}
     if not all(uuids.values()) and any("GPU-" in entry for entry in entries):
         by_cuda = machine.cuda_uuids()
-        uuids = {device.number: device.uuid or by_cuda.get(device.cuda, "") for device in gpus}
+        uuids = {
+            device.number: device.uuid or by_cuda.get(device.cuda, "") for device in gpus if device.cuda is not None
+        }
     found = []
     for entry in entries:
         if entry.isdigit():

@@ -13,9 +13,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TIME_LIMIT_S = 30.0  # of a child, and TIME_PER_DEVICE_S for each device: GPUs that slept take seconds to wake
 TIME_PER_DEVICE_S = 10.0
@@ -97,7 +98,7 @@ class Machine:
         return Trial(**answers[0]) if answers else Trial(problem="its driver crashes or hangs")
 
 
-def _ask(*arguments) -> list[dict]:
+def _ask(*arguments: object) -> list[dict]:
     """The answers of a child; those before its end where it crashes or hangs. It sees no CUDA_VISIBLE_DEVICES, so
     that CUDA's numbers are those that the variable speaks of."""
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
@@ -116,6 +117,7 @@ def _ask(*arguments) -> list[dict]:
         child.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # it may be stuck in the kernel
             child.wait(1.0)
+        assert child.stdout is not None
         child.stdout.close()
     lines = output.decode().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -131,7 +133,7 @@ def _main(question: str, *numbers: str) -> None:
     os._exit(0)  # without the drivers' own farewells, which may hang
 
 
-def _load(*names: str):
+def _load(*names: str) -> ctypes.CDLL | None:
     for name in names:
         with contextlib.suppress(OSError):
             return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
@@ -151,7 +153,7 @@ class _Egl:
             count = _INT(0)
         self.devices = [_POINTER(devices[i]) for i in range(count.value)]
 
-    def function(self, name: str, result, *arguments):
+    def function(self, name: str, result: Any, *arguments: Any) -> Any:
         address = self._find(name.encode())
         return ctypes.CFUNCTYPE(result, *arguments)(address) if address else None
 
@@ -166,8 +168,10 @@ def _open_egl() -> _Egl | None:
 
 def _list():
     egl = _open_egl()
-    query_string = egl and egl.function("eglQueryDeviceStringEXT", ctypes.c_char_p, _POINTER, _INT)
-    for number, device in enumerate(egl.devices if egl else ()):
+    if egl is None:
+        return
+    query_string = egl.function("eglQueryDeviceStringEXT", ctypes.c_char_p, _POINTER, _INT)
+    for number, device in enumerate(egl.devices):
         extensions = (query_string(device, _EXTENSIONS) or b"").decode().split() if query_string else []
         yield {
             "number": number,
@@ -177,13 +181,13 @@ def _list():
         }
 
 
-def _cuda_number(egl: _Egl, device) -> int | None:
+def _cuda_number(egl: _Egl, device: Any) -> int | None:
     query = egl.function("eglQueryDeviceAttribEXT", _INT, _POINTER, _INT, _POINTER)
     value = ctypes.c_ssize_t(-1)
     return value.value if query and query(device, _CUDA_DEVICE, ctypes.byref(value)) and value.value >= 0 else None
 
 
-def _uuid(egl: _Egl, device) -> str:
+def _uuid(egl: _Egl, device: Any) -> str:
     query = egl.function("eglQueryDeviceBinaryEXT", _INT, _POINTER, _INT, _INT, _POINTER, _POINTER)
     value, size = (ctypes.c_ubyte * 16)(), _INT(0)
     known = query and query(device, _DEVICE_UUID, len(value), value, ctypes.byref(size)) and size.value == len(value)
@@ -200,7 +204,7 @@ def _uuids():
             yield {"number": number, "uuid": bytes(value).hex()}
 
 
-def _egl_contexts(*numbers: int):
+def _egl_contexts(*numbers: int) -> Iterator[dict]:
     egl = _open_egl()
     for number in numbers:
         if egl is None or number >= len(egl.devices):
@@ -209,7 +213,7 @@ def _egl_contexts(*numbers: int):
             yield {"number": number, **_egl_context(egl, egl.devices[number])}
 
 
-def _egl_context(egl: _Egl, device) -> dict:
+def _egl_context(egl: _Egl, device: Any) -> dict:
     """{"renderer"} of a context on `device`, or {"problem"}: the step that failed."""
     display = egl.function("eglGetPlatformDisplayEXT", _POINTER, _INT, _POINTER, _POINTER)(
         _DEVICE_PLATFORM, device, None
@@ -268,7 +272,8 @@ def _glx():
         yield {"problem": f"it cannot open a window on DISPLAY={os.environ['DISPLAY']}"}
         return
     glfw.make_context_current(window)
-    get_string = ctypes.CFUNCTYPE(ctypes.c_char_p, _INT)(glfw.get_proc_address("glGetString"))
+    address = glfw.get_proc_address("glGetString")
+    get_string = ctypes.CFUNCTYPE(ctypes.c_char_p, _INT)(address)  # type: ignore[call-overload]  # a number
     yield {"renderer": (get_string(_RENDERER) or b"").decode(errors="replace")}
 
 

@@ -9,10 +9,11 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -37,12 +38,12 @@ class Job(abc.ABC):
     WORKER: str
     PIECE: str  # what a piece is called in messages
 
-    def __init__(self, path: Path, settings, num_demos: int):
+    def __init__(self, path: Path, settings: Any, num_demos: int) -> None:
         self.path, self.settings, self.num_demos = path, settings, num_demos
         self.name = path.stem.removesuffix("_demo")
         self.parts = path.parent / ".parts" / self.name
-        self.running = set()
-        self.finished = {}  # number -> what its worker returned
+        self.running: set[int] = set()
+        self.finished: dict[int, Any] = {}  # number -> what its worker returned
         self.complete = path.exists()
         if self.complete:
             self.read_file()
@@ -81,7 +82,7 @@ class Job(abc.ABC):
         """A piece that takes longer hangs."""
 
     @abc.abstractmethod
-    def keep(self, number: int, result) -> None:
+    def keep(self, number: int, result: Any) -> None:
         """Put on disk what is to be known of a finished piece besides the part that its worker wrote."""
 
     @abc.abstractmethod
@@ -100,7 +101,7 @@ class Job(abc.ABC):
     def part(self, number: int, suffix: str = ".hdf5") -> Path:
         return self.parts / f"{number:05d}{suffix}"
 
-    def finish(self, number: int, result) -> None:
+    def finish(self, number: int, result: Any) -> None:
         """Piece `number` ended and its part is on disk. The last one brings the demo file."""
         self.running.discard(number)
         self.keep(number, result)
@@ -126,7 +127,12 @@ class Job(abc.ABC):
                 self.parts.parent.rmdir()  # unless other files still need it
 
 
-def run_jobs(jobs: list[Job], num_workers: int, progress: Callable[[Job], None], make_worker=None) -> None:
+def run_jobs(
+    jobs: Sequence[Job],
+    num_workers: int,
+    progress: Callable[[Job], None],
+    make_worker: Callable[[Job], RemoteObject] | None = None,
+) -> None:
     """Work in `num_workers` simulator processes until no job needs a further piece.
 
     progress: called with its job after each piece. make_worker: Job -> RemoteObject; None makes the job's own.
@@ -137,11 +143,12 @@ def run_jobs(jobs: list[Job], num_workers: int, progress: Callable[[Job], None],
     for job in jobs:
         job.begin()
     slots = [_Slot(make_worker or _own_worker) for _ in range(num_workers)]
-    incidents = {}  # (job's path, number) -> crashes and hangs so far
+    incidents: dict[tuple[Path, int], int] = {}  # (job's path, number) -> crashes and hangs so far
     proven = False  # simulators can be started here
     try:
         while busy := [slot for slot in slots if slot.busy or slot.assign(jobs)]:
-            wait(busy, timeout=max(0.0, min(slot.deadline for slot in busy) - time.monotonic()))
+            # whatever has a fileno can be waited for
+            wait(busy, timeout=max(0.0, min(slot.deadline for slot in busy) - time.monotonic()))  # type: ignore[arg-type]
             for slot in busy:
                 try:
                     ended = slot.receive()
@@ -158,7 +165,7 @@ def run_jobs(jobs: list[Job], num_workers: int, progress: Callable[[Job], None],
             slot.close()
 
 
-def run_with_bar(jobs: list[Job], num_workers: int) -> None:
+def run_with_bar(jobs: Sequence[Job], num_workers: int) -> None:
     """run_jobs for a command line: OpenGL made ready, a progress bar, Ctrl-C without a traceback (exit code 130)."""
     if any(job.next_number() is not None for job in jobs):
         tell_gl()
@@ -196,7 +203,9 @@ class _Slot:
 
     def __init__(self, make_worker: Callable[[Job], RemoteObject]):
         self._make_worker = make_worker
-        self._remote = self._job = self._number = None
+        self._remote: RemoteObject | None = None
+        self._job: Job | None = None
+        self._number: int | None = None
         self._used = 0
         self._limit_s = self.deadline = 0.0
 
@@ -205,9 +214,15 @@ class _Slot:
         return self._number is not None
 
     def fileno(self) -> int:
-        return self._remote.fileno()
+        return self._work[0].fileno()
 
-    def assign(self, jobs: list[Job]) -> bool:
+    @property
+    def _work(self) -> tuple[RemoteObject, Job, int]:
+        """The process, and the piece that it is busy with."""
+        assert self._remote is not None and self._job is not None and self._number is not None
+        return self._remote, self._job, self._number
+
+    def assign(self, jobs: Sequence[Job]) -> bool:
         """Start a piece of the present job, else of the one with the fewest helpers; False if none is needed now."""
         for job in sorted(jobs, key=lambda job: (job is not self._job, len(job.running))):
             if (number := job.next_number()) is not None:
@@ -217,21 +232,23 @@ class _Slot:
 
     def receive(self) -> Job | None:
         """The job of a piece that ended just now, else None. SimCrash or SimTimeout if it failed."""
-        if not wait([self._remote], timeout=0.0):
+        remote, job, number = self._work
+        if not wait([remote], timeout=0.0):  # type: ignore[list-item]  # it has a fileno
             if time.monotonic() < self.deadline:
                 return None
             raise SimTimeout(f"no answer within {self._limit_s:g} s")
-        result = self._remote.recv()
-        number, self._number = self._number, None
-        self._job.finish(number, result)
-        return self._job
+        result = remote.recv()
+        self._number = None
+        job.finish(number, result)
+        return job
 
     def give_up(self) -> tuple[Job, int]:
         """Kill the process; the piece that it was busy with is no longer running."""
-        number, self._number = self._number, None
-        self._job.running.discard(number)
+        _, job, number = self._work
+        self._number = None
+        job.running.discard(number)
         self.close()
-        return self._job, number
+        return job, number
 
     def close(self) -> None:
         if self._remote is not None:
@@ -246,10 +263,10 @@ class _Slot:
         self.deadline = time.monotonic() + self._limit_s
         job.running.add(number)
         try:
-            self._remote.send("attempt", *job.request(number))
+            self._work[0].send("attempt", *job.request(number))
         except SimCrash:  # the process died while it had nothing to do
             self._renew(job)
-            self._remote.send("attempt", *job.request(number))
+            self._work[0].send("attempt", *job.request(number))
         self._used += 1
 
     def _renew(self, job: Job) -> None:

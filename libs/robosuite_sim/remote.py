@@ -16,6 +16,7 @@ import threading
 import traceback
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from typing import Any
 
 from libs.errors import BadInput
 from libs.robosuite_sim.gl import child_environment, give_back_device, take_device
@@ -54,7 +55,7 @@ class RemoteObject:
         timeout_s: float = 120.0,
         start_timeout_s: float = 180.0,
         hide_cuda: bool = True,
-    ):
+    ) -> None:
         self.timeout_s = timeout_s
         self._extra_s = start_timeout_s
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
@@ -77,16 +78,16 @@ class RemoteObject:
     def pid(self) -> int:
         return self._child.pid
 
-    def call(self, method: str, *args, timeout_s: float | None = None):
+    def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         """Send a request and wait for its answer."""
         self.send(method, *args)
         return self.recv(timeout_s)
 
-    def send(self, method: str, *args) -> None:
+    def send(self, method: str, *args: Any) -> None:
         """Queue a request; answers come in the order of the requests."""
         self._write((method, args))
 
-    def recv(self, timeout_s: float | None = None):
+    def recv(self, timeout_s: float | None = None) -> Any:
         """The answer to the oldest unanswered request."""
         limit = (self.timeout_s if timeout_s is None else timeout_s) + self._extra_s
         try:
@@ -128,13 +129,13 @@ class RemoteObject:
         give_back_device(self._device)
         self._device = None
 
-    def __enter__(self):
+    def __enter__(self) -> "RemoteObject":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _write(self, message) -> None:
+    def _write(self, message: Any) -> None:
         try:
             self._connection.send(message)
         except OSError as error:
@@ -165,16 +166,16 @@ class SimProcess(RemoteObject):
 
     def __init__(
         self,
-        task,
+        task: Any,
         resolution: int = 256,
         render: str = "standard",
         timeout_s: float = 120.0,
         start_timeout_s: float = 180.0,
-    ):
+    ) -> None:
         kwargs = {"task": task, "resolution": resolution, "render": render}
         super().__init__(self.FACTORY, kwargs, timeout_s, start_timeout_s)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name in SimProcess.METHODS:
             return functools.partial(self.call, name)
         raise AttributeError(f"a {type(self).__name__} has no {name!r}")
@@ -183,7 +184,7 @@ class SimProcess(RemoteObject):
 def serve(fd: int) -> None:
     """The child's side: make the object, answer requests from the pipe `fd` until told to close."""
     connection = Connection(fd)
-    requests = queue.Queue()
+    requests: queue.Queue = queue.Queue()
     threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
     factory, kwargs = requests.get()
     module, name = factory.split(":")

@@ -7,6 +7,7 @@ evaluated with the same setting, and "fast" is never a reported LIBERO result.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def get_render_setting(name: str) -> RenderSetting:
     return RENDER_SETTINGS[name]
 
 
-def apply_render_setting(sim, setting: RenderSetting) -> None:
+def apply_render_setting(sim: Any, setting: RenderSetting) -> None:
     """Change robosuite's offscreen renderer of `sim` to `setting`, once, after the env was made."""
     import mujoco
 
@@ -57,7 +58,7 @@ def apply_render_setting(sim, setting: RenderSetting) -> None:
         _cull_before_rendering(sim, context)
 
 
-def merge_close_vertices(model, cell: float) -> None:
+def merge_close_vertices(model: Any, cell: float) -> None:
     """Coarsen the visual meshes of a mujoco.MjModel in place: one vertex per cube of side `cell` metres.
 
     Only the lists of triangles change (normals and texture coordinates stay with their triangle), so
@@ -97,7 +98,7 @@ def _merged_faces(vertices: np.ndarray, faces: np.ndarray, cell: float) -> tuple
     return kept, representative[corners[kept]]
 
 
-def _cull_before_rendering(sim, context) -> None:
+def _cull_before_rendering(sim: Any, context: Any) -> None:
     """Make `context.render` hide the geoms whose bounding spheres lie outside the camera's view."""
     draw, model, data = context.render, sim.model._model, sim.data._data
 
@@ -113,7 +114,7 @@ def _cull_before_rendering(sim, context) -> None:
     context.render = render
 
 
-def _out_of_view(model, data, camera_id: int, aspect: float) -> np.ndarray:
+def _out_of_view(model: Any, data: Any, camera_id: int, aspect: float) -> np.ndarray:
     """(ngeom,) bool: geoms certainly outside the camera's pyramid. Planes (radius 0) are never among them."""
     axes = data.cam_xmat[camera_id].reshape(3, 3)  # columns: right, up, backward
     centres = (data.geom_xpos - data.cam_xpos[camera_id]) @ axes

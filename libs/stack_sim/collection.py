@@ -27,7 +27,7 @@ class StackWorker(ExpertWorker):
 
     env: StackEnv
 
-    def __init__(self, settings: StackSettings):
+    def __init__(self, settings: StackSettings) -> None:
         super().__init__(StackEnv(StackTask(), settings.resolution, settings.render), settings)
 
     def entropy(self) -> tuple[int, ...]:

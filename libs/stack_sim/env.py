@@ -26,7 +26,7 @@ class StackEnv(RobosuiteEnv):
     CAMERAS = CAMERAS
     MIRRORED = False
 
-    def __init__(self, task: StackTask, resolution: int = 200, render: str = "standard"):
+    def __init__(self, task: StackTask, resolution: int = 200, render: str = "standard") -> None:
         super().__init__(task, resolution, render)
         self._place_table_camera()
 

@@ -4,12 +4,19 @@ Over the red cube, down, close, up, over the green cube, down, open, away. Which
 the state alone, so the expert may be started, or started anew, anywhere.
 """
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from libs.robosuite_sim.experts.geometry import axis_angle_of, body_points, in_axes, wrap_axis
 from libs.robosuite_sim.experts.grasp import FINGER_BELOW, Grasp, count_hits
 from libs.robosuite_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer
 from libs.robosuite_sim.experts.scene import HandScene
+
+if TYPE_CHECKING:
+    from libs.stack_sim.env import StackEnv
+
 
 _CLEARANCE = 0.02  # metres between what moves and what it passes over
 _TURNS_OFF = np.deg2rad([0.0, 12.0, -12.0, 24.0, -24.0])  # of the fingers off the cube's faces, where those are blocked
@@ -33,34 +40,34 @@ _REACH_STEPS, _CARRY_STEPS = 100, 100
 class StackScene(HandScene):
     """The present privileged state of a StackEnv; every call reads it anew. World metres and radians."""
 
-    def __init__(self, env):
+    def __init__(self, env: "StackEnv") -> None:
         self.stack_env = env
         super().__init__(env)
 
-    def points(self, cube):
+    def points(self, cube: str) -> np.ndarray:
         """Surface points of "red" or "green", (N, 3)."""
         sim = self._env.sim
         return body_points(sim.model, sim.data, self._body(cube))
 
-    def centre(self, cube):
+    def centre(self, cube: str) -> np.ndarray:
         return np.array(self._env.sim.data.body_xpos[self._body(cube)])
 
-    def face_angle(self, cube):
+    def face_angle(self, cube: str) -> float:
         """The angle of one of the cube's horizontal edges; the others lie a right angle apart."""
         matrix = np.array(self._env.sim.data.body_xmat[self._body(cube)]).reshape(3, 3)
         flattest = np.argmin(np.abs(matrix[2]))
         return axis_angle_of(matrix[:2, flattest])
 
-    def turned(self):
+    def turned(self) -> float:
         """How far the hand is turned from the arm's usual start, in radians, (-pi, pi]."""
         matrix = np.array(self._env.sim.data.site_xmat[self._robot.eef_site_id]).reshape(3, 3)
         return np.arctan2(-matrix[0, 0], matrix[1, 0])  # the fingers' axis points along world y there
 
-    def holds_red(self):
+    def holds_red(self) -> bool:
         """Whether both finger pads touch the red cube."""
         return bool(self._env._check_grasp(gripper=self._robot.gripper, object_geoms=self._env.cubeA))
 
-    def finger_opening(self):
+    def finger_opening(self) -> float:
         """Of the finger that is less open, metres from closed."""
         return self.stack_env.proprio_dict()["joint_pos"][-2:].min()
 
@@ -68,7 +75,7 @@ class StackScene(HandScene):
         return {"red": self._env.cubeA_body_id, "green": self._env.cubeB_body_id}[cube]
 
 
-def stack_actions(env):
+def stack_actions(env: "StackEnv") -> Iterator[np.ndarray]:
     """Yield actions (7,) float64 that stack the red cube on the green one, from the env's present state.
 
     Tries again when the cube slips or is missed; ends once it rests there and the hand has gone up. Step limits
@@ -83,7 +90,7 @@ def stack_actions(env):
     yield from _retreat(scene)
 
 
-def plan_grasp(scene):
+def plan_grasp(scene: StackScene) -> Grasp:
     """The grasp of the red cube from above by two of its faces that turns the hand least.
 
     Where the green cube is in the way of both, fingers a little off the faces, which will turn the cube.

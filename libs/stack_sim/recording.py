@@ -50,7 +50,9 @@ class StackDemoWriter(DemoWriter):
     float64; table_cam and wrist_cam uint8 (T, R, R, 3), upright. Everything is from before its action.
     """
 
-    def add(self, actions: np.ndarray, states: np.ndarray, obs: dict[str, np.ndarray], attrs: dict) -> None:
+    def add(  # type: ignore[override]  # the parts of another layout
+        self, actions: np.ndarray, states: np.ndarray, obs: dict[str, np.ndarray], attrs: dict
+    ) -> None:
         """Append a demo."""
         group = self._file["data"].create_group(f"demo_{self._count}")
         group.attrs["num_samples"] = len(actions)

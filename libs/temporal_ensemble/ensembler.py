@@ -3,6 +3,7 @@
 from collections import deque
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from libs.errors import BadInput
 
@@ -28,7 +29,7 @@ class TemporalEnsembler:
         version: int = 1,
         weight: float = 0.5,
         allow_no_overlap: bool = False,
-    ):
+    ) -> None:
         if horizon < 1:
             raise BadInput(f"horizon must be at least 1, got {horizon}")
         if size < 1:
@@ -49,15 +50,16 @@ class TemporalEnsembler:
         self.size = size
         self.version = version
         self.weight = weight
-        self._chunks = deque(maxlen=size)  # (chunk as it was predicted, step of its first action), oldest first
+        # (chunk as it was predicted, step of its first action), oldest first
+        self._chunks: deque[tuple[np.ndarray, int]] = deque(maxlen=size)
         self._now = 0
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget every chunk: call at the start of an episode."""
         self._chunks.clear()
         self._now = 0
 
-    def add(self, chunk, elapsed: int | None = None) -> np.ndarray:
+    def add(self, chunk: ArrayLike, elapsed: int | None = None) -> np.ndarray:
         """The newest chunk (H, A), once per query -> the averaged chunk (H, A) of the same dtype.
 
         elapsed: actions executed between the query before and this one, where it is not n_action_steps.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from libs.errors import BadInput
 from libs.files import read_json_object
@@ -18,7 +19,7 @@ class Wording:
     axes: tuple[str, ...]
 
 
-def read_wordings(path, needed: Iterable[str] = ()) -> dict[str, list[Wording]]:
+def read_wordings(path: Path | str, needed: Iterable[str] = ()) -> dict[str, list[Wording]]:
     """The wordings of each instruction of a file, in the file's order.
 
     needed: instructions that must be among them.

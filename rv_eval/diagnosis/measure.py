@@ -6,14 +6,21 @@ variants, so that two answers differ because their inputs do.
 """
 
 import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from libs.action_text import is_constant
 from libs.errors import BadInput
-from rv_train.data.base import Sample
+from rv_train.data.base import Demonstrations, Sample
 from rv_train.validate import spread
+
+if TYPE_CHECKING:
+    from rv_eval.policy import Policy
+    from rv_train.policies.base import Policy as TrainedPolicy
+
 
 OTHER_INSTRUCTION = "push the plate to the front of the stove"  # where the data has one instruction only
 SWAPPED = "views swapped"
@@ -95,16 +102,18 @@ class Diagnosis:
     open_loop: list
 
     @property
-    def span(self):
+    def span(self) -> np.ndarray:
         """(A,) width of the recorded range, NaN for an action that never changes: no share of it can be told."""
         return np.where(is_constant(self.low, self.high), np.nan, self.high - self.low)
 
-    def share(self, differences):
+    def share(self, differences: np.ndarray) -> np.ndarray:
         """Differences of actions (..., A), environment units -> (A,) their mean size as a share of the range."""
         return np.abs(differences).reshape(-1, len(self.low)).mean(axis=0) / self.span
 
 
-def diagnose(policy, dataset, known, num_demos, num_frames, seed):
+def diagnose(
+    policy: "Policy", dataset: Demonstrations, known: dict[str, Any], num_demos: int, num_frames: int, seed: int
+) -> Diagnosis:
     """Measure a policy; returns the Diagnosis.
 
     Args:
@@ -114,6 +123,7 @@ def diagnose(policy, dataset, known, num_demos, num_frames, seed):
         num_demos: demos to play open loop, evenly spaced over the data, and to take frames of.
         num_frames: frames whose inputs are varied, in all; evenly spaced over those demos, at least two of each.
         seed: of what is random in answers.
+
     Raises:
         BadInput: data that does not fit the policy, or whose actions are all the same.
     """
@@ -142,7 +152,7 @@ def diagnose(policy, dataset, known, num_demos, num_frames, seed):
     )
 
 
-def choose_frames(dataset, demos, num_frames, seed):
+def choose_frames(dataset: Demonstrations, demos: Sequence[int], num_frames: int, seed: int) -> Frames:
     """The Frames of some demos (numbers in the dataset). What is random in their answers is the same for all."""
     each = max(2, -(-num_frames // len(demos)))
     where = [(number, t) for number in demos for t in spread(len(dataset.demos[number].actions), each)]
@@ -167,12 +177,12 @@ def observation(sample: Sample, views: list[str], random_key: tuple[int, ...]) -
 # ------------------------------------------------------------------------------------------------ asking the policy
 
 
-def answer(policy, observations):
+def answer(policy: "Policy", observations: Sequence[dict]) -> np.ndarray:
     """(n, H, A) float64, environment units."""
-    return policy.predict(observations).astype(np.float64)
+    return policy.predict(list(observations)).astype(np.float64)
 
 
-def condition(policy, observations):
+def condition(policy: "Policy", observations: Sequence[dict]) -> np.ndarray:
     """(n, D) float64. Every call has equally many rows, so that equal observations are computed alike."""
     features, found = [policy.encoder.encode(observation) for observation in observations], []
     for start in range(0, len(features), policy.batch_rows):
@@ -183,7 +193,7 @@ def condition(policy, observations):
     return np.concatenate(found)
 
 
-def play(policy, dataset, number, seed):
+def play(policy: "Policy", dataset: Demonstrations, number: int, seed: int) -> OpenLoop:
     """The OpenLoop of a demo: asked at frames 0, H, 2H ..., as if every chunk were executed whole."""
     rows, horizon = dataset.demos[number], policy.horizon
     chunks, valid, recorded = [], [], []
@@ -210,7 +220,9 @@ def play(policy, dataset, number, seed):
 # ------------------------------------------------------------------------------------------------ varying the input
 
 
-def variants(policy, frames, file_views):
+def variants(
+    policy: "Policy", frames: Frames, file_views: Iterable[str]
+) -> Iterator[tuple[str, str, list[dict] | None, str]]:
     """Yields (name, input, changed observations or None, "" or why not) for everything that may be taken away.
 
     file_views: the cameras of the data, of which the policy may look at some.
@@ -248,7 +260,7 @@ def variants(policy, frames, file_views):
     yield "proprio of another frame", "proprio", moved if taken else None, why
 
 
-def measure(policy, name, kind, observations, why_not):
+def measure(policy: "Policy", name: str, kind: str, observations: list[dict] | None, why_not: str) -> Variant:
     """The Variant of what `variants` yields."""
     if observations is None:
         return Variant(name, kind, why_not)
@@ -257,7 +269,7 @@ def measure(policy, name, kind, observations, why_not):
     return Variant(name, kind, why_not, conditions, answer(policy, observations))
 
 
-def measure_adapters(policy, observations, conditions):
+def measure_adapters(policy: "Policy", observations: Sequence[dict], conditions: np.ndarray) -> Adapters | None:
     """The Adapters, None where the model has none."""
     matrices = {name: p for name, p in policy.model.named_parameters() if ".lora_B." in name}
     if not matrices:
@@ -270,7 +282,7 @@ def measure_adapters(policy, observations, conditions):
 
 
 @contextlib.contextmanager
-def adapters_off(model):
+def adapters_off(model: "TrainedPolicy") -> Iterator[None]:
     """The weights below the adapters alone; those that were on are on again afterwards."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -287,19 +299,19 @@ def adapters_off(model):
 # ------------------------------------------------------------------------------------------------ comparing conditions
 
 
-def relative_change(first, second):
+def relative_change(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Distance of vectors (..., D) as a share of their mean length -> (...)."""
     lengths = (np.linalg.norm(first, axis=-1) + np.linalg.norm(second, axis=-1)) / 2
     return np.linalg.norm(first - second, axis=-1) / np.maximum(lengths, 1e-300)
 
 
-def cosine(first, second):
+def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Cosine similarities of vectors (..., D) -> (...); 0 where one is all zeros."""
     lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
     return (first * second).sum(axis=-1) / np.where(lengths > 0, lengths, 1.0)
 
 
-def similarities(conditions):
+def similarities(conditions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """((n, n) cosines, (n, n) cosines without the mean condition, (n, n) relative changes) of all pairs.
 
     Hidden states share a large common part, which keeps their cosines near 1; what tells frames apart is the rest. How
@@ -310,7 +322,7 @@ def similarities(conditions):
     return cosine(*pairs[0]), cosine(*pairs[1]), relative_change(*pairs[0])
 
 
-def pair_groups(demo):
+def pair_groups(demo: np.ndarray) -> dict[str, np.ndarray]:
     """{name: (n, n) bool} of pairs of frames, each once: of one demo, neighbours and far apart in it, of two demos."""
     n = len(demo)
     one, two = np.triu_indices(n, k=1)

@@ -28,7 +28,7 @@ def train_on(
     return Path(folder) / "run"
 
 
-def losses(run):
+def losses(run: Path | str) -> tuple[float, float]:
     """(first, last) train/loss of a run folder: means over the steps between two reports."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -38,7 +38,7 @@ def losses(run):
     return points[0], points[-1]
 
 
-def verdicts(first, last, error, threshold):
+def verdicts(first: float, last: float, error: float, threshold: float) -> list[tuple[str, str]]:
     """[(OK or LOOK, sentence)] on losses and the open-loop error as a share of the range."""
     fell = last <= LOSS_FELL * first  # False for NaN, too
     text = f"the loss {'collapsed' if fell else 'did NOT collapse'}: {first:.4g} at first, {last:.4g} at last"

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from rv_eval.diagnosis.measure import cosine, similarities
+from rv_eval.diagnosis.measure import Diagnosis, OpenLoop, cosine, similarities
 
 DEMO_PREFIX = "open_loop_"
 
 
-def write_plots(folder, d):
+def write_plots(folder: Path | str, d: Diagnosis) -> list[Path]:
     """Write every figure of a Diagnosis as PNG into an existing folder; returns the paths. Older ones of demos go."""
     folder = Path(folder)
     for path in folder.glob(f"{DEMO_PREFIX}*.png"):
@@ -23,7 +23,7 @@ def write_plots(folder, d):
     return [folder / name for name in figures]
 
 
-def condition_figure(d):
+def condition_figure(d: Diagnosis) -> Figure:
     """Cosines of the conditions of all pairs of frames, as they are and without their mean; of varied frames, too."""
     raw, centred, _ = similarities(d.conditions)
     mean = d.conditions.mean(axis=0)
@@ -46,7 +46,7 @@ def condition_figure(d):
     return figure
 
 
-def answer_figure(d):
+def answer_figure(d: Diagnosis) -> Figure:
     """How much every varied input changes the answers, dimension by dimension; not taken inputs are left white."""
     shares = np.full((len(d.variants), len(d.low)), np.nan)
     names = []
@@ -69,7 +69,7 @@ def answer_figure(d):
     return figure
 
 
-def open_loop_figure(one, d):
+def open_loop_figure(one: OpenLoop, d: Diagnosis) -> Figure:
     """A demo's recorded and predicted actions over its frames, one panel per dimension; a dot where a chunk begins."""
     steps, dim = np.arange(len(one.recorded)), len(d.low)
     columns = min(dim, 4)

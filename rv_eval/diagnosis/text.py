@@ -1,8 +1,11 @@
 """A Diagnosis as JSON, as a table and as verdicts: what is well, what is worth a look."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
-from rv_eval.diagnosis.measure import SWAPPED, cosine, pair_groups, relative_change, similarities
+from rv_eval.diagnosis.measure import SWAPPED, Diagnosis, cosine, pair_groups, relative_change, similarities
 
 # Conditions: relative changes below are rounding (none), or so small that little can be learned from them (hardly).
 NO_CONDITION, SMALL_CONDITION = 1e-4, 0.02
@@ -14,7 +17,7 @@ ROUNDING = 1e-6  # of a value: what a float32 copy of it may be off by
 OK, LOOK, NONE = "ok", "LOOK", "-"
 
 
-def report(d):
+def report(d: Diagnosis) -> dict[str, Any]:
     """The Diagnosis as a tree for JSON: no NaN, no arrays."""
     raw, centred, change = similarities(d.conditions)
     groups = {name: mask for name, mask in pair_groups(d.frames.demo).items() if mask.any()}
@@ -35,7 +38,7 @@ def report(d):
     return plain({**tree, "verdicts": [{"level": level, "text": text} for level, text in verdicts(d, plain(tree))]})
 
 
-def plain(tree):
+def plain(tree: Any) -> Any:
     """Arrays and numbers of numpy become lists and Python's, NaN becomes None."""
     if isinstance(tree, dict):
         return {key: plain(value) for key, value in tree.items()}
@@ -117,7 +120,7 @@ def _open_loop(d):
 # ------------------------------------------------------------------------------------------------ verdicts
 
 
-def verdicts(d, tree):
+def verdicts(d: Diagnosis, tree: Mapping[str, Any]) -> list[tuple[str, str]]:
     """[(OK, LOOK or NONE, sentence)] for a report without verdicts."""
     found = [_of_frames(tree["conditions"]["frames of one demo"]), _of_answers(tree["answers_of_one_demo"])]
     for name, variant in tree["variants"].items():
@@ -216,7 +219,7 @@ def _of_open_loop(loop):
 # ------------------------------------------------------------------------------------------------ table
 
 
-def table(tree):
+def table(tree: Mapping[str, Any]) -> list[str]:
     """Lines for people, at most 120 columns wide where there are seven actions."""
     lines = ["", f"{'condition':28}{'cosine':>9}{'centred':>9}{'change':>9}{'answer':>12}"]
     for name, pairs in tree["conditions"].items():

@@ -15,6 +15,7 @@ from libs.libero_sim import (
     init_states,
     num_tasks,
 )
+from libs.robosuite_sim.remote import RemoteObject
 from rv_eval.envs.base import PANDA_ACTIONS, Description, Episode
 from rv_eval.envs.process import ProcessEnvironment
 from rv_eval.envs.robosuite import RobosuiteSimulator
@@ -36,11 +37,11 @@ class LiberoEnvironment(ProcessEnvironment):
 
     description = DESCRIPTION
 
-    def __init__(self, task: LiberoTask, resolution: int, render: str):
+    def __init__(self, task: LiberoTask, resolution: int, render: str) -> None:
         self._init_states = init_states(task)
         super().__init__(task, self.start(task, resolution, render))
 
-    def start(self, task: LiberoTask, resolution: int, render: str) -> LiberoProcess:
+    def start(self, task: LiberoTask, resolution: int, render: str) -> RemoteObject:
         return LiberoProcess(task, resolution, render)
 
     def reset_arguments(self, episode: Episode) -> tuple:

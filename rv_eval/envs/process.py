@@ -2,7 +2,7 @@
 
 import abc
 from collections import deque
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class ProcessEnvironment(abc.ABC):
 
     description: ClassVar[Description]
 
-    def __init__(self, task: Task, process: RemoteObject):
+    def __init__(self, task: Task, process: RemoteObject) -> None:
         self.task = task
         self._unanswered: deque[str] = deque()  # methods, in the order of their replies
         self._process = process
@@ -58,7 +58,7 @@ class ProcessEnvironment(abc.ABC):
         else:
             self._process.close()
 
-    def _send(self, method: str, *arguments) -> None:
+    def _send(self, method: str, *arguments: Any) -> None:
         try:
             self._process.send(method, *arguments)
         except (SimCrash, SimTimeout) as error:

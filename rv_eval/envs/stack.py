@@ -25,7 +25,7 @@ class StackEnvironment(ProcessEnvironment):
 
     description = DESCRIPTION
 
-    def __init__(self, task: StackTask, resolution: int, render: str):
+    def __init__(self, task: StackTask, resolution: int, render: str) -> None:
         super().__init__(task, StackProcess(task, resolution, render))
 
     def reset_arguments(self, episode: Episode) -> tuple:

@@ -6,6 +6,7 @@ this is an agent like `ChunkAgent`.
 
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import ActionPart, snap
 from rv_eval.splice import SYNC, Splicer
+
+if TYPE_CHECKING:
+    from rv_train.policies.base import Prediction
 
 
 class DelayedAgent:
@@ -25,7 +29,7 @@ class DelayedAgent:
 
     def __init__(
         self, horizon: int, settings: AgentSettings, actions: Sequence[ActionPart], execution: str, delay: int
-    ):
+    ) -> None:
         if delay < 0:
             raise BadInput(f"an answer comes at least 0 steps after its question, not {delay}")
         self._splicer = Splicer(horizon, settings, execution)
@@ -47,7 +51,7 @@ class DelayedAgent:
         self.draft: list[int] = []  # what the last answer said about actions that are not executed
         self.holds = 0  # steps in which the arm held
 
-    def add_answer(self, prediction, row: int) -> None:
+    def add_answer(self, prediction: "Prediction", row: int) -> None:
         """Row `row` of what the policy predicted for the present observation; it is there `delay` steps later."""
         chunk = prediction.chunk[row]  # (H, A)
         self._splicer.ask()

@@ -3,11 +3,15 @@
 import time
 import zlib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rv_eval.agent import ChunkAgent
 from rv_eval.envs.base import Environment, Episode, Reply
 from rv_eval.playing.trace import EpisodeTrace
 from rv_eval.playing.video import EpisodeFrames
+
+if TYPE_CHECKING:
+    from rv_train.policies.base import Prediction
 
 
 @dataclass
@@ -37,9 +41,9 @@ class EpisodeResult:
 class Attempt:
     """One try at an episode in one environment: what was sent, what came back."""
 
-    def __init__(self, env: Environment, agent: ChunkAgent, result: EpisodeResult, views: tuple[str, ...]):
+    def __init__(self, env: Environment, agent: ChunkAgent, result: EpisodeResult, views: tuple[str, ...]) -> None:
         self.env, self.agent, self.result, self.views = env, agent, result, views
-        self.observation = None  # waits for the policy ...
+        self.observation: dict | None = None  # waits for the policy ...
         self.arrived = 0.0  # ... since then
         self._settled = False
         self._sent = 0  # actions
@@ -50,11 +54,12 @@ class Attempt:
         self.env.begin(self.result.episode, self.views)
         return 1
 
-    def answer(self, prediction, row: int, policy_s: float) -> int:
+    def answer(self, prediction: "Prediction", row: int, policy_s: float) -> int:
         """Execute row `row` of a Prediction for the observation that waited; returns how many replies to expect.
 
         policy_s: seconds it cost.
         """
+        assert self.observation is not None, "what waits is answered"
         result = self.result
         result.queries += 1
         result.policy_s += policy_s

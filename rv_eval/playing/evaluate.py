@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings, ChunkAgent
+from rv_eval.agent import AgentSettings, Answering, ChunkAgent
 from rv_eval.envs.base import Environment, Episode, Simulator, Task
 from rv_eval.playing.episode import EpisodeResult
 from rv_eval.playing.rollout import Rollout
@@ -50,7 +51,7 @@ class EvalOptions:
     save_all_data: bool = False
     timeout_s: float = 120.0
     recycle_after: int = 50
-    make_agent: Callable[..., ChunkAgent] = ChunkAgent
+    make_agent: Callable[..., Any] = ChunkAgent
 
 
 def plan_episodes(
@@ -101,7 +102,7 @@ def shard_episodes(episodes: list[Episode], shard_id: int, num_shards: int) -> l
 
 
 def evaluate(
-    policy,
+    policy: Answering,
     make_env: Callable[[Task], Environment],
     episodes: list[Episode],
     options: EvalOptions,
@@ -177,7 +178,7 @@ def _read_results(path: Path) -> list[dict]:
     return records
 
 
-def describe_run(policy, model_path, simulator: Simulator, settings: dict) -> dict:
+def describe_run(policy: Answering, model_path: Path | str, simulator: Simulator, settings: dict) -> dict:
     """What else a result depends on, for every record. settings: more fields (num_envs, GL backend ...)."""
     described = policy.describe()
     del described["preset"]  # a record says what was done, not what the recipe wanted
@@ -261,7 +262,7 @@ def _write_files(options: EvalOptions, result: EpisodeResult, record: dict, repo
     digest = hashlib.sha256(repr(record_key(record)).encode()).hexdigest()[:8]
     stem = f"{task.suite}_{task.task_id}_{task.name}_init{episode.init_state:03d}_{outcome}_{digest}"
     show = options.save_video == "all" or (options.save_video == "failures" and not result.success)
-    written = {"video": None, "data": None}
+    written: dict[str, str | None] = {"video": None, "data": None}
     try:
         if result.frames and show:
             path = f"videos/{stem}.mp4"
@@ -282,7 +283,7 @@ def _make_room(path: Path) -> Path:
     return path
 
 
-def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, provenance: dict):
+def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, provenance: dict) -> None:
     """A line per task, and per sentence that it is asked in, with what all shards together are to run, so that a
     summary knows what is missing."""
     by_task = defaultdict(list)

@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from libs.files import shipped
 from libs.wordings import Wording
-from rv_eval.envs.base import Episode, Request, Task
+from rv_eval.envs.base import Episode, Request
 
 Wordings = Mapping[str, Sequence[Wording]]  # by instruction
 
@@ -22,7 +23,7 @@ def reword(episodes: Iterable[Episode], wordings: Wordings, known: set[str]) -> 
     ]
 
 
-def ask_all(episodes: Iterable[Episode], requests: Callable[[Task], Sequence[Request]]) -> list[Episode]:
+def ask_all(episodes: Iterable[Episode], requests: Callable[[Any], Sequence[Request]]) -> list[Episode]:
     """Each episode once with every request of its task, so that a simulator stays with its task."""
     return [replace(episode, request=request) for episode in episodes for request in requests(episode.task)]
 
@@ -34,7 +35,7 @@ def words_of(wordings: Wordings) -> set[str]:
     }
 
 
-def wordings_setting(path) -> str:
+def wordings_setting(path: Path | str) -> str:
     """What results say about the file of wordings that they were asked in: its name and the beginning of its hash."""
     return f"in the wordings of {Path(path).name} {hashlib.sha256(shipped(path).read_bytes()).hexdigest()[:12]}"
 

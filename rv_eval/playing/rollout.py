@@ -7,11 +7,12 @@ the steps whose pictures somebody looks at: the policy at each query, the video 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
+from typing import Any
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings, ChunkAgent
+from rv_eval.agent import AgentSettings, Answering, ChunkAgent
 from rv_eval.envs.base import CannotStart, Environment, Episode, Task, WorkerFailure
 from rv_eval.playing.episode import Attempt, EpisodeResult
 from rv_eval.playing.trace import EpisodeTrace
@@ -43,7 +44,7 @@ class Rollout:
 
     def __init__(
         self,
-        policy,
+        policy: Answering,
         make_env: Callable[[Task], Environment],
         settings: AgentSettings,
         num_envs: int = 1,
@@ -51,8 +52,8 @@ class Rollout:
         keep_trace: bool = False,
         timeout_s: float = 120.0,
         recycle_after: int = 50,
-        make_agent: Callable[..., ChunkAgent] = ChunkAgent,
-    ):
+        make_agent: Callable[..., Any] = ChunkAgent,
+    ) -> None:
         if num_envs < 1:
             raise BadInput(f"num_envs must be at least 1, got {num_envs}")
         if recycle_after < 1:
@@ -118,7 +119,7 @@ class Rollout:
         if not busy:
             return
         silence_ends = min(slot.silence_ends(self.timeout_s) for slot in busy)
-        ready = wait(busy, max(0.0, min(silence_ends - time.monotonic(), self._patience_s(slots))))
+        ready: list[Any] = wait(busy, max(0.0, min(silence_ends - time.monotonic(), self._patience_s(slots))))
         if not ready:
             self._replace_hanging(busy, pending)
         for slot in ready:
@@ -131,7 +132,7 @@ class Rollout:
                 if result is not None:
                     yield result
 
-    def _patience_s(self, slots) -> float:
+    def _patience_s(self, slots: "Sequence[_Slot]") -> float:
         """How long the policy is not to be asked yet.
 
         A call costs the same for one observation as for `batch_rows` of them. So those that wait, wait for company, but
@@ -144,7 +145,7 @@ class Rollout:
         if len(waiting) >= self.policy.batch_rows or not others_play:
             return 0.0
         patience_s = min(self._call_s, MAX_PATIENCE_S)
-        return min(slot.attempt.arrived for slot in waiting) + patience_s - time.monotonic()
+        return min(slot.attempt.arrived for slot in waiting if slot.attempt) + patience_s - time.monotonic()
 
     def _replace_hanging(self, busy, pending):
         for slot in busy:
@@ -223,6 +224,7 @@ class _Slot:
         self._expect(attempt.begin())
 
     def answer(self, prediction, row, policy_s):
+        assert self.attempt is not None, "who waits plays"
         self._expect(self.attempt.answer(prediction, row, policy_s))
 
     def _expect(self, replies):
@@ -235,10 +237,12 @@ class _Slot:
         return self._heard + timeout_s + (START_TIMEOUT_S if self._is_new else 0.0)
 
     def fileno(self) -> int:
+        assert self.env is not None, "who is waited for has one"
         return self.env.fileno()
 
     def receive(self) -> EpisodeResult | None:
         """Read one reply; returns the result if it ended the episode."""
+        assert self.env is not None, "who is asked has one"
         reply = self.env.receive()
         self._heard = time.monotonic()
         self._is_new = False
@@ -248,6 +252,7 @@ class _Slot:
         if self._stale:
             self._stale -= 1
             return None
+        assert self.attempt is not None, "who is asked plays"
         if not self.attempt.take(reply):
             return None
         result, self.attempt = self.attempt.result, None

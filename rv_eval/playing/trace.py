@@ -1,10 +1,15 @@
 """All of an episode in one HDF5 file: what the policy saw and said, what was executed, where the robot was."""
 
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from libs.files import whole_file
+
+if TYPE_CHECKING:
+    from rv_train.policies.base import Prediction
 
 
 class EpisodeTrace:
@@ -19,12 +24,12 @@ class EpisodeTrace:
     of an action are, and how many steps are a second.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._queries = []  # (step, views, chunk, text, valid, repaired)
         self._actions = []
         self._proprio = []
 
-    def add_query(self, step: int, observation: dict, prediction, row: int):
+    def add_query(self, step: int, observation: dict, prediction: "Prediction", row: int) -> None:
         answer = (
             prediction.chunk[row],
             prediction.texts[row],
@@ -33,14 +38,14 @@ class EpisodeTrace:
         )
         self._queries.append((step, observation["views"], *answer))
 
-    def add_action(self, action):
+    def add_action(self, action: np.ndarray) -> None:
         self._actions.append(action)
 
-    def add_proprio(self, observation: dict):
+    def add_proprio(self, observation: dict) -> None:
         if "proprio" in observation:
             self._proprio.append(observation["proprio"])
 
-    def write(self, path, record: dict):
+    def write(self, path: Path | str, record: dict) -> None:
         """Write to `path` (.hdf5); a file under this name is always complete."""
         import h5py
 

@@ -3,6 +3,7 @@ poster, a small picture of its end, which a page can show before the video is lo
 
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ class EpisodeFrames:
     control_hz: steps per second of the environment, which a video shows in real time.
     """
 
-    def __init__(self, every: int, control_hz: float):
+    def __init__(self, every: int, control_hz: float) -> None:
         self.every, self.control_hz = every, control_hz
         self._latest = {}
         self._frames = []  # (step, {view: (R, R, 3) uint8})
@@ -30,17 +31,17 @@ class EpisodeFrames:
         """What to render after `step` steps for the video alone: the first camera, at its own rate."""
         return tuple(self._latest)[:1] if step % self.every == 0 else ()
 
-    def add(self, step: int, views: dict):
+    def add(self, step: int, views: dict) -> None:
         """Take the pictures (may be none) that were rendered after `step` steps."""
         self._latest = self._latest | views
         if step % self.every == 0 and self._latest:
             self._frames.append((step, dict(self._latest)))
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """(step, {view: (R, R, 3) uint8}) of every frame."""
         return iter(self._frames)
 
-    def write(self, path, instruction: str, success: bool, steps: int):
+    def write(self, path: Path | str, instruction: str, success: bool, steps: int) -> None:
         """Write the video to `path` (.mp4), in real time, and its poster; a file under these names is always complete.
 
         OSError: it cannot be written.
@@ -65,11 +66,11 @@ class EpisodeFrames:
                 _write_poster(path, picture)
 
 
-def poster_path(video) -> Path:
+def poster_path(video: Path | str) -> Path:
     return Path(video).with_suffix(".jpg")
 
 
-def make_poster(video) -> bool:
+def make_poster(video: Path | str) -> bool:
     """Write the poster of a video that has none, from its last picture; False where it cannot be read.
 
     OSError: the poster cannot be written.
@@ -85,7 +86,7 @@ def make_poster(video) -> bool:
     return read
 
 
-def _write_poster(video, picture: np.ndarray):
+def _write_poster(video: Path | str, picture: np.ndarray) -> None:
     """picture: (H, W, 3) uint8 RGB, one of the video's."""
     import cv2
 
@@ -95,7 +96,7 @@ def _write_poster(video, picture: np.ndarray):
     write_whole(poster_path(video), jpeg.tobytes())
 
 
-def _is_whole(path) -> bool:
+def _is_whole(path: Path | str) -> bool:
     """Whether an MP4 file came to its end: nobody says so where ffmpeg fails at the last. The file is a row of boxes,
     each with its length in bytes and its kind (ISO/IEC 14496-12), and ffmpeg writes the index, "moov", last."""
     kind = b""
@@ -110,7 +111,9 @@ def _is_whole(path) -> bool:
     return end == length and kind == b"moov"
 
 
-def draw_frame(views: dict, instruction: str, status: str, colour=(255, 255, 255)) -> np.ndarray:
+def draw_frame(
+    views: dict, instruction: str, status: str, colour: tuple[int, int, int] = (255, 255, 255)
+) -> np.ndarray:
     """views {name: (H, W, 3) uint8 upright} -> one picture (H, W, 3) uint8 with lines of text below."""
     import cv2
 

@@ -69,21 +69,21 @@ def _other(records):
     return [record for record in records if record["task_id"] != record["asked_task_id"]]
 
 
-def _moves_asked(record) -> bool:
+def _moves_asked(record: dict) -> bool:
     return record["facts"]["first_moved"] in record["facts"]["asked_for"]
 
 
-def _first_moved(record) -> str:
+def _first_moved(record: dict) -> str:
     return record["facts"]["first_moved"] or NOTHING
 
 
-def _first_reached(record) -> int | None:
+def _first_reached(record: dict) -> int | None:
     """The task whose goal came to hold first."""
     reached = record["facts"]["reached"]
     return reached[0]["task_id"] if reached else None
 
 
-def _shares(records) -> dict:
+def _shares(records: Sequence[dict]) -> dict:
     """{"first_moved", "reached", "asked_first", "another_first", "none": shares of the episodes}."""
     goals = [(_first_reached(record), record["asked_task_id"]) for record in records]
     counts = {
@@ -96,7 +96,7 @@ def _shares(records) -> dict:
     return {name: share(count, len(records)) for name, count in counts.items()}
 
 
-def _cell(start: int, asked: int, records) -> dict:
+def _cell(start: int, asked: int, records: Sequence[dict]) -> dict:
     reached = Counter(str(_first_reached(record)) for record in records if record["facts"]["reached"])
     return {
         "start": start,
@@ -109,7 +109,7 @@ def _cell(start: int, asked: int, records) -> dict:
     }
 
 
-def _shares_table(suite: str, records) -> Table:
+def _shares_table(suite: str, records: Sequence[dict]) -> Table:
     header = (
         ("", "first", "", "95 %", "", "", "95 %", "asked", "another", "no"),
         ("", "moved", "%", "interval", "reached", "%", "interval", "first", "first", "goal"),
@@ -123,7 +123,7 @@ def _shares_table(suite: str, records) -> Table:
     return Table(f"{suite}: does it read?", SHARES_NOTE, header, [rows])
 
 
-def _things_table(suite: str, records) -> Table:
+def _things_table(suite: str, records: Sequence[dict]) -> Table:
     """Asked task x thing that moved first."""
     seen = {_first_moved(record) for record in records}
     things = [*sorted((seen | {thing for record in records for thing in record["facts"]["asked_for"]}) - {NOTHING})]
@@ -138,15 +138,15 @@ def _things_table(suite: str, records) -> Table:
     )
 
 
-def _goals_table(suite: str, records) -> Table:
+def _goals_table(suite: str, records: Sequence[dict]) -> Table:
     """Asked task x task whose goal came to hold first."""
     reached = {_first_reached(record) for record in records} | {record["asked_task_id"] for record in records}
-    columns = {goal: f"{goal}" for goal in sorted(reached - {None})} | {None: "none"}
+    columns = {goal: f"{goal}" for goal in sorted(goal for goal in reached if goal is not None)} | {None: "none"}
     title = f"{suite}: goal reached first, where another's goal is asked"
     return _counts_table(title, records, columns, _first_reached, lambda asked, goal: asked == goal)
 
 
-def _counts_table(title: str, records, columns: dict, column_of: Callable, is_asked: Callable) -> Table:
+def _counts_table(title: str, records: Sequence[dict], columns: dict, column_of: Callable, is_asked: Callable) -> Table:
     """How often each column (key: its name), by what was asked; episodes."""
     by_asked = _by(sorted(records, key=lambda record: record["asked_task_id"]), lambda record: record["asked_task_id"])
     names = short_names([part[0]["asked"] for part in by_asked.values()])
@@ -160,7 +160,7 @@ def _counts_table(title: str, records, columns: dict, column_of: Callable, is_as
     return Table(title, note, _header("asked", columns.values()), [rows], shades, frozenset(marked))
 
 
-def _starts_table(title: str, records, holds: Callable) -> Table:
+def _starts_table(title: str, records: Sequence[dict], holds: Callable) -> Table:
     """Start x asked task: in how many episodes something holds."""
     by_asked = _by(records, lambda record: record["asked_task_id"])
     by_start = _by(records, lambda record: record["task_id"])

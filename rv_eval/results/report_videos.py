@@ -16,11 +16,11 @@ class Videos:
     """folder: where the page will lie. embed: the page holds them itself. lost: how many records name one that is not
     below the folder of its results, or not there."""
 
-    def __init__(self, folder: Path, embed: bool):
+    def __init__(self, folder: Path, embed: bool) -> None:
         self.folder, self.embed = folder.resolve(), embed
         self.lost = 0
 
-    def make_posters(self, lines: Iterable[Line]):
+    def make_posters(self, lines: Iterable[Line]) -> None:
         """Those that results from before there were posters lack, beside their videos, as far as that is possible."""
         found = dict.fromkeys(filter(None, map(_find, lines)))
         missing = [video for video in found if not poster_path(video).is_file()]
@@ -60,7 +60,7 @@ def _find(line: Line) -> Path | None:
     return None
 
 
-def _try_poster(video: Path):
+def _try_poster(video: Path) -> None:
     # ImportError: OpenCV, on a machine without what it links to. OSError: a folder nobody may write to, a full disk.
     with contextlib.suppress(ImportError, OSError):
         make_poster(video)

@@ -4,9 +4,10 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from libs.errors import BadInput
 from libs.files import kind_of
@@ -23,6 +24,9 @@ from rv_eval.results.records import (
     summarize,
     wilson_interval,
 )
+
+T = TypeVar("T")
+K = TypeVar("K")
 
 # What a line must hold to be counted, with the JSON types it may have.
 PLAN_FIELDS = {"suite": (str,), "task_id": (int,), "seed": (int,), "max_steps": (int,), "own_limit": (bool,)}
@@ -62,9 +66,9 @@ class Line:
     number: int
     values: dict
 
-    def get(self, name: str):
+    def get(self, name: str) -> Any:
         """The value of a field, None if there is none; "versions.mujoco" is the entry of a field."""
-        value = self.values
+        value: Any = self.values
         for part in name.split(".", 1):
             value = value.get(part) if isinstance(value, dict) else None
         return value
@@ -228,7 +232,7 @@ def order(episode: tuple) -> tuple:
     return place, *which, asked or ""
 
 
-def group(things: Iterable, key) -> dict:
+def group(things: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     """key -> the things with it, in their order."""
     groups = defaultdict(list)
     for thing in things:
@@ -289,11 +293,11 @@ def _load(paths: Iterable) -> list[Line]:
     return lines
 
 
-def _check(line: Line):
+def _check(line: Line) -> None:
     is_plan = _is_plan(line.file)
     for name, kinds in (PLAN_FIELDS if is_plan else RECORD_FIELDS).items():
         value = line.values.get(name)
-        if type(value) not in kinds or (float in kinds and not math.isfinite(value)):
+        if type(value) not in kinds or (isinstance(value, float) and not math.isfinite(value)):
             raise _damaged(line, f"{name} is {json.dumps(value)}")
     for name, kind in OPTIONAL_FIELDS.items():
         if not isinstance(line.get(name), kind | None):
@@ -312,7 +316,7 @@ def _check(line: Line):
             raise _damaged(line, f"{name} is {json.dumps(value)}")
 
 
-def _check_simulator(line: Line):
+def _check_simulator(line: Line) -> None:
     """What a line says about its simulator; lines from before there were several say nothing."""
     packages, about = line.get("simulator_packages"), line.get("environment")
     if packages is not None and not (isinstance(packages, list) and all(isinstance(name, str) for name in packages)):
@@ -353,7 +357,7 @@ def _select(lines: list[Line], choices: list[tuple[str, object, str]]) -> list[L
     return lines
 
 
-def _matches(found, value, text: str) -> bool:
+def _matches(found: Any, value: Any, text: str) -> bool:
     if isinstance(found, str):
         return found in (value, text) or (len(found) == HEX_DIGITS and len(text) >= 8 and found.startswith(text))
     return found == value and isinstance(found, bool) == isinstance(value, bool)
@@ -372,7 +376,7 @@ def _several_runs(runs: dict[tuple, list[Line]], option: str) -> str:
     return f"{len(runs)} measurements that must not be mixed, choose one: {' | '.join(shown[:LISTED])}{more}"
 
 
-def show(value) -> str:
+def show(value: Any) -> str:
     """A value as `only` takes it: JSON without quotes; of a hash the beginning."""
     text = value if isinstance(value, str) else json.dumps(value)
     is_hash = len(text) == HEX_DIGITS and set(text) <= set("0123456789abcdef")

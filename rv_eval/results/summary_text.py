@@ -3,6 +3,7 @@
 import os
 import textwrap
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rv_eval.results.asking import asked_json, asked_tables
 from rv_eval.results.comparison import Comparison, differing_settings, verdict
@@ -44,8 +45,11 @@ def run_rows(run: Run) -> tuple[tuple, list[list[tuple]]]:
 def comparison_rows(comparison: Comparison) -> tuple[tuple, list[list[tuple]]]:
     """The header, and blocks of rows: one per suite, then the total; over the pairs."""
     suites = dict.fromkeys(first.values["suite"] for first, _ in comparison.pairs)
-    parts = [(suite, comparison.part(lambda line, suite=suite: line.values["suite"] == suite)) for suite in suites]
-    rows = [_comparison_row(suite, part) for suite, part in parts]
+
+    def of_suite(suite: str) -> Comparison:
+        return comparison.part(lambda line: line.values["suite"] == suite)
+
+    rows = [_comparison_row(suite, of_suite(suite)) for suite in suites]
     return COMPARISON_HEADER, [rows, [_comparison_row("total", comparison)]]
 
 
@@ -117,7 +121,7 @@ def comparison_text(run_a: Run, run_b: Run, comparison: Comparison) -> str:
 def as_json(run: Run, run_b: Run | None = None, comparison: Comparison | None = None) -> dict:
     """Everything that is printed, and what is cut short there."""
     found = _run_json(run)
-    if comparison is not None:
+    if comparison is not None and run_b is not None:
         low, high = comparison.interval
         found["comparison"] = {
             "b": _run_json(run_b),
@@ -205,7 +209,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _name(file) -> str:
+def _name(file: Path) -> str:
     """A path as short as it goes: relative to the working folder where it lies in it."""
     relative = os.path.relpath(file)
     return str(file) if relative.startswith("..") else relative

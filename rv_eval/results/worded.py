@@ -1,6 +1,6 @@
 """Success of a policy that is asked in other wordings: by what they change, and by whether their words are known."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from libs.wordings import AXES
 from rv_eval.results.tables import Table, share, share_cells
@@ -33,6 +33,6 @@ def worded_table(records: Sequence[dict]) -> Table:
     return Table("Other wordings", NOTE, (("wording", "solved", "%", "95 % interval"),), blocks)
 
 
-def _solved(records) -> dict:
+def _solved(records: Iterable[dict]) -> dict:
     outcomes = [record["success"] for record in records]
     return share(sum(outcomes), len(outcomes))

@@ -3,11 +3,19 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 from libs.errors import BadInput
 from rv_eval.serving.protocol import FAILED, PolicyError
+
+if TYPE_CHECKING:
+    from rv_eval.agent import Answering
+
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -24,23 +32,25 @@ class Batcher:
     nobody is waited for who cannot come. report: takes a line whenever the policy itself fails.
     """
 
-    def __init__(self, wait_s, clients, report):
+    def __init__(self, wait_s: float, clients: Callable[[], int], report: Callable[[str], None]) -> None:
         self._wait_s, self._clients, self._report = wait_s, clients, report
         self._queue = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
-        self._policy = self._busy = self._task = None
+        self._policy: Answering | None = None
+        self._busy: asyncio.Future | None = None
+        self._task: asyncio.Task | None = None
 
-    async def load(self, load):
+    async def load(self, load: Callable[[], T]) -> T:
         """What `load()` returns, called in the policy's thread; raises what it raises."""
-        self._busy = asyncio.get_running_loop().run_in_executor(self._thread, load)
-        return await asyncio.shield(self._busy)
+        busy = self._busy = asyncio.get_running_loop().run_in_executor(self._thread, load)
+        return await asyncio.shield(busy)
 
-    def start(self, policy):
+    def start(self, policy: "Answering") -> None:
         """Answer with this policy from now on."""
         self._policy = policy
         self._task = asyncio.create_task(self._run())
 
-    async def close(self, patience_s) -> bool:
+    async def close(self, patience_s: float) -> bool:
         """See PolicyServer.close."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         if self._task is None:  # nobody waits for what is loaded, if it is
@@ -62,6 +72,7 @@ class Batcher:
             await self._settle(await self._collect())
 
     async def _collect(self):
+        assert self._policy is not None, "started with one"
         requests = [await self._queue.get()]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._wait_s):
@@ -75,9 +86,10 @@ class Batcher:
         began = time.monotonic()
         loop = asyncio.get_running_loop()
         observations = [request.observation for request in requests]
+        assert self._policy is not None, "started with one"
         try:
-            self._busy = loop.run_in_executor(self._thread, self._policy.predict_detailed, observations)
-            prediction = await asyncio.shield(self._busy)
+            busy = self._busy = loop.run_in_executor(self._thread, self._policy.predict_detailed, observations)
+            prediction = await asyncio.shield(busy)
             answers = [_answer(prediction, row, began, request) for row, request in enumerate(requests)]
         except Exception as error:
             if len(requests) > 1:  # one of them is at fault: the others must not suffer

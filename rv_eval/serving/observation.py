@@ -14,6 +14,9 @@ Other entries, pictures of other cameras, and other parts of the robot's state a
 other policies need. A picture of another shape than those of training is fitted as the metadata say ("pictures").
 """
 
+from collections.abc import Collection, Sequence
+from typing import Any
+
 import numpy as np
 
 from libs.errors import BadInput
@@ -34,7 +37,7 @@ from rv_eval.serving.protocol import (
 )
 
 
-def read_observation(message, views, proprio) -> dict:
+def read_observation(message: Any, views: Sequence[str], proprio: Collection[str]) -> dict:
     """An observation as `Policy.predict_detailed` takes it, of one of the two forms above.
 
     views: cameras that the policy looks at. proprio: {part of the robot's state that it is given: numbers in it}.

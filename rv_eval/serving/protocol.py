@@ -18,6 +18,9 @@ averaged, is the client's business.
 """
 
 import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +84,7 @@ class PolicyChanged(BadInput):
     """The policy server came back with another policy."""
 
 
-def message_limit(views) -> int:
+def message_limit(views: Sequence[str]) -> int:
     """Bytes of the largest observation that is taken."""
     return len(views) * 3 * MAX_PIXELS + MAX_MORE
 
@@ -91,7 +94,7 @@ def at_hand(view: str) -> bool:
     return any(part in view for part in ("hand", "wrist", "gripper"))
 
 
-def openpi_keys(views, proprio) -> dict:
+def openpi_keys(views: Sequence[str], proprio: Collection[str]) -> dict:
     """Under which keys an observation in openpi's form holds what a policy wants.
 
     views: cameras that the policy looks at. proprio: {part of the robot's state that it is given: numbers in it}.
@@ -110,7 +113,7 @@ def openpi_keys(views, proprio) -> dict:
     return keys | ({"proprio": OPENPI_STATE} if proprio else {})
 
 
-def read_metadata(message) -> dict:
+def read_metadata(message: Any) -> dict:
     """BadInput: not the metadata of a policy server of ours; says what is missing."""
     if not isinstance(message, dict) or message.get("protocol") != PROTOCOL:
         raise BadInput(f"its metadata does not say protocol {PROTOCOL!r}: not a policy server of this repository")
@@ -132,7 +135,7 @@ def read_metadata(message) -> dict:
     return message
 
 
-def read_answer(message, horizon: int, action_dim: int) -> dict:
+def read_answer(message: Any, horizon: int, action_dim: int) -> dict:
     """BadInput: not an answer, not of this shape, or with numbers that are not finite."""
     kinds = {"actions": np.ndarray, "valid": bool, "repaired": bool, "text": str}
     if not isinstance(message, dict) or not all(isinstance(message.get(name), kind) for name, kind in kinds.items()):
@@ -148,7 +151,7 @@ def read_answer(message, horizon: int, action_dim: int) -> dict:
     return message | counts
 
 
-def read_api_key(path=None) -> str | None:
+def read_api_key(path: Path | str | None = None) -> str | None:
     """The key in the file `path`, else in the environment variable VLA0_API_KEY, else None.
 
     Never on a command line: every user of the machine can read those. BadInput: no such file, or it is empty or not

@@ -47,14 +47,16 @@ class RemotePolicy:
     BadInput: no such address, a wrong key, or not a policy server of this repository. PolicyLost: nobody there.
     """
 
-    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 60.0, reconnect_s: float = 60.0):
+    def __init__(
+        self, url: str, api_key: str | None = None, timeout_s: float = 60.0, reconnect_s: float = 60.0
+    ) -> None:
         if not url.startswith(("ws://", "wss://")):
             raise BadInput(f"the address of a policy server is ws://host:port, got {url!r}")
         self.url, self.timeout_s, self.reconnect_s = url, timeout_s, reconnect_s
         self.reconnects = 0
         self._headers = {"Authorization": authorization(api_key)} if api_key else None
         self._connections = []
-        self._metadata = None
+        self._metadata: dict = {}  # of the first connection
         try:
             self._connections.append(self._connect())
         except _LOST as error:
@@ -95,7 +97,7 @@ class RemotePolicy:
             numbers=[numbers_of(answer["text"]) for answer in answers],
         )
 
-    def close(self):
+    def close(self) -> None:
         """Hang up. The next observation connects again."""
         for connection in self._connections:
             connection.close()
@@ -208,7 +210,7 @@ class RemotePolicy:
             found = read_metadata(message if isinstance(message, str) else wire.unpack(message))
         except BadInput as error:
             raise BadInput(f"{self.url}: {error}") from None
-        if self._metadata is None:
+        if not self._metadata:
             self._metadata = found
         before = self._metadata
         # The place of the model and drafts are nothing that an answer depends on.

@@ -8,6 +8,8 @@ docs/examples/serve_lerobot.py or another program answers. Every message is pack
 or a text: what was wrong. A robot that hears nothing for half a second holds by itself.
 """
 
+from typing import Any
+
 import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.sync.client import connect
@@ -34,10 +36,12 @@ class RemoteRobot:
     views, proprio, actions: what it shows and takes, as above. BadInput: nobody there, or no robot.
     """
 
-    def __init__(self, url: str, timeout_s: float = 1.0):
+    def __init__(self, url: str, timeout_s: float = 1.0) -> None:
         self.url, self._timeout_s = url, timeout_s
         try:
-            options = dict(compression=None, proxy=None, ping_interval=None, max_size=MAX_BYTES, legacy=True)
+            options: dict[str, Any] = dict(
+                compression=None, proxy=None, ping_interval=None, max_size=MAX_BYTES, legacy=True
+            )
             self._connection = connect(url, open_timeout=5, close_timeout=1, **options)
             about = wire.unpack(self._connection.recv(5), MAX_BYTES)
         except (OSError, InvalidURI, InvalidHandshake, ConnectionClosed) as error:

@@ -9,17 +9,22 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings
+from rv_eval.agent import AgentSettings, Answering
 from rv_eval.envs.base import ActionPart, snap
 from rv_eval.serving.robot_limits import Limits
 from rv_eval.serving.robot_log import RobotLog
 from rv_eval.splice import SPLICE, Splicer
+
+if TYPE_CHECKING:
+    from rv_train.policies.base import Prediction
+
 
 DELAYS = 5  # the longest of so many last answers is what the next is expected to take
 MAX_REFUSED = 3  # answers one after the other that cannot be executed
@@ -44,7 +49,7 @@ class Clock:
     def now(self) -> float:
         return time.monotonic()
 
-    def wait_until(self, when: float):
+    def wait_until(self, when: float) -> None:
         time.sleep(max(0.0, when - time.monotonic()))
 
 
@@ -52,14 +57,14 @@ class ThreadAsker:
     """Asks a policy in a thread of its own, one question at a time. A question that never returns ends with the
     program."""
 
-    def __init__(self, policy):
+    def __init__(self, policy: Answering) -> None:
         self._policy, self._outcome = policy, deque()
 
-    def ask(self, observation: dict):
+    def ask(self, observation: dict) -> None:
         """Returns at once."""
         threading.Thread(target=self._predict, args=(observation,), daemon=True).start()
 
-    def answer(self):
+    def answer(self) -> "Prediction | None":
         """The Prediction, or None while there is none; raises what the policy raised."""
         if not self._outcome:
             return None
@@ -90,7 +95,7 @@ class RobotOptions:
     patience_s: float = 3.0
     first_patience_s: float = 60.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (math.isfinite(self.rate_hz) and 0 < self.rate_hz <= 1000):
             raise BadInput(f"a robot's rate is above 0 and at most 1000 Hz, got {self.rate_hz}")
         if self.max_steps < 1:
@@ -129,7 +134,16 @@ class RobotLoop:
     log: takes what was seen, said and done. BadInput: the limits are for other actions.
     """
 
-    def __init__(self, robot: Robot, policy, asker, options: RobotOptions, limits: Limits, log: RobotLog, clock=None):
+    def __init__(
+        self,
+        robot: Robot,
+        policy: Answering,
+        asker: ThreadAsker,
+        options: RobotOptions,
+        limits: Limits,
+        log: RobotLog,
+        clock: Clock | None = None,
+    ) -> None:
         if len(limits.low) != policy.action_dim:
             raise BadInput(f"limits: {len(limits.low)} numbers, but the policy's actions have {policy.action_dim}")
         self._robot, self._policy, self._asker = robot, policy, asker
@@ -138,7 +152,8 @@ class RobotLoop:
         gripper = ActionPart("gripper", 1, (-1.0, 1.0) if options.snap_gripper else None)
         self._parts = (ActionPart("others", policy.action_dim - 1), gripper)
         self._delays = deque(maxlen=DELAYS)
-        self._numbers, self._before = (), None  # of the last answer; the last action, None: held
+        self._numbers: Sequence[int] = ()  # of the last answer
+        self._before: np.ndarray | None = None  # the last action, None: held
         self._refused_in_a_row = 0
         self.result = RobotResult()
 
@@ -248,7 +263,7 @@ class RobotLoop:
         return {"views": small, "proprio": given | wanted}
 
 
-def _named(there: dict, wanted, what) -> dict:
+def _named(there: dict, wanted: Iterable[str], what: str) -> dict:
     """Those of `wanted`; the robot may leave out what stands before the last dot: "front" for "observation.front"."""
     found = {name: there.get(name, there.get(name.rpartition(".")[2])) for name in wanted}
     missing = [name for name, value in found.items() if value is None]

@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,7 @@ class Limits:
     max_change: tuple | None = None
     position: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_numbers("low", self.low, None)
         _check_numbers("high", self.high, len(self.low))
         if not all(low < high for low, high in zip(self.low, self.high, strict=True)):
@@ -39,7 +41,7 @@ class Limits:
             raise BadInput("limits: where actions are positions, max_change must say how far one may be from the last")
 
     @classmethod
-    def load(cls, path) -> "Limits":
+    def load(cls, path: Path | str) -> "Limits":
         """From a JSON file with these entries, and "about" for people. BadInput: another file."""
         found = read_json_object(path)
         known = [field.name for field in fields(cls)]
@@ -49,7 +51,8 @@ class Limits:
             what = f"has no entry {wrong[0]!r}" if wrong else f"needs {missing[0]!r} (null: none)"
             raise BadInput(f"{path}: a file of limits {what}; its entries are {', '.join(known)} and about")
         try:
-            return cls(**{name: tuple(v) if isinstance(v := found[name], list) else v for name in known})
+            values: dict[str, Any] = {name: tuple(v) if isinstance(v := found[name], list) else v for name in known}
+            return cls(**values)
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from None
 

@@ -6,12 +6,16 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from libs.demo_hdf5.schema import STORAGE
 from libs.errors import BadInput
 from libs.files import check_new_file, kind_of, whole_file, write_whole
+
+if TYPE_CHECKING:
+    from rv_train.policies.base import Prediction
 
 
 class RobotLog:
@@ -24,16 +28,16 @@ class RobotLog:
     and the record of the run as JSON in the attribute `record` of data/demo_0.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._rows, self._answers = [], []
 
-    def add_action(self, step: int, observation: dict, action: np.ndarray):
+    def add_action(self, step: int, observation: dict, action: np.ndarray) -> None:
         self._rows.append((step, observation, action))
 
-    def add_answer(self, asked: int, came: int, question: dict, prediction):
+    def add_answer(self, asked: int, came: int, question: dict, prediction: "Prediction") -> None:
         self._answers.append((asked, came, prediction))
 
-    def write(self, path, instruction: str, record: dict) -> bool:
+    def write(self, path: Path | str, instruction: str, record: dict) -> bool:
         """Write `path` (.hdf5) and its key map (.json beside it); False: there was no action, nothing is written."""
         if not self._rows:
             return False
@@ -81,7 +85,7 @@ def _write_key_map(path, views, sizes, action_dim):
     write_whole(path, json.dumps(tree, indent=1) + "\n")
 
 
-def check_log_path(path) -> Path:
+def check_log_path(path: Path | str) -> Path:
     """BadInput: a log cannot be written there, or one is there already."""
     path = Path(path)
     if path.suffix != ".hdf5":

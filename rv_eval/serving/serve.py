@@ -20,13 +20,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.server import serve as listen
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings
+from rv_eval.agent import AgentSettings, Answering
 from rv_eval.serving import vla_eval, wire
 from rv_eval.serving.batcher import Batcher
 from rv_eval.serving.connection import GuardedConnection, unless_gone
@@ -40,6 +41,10 @@ from rv_eval.serving.protocol import (
     message_limit,
     openpi_keys,
 )
+
+if TYPE_CHECKING:
+    from rv_eval.serving.vla_eval import Session
+
 
 NEWCOMERS = 64  # connections beyond max_clients whose handshake is not done yet
 SEND_TIMEOUT_S = 20.0
@@ -65,7 +70,7 @@ class ServerLimits:
     heartbeat_s: float = 20.0
     dead_s: float = 120.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.max_clients < 1:
             raise BadInput(f"the number of clients must be at least 1, got {self.max_clients}")
         if not 0 <= self.batch_wait_s <= 1:
@@ -89,12 +94,12 @@ class PolicyServer:
 
     def __init__(
         self,
-        policy=None,
+        policy: Answering | None = None,
         limits: ServerLimits | None = None,
         api_key: str | None = None,
-        report=None,
+        report: Callable[[str], None] | None = None,
         executed: Callable[[AgentSettings], AgentSettings] | None = None,
-    ):
+    ) -> None:
         self.limits = limits or ServerLimits()
         self.clients = self.requests = self.errors = 0
         self._wanted = authorization(api_key).encode() if api_key else None
@@ -103,7 +108,8 @@ class PolicyServer:
         self._batcher = Batcher(self.limits.batch_wait_s, lambda: self.clients, report or _to_stderr)
         self._ready = asyncio.Event()
         self._executed = executed or (lambda preset: preset)
-        self._policy, self._about = policy, policy.describe() if policy is not None else None
+        self._policy = policy
+        self._about: dict = {} if policy is None else policy.describe()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; returns the address, "ws://host:port". port 0: any that is free. BadInput: it cannot be had."""
@@ -119,18 +125,20 @@ class PolicyServer:
         host, port = self._listener.sockets[0].getsockname()[:2]
         return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
-    async def load(self, load):
+    async def load(self, load: Callable[[], Answering]) -> Answering:
         """Serve what `load()` returns from now on; it is called in the policy's thread. Raises what it raises."""
 
         def load_and_describe():  # which reads all weights to hash them
             policy = load()
             return policy, policy.describe()
 
-        self._policy, self._about = await self._batcher.load(load_and_describe)
+        policy, self._about = await self._batcher.load(load_and_describe)
+        self._policy = policy
         self._begin()
-        return self._policy
+        return policy
 
     def _begin(self):
+        assert self._policy is not None, "what begins has one"
         self._views, self._proprio = tuple(self._policy.views), self._policy.proprio
         self._max_bytes = message_limit(self._views)
         keys = {"observation_keys": openpi_keys(self._views, self._proprio)}
@@ -146,7 +154,7 @@ class PolicyServer:
             host,
             port,
             process_request=self._before_handshake,
-            create_connection=self._new_connection,
+            create_connection=self._new_connection,  # type: ignore[arg-type]  # it is only called
             origins=[None],  # a page in the user's browser must not reach a server on 127.0.0.1
             compression=None,
             max_queue=1,
@@ -158,8 +166,8 @@ class PolicyServer:
         )
 
     def _new_connection(self, *args, **kwargs):
-        limits = {"most": self.limits.max_clients + NEWCOMERS, "dead_s": self.limits.dead_s}
-        connection = GuardedConnection(*args, **limits, **kwargs)
+        most = self.limits.max_clients + NEWCOMERS
+        connection = GuardedConnection(*args, most=most, dead_s=self.limits.dead_s, **kwargs)
         connection.protocol.max_message_size = self._max_bytes
         return connection
 
@@ -209,6 +217,7 @@ class PolicyServer:
             if not await unless_gone(connection, self._ready.wait()):
                 return
             connection.protocol.max_message_size = self._max_bytes  # it may have come before this was known
+            assert self._policy is not None, "what is ready has one"
             session = vla_eval.Session(self._policy, self._settings, self._batcher.ask)
             if _path(connection.request) != vla_eval.PATH:
                 await self._send(connection, self._metadata)
@@ -245,7 +254,9 @@ class PolicyServer:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await connection.send(message)
 
-    async def _answer(self, message, connection, session) -> tuple[bytes | str | None, bool]:
+    async def _answer(
+        self, message: Any, connection: GuardedConnection, session: "Session"
+    ) -> tuple[bytes | str | None, bool]:
         """(the answer to one message, or what is wrong, None: it wants none; whether it was refused)."""
         if isinstance(message, str):
             return "a text message: observations are binary msgpack", True
@@ -268,7 +279,7 @@ class PolicyServer:
             return str(error)[:MAX_REASON], True
 
 
-def _path(request) -> str:
+def _path(request: Any) -> str:
     return request.path.partition("?")[0]
 
 

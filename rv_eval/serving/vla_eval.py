@@ -16,12 +16,13 @@ So here the server does what is otherwise the client's: it keeps a chunk and giv
 import json
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings, ChunkAgent
+from rv_eval.agent import AgentSettings, Answering, ChunkAgent
 from rv_eval.drafts import numbers_of
 from rv_eval.envs.base import PANDA_ACTIONS, ActionPart
 from rv_eval.serving import wire
@@ -45,12 +46,12 @@ _LANGUAGE_SPEC = {"name": "language", "dims": 0, "format": "language"}
 _STATE_SPEC = {"name": "state", "dims": LIBERO_STATE, "format": "eef_pos3_axisangle3_gripper2"}
 
 
-def is_frame(message) -> bool:
+def is_frame(message: Any) -> bool:
     """Whether a message is one of this protocol."""
     return isinstance(message, dict) and all(name in message for name in ENTRIES)
 
 
-def hello(about, seq: int = 1) -> dict:
+def hello(about: Answering, seq: int = 1) -> dict:
     """The frame that tells a client about the policy (`views`, `proprio`, `action_dim`). seq: its hello's; the
     harness numbers from 1."""
     wants = {"send_wrist_image": any(at_hand(view) for view in about.views), "send_state": bool(about.proprio)}
@@ -72,7 +73,7 @@ class Session:
     greeted: the client has said hello. answered: the server has, before the client did.
     """
 
-    def __init__(self, about, settings: AgentSettings, ask: Callable[[dict], Awaitable[dict]]):
+    def __init__(self, about: Answering, settings: AgentSettings, ask: Callable[[dict], Awaitable[dict]]) -> None:
         self._about, self._ask = about, ask
         parts = PANDA_ACTIONS if about.action_dim == LIBERO_ACTIONS else [ActionPart("action", about.action_dim)]
         self._agent = ChunkAgent(about.horizon, settings, parts)
@@ -134,15 +135,15 @@ class Session:
         return observation | {"random_key": (self._episode, self._queries), "draft": tuple(self._agent.draft)}
 
 
-def _frame(kind, payload, seq) -> dict:
+def _frame(kind: str, payload: Any, seq: int) -> dict:
     return dict(zip(ENTRIES, (kind, payload, seq, time.time()), strict=True))
 
 
-def _packed(frame) -> bytes:
+def _packed(frame: dict) -> bytes:
     return wire.pack(frame, wire.Form.TEXT_KEYS)
 
 
-def _pictures(images, views) -> dict:
+def _pictures(images: Any, views: Sequence[str]) -> dict:
     """{camera of the policy: picture}: a camera by its own name; else the first camera at a hand is the first picture
     whose name says so, the first other camera the first other picture."""
     if not isinstance(images, dict):
@@ -159,7 +160,7 @@ def _pictures(images, views) -> dict:
     return found
 
 
-def _libero_parts(state, proprio) -> dict | None:
+def _libero_parts(state: Any, proprio: Mapping[str, int]) -> dict | None:
     """LIBERO's state in this harness, position 3, axis-angle 3, gripper 2, as the parts of LIBERO's own files that a
     policy is given; None where it is given others, or the state is another."""
     if not isinstance(state, np.ndarray) or state.dtype.kind != "f" or state.shape != (LIBERO_STATE,):

@@ -10,6 +10,7 @@ everything that could make a small message large in memory has a limit.
 
 import enum
 import math
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -40,7 +41,7 @@ class Form(enum.Enum):
     MSGPACK_NUMPY = "msgpack-numpy"
 
 
-def pack(message, form: Form = Form.OPENPI) -> bytes:
+def pack(message: Any, form: Form = Form.OPENPI) -> bytes:
     """Maps, lists, strings, bytes, numbers, None, and arrays of DTYPES. BadInput: anything else."""
     try:
         return msgpack.packb(message, default=lambda value: _encode(value, form))
@@ -48,7 +49,7 @@ def pack(message, form: Form = Form.OPENPI) -> bytes:
         raise BadInput(f"cannot be sent: {error}") from None
 
 
-def unpack(data: bytes, max_bytes: int = MAX_BYTES):
+def unpack(data: bytes, max_bytes: int = MAX_BYTES) -> Any:
     """The message; its arrays are read-only. BadInput: not a message, or one beyond a limit."""
     return unpack_form(data, max_bytes)[0]
 
@@ -171,12 +172,13 @@ def _array(data, dtype, shape):
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def _scalar(value, dtype):
+def _scalar(value: Any, dtype: np.dtype) -> Any:
     fits = {"b": bool, "i": int, "u": int, "f": float}[dtype.kind]
     if type(value) is not fits:
         raise BadInput(f"a scalar of dtype {dtype} cannot hold a {type(value).__name__}")
-    limits = np.iinfo(dtype) if fits is int else np.finfo(dtype) if fits is float else None
-    if limits and math.isfinite(value) and not limits.min <= value <= limits.max:
+    number: Any = value
+    limits: Any = np.iinfo(dtype) if fits is int else np.finfo(dtype) if fits is float else None
+    if limits and math.isfinite(number) and not limits.min <= number <= limits.max:
         raise BadInput(f"a scalar of dtype {dtype} cannot hold {value}")
     return dtype.type(value)
 

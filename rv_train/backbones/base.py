@@ -15,11 +15,14 @@ Letters: B rows of a batch, L tokens of the longest, N pictures per prompt, D th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 from yacs.config import CfgNode
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ class Family(Protocol):
         """BadInput where keys of MODEL.TEXT, MODEL.VISION or PROMPT make no model. Asked by every `load_cfg`."""
         ...
 
-    def vocabulary(self, cut: int) -> Any:
+    def vocabulary(self, cut: int) -> "PreTrainedTokenizerBase":
         """The tokenizer for folders that bring none, from a package or from beside the family's code; its first `cut`
         entries, 0: all. BadInput where the package is missing."""
         ...
@@ -245,7 +248,7 @@ class Family(Protocol):
         library's image processor not to resize further, and whatever else its AutoProcessor reads."""
         ...
 
-    def processor(self, tokenizer: Any, pictures: Pictures) -> Any:
+    def processor(self, tokenizer: "PreTrainedTokenizerBase", pictures: Pictures) -> Any:
         """The library's own processor for pictures and chat, for DATA.PREPROCESS reference and its tests."""
         ...
 
@@ -254,26 +257,28 @@ class Family(Protocol):
         processor."""
         ...
 
-    def model_class(self) -> type:
+    def model_class(self) -> "type[PreTrainedModel]":
         """The library's class, imported here and not before: that takes seconds."""
         ...
 
-    def random_config(self, cfg: CfgNode, tokenizer: Any) -> Any:
+    def random_config(self, cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase") -> "PretrainedConfig":
         """The library's config object for the sizes of MODEL.TEXT and MODEL.VISION."""
         ...
 
     # ------------------------------------------------------------------------------- of a model of its class
 
-    def prepare(self, model: nn.Module) -> nn.Module:
+    def prepare(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """Put what is faster and equal in place of the library's modules, without weights or names of their own; the
         same model. Asked once, when it is built."""
         ...
 
-    def text(self, model: nn.Module) -> nn.Module:
+    def text(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """The text tower: takes `Embedded.inputs`, use_cache and past_key_values, and gives last_hidden_state."""
         ...
 
-    def embed(self, model: nn.Module, batch: Mapping[str, torch.Tensor], image_id: int, pictures: Pictures) -> Embedded:
+    def embed(
+        self, model: "PreTrainedModel", batch: Mapping[str, torch.Tensor], image_id: int, pictures: Pictures
+    ) -> Embedded:
         """Words and pictures of a batch, on its device; waits for no value of it.
 
         Args:
@@ -282,15 +287,15 @@ class Family(Protocol):
         """
         ...
 
-    def layer_parts(self, model: nn.Module) -> list[LayerParts] | None:
+    def layer_parts(self, model: "PreTrainedModel") -> list[LayerParts] | None:
         """Every text layer for the hand-written pass; None where one is not exactly that (see `layers.read_layers`):
         then the library's own forward answers."""
         ...
 
-    def compiled(self, model: nn.Module) -> list[nn.Module]:
+    def compiled(self, model: "PreTrainedModel") -> list[nn.Module]:
         """The modules that TRAIN.compile compiles, one by one."""
         ...
 
-    def towers(self, config: Any, pictures: Pictures) -> tuple[TextTower, VisionTower]:
+    def towers(self, config: "PretrainedConfig", pictures: Pictures) -> tuple[TextTower, VisionTower]:
         """What a model of this config costs."""
         ...

@@ -5,16 +5,25 @@ Chowdhery et al. 2022, arXiv:2204.02311, appendix B); recomputed activations, pa
 nobody learns do not count.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from rv_train.backbones.base import TextTower
+from yacs.config import CfgNode
+
+from rv_train.backbones.base import Pictures, TextTower, VisionTower
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
 
 MULTIPLY_ADD = 2  # floating-point operations per weight and vector element of a matrix product
 # Forward, gradient of the input, gradient of the weights: the backward pass is twice the forward pass.
 PASSES = 3
 
 
-def gated_text_tower(text):
+def gated_text_tower(text: "PretrainedConfig") -> TextTower:
     """The TextTower of a library's config whose layers all attend, and have a gated MLP."""
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads, kv_heads = text.num_attention_heads * head_dim, text.num_key_value_heads * head_dim
@@ -65,7 +74,13 @@ class TrainingFlops:
         frozen: nothing is trained, the model is only passed forward.
     """
 
-    def __init__(self, towers, pictures, adapters=None, frozen=False):
+    def __init__(
+        self,
+        towers: tuple[TextTower, VisionTower],
+        pictures: Pictures,
+        adapters: tuple[int, int] | None = None,
+        frozen: bool = False,
+    ) -> None:
         (text, vision), through = towers, PASSES if adapters is None else PASSES - 1
         in_text, in_vision = adapters or (0, None)
         attended = PASSES
@@ -78,11 +93,11 @@ class TrainingFlops:
         self.per_learned_token = through * MULTIPLY_ADD * text.hidden * text.vocabulary
         self.per_sample = pictures.number * picture_flops(vision, pictures, in_vision)
 
-    def __call__(self, batch):
+    def __call__(self, batch: "Mapping[str, torch.Tensor]") -> float:
         """Operations of a training batch (see `rv_train.policies.encoding`), read from its tensors on the CPU."""
         return self.count(batch["lengths"].tolist(), batch["label_ids"].numel())
 
-    def count(self, lengths, learned_tokens):
+    def count(self, lengths: Sequence[int], learned_tokens: int) -> float:
         """The same from numbers.
 
         Args:
@@ -105,7 +120,7 @@ def _linear_flops(recurrent, through):
     return MULTIPLY_ADD * recurrent.layers * recurrent.heads * (through * products + solved)
 
 
-def picture_flops(vision, pictures, adapters=None):
+def picture_flops(vision: VisionTower, pictures: Pictures, adapters: int | None = None) -> float:
     """Training operations of the vision tower for one picture.
 
     Args:
@@ -138,7 +153,9 @@ class Layers:
     ends: int
 
 
-def kept_layers(cfg, towers, pictures, numbers, tokens):
+def kept_layers(
+    cfg: CfgNode, towers: tuple[TextTower, VisionTower], pictures: Pictures, numbers: "Numbers", tokens: int
+) -> tuple[Layers, Layers]:
     """(text, vision) towers' `Layers`.
 
     With r bytes per number between layers and c in products (r = c without autocast), D hidden, Q = heads x head size,
@@ -251,7 +268,7 @@ class Numbers:
     own_inputs: bool
 
     @classmethod
-    def of(cls, cfg, width, amp):
+    def of(cls, cfg: CfgNode, width: int, amp: str) -> "Numbers":
         """width: of the backbone's weights; amp: "off", "bf16" or "fp16"."""
         compute = width if amp == "off" else 2
         adapter = 2 if amp != "off" else {"float32": 4, "bfloat16": 2}[cfg.AMP.param_dtype]

@@ -1,17 +1,22 @@
 """Folders of weights: where MODEL.PATH lies on this machine, what is there, and of which family it is."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from libs.errors import BadInput, first_line
 from libs.files import kind_of, read_json_object
 
+if TYPE_CHECKING:
+    from rv_train.backbones.base import Family
+
+
 EXPERT = "expert.safetensors"  # what a policy has beside the backbone's weights, or alone
 
 
-def check_source(path, family):
+def check_source(path: str, family: "Family") -> None:
     """BadInput unless a folder holds weights of a family, or a hub name is in the cache or known to the hub."""
     folder, complete = find_weights(path)
-    if complete:
+    if folder and complete:
         check_model_type(folder, family)
         return
     if Path(path).is_dir():
@@ -27,12 +32,12 @@ def check_source(path, family):
         ) from error
 
 
-def model_type(folder):
+def model_type(folder: Path | str) -> Any:
     """What config.json says that the weights beside it are."""
     return read_json_object(Path(folder) / "config.json").get("model_type")
 
 
-def check_model_type(folder, family):
+def check_model_type(folder: Path | str, family: "Family") -> None:
     """BadInput where config.json is of another family: the library would make another model, of default sizes."""
     found = model_type(folder)
     if found != family.model_type:
@@ -42,7 +47,7 @@ def check_model_type(folder, family):
         )
 
 
-def find_weights(path):
+def find_weights(path: Path | str) -> tuple[Path | None, bool]:
     """Where MODEL.PATH lies on this machine: itself, or a hub name's place in the local cache. Asks no hub.
 
     Returns:
@@ -50,10 +55,10 @@ def find_weights(path):
     """
     from huggingface_hub import try_to_load_from_cache
 
-    folder = Path(path)
-    if kind_of(folder) != "folder":
+    folder: Path | None = Path(path)
+    if kind_of(path) != "folder":
         try:
-            found = try_to_load_from_cache(path, "config.json")
+            found = try_to_load_from_cache(str(path), "config.json")
         except ValueError:  # not the form of a hub name
             found = None
         folder = Path(found).parent if isinstance(found, str) else None
@@ -62,7 +67,7 @@ def find_weights(path):
     return folder, is_model_folder(folder)
 
 
-def missing_files(folder):
+def missing_files(folder: Path | str) -> list[str]:
     """Names of the files that a folder of saved weights lacks, such as a part that was not downloaded."""
     folder, index = Path(folder), Path(folder) / "model.safetensors.index.json"
     if index.is_file():
@@ -75,6 +80,6 @@ def missing_files(folder):
     return [name for name in ("config.json", *weights) if not (folder / name).is_file()]
 
 
-def is_model_folder(folder):
+def is_model_folder(folder: Path | str) -> bool:
     """Whether a folder holds saved weights, all of them."""
     return not missing_files(folder)

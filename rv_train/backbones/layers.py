@@ -6,10 +6,15 @@ what a later version of the library adds, is refused: the caller gets None, and 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from rv_train.backbones.base import LayerParts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 HEAD_NORMS = {"q_norm", "k_norm"}
@@ -31,7 +36,7 @@ class KnownClasses:
     act: tuple[type, ...]
 
 
-def read_layers(model, text, known):
+def read_layers(model: "PreTrainedModel", text: "PreTrainedModel", known: KnownClasses) -> list[LayerParts] | None:
     """The layers of a text tower as LayerParts; None where one of them, or what is around them, is anything else.
 
     Args:
@@ -50,8 +55,11 @@ def read_layers(model, text, known):
         and head.bias is None
         and getattr(text.config, "final_logit_softcapping", None) is None
     )
-    layers = [_read(layer, text, known) for layer in text.layers] if around else [None]
-    return None if None in layers else layers
+    if not around:
+        return None
+    layers = [_read(layer, text, known) for layer in text.layers]
+    found = [layer for layer in layers if layer is not None]
+    return found if len(found) == len(layers) else None
 
 
 def _read(layer, text, known):

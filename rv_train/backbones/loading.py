@@ -3,10 +3,13 @@
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
+from yacs.config import CfgNode
 
 from libs.errors import BadInput, first_line
 from rv_train.backbones.folders import check_model_type, check_source, find_weights, is_model_folder, missing_files
@@ -14,11 +17,19 @@ from rv_train.backbones.lora import attach, is_frozen, read_base, save_adapter, 
 from rv_train.backbones.running import DTYPES, FLASH, has_flash
 from rv_train.backbones.tokenizer import token_id
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from rv_train.backbones.base import Family
+
+
 BASE_COPY = "base"  # in a model folder: a copy of the frozen weights
 BASE_VARIABLE = "VLA0_BASE"  # of the environment: where the weights below what was trained lie on this machine
 
 
-def build_backbone(cfg, family, tokenizer, weights=None):
+def build_backbone(
+    cfg: CfgNode, family: "Family", tokenizer: "PreTrainedTokenizerBase", weights: Path | None = None
+) -> "PreTrainedModel":
     """The library's model in the dtype of the config; frozen, with adapters or without, if it says so.
 
     Args:
@@ -26,6 +37,7 @@ def build_backbone(cfg, family, tokenizer, weights=None):
         family: of MODEL.BACKBONE.
         tokenizer: gives vocabulary size and special ids for a random model.
         weights: folder that `save_weights` wrote; None follows MODEL.INIT.
+
     Raises:
         BadInput: weights that cannot be found, or not those that something was trained over, or that know other ids
             than the tokenizer.
@@ -35,7 +47,9 @@ def build_backbone(cfg, family, tokenizer, weights=None):
     return family.prepare(model)
 
 
-def outline_backbone(cfg, family, tokenizer, missing):
+def outline_backbone(
+    cfg: CfgNode, family: "Family", tokenizer: "PreTrainedTokenizerBase", missing: list[str]
+) -> "tuple[PreTrainedModel, str]":
     """The same without weights, on the meta device, where numbers have a shape and no bytes; and where its sizes are
     from.
 
@@ -49,7 +63,7 @@ def outline_backbone(cfg, family, tokenizer, missing):
             missing.append(f"weights: {f'{folder} lacks {missing_files(folder)[0]}' if folder else nowhere}")
         if folder:
             check_model_type(folder, family)
-            config, origin = family.model_class().config_class.from_pretrained(folder), folder / "config.json"
+            config, origin = family.model_class().config_class.from_pretrained(folder), str(folder / "config.json")
     if config:
         check_ids(cfg, family, tokenizer, config)
     config = config or family.random_config(cfg, tokenizer)
@@ -85,7 +99,7 @@ def _build(cfg, family, tokenizer, weights):
     return _load(weights or cfg.MODEL.PATH, family, attention, dtype)
 
 
-def base_path(cfg, family, trained=None):
+def base_path(cfg: CfgNode, family: "Family", trained: Path | None = None) -> str:
     """Where the frozen weights are: MODEL.PATH. For a folder of what was trained over them its own copy (`copy_base`)
     comes first, and VLA0_BASE may name another place.
 
@@ -108,7 +122,7 @@ def base_path(cfg, family, trained=None):
     return path
 
 
-def copy_base(backbone, folder):
+def copy_base(backbone: "PreTrainedModel", folder: Path | str) -> None:
     """TRAIN.save_base: the files of the frozen weights go into a model folder, too; linked where that is possible."""
     target = Path(folder) / BASE_COPY
     target.mkdir()
@@ -119,7 +133,7 @@ def copy_base(backbone, folder):
             shutil.copyfile(path, target / path.name)
 
 
-def save_weights(backbone, folder):
+def save_weights(backbone: "PreTrainedModel", folder: Path | str) -> None:
     """What a training changes, into an existing folder: the model; of a frozen one its adapter and which it is."""
     if is_frozen(backbone):
         save_adapter(backbone, folder)
@@ -132,7 +146,7 @@ def _load(path, family, attention, dtype):
     """The library's model with the weights of a folder, or of a hub name that is cached or will be downloaded."""
     folder, complete = find_weights(path)
     source = folder if complete else path
-    if complete:
+    if folder and complete:
         check_model_type(folder, family)
     try:
         with without_progress_bars():
@@ -151,7 +165,7 @@ def _load(path, family, attention, dtype):
     return model
 
 
-def check_ids(cfg, family, tokenizer, config):
+def check_ids(cfg: CfgNode, family: "Family", tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig") -> None:
     """BadInput where weights were trained with another vocabulary; they would train again, from worse than nothing.
 
     config: the library's, of the weights, which has the id of the image token.
@@ -164,14 +178,14 @@ def check_ids(cfg, family, tokenizer, config):
         )
 
 
-def check_weights(cfg, family):
+def check_weights(cfg: CfgNode, family: "Family") -> None:
     """BadInput if MODEL.INIT wants weights and MODEL.PATH has none: found out before anything is started."""
     if cfg.MODEL.INIT == "pretrained":
         check_source(cfg.MODEL.PATH, family)
 
 
 @contextlib.contextmanager
-def without_progress_bars():
+def without_progress_bars() -> Iterator[None]:
     """The library draws a bar for every file it reads or writes; with several ranks they cut the console apart."""
     from transformers.utils import logging
 

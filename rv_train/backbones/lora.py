@@ -12,15 +12,24 @@ import hashlib
 import importlib.util
 import json
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from yacs.config import CfgNode
 
 from libs.errors import BadInput, first_line
 from libs.files import read_json_object
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rv_train.backbones.base import Family
+
 
 ADAPTER, ADAPTER_CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
 NAME = "default"  # peft's name for an adapter that has none
@@ -29,7 +38,7 @@ NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # QLoRA (Dettmers et al. 2023): values th
 NF4_TABLES = 4 * (16 + 256 + 1)  # per tensor: the 16 values, the 256 of a scale, an offset; float32
 
 
-def target_pattern(lora, family):
+def target_pattern(lora: CfgNode, family: "Family") -> str:
     """Regular expression for the whole name of every layer that gets an adapter.
 
     Bare names, as in `target_modules=["gate_proj", ...]`, match in the vision tower, too, where it calls its layers so;
@@ -39,7 +48,7 @@ def target_pattern(lora, family):
     return rf"model\.{towers}\.\d+\.{family.adapted}\.({'|'.join(lora.TARGETS)})"
 
 
-def check_packages(model):
+def check_packages(model: CfgNode) -> None:
     """BadInput if MODEL asks for a package that is not there: found out before anything is started."""
     if model.LORA.RANK and importlib.util.find_spec("peft") is None:
         raise BadInput("MODEL.LORA needs the package peft: pip install -e '.[lora]'")
@@ -47,7 +56,13 @@ def check_packages(model):
         raise BadInput(f"MODEL.QUANTIZE {model.QUANTIZE} needs the package bitsandbytes: pip install bitsandbytes")
 
 
-def attach(backbone, cfg, family, base, adapter=None):
+def attach(
+    backbone: "PreTrainedModel",
+    cfg: CfgNode,
+    family: "Family",
+    base: Mapping[str, str],
+    adapter: Path | str | None = None,
+) -> None:
     """Freeze a model, quantize it where MODEL.QUANTIZE says so, and put MODEL.LORA beside its linear layers, in place.
 
     Quantized weights are packed when the model is moved to its device, `.to("cpu")` included; it does not run before.
@@ -58,6 +73,7 @@ def attach(backbone, cfg, family, base, adapter=None):
         family: of the model.
         base: {"path", "weights_sha256"} of those weights.
         adapter: folder that `save_adapter` wrote; None starts one, drawn from PyTorch's generator.
+
     Raises:
         BadInput: a package is missing; the saved adapter was trained over other weights or does not fit this model.
     """
@@ -92,20 +108,20 @@ def attach(backbone, cfg, family, base, adapter=None):
         _load_adapter(backbone, Path(adapter))
 
 
-def is_frozen(backbone):
+def is_frozen(backbone: "PreTrainedModel") -> bool:
     """Whether the weights themselves stay as they are, with an adapter beside them or without."""
     return hasattr(backbone, "frozen_base")
 
 
-def has_adapter(backbone):
+def has_adapter(backbone: "PreTrainedModel") -> bool:
     return hasattr(backbone, "peft_config")
 
 
-def is_adapter_folder(folder):
+def is_adapter_folder(folder: Path | str) -> bool:
     return all((Path(folder) / name).is_file() for name in (ADAPTER, ADAPTER_CONFIG, BASE))
 
 
-def save_adapter(backbone, folder):
+def save_adapter(backbone: "PreTrainedModel", folder: Path | str) -> None:
     """Write what was trained beside frozen weights, and which they are, into an existing folder."""
     folder = Path(folder)
     (folder / BASE).write_text(json.dumps(backbone.frozen_base, indent=1) + "\n")
@@ -116,7 +132,7 @@ def save_adapter(backbone, folder):
     backbone.peft_config[NAME].save_pretrained(folder)
 
 
-def read_base(adapter):
+def read_base(adapter: Path | str) -> dict[str, str]:
     """{"path", "weights_sha256"} of the weights that a saved adapter was trained over."""
     path = Path(adapter) / BASE
     base = read_json_object(path)
@@ -126,7 +142,7 @@ def read_base(adapter):
     return {key: base[key] for key in ("path", "weights_sha256")}
 
 
-def check_base(adapter, base):
+def check_base(adapter: Path | str, base: Mapping[str, str]) -> None:
     """BadInput where a saved adapter was trained over other weights than these."""
     wanted = read_base(adapter)
     if wanted["weights_sha256"] != base["weights_sha256"]:
@@ -136,7 +152,7 @@ def check_base(adapter, base):
         )
 
 
-def weights_sha256(folder):
+def weights_sha256(folder: Path | str) -> str:
     """SHA-256 over the weights of a folder, its *.safetensors one after another."""
     total = hashlib.sha256()
     for path in sorted(Path(folder).glob("*.safetensors")):
@@ -146,7 +162,7 @@ def weights_sha256(folder):
     return total.hexdigest()
 
 
-def merge(backbone):
+def merge(backbone: "PreTrainedModel") -> None:
     """Add the adapters to the weights beside them, in place: an ordinary model again. Not for quantized weights."""
     from peft.tuners.lora import LoraLayer
 
@@ -161,18 +177,18 @@ def merge(backbone):
 # ------------------------------------------------------------------------------------------------ four bits
 
 
-def quiet_bitsandbytes():
+def quiet_bitsandbytes() -> None:
     """Call before bitsandbytes is imported: on some CPUs it warns that a package for fast 4-bit products is missing."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
-def quantized_pattern(family):
+def quantized_pattern(family: "Family") -> str:
     """Regular expression that finds the name of a parameter that MODEL.QUANTIZE covers: weights of the linear layers of
     the text tower. Embeddings (the 3B model's head), norms, biases and the vision tower stay as they are."""
     return rf"{family.text_layers}\.\d+\.\w+\.\w*proj\w*(\.base_layer)?\.weight$"
 
 
-def quantize(backbone, family):
+def quantize(backbone: "PreTrainedModel", family: "Family") -> None:
     """Replace the linear layers of the text tower by bitsandbytes' 4-bit ones, in place."""
     import bitsandbytes as bnb
 
@@ -180,7 +196,7 @@ def quantize(backbone, family):
     for name, module in list(text.named_modules()):
         if not isinstance(module, nn.Linear):
             continue
-        options = {"compress_statistics": True, "quant_type": "nf4"}
+        options: dict[str, Any] = {"compress_statistics": True, "quant_type": "nf4"}
         dtype, has_bias = module.weight.dtype, module.bias is not None
         layer = bnb.nn.Linear4bit(module.in_features, module.out_features, has_bias, dtype, **options, device="meta")
         layer.weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, **options, module=layer)
@@ -193,7 +209,7 @@ def quantize(backbone, family):
     backbone.is_loaded_in_4bit = True  # peft asks
 
 
-def nf4_bytes(numbers):
+def nf4_bytes(numbers: int) -> int:
     """Bytes of a quantized tensor: half a byte per value, a byte per scale, float32 for the scales of the scales."""
     blocks = -(-numbers // NF4_BLOCK)
     return -(-numbers // 2) + blocks + 4 * -(-blocks // NF4_NESTED_BLOCK) + NF4_TABLES
@@ -202,21 +218,22 @@ def nf4_bytes(numbers):
 # ------------------------------------------------------------------------------------------------ counting
 
 
-def num_values(parameter):
+def num_values(parameter: torch.Tensor) -> int:
     """Values that a parameter stands for: a packed one has fewer bytes than values."""
     state = getattr(parameter, "quant_state", None)
     return state.shape.numel() if state is not None else parameter.numel()
 
 
-def is_seen(name, family):
+def is_seen(name: str, family: "Family") -> bool:
     """Whether a parameter belongs to the vision tower."""
     return f"model.{family.vision_tower}." in name
 
 
-def adapter_sizes(parameters, family):
+def adapter_sizes(parameters: Iterable[tuple[str, nn.Parameter]], family: "Family") -> tuple[int, int] | None:
     """(text, vision) weights of the adapters among (name, parameter) pairs; None where there are none."""
     found = [(is_seen(name, family), p.numel()) for name, p in parameters if ".lora_" in name]
-    return tuple(sum(count for seen, count in found if seen == vision) for vision in (False, True)) if found else None
+    text, vision = (sum(count for seen, count in found if seen == wanted) for wanted in (False, True))
+    return (text, vision) if found else None
 
 
 # ------------------------------------------------------------------------------------------------ matrices

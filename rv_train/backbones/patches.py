@@ -20,11 +20,11 @@ class Patches:
     std: tuple[float, float, float]
 
     @property
-    def values(self):
+    def values(self) -> int:
         """Numbers of a patch."""
         return 3 * self.frames * self.side**2
 
-    def grid(self, height, width):
+    def grid(self, height: int, width: int) -> tuple[int, int, int]:
         """(rows, columns of image tokens, patches) of a picture; BadInput where a side is no multiple of a token's."""
         unit = self.side * self.merge
         if height % unit or width % unit or min(height, width) < unit:
@@ -34,12 +34,15 @@ class Patches:
         return rows, columns, rows * columns * self.merge**2
 
 
-def image_patches(images, kind, dtype=torch.float32):
+def image_patches(
+    images: torch.Tensor, kind: Patches, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures → normalised patches, those of an image token one after another: a fixed reshape, no resizing.
 
     Args:
         images: (P, H, W, 3) uint8, H and W multiples of side x merge.
         kind: a Patches.
+
     Returns:
         (P * H/side * W/side, values) in `dtype`, and on the CPU the grid (P, 3) int64: one frame, H/side, W/side.
     """
@@ -65,7 +68,7 @@ def _pixel_statistics(kind, device):
     return tuple(torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (kind.mean, kind.std))
 
 
-def true_places(mask, number):
+def true_places(mask: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, columns), (number,) int64 each, of the `number` True values of a mask (B, L), in order.
 
     Their number is known, so a sort finds them; selecting by the mask asks the device for it.
@@ -74,13 +77,15 @@ def true_places(mask, number):
     return places // mask.shape[1], places % mask.shape[1]
 
 
-def place_pictures(embeds, input_ids, image_id, features):
+def place_pictures(
+    embeds: torch.Tensor, input_ids: torch.Tensor, image_id: int, features: torch.Tensor
+) -> torch.Tensor:
     """Embedded words (B, L, D) with the features (image tokens, D) of the pictures in their places."""
     places = true_places(input_ids == image_id, len(features))
     return embeds.index_put(places, features.to(embeds.dtype))
 
 
-def mrope_position_ids(input_ids, image_id, rows, columns):
+def mrope_position_ids(input_ids: torch.Tensor, image_id: int, rows: int, columns: int) -> torch.Tensor:
     """The three-dimensional positions of Qwen's models for prompts whose pictures all have the same size.
 
     Text advances all three coordinates by one per token; a picture keeps the temporal coordinate of its start, spreads
@@ -91,6 +96,7 @@ def mrope_position_ids(input_ids, image_id, rows, columns):
         input_ids: (B, L) int64.
         image_id: id of the image token.
         rows, columns: image tokens per picture, vertically and horizontally.
+
     Returns:
         (3, B, L) int64.
     """

@@ -6,13 +6,22 @@ one token, so its ids are looked up, not tokenized; a tokenizer that does otherw
 """
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones.tokenizer import character_ids, token_id
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rv_train.backbones.base import Chat, Pictures
+
 
 IGNORE = -100  # the label that cross-entropy leaves out
 STATE = "\nState: "  # between an instruction and the robot's state as integers
@@ -34,7 +43,7 @@ class DigitMask:
     learned: bool = False
 
     @classmethod
-    def from_cfg(cls, cfg):
+    def from_cfg(cls, cfg: CfgNode) -> "DigitMask":
         action = cfg.ACTION
         learned = action.MASK_STYLE == "learned"
         return cls(action.MASK_MIN, action.MASK_MAX, action.MASK_NONE, action.MASK_CHAR, learned)
@@ -50,11 +59,20 @@ class PromptEncoder:
         system: text of the system turn, "" for none.
         numbered: name the pictures, as the chat does.
         mask: a DigitMask; None: no digits are hidden.
+
     Raises:
         BadInput: a token is missing, or the tokenizer does not write an action text character by character.
     """
 
-    def __init__(self, tokenizer, chat, pictures, system="", numbered=False, mask=None):
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        chat: "Chat",
+        pictures: "Pictures",
+        system: str = "",
+        numbered: bool = False,
+        mask: DigitMask | None = None,
+    ) -> None:
         self.tokenizer, self.chat, self.pictures = tokenizer, chat, pictures
         self.system, self.numbered = system, numbered
         self.mask = mask or DigitMask(none=1.0)
@@ -71,7 +89,7 @@ class PromptEncoder:
         self._is_digit[self.digit_ids] = True
         self._prompt_ids = functools.lru_cache(maxsize=4096)(self._tokenize_prompt)
 
-    def encode(self, instruction, action_text=None, state_text=""):
+    def encode(self, instruction: str, action_text: str | None = None, state_text: str = "") -> dict[str, torch.Tensor]:
         """Ids and labels of one prompt, without digit masking.
 
         Args:
@@ -79,8 +97,10 @@ class PromptEncoder:
             state_text: the robot's state as integers, which goes into the user's turn behind it; "": none.
             action_text: "474 479 …" in training; None leaves the prompt open for the model to answer. An `X` is a
                 digit that is known to nobody: the model is shown the mask character, and no label.
+
         Returns:
             {"input_ids": (L,) int64, "labels": (L,) int64 with -100 wherever nothing is learned}.
+
         Raises:
             BadInput: the action text holds anything else than digits, spaces and X, the instruction a mark.
         """
@@ -94,7 +114,7 @@ class PromptEncoder:
         labels[: len(prompt)] = IGNORE
         return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
 
-    def mask_digits(self, encoded, rng):
+    def mask_digits(self, encoded: dict[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Hide some digits of an encoded answer, see `DigitMask`. `rng` is a numpy Generator; the input stays."""
         mask = self.mask
         if rng.random() < mask.none:
@@ -105,7 +125,7 @@ class PromptEncoder:
         ids[hidden], labels[hidden] = self.mask_id, self.mask_id if mask.learned else IGNORE
         return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         """Generated ids → action text, without the end of the turn."""
         return self.tokenizer.decode([i for i in ids if i not in (self.end_id, self.pad_id)])
 
@@ -124,17 +144,17 @@ class PromptEncoder:
         text = self.chat.prompt(self.system, self.pictures, instruction, self.numbered)
         return np.array(self.tokenizer(text)["input_ids"])
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         del state["_prompt_ids"]  # an lru_cache cannot travel to a spawned loader process
         return state
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._prompt_ids = functools.lru_cache(maxsize=4096)(self._tokenize_prompt)
 
 
-def system_prompt(cfg):
+def system_prompt(cfg: CfgNode) -> str:
     """PROMPT.SYSTEM with its numbers filled in; BadInput where it asks for another one."""
     horizon, dim = cfg.ACTION.HORIZON, cfg.ACTION.DIM
     numbers = {"horizon": horizon, "action_dim": dim, "num_values": horizon * dim, "num_bins": cfg.ACTION.NUM_BINS}

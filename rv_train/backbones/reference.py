@@ -6,11 +6,18 @@ path gives (same ids and labels, pixels within 1e-6) at about a quarter of the s
 """
 
 import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from libs.errors import BadInput, first_line
-from rv_train.backbones.prompt import HIDDEN, IGNORE, STATE
+from rv_train.backbones.prompt import HIDDEN, IGNORE, STATE, PromptEncoder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rv_train.backbones.base import Family
 
 
 class ReferenceEncoder:
@@ -19,21 +26,29 @@ class ReferenceEncoder:
     Args:
         family: of the backbone.
         prompt: the PromptEncoder whose words are to be written.
+
     Raises:
         BadInput: a package that the family's processor needs cannot be imported.
     """
 
-    def __init__(self, family, prompt):
+    def __init__(self, family: "Family", prompt: PromptEncoder) -> None:
         _check_packages(family.reference_packages)
         self.family, self.prompt = family, prompt
         self.processor = family.processor(prompt.tokenizer, prompt.pictures)
 
-    def encode(self, pictures, instruction, action_text=None, state_text=""):
+    def encode(
+        self,
+        pictures: "np.ndarray | Sequence[np.ndarray]",
+        instruction: str,
+        action_text: str | None = None,
+        state_text: str = "",
+    ) -> dict[str, torch.Tensor]:
         """One sample or observation.
 
         Args:
             pictures: (N, H, W, 3) uint8, of the prompt's size.
             instruction, action_text, state_text: see `PromptEncoder.encode`.
+
         Returns:
             {"input_ids": (L,) int64, "labels": (L,) int64, "pixel_values": as the library's model takes it}.
         """

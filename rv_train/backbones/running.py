@@ -4,21 +4,31 @@ import contextlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rv_train.backbones.base import Embedded, Family
+    from rv_train.backbones.prompt import PromptEncoder
+
 
 FLASH = "flash_attention_2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def has_flash():
+def has_flash() -> bool:
     """Whether the package behind MODEL.ATTENTION flash_attention_2 is installed."""
     return importlib.util.find_spec("flash_attn") is not None
 
 
-def check_attention(cfg, device, amp):
+def check_attention(cfg: CfgNode, device: torch.device, amp: str) -> None:
     """Whether MODEL.ATTENTION can train here: found out before anything is started.
 
     flash_attention_2 needs nothing from the caller. The text tower gets no mask (padding stands on the right, attention
@@ -30,6 +40,7 @@ def check_attention(cfg, device, amp):
     Args:
         device: torch.device of a rank.
         amp: AMP.mode as it is resolved for the device.
+
     Raises:
         BadInput: flash_attention_2 without its package, on a CPU, or without 16-bit numbers to multiply.
     """
@@ -49,7 +60,7 @@ def check_attention(cfg, device, amp):
         )
 
 
-def check_compiler(option="TRAIN.compile"):
+def check_compiler(option: str = "TRAIN.compile") -> None:
     """BadInput if torch.compile finds no compiler for the C++ it writes (on a GPU: around its kernels)."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
@@ -57,7 +68,7 @@ def check_compiler(option="TRAIN.compile"):
 
 
 @contextlib.contextmanager
-def without_flash(backbone):
+def without_flash(backbone: "PreTrainedModel") -> Iterator[None]:
     """Inside, flash_attention_2 gives way to sdpa, which takes float32, too: answering knows no autocast."""
     config = backbone.config
     flash = config._attn_implementation == FLASH
@@ -71,7 +82,7 @@ def without_flash(backbone):
 
 
 @contextlib.contextmanager
-def answering(backbone, compiled):
+def answering(backbone: "PreTrainedModel", compiled: bool) -> Iterator[None]:
     """Inside, a model that may be in training is asked: without autocast, so `without_flash`, and eagerly. Layers that
     are `compiled` for training would be compiled once more for answering, with its cache; a run answers rarely."""
     eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
@@ -79,24 +90,28 @@ def answering(backbone, compiled):
         yield
 
 
-def embed(family, backbone, batch, prompt):
+def embed(
+    family: "Family", backbone: "PreTrainedModel", batch: Mapping[str, torch.Tensor], prompt: "PromptEncoder"
+) -> "Embedded":
     """A batch `Embedded` for a prompt's PromptEncoder."""
     return family.embed(backbone, batch, prompt.image_id, prompt.pictures)
 
 
-def hidden_states(family, backbone, batch, prompt):
+def hidden_states(
+    family: "Family", backbone: "PreTrainedModel", batch: Mapping[str, torch.Tensor], prompt: "PromptEncoder"
+) -> torch.Tensor:
     """Final hidden states of the text tower (B, L, D) for a batch of the prompt's PromptEncoder."""
     inputs = embed(family, backbone, batch, prompt).inputs
     # Padding stands on the right and attention is causal, so no mask is needed: no token before it sees it.
     return family.text(backbone)(**inputs, use_cache=False).last_hidden_state
 
 
-def last_of(hidden, lengths):
+def last_of(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """(B, L, D) and lengths (B,) → each row's last real token (B, D)."""
     return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
 
 
-def recompute_layers(backbone):
+def recompute_layers(backbone: "PreTrainedModel") -> None:
     """Gradient checkpointing: layers keep their inputs only and compute the rest again in the backward pass."""
     backbone.gradient_checkpointing_enable({"use_reentrant": False})
     # The library asks for gradients of pixels and words then, for reentrant checkpoints of adapted models. Others need
@@ -104,7 +119,7 @@ def recompute_layers(backbone):
     backbone.disable_input_require_grads()
 
 
-def compile_layers(family, backbone):
+def compile_layers(family: "Family", backbone: "PreTrainedModel") -> None:
     """Compile the towers' layers, in place; names of weights stay as they are.
 
     Layer by layer, not the whole: the decoder layers run the same code, so one of them is compiled and all use it (a

@@ -1,11 +1,18 @@
 """What families with the usual keys of MODEL.TEXT and MODEL.VISION have in common: sizes that attention can divide, and
 what the library's config is told of them."""
 
+from typing import TYPE_CHECKING, Any
+
+from yacs.config import CfgNode
+
 from libs.errors import BadInput
 from rv_train.backbones.tokenizer import token_id
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def check_heads(cfg, text, vision):
+
+def check_heads(cfg: CfgNode, text: int, vision: int) -> None:
     """BadInput where heads do not divide a tower's width, in pieces that positions can turn; or share their keys.
 
     text, vision: numbers of a head that a position turns together, in each tower.
@@ -15,7 +22,7 @@ def check_heads(cfg, text, vision):
     check_shared_keys(cfg.MODEL.TEXT)
 
 
-def check_width(cfg, name, unit):
+def check_width(cfg: CfgNode, name: str, unit: int) -> None:
     """BadInput where the heads of MODEL.<name> do not divide its width into multiples of `unit` numbers."""
     tower = cfg.MODEL[name]
     if tower.HIDDEN % (unit * tower.HEADS):
@@ -24,13 +31,13 @@ def check_width(cfg, name, unit):
         )
 
 
-def check_shared_keys(text):
+def check_shared_keys(text: CfgNode) -> None:
     """BadInput where heads of queries cannot share those of keys evenly."""
     if text.HEADS % text.KV_HEADS:
         raise BadInput(f"MODEL.TEXT.HEADS must be a multiple of KV_HEADS, got {text.HEADS}, {text.KV_HEADS}")
 
 
-def check_layers(cfg, key):
+def check_layers(cfg: CfgNode, key: str) -> None:
     """BadInput where MODEL.VISION.<key> names a layer that there is not."""
     vision = cfg.MODEL.VISION
     beyond = [layer for layer in vision[key] if not 0 <= layer < vision.LAYERS]
@@ -38,7 +45,7 @@ def check_layers(cfg, key):
         raise BadInput(f"MODEL.VISION.{key} names layer {beyond[0]} of 0 to {vision.LAYERS - 1}")
 
 
-def text_config(cfg, tokenizer, end):
+def text_config(cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase", end: str) -> dict[str, Any]:
     """The text tower's part of a library's config for a random model: its sizes, and no token but the end.
 
     end: the name of the token that ends an answer.

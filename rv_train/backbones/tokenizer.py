@@ -2,16 +2,25 @@
 
 import lzma
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from libs.errors import BadInput, first_line
 from libs.files import kind_of
 from rv_train.backbones.folders import find_weights
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rv_train.backbones.base import Family
+
+
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")  # one of them is in every folder with a tokenizer
 EXAMPLE = "0 1 2 3 4 5 6 7 8 9 1000"
 
 
-def load_tokenizer(cfg, family):
+def load_tokenizer(cfg: CfgNode, family: "Family") -> "PreTrainedTokenizerBase":
     """The tokenizer of MODEL.TOKENIZER: a folder's, or of the family's own vocabulary. Pretrained weights whose folder
     holds a tokenizer bring it along; the family's own serves only where there is none.
 
@@ -31,13 +40,13 @@ def load_tokenizer(cfg, family):
     return with_template(read_tokenizer(source), family)
 
 
-def with_template(tokenizer, family):
+def with_template(tokenizer: "PreTrainedTokenizerBase", family: "Family") -> "PreTrainedTokenizerBase":
     """The same tokenizer, with the prompt of this project as its chat template."""
     tokenizer.chat_template = family.chat.template
     return tokenizer
 
 
-def read_tokenizer(folder):
+def read_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
     """What `save_pretrained` wrote into a folder; BadInput where it cannot be read. Never runs code of the folder."""
     from transformers import AutoTokenizer  # a second and more, which the parent of ranks need not spend
 
@@ -52,10 +61,10 @@ def read_tokenizer(folder):
 def read_merges(path: Path, number: int | None = None) -> list[tuple[str, str]]:
     """The first `number` merges (None: all) of a merges.txt packed as .xz; its first line says a version."""
     lines = lzma.decompress(path.read_bytes()).decode().splitlines()[1:]
-    return [tuple(line.split(" ")) for line in lines[:number]]
+    return [(first, second) for first, _, second in (line.partition(" ") for line in lines[:number])]
 
 
-def token_id(tokenizer, token):
+def token_id(tokenizer: "PreTrainedTokenizerBase", token: str) -> int:
     """The id of one token of the vocabulary; BadInput when it is not there."""
     index = tokenizer.convert_tokens_to_ids(token)
     if index is None or tokenizer.convert_ids_to_tokens(index) != token:
@@ -63,7 +72,7 @@ def token_id(tokenizer, token):
     return index
 
 
-def character_ids(tokenizer):
+def character_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The ids of 0 to 9 and of the space in an action text: [eleven ids].
 
     Raises:

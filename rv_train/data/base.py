@@ -7,7 +7,7 @@ one: docs/adding_dataset.md. What holds its demos' numbers in memory inherits ne
 (`rv_train.data.trajectories`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -51,7 +51,7 @@ class Demo(NamedTuple):
     another, P may be 0.
     """
 
-    file: HasPath
+    file: Any  # HasPath, and what else its source keeps of it
     instruction: str
     name: str
     actions: np.ndarray
@@ -68,7 +68,7 @@ class Facts:
     otherwise for this data, beside ACTION.DIM.
     """
 
-    cameras: dict[str, tuple[int, int] | None]
+    cameras: Mapping[str, tuple[int, int] | None]
     action_dim: int
     proprio: dict[str, int]
     rate: float | None = None
@@ -96,7 +96,7 @@ class Demonstrations(Protocol):
     written_with: tuple[dict, str] | None
 
     @property
-    def files(self) -> Sequence[HasPath]: ...
+    def files(self) -> Sequence[Any]: ...
 
     @property
     def demos(self) -> Sequence[Demo]: ...

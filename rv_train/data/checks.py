@@ -90,7 +90,10 @@ def motion_problems(demos: Sequence[Demo]) -> Iterator[str]:
 
 
 def demo_remarks(
-    data: Demonstrations, low: Sequence[float], high: Sequence[float], num_bins: int | None = None
+    data: Demonstrations,
+    low: np.ndarray | Sequence[float],
+    high: np.ndarray | Sequence[float],
+    num_bins: int | None = None,
 ) -> list[str]:
     """Lines about data that can be trained on, its own remarks first.
 
@@ -155,10 +158,9 @@ def copy_remarks(demos: Sequence[Demo], first_picture: Callable[[int], np.ndarra
 
 
 def range_remarks(
-    demos: Sequence[Demo], low: Sequence[float], high: Sequence[float], num_bins: int | None
+    demos: Sequence[Demo], low: np.ndarray | Sequence[float], high: np.ndarray | Sequence[float], num_bins: int | None
 ) -> Iterator[str]:
     """Of every dimension: values that make the range too wide for all others, or that a narrow one leaves out."""
-    low, high = np.asarray(low), np.asarray(high)
     data_low, data_high = _extent(demos)
     still, shut = is_constant(data_low, data_high), is_constant(low, high)
     for dim in np.flatnonzero(~still):

@@ -29,6 +29,7 @@ class DemoDataset(Trajectories):
         key_map: the layout of the files, a KeyMap.
         proprio: parts of the robot's state to read, names of the map; a sample has them one after another.
         instruction: the language goal of every file; "": what the files state.
+
     Raises:
         BadInput: a file that cannot be used, naming file and demo; demos that are not alike (see `checks`).
     """
@@ -41,7 +42,7 @@ class DemoDataset(Trajectories):
         key_map: KeyMap = LIBERO,
         proprio: Iterable[str] = (),
         instruction: str = "",
-    ):
+    ) -> None:
         views, proprio, self.key_map = list(views), list(proprio), key_map
         self._recent: dict[DemoFile, None] = {}  # files that may be open, the one used last at the end
         files = [self._used(DemoFile(path, key_map, instruction)) for path in paths]
@@ -88,7 +89,7 @@ class DemoDataset(Trajectories):
         for demos in self._by_file().values():
             texts = [rows.instruction for rows in demos]
             goals += texts[:1] if len(set(texts)) == 1 else texts
-        about = [goals, self.views, self.render, side_or_size(self.facts.cameras[self.key_map.main_view])]
+        about: list[Any] = [goals, self.views, self.render, side_or_size(self.facts.cameras[self.key_map.main_view])]
         if self.parts or self.key_map != LIBERO:
             about.append(self.key_map.layout(self.views, list(self.parts)))
         return digest_of(about, self.demos, self.first_pictures())
@@ -159,7 +160,10 @@ def key_map_of(cfg: CfgNode) -> KeyMap:
 
 def facts_of(file: DemoFile) -> Facts:
     """What a file holds of what its key map names; sizes are those of its first demo."""
-    sizes = {view: tuple(map(int, file.picture_size(file.demos[0], view))) for view in file.views}
+    sizes = {}
+    for view in file.views:
+        height, width = file.picture_size(file.demos[0], view)
+        sizes[view] = int(height), int(width)
     return Facts(sizes, file.key_map.actions.dim, dims_of(file.key_map), rate_of(file))
 
 
@@ -172,7 +176,7 @@ def rate_of(file: DemoFile) -> float | None:
     """Frames a second, from robosuite's env_args; None where these state none."""
     kwargs = json_object(file.attrs, "env_args").get("env_kwargs")
     rate = kwargs.get("control_freq") if isinstance(kwargs, dict) else None
-    return float(rate) if type(rate) in (int, float) and rate > 0 else None
+    return float(rate) if isinstance(rate, int | float) and rate > 0 and rate is not True else None
 
 
 def read_rows(file: DemoFile, parts: Sequence[str]) -> Iterator[Demo]:
@@ -196,7 +200,7 @@ def split_by_masks(file: DemoFile, names: Iterable[str]) -> dict[str, str]:
         raise BadInput(f"{file.path}: mask/train and mask/valid both list {both[0]}")
 
     def part(name):
-        if name in (valid or []) or (valid is None and name not in train):
+        if name in (valid or []) or (valid is None and name not in (train or [])):
             return "valid"
         return "train" if train is None or name in train else "neither"
 

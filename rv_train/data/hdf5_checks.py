@@ -111,8 +111,8 @@ def text_remarks(files: Sequence[DemoFile]) -> Iterator[str]:
         ("content", "no task of LIBERO's is called so: what the file states is used, evaluate with the same"),
     ):
         if used[which]:
-            more = len(used[which]) - 1
-            rest = f" (and {more} file{'s' * (more != 1)} more alike)" if more else ""
+            others = len(used[which]) - 1
+            rest = f" (and {others} file{'s' * (others != 1)} more alike)" if others else ""
             yield f"two instructions: {used[which][0]}{rest}; {why}; DATA.INSTRUCTION gives another"
 
 

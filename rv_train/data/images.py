@@ -42,7 +42,7 @@ class ImageTransform:
         saturation: float = 0.0,
         hue: float = 0.0,
         fit: str = "crop",
-    ):
+    ) -> None:
         if fit not in FITS:
             raise BadInput(f"pictures are fitted by {', '.join(FITS)}, not {fit!r}")
         self.height, self.width = pair(size)
@@ -62,8 +62,10 @@ class ImageTransform:
         Args:
             views: (H, W, 3) uint8 upright frames, of any sizes.
             rng: numpy Generator for training; None for evaluation (centre crop, no jitter).
+
         Returns:
             (N, height, W', 3) uint8: N = 1 and W' = width × views when tiled, else N = views and W' = width.
+
         Raises:
             BadInput: a view that is not a uint8 picture.
         """
@@ -132,6 +134,7 @@ def jitter(picture: np.ndarray, brightness: float, contrast: float, saturation: 
         picture: (H, W, 3) uint8.
         brightness, contrast, saturation: factors, 1 leaves the picture alone.
         hue: shift in turns, 0 leaves the picture alone.
+
     Returns:
         (H, W, 3) uint8.
     """

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +19,9 @@ from rv_train.data import checks
 from rv_train.data.base import Demo, Facts, Sample
 from rv_train.data.trajectories import Trajectories
 
+if TYPE_CHECKING:
+    from libs.lerobot_data.layout import Layout
+
 USUAL_ACTION = "action"  # what DATA.ACTION is unless a recipe says otherwise
 BESIDE = "beside"  # what DATA.CACHE calls the folder NAME.frames beside a set
 
@@ -29,7 +32,7 @@ class OpenSet:
     BadInput, naming the set: something that a recipe chooses is not there, or a file of it cannot be used.
     """
 
-    def __init__(self, path: Path, cfg: CfgNode):
+    def __init__(self, path: Path, cfg: CfgNode) -> None:
         from libs.lerobot_data import FrameCache, LeRobotSet, Plan, default_folder, read_layout
 
         data, layout = cfg.DATA, read_layout(path)
@@ -76,7 +79,7 @@ class LeRobotDemos(Trajectories):
     BadInput: sets that are not alike in what is chosen of them; see also `OpenSet`.
     """
 
-    def __init__(self, sets: list[OpenSet], cfg: CfgNode):
+    def __init__(self, sets: list[OpenSet], cfg: CfgNode) -> None:
         action, parts = cfg.DATA.ACTION, list(cfg.DATA.PROPRIO)
         checks.refuse(_unlike(sets, cfg.DATA.VIEWS, parts))
         demos = [rows for one in sets for rows in one.read_demos(action, parts)]
@@ -167,7 +170,7 @@ def find_sets(entries: Sequence[Path | str]) -> list[Path]:
     return found
 
 
-def facts_of(layout, action: str) -> Facts:
+def facts_of(layout: "Layout", action: str) -> Facts:
     """What a set holds, with the numbers `action` as its actions and all others as parts of the robot's state."""
     try:
         layout.check_vectors([action])

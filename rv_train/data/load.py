@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -63,7 +64,8 @@ def load_data(cfg: CfgNode, integers: bool = True) -> TrainingData:
     stats, origin, fingerprint = _statistics(cfg, data)
     codec = ActionTextCodec(*action_range(stats, cfg.ACTION.RANGE), cfg.ACTION.NUM_BINS)
     if data.written_with:
-        more, remarks = {"num_clipped": 0}, data.remarks()
+        more: dict[str, Any] = {"num_clipped": 0}
+        remarks = data.remarks()
     else:
         checks.refuse(checks.motion_problems(data.demos))
         clipped = sum(codec.count_clipped(rows.actions) for rows in data.demos)
@@ -110,10 +112,11 @@ def _split(cfg: CfgNode, data: Demonstrations, stats: dict, more: dict, remarks:
             f"{len(data.files)} files, whole demos are held out of files with two or more, and of files with one that "
             "share an instruction; set it to 0"
         )
+    sizes = {view: size or () for view, size in data.facts.cameras.items()}  # there is data, which tells them
     info = {
         "render": data.render,
-        "resolution": max(next(iter(data.facts.cameras.values()))),
-        "cameras": {view: list(map(int, data.facts.cameras[view])) for view in data.views},
+        "resolution": max(next(iter(sizes.values()))),
+        "cameras": {view: list(map(int, sizes[view])) for view in data.views},
         "files": [str(file.path) for file in data.files],
         "num_demos": len(data.demos),
         "num_frames": len(data),

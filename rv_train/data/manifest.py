@@ -42,6 +42,7 @@ class ManifestDataset:
         horizon: actions per chunk.
         codec: the ActionTextCodec that their integers were written with.
         written_with: (the statistics that the codec's range is of, where they lie).
+
     Raises:
         BadInput: manifests that were written otherwise than asked for, or differently; no line that can be used.
     """
@@ -53,7 +54,7 @@ class ManifestDataset:
         horizon: int,
         codec: ActionTextCodec,
         written_with: tuple[dict, str],
-    ):
+    ) -> None:
         self.views, self.horizon, self.codec, self.written_with = list(views), horizon, codec, written_with
         self.parts: dict[str, int] = {}
         self.files = [self._open(path) for path in paths]

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -152,7 +153,7 @@ class _Numbers:
         self.splits.append(SPLITS.index(line.split))
 
 
-def version(file) -> tuple[int, int]:
+def version(file: BinaryIO) -> tuple[int, int]:
     """Size and time of change of an open file."""
     now = os.fstat(file.fileno())
     return now.st_size, now.st_mtime_ns

@@ -1,5 +1,7 @@
 """Which samples make which batch: a pure function of (seed, rank, number of the batch), so a run resumes anywhere."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from libs.errors import BadInput
@@ -18,11 +20,14 @@ class ResumableBatchSampler:
             "sharded": the ranks share one order.
         seed, rank, world_size: of the run.
         start_batch: number of the first batch to give, 0 for a fresh run.
+
     Raises:
         BadInput: fewer samples than one batch per rank.
     """
 
-    def __init__(self, num_samples, batch_size, mode, seed, rank, world_size, start_batch=0):
+    def __init__(
+        self, num_samples: int, batch_size: int, mode: str, seed: int, rank: int, world_size: int, start_batch: int = 0
+    ) -> None:
         self.num_samples, self.batch_size, self.mode = num_samples, batch_size, mode
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.start_batch = start_batch
@@ -31,7 +36,7 @@ class ResumableBatchSampler:
         if self.batches_per_epoch == 0:
             raise BadInput(f"{num_samples} samples do not fill one batch of {batch_size} on {world_size} rank(s)")
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         epoch, offset = divmod(self.start_batch, self.batches_per_epoch)
         while True:
             order = self._order(epoch)

@@ -27,8 +27,8 @@ def find_source(name: str) -> Source:
 def source_that_fits(entries: Iterable[Path | str]) -> str:
     """The name of the source that all of some files and folders look like; the first one where none does: opening them
     will say what is wrong."""
-    entries = [Path(entry) for entry in entries]
-    fitting = (name for name in SOURCES if all(_fits(find_source(name), entry) for entry in entries))
+    paths = [Path(entry) for entry in entries]
+    fitting = (name for name in SOURCES if all(_fits(find_source(name), path) for path in paths))
     return next(fitting, next(iter(SOURCES)))
 
 

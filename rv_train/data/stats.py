@@ -8,8 +8,9 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class Moments:
     computing sample variances", 1979. A dimension that never changes has a spread of exactly 0.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.count = 0
 
     def add(self, rows: np.ndarray) -> None:
@@ -87,20 +88,21 @@ def compute_action_stats(data: Demonstrations) -> dict:
     return stats
 
 
-def action_range(stats: dict, choice: str = "min_max") -> tuple[list[float], list[float]]:
+def action_range(stats: Mapping[str, Any], choice: str = "min_max") -> tuple[list[float], list[float]]:
     """What ACTION.RANGE chooses of statistics: (low, high), lists of A floats.
 
     BadInput where the statistics have no such range: other people's files may hold min and max only.
     """
     if choice not in RANGES:
         raise BadInput(f"no range {choice!r} of statistics: there are {', '.join(RANGES)}")
-    low, high = (stats.get(key) for key in RANGES[choice])
-    for key, values in zip(RANGES[choice], (low, high), strict=True):
+    for key in RANGES[choice]:
+        values = stats.get(key)
         if not isinstance(values, list) or len(values) != len(stats["min"]) or not all(map(_is_finite, values)):
             raise BadInput(
                 f"ACTION.RANGE {choice}: the statistics have no {key} of {len(stats['min'])} finite numbers, but "
                 f"{values!r}; write them with tools/compute_stats.py, or choose min_max"
             )
+    low, high = (stats[key] for key in RANGES[choice])
     crossed = [dim for dim, (a, b) in enumerate(zip(low, high, strict=True)) if a > b]
     if crossed:
         dim = crossed[0]
@@ -108,16 +110,16 @@ def action_range(stats: dict, choice: str = "min_max") -> tuple[list[float], lis
     return low, high
 
 
-def write_stats(stats: dict, path: Path | str) -> None:
+def write_stats(stats: Mapping[str, Any], path: Path | str) -> None:
     """Write statistics as `path`, or as action_stats.json in the folder `path`, whole or not at all.
 
     A path that ends in .npz becomes numpy's format: arrays action_mins, action_maxs (A,) float64, and the rest.
     """
-    path = _file_in(path)
-    write_whole(path, stats_as_bytes(stats, path.suffix))
+    file = _file_in(path)
+    write_whole(file, stats_as_bytes(stats, file.suffix))
 
 
-def stats_as_bytes(stats: dict, suffix: str) -> bytes:
+def stats_as_bytes(stats: Mapping[str, Any], suffix: str) -> bytes:
     """The content of a file of that suffix, ".npz" or any other for JSON."""
     if suffix != ".npz":
         return (json.dumps(stats, indent=1) + "\n").encode()
@@ -139,29 +141,29 @@ def read_stats(path: Path | str) -> dict:
         BadInput: missing or broken, or no range: min and max must be finite, as many, and min at most max; or
             "proprio" is not what `compute_action_stats` gives.
     """
-    given, path = path, _file_in(path)
-    if path.name == FILE_NAME and not kind_of(path) and kind_of(path.with_name(NPZ_NAME)):
-        path = path.with_name(NPZ_NAME)
-    if not kind_of(path):
-        missing = f"{given} does not exist" if path == Path(given) else f"{given} has no {path.name}"
+    file = _file_in(path)
+    if file.name == FILE_NAME and not kind_of(file) and kind_of(file.with_name(NPZ_NAME)):
+        file = file.with_name(NPZ_NAME)
+    if not kind_of(file):
+        missing = f"{path} does not exist" if file == Path(path) else f"{path} has no {file.name}"
         raise BadInput(
             f"{missing}: without the range of the actions its integers mean nothing; "
             "copy the file from the training run, or write it with tools/compute_stats.py"
         )
-    stats = _read_npz(path) if path.suffix == ".npz" else read_json(path)
+    stats = _read_npz(file) if file.suffix == ".npz" else read_json(file)
     for key in ("min", "max"):
         if not isinstance(stats, dict) or not isinstance(stats.get(key), list):
-            raise BadInput(f"{path}: no list {NPZ_KEYS[key] if path.suffix == '.npz' else key!r}")
+            raise BadInput(f"{file}: no list {NPZ_KEYS[key] if file.suffix == '.npz' else key!r}")
         bad = [value for value in stats[key] if not _is_finite(value)]
         if bad or not stats[key]:
-            raise BadInput(f"{path}: {key!r} must hold finite numbers, got {bad[0] if bad else 'none'}")
+            raise BadInput(f"{file}: {key!r} must hold finite numbers, got {bad[0] if bad else 'none'}")
     if len(stats["min"]) != len(stats["max"]):
-        raise BadInput(f"{path}: 'min' has {len(stats['min'])} dimensions, 'max' has {len(stats['max'])}")
+        raise BadInput(f"{file}: 'min' has {len(stats['min'])} dimensions, 'max' has {len(stats['max'])}")
     for dim, (low, high) in enumerate(zip(stats["min"], stats["max"], strict=True)):
         if low > high:
-            raise BadInput(f"{path}: dimension {dim} has min {low} above max {high}")
+            raise BadInput(f"{file}: dimension {dim} has min {low} above max {high}")
     if "proprio" in stats:
-        _check_proprio(path, stats["proprio"])
+        _check_proprio(file, stats["proprio"])
     return stats
 
 
@@ -213,6 +215,6 @@ def _read_npz(path):
         raise BadInput(f"{path} is not a readable .npz file: {error}") from None
 
 
-def _file_in(path):
+def _file_in(path: Path | str) -> Path:
     path = Path(path)
     return path / FILE_NAME if kind_of(path) == "folder" else path

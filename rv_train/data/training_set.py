@@ -29,7 +29,7 @@ class TrainingSet(torch.utils.data.Dataset):
         seed: int,
         augment: bool = True,
         wordings: Mapping[str, Sequence[str]] | None = None,
-    ):
+    ) -> None:
         self.dataset, self.encoder = dataset, encoder
         self.seed, self.augment = seed, augment
         self.wordings = wordings if augment and wordings else {}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from libs.errors import BadInput
-from rv_train.data.base import Demo, Demonstrations, Facts, HasPath, Sample
+from rv_train.data.base import Demo, Facts, Sample
 
 STANDARD_RENDER = "standard"
 
@@ -30,7 +30,7 @@ class Trajectories:
     Args: see `Demonstrations`.
     """
 
-    written_with = None
+    written_with: tuple[dict, str] | None = None
 
     def __init__(
         self,
@@ -40,14 +40,14 @@ class Trajectories:
         facts: Facts,
         parts: Iterable[str] = (),
         render: str = STANDARD_RENDER,
-    ):
+    ) -> None:
         self.views, self.horizon, self.facts, self.render = list(views), horizon, facts, render
         self.parts = {part: facts.proprio[part] for part in parts}
         self._set_demos(list(demos))
 
     def _set_demos(self, demos: Sequence[Demo]) -> None:
         self.demos = demos
-        self.files: list[HasPath] = list(dict.fromkeys(rows.file for rows in demos))
+        self.files: list[Any] = list(dict.fromkeys(rows.file for rows in demos))
         self._ends = list(itertools.accumulate(len(rows.actions) for rows in demos))
 
     def picture(self, number: int, frame: int, view: str) -> np.ndarray:
@@ -160,6 +160,7 @@ def split_demos(
         listed: of every demo, see `Demonstrations.own_split`; a file of which it says something is split by that, and
             a demo in neither is left out.
         val_share: above 0, the share that is drawn from other files. where: the data, for the message.
+
     Raises:
         BadInput: nothing is left to train on.
     """
@@ -173,8 +174,8 @@ def split_demos(
             alone.setdefault(goals[first], []).append(first)
     for place, numbers in enumerate(demos_of.values()):
         if len(numbers) == 1 and not listed[numbers[0]]:
-            numbers = alone.pop(goals[numbers[0]], None)
-            if numbers is None:  # went with the first of them
+            numbers = alone.pop(goals[numbers[0]], [])
+            if not numbers:  # went with the first of them
                 continue
         if any(listed[number] for number in numbers):
             kept, held_out = ([n for n in numbers if listed[n] == name] for name in ("train", "valid"))
@@ -194,8 +195,8 @@ def split_at_random(names: Sequence[Any], val_share: float, seed: Any) -> tuple[
     return [names[n] for n in order[count:]], [names[n] for n in order[:count]]
 
 
-def check_count(count: int, data: Demonstrations) -> None:
-    """BadInput where `Demonstrations` have fewer demos than are asked for, or none is."""
+def check_count(count: int, data: Any) -> None:
+    """BadInput where some `Demonstrations` have fewer demos than are asked for, or none is."""
     if not 1 <= count <= len(data.demos):
         raise BadInput(
             f"{count} demos are asked for: {data.files[0].path}"
@@ -203,8 +204,9 @@ def check_count(count: int, data: Demonstrations) -> None:
         )
 
 
-def side_or_size(size: Sequence[int]) -> int | list[int]:
+def side_or_size(size: Sequence[int] | None) -> int | list[int]:
     """What a fingerprint knows of pictures of (height, width): of square ones their side, as it always did."""
+    assert size is not None, "there is data, which tells it"
     height, width = map(int, size)
     return height if height == width else [height, width]
 

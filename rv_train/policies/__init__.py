@@ -1,10 +1,21 @@
 """Policies by name. What one is, is written in `base.py`; each lives in a folder of its own."""
 
 import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones import family_of
 from rv_train.backbones.loading import build_backbone, outline_backbone
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rv_train.policies.base import Encoder, Policy
+
 
 POLICIES = {  # what MODEL.NAME says: the package with its POLICY and its ENCODER
     "vla0": "rv_train.policies.text",
@@ -18,12 +29,14 @@ def _room(cfg):
     return importlib.import_module(POLICIES[cfg.MODEL.NAME])
 
 
-def policy_class(cfg):
+def policy_class(cfg: CfgNode) -> "type[Policy]":
     """The class of the policy of a config tree, see `rv_train.policies.base.Policy`."""
     return _room(cfg).POLICY
 
 
-def build_encoder(cfg, stats=None, tokenizer=None):
+def build_encoder(
+    cfg: CfgNode, stats: Mapping[str, Any] | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> "Encoder":
     """What turns samples and observations into batches for the policy of MODEL.NAME.
 
     Args:
@@ -34,7 +47,7 @@ def build_encoder(cfg, stats=None, tokenizer=None):
     return _room(cfg).ENCODER.from_cfg(cfg, tokenizer, stats)
 
 
-def build_policy(cfg, encoder, weights=None):
+def build_policy(cfg: CfgNode, encoder: "Encoder", weights: Path | None = None) -> "Policy":
     """The policy of MODEL.NAME over the backbone of MODEL.BACKBONE.
 
     Args:
@@ -46,7 +59,7 @@ def build_policy(cfg, encoder, weights=None):
     return policy_class(cfg).from_cfg(cfg, encoder, backbone, weights)
 
 
-def outline_policy(cfg, encoder, missing):
+def outline_policy(cfg: CfgNode, encoder: "Encoder", missing: list[str]) -> "tuple[Policy, str]":
     """The same on the meta device, where numbers have a shape and no bytes: needs no weights and no statistics.
 
     Returns:

@@ -6,10 +6,10 @@ A policy is a folder of its own with a class `POLICY` and a class `ENCODER`, reg
 Letters: B rows of a batch, (H, A) shape of a chunk, D the width of the backbone's text tower.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from yacs.config import CfgNode
 from rv_train.backbones.base import Family
 from rv_train.backbones.cost import Numbers
 from rv_train.backbones.prompt import PromptEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,14 @@ class Prediction:
     passes: np.ndarray | None = None
     numbers: list | None = None
 
-    def writing(self, row):
+    def writing(self, row: int) -> tuple[int, int]:
         """(tokens, passes) of a row; (0, 0) from a model that writes nothing."""
-        return (0, 0) if self.tokens is None else (int(self.tokens[row]), int(self.passes[row]))
+        if self.tokens is None or self.passes is None:
+            return 0, 0
+        return int(self.tokens[row]), int(self.passes[row])
 
 
-def gather(answers):
+def gather(answers: Sequence[tuple[Prediction, int]]) -> Prediction:
     """The Prediction that consists of rows of others: [(Prediction, row), ...]."""
     tokens, passes = zip(*(prediction.writing(row) for prediction, row in answers), strict=True)
     return Prediction(
@@ -70,7 +75,9 @@ class Encoder(Protocol):
     proprio: dict[str, int]
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, tokenizer: Any = None, stats: Mapping[str, Any] | None = None) -> "Encoder":
+    def from_cfg(
+        cls, cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase | None" = None, stats: Mapping[str, Any] | None = None
+    ) -> "Encoder":
         """tokenizer: None loads MODEL.TOKENIZER; stats: see `rv_train.data.stats`."""
         ...
 
@@ -116,7 +123,7 @@ class Policy(Protocol):
     PARTS: Mapping[str, str]
     OWN: str
 
-    backbone: nn.Module
+    backbone: "PreTrainedModel"
     family: Family
     prompt: PromptEncoder
 
@@ -126,12 +133,32 @@ class Policy(Protocol):
         ...
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, encoder: Encoder, backbone: nn.Module, weights: Path | None = None) -> "Policy":
+    def from_cfg(
+        cls, cfg: CfgNode, encoder: Encoder, backbone: "PreTrainedModel", weights: Path | None = None
+    ) -> "Policy":
         """Around a backbone that is built already, on the meta device, too.
 
         encoder: with statistics, unless on the meta device. weights: a folder that `save` wrote into, None: new.
         """
         ...
+
+    # ---------------------------------------------------------------------------- of nn.Module
+
+    def __call__(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]: ...
+
+    def to(self, device: Any) -> "Policy": ...
+
+    def train(self, mode: bool = True) -> "Policy": ...
+
+    def eval(self) -> "Policy": ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    # ---------------------------------------------------------------------------- of a policy
 
     def save(self, folder: Path) -> None:
         """Write what a training changes into an existing folder, for `weights` of `from_cfg`."""

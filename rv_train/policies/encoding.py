@@ -14,15 +14,24 @@ and in training:
 What else a policy learns from, its encoder adds.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 import torch
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones import build_prompt, family_of
-from rv_train.backbones.prompt import IGNORE
+from rv_train.backbones.prompt import IGNORE, PromptEncoder
 from rv_train.backbones.reference import ReferenceEncoder
 from rv_train.data.images import ImageTransform
 from rv_train.data.sources import find_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rv_train.data.base import Sample
 
 
 class ObservationEncoder:
@@ -37,12 +46,26 @@ class ObservationEncoder:
         proprio: {part of the robot's state: numbers in it} that an observation must hold, in the model's order.
     """
 
-    def __init__(self, views, transform, prompt, reference, stats, proprio):
+    def __init__(
+        self,
+        views: Iterable[str],
+        transform: ImageTransform,
+        prompt: PromptEncoder,
+        reference: ReferenceEncoder | None,
+        stats: Mapping[str, Any] | None,
+        proprio: Mapping[str, int],
+    ) -> None:
         self.views, self.transform, self.prompt, self.reference = list(views), transform, prompt, reference
         self.stats, self.proprio = stats, dict(proprio)
 
     @classmethod
-    def from_cfg(cls, cfg, tokenizer=None, stats=None, **more):
+    def from_cfg(
+        cls,
+        cfg: CfgNode,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+        stats: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Self:
         """From the config tree; without statistics the key map says how long the parts of the state are.
 
         more: of a subclass.
@@ -53,7 +76,7 @@ class ObservationEncoder:
         transform = ImageTransform.from_cfg(cfg)
         return cls(cfg.DATA.VIEWS, transform, prompt, reference, stats, state_parts(cfg, stats), **more)
 
-    def encode(self, observation):
+    def encode(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """An observation dict (`views`, `instruction`, `proprio`) → features for `collate`; the prompt stays open.
 
         Raises:
@@ -68,14 +91,16 @@ class ObservationEncoder:
         frames = [np.asarray(observation["views"][view]) for view in self.views]
         return self._features(frames, observation["instruction"], state_text=state_text)
 
-    def encode_sample(self, sample, action_text, rng=None, state_text=""):
+    def encode_sample(
+        self, sample: "Sample", action_text: str, rng: np.random.Generator | None = None, state_text: str = ""
+    ) -> dict[str, Any]:
         """A Sample and its action text → features with labels; `rng` draws the augmentation, None means none.
 
         state_text: see `PromptEncoder.encode`.
         """
         return self._features(sample.views, sample.instruction, action_text, rng, state_text)
 
-    def prompt_length(self, sample):
+    def prompt_length(self, sample: "Sample") -> int:
         """Tokens of a sample's open prompt."""
         return len(self.prompt.encode(sample.instruction)["input_ids"])
 
@@ -88,7 +113,7 @@ class ObservationEncoder:
             features = {"images": torch.from_numpy(pictures), **words}
         return features if rng is None else {**features, **self.prompt.mask_digits(features, rng)}
 
-    def state(self, given):
+    def state(self, given: Any) -> torch.Tensor:
         """(P,) float32 out of an observation's `proprio`: a dict of the parts, more than are needed may be there; or
         (P,) numbers, just these in their order. BadInput where it is anything else."""
         if not self.proprio:
@@ -113,7 +138,7 @@ class ObservationEncoder:
             )
         return chosen
 
-    def collate(self, features, length=None):
+    def collate(self, features: Sequence[Mapping[str, Any]], length: int | None = None) -> dict[str, torch.Tensor]:
         """A list of features → a batch (see the module's docstring), L the longest sample's or the given length."""
         lengths = [len(f["input_ids"]) for f in features]
         length = length or max(lengths)
@@ -141,7 +166,7 @@ class ObservationEncoder:
         return batch
 
 
-def state_parts(cfg, stats=None):
+def state_parts(cfg: CfgNode, stats: Mapping[str, Any] | None = None) -> dict[str, int]:
     """{part of the robot's state: numbers in it} of DATA.PROPRIO, by the statistics or else by what the data's source
     says; BadInput where there is no such part, or the statistics are of other parts."""
     if not cfg.DATA.PROPRIO:
@@ -158,7 +183,7 @@ def state_parts(cfg, stats=None):
     return parts
 
 
-def take_row(batch, row):
+def take_row(batch: Mapping[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
     """The batch of one that `collate` would have made of sample `row` alone: same keys, no padding.
 
     Args:

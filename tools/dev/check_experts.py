@@ -10,8 +10,10 @@ episode, and the same command continues where it stands (remove the file when th
 import argparse
 import json
 import queue
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -25,10 +27,14 @@ from libs.libero_sim.experts import expert_actions, expert_tasks
 from libs.libero_sim.experts.watch import Watch
 from libs.robosuite_sim import simulator_versions, tell_gl
 
+if TYPE_CHECKING:
+    from libs.libero_sim.suites import LiberoTask
+
+
 COLUMNS = 8  # pictures in a row of a contact sheet
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -44,7 +50,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def run_episode(env, seed, num_frames=0):
+def run_episode(env: LiberoEnv, seed: int, num_frames: int = 0) -> tuple[dict[str, Any], list[np.ndarray]]:
     """One episode from a random reset: its record, and pictures (R, R, 3) spread over it.
 
     num_frames: how many pictures; 0 takes none.
@@ -73,7 +79,12 @@ def _pictures(env, states, count):
     return pictures
 
 
-def check_task(task, seeds, frames, send):
+def check_task(
+    task: "LiberoTask",
+    seeds: Sequence[int],
+    frames: Path | None,
+    send: Callable[[tuple[str, int, dict[str, Any]]], None],
+) -> None:
     """Run the episodes of a task in this process; send((suite, task_id, record)) after each."""
     env = LiberoEnv(task, resolution=192 if frames else 64)
     try:
@@ -87,7 +98,7 @@ def check_task(task, seeds, frames, send):
         env.close()
 
 
-def write_sheet(path, pictures):
+def write_sheet(path: Path | str, pictures: Sequence[np.ndarray]) -> None:
     """Put pictures (R, R, 3) into rows of one PNG."""
     import imageio.v3 as imageio
 
@@ -95,7 +106,7 @@ def write_sheet(path, pictures):
     imageio.imwrite(path, np.concatenate(rows))
 
 
-def summarize(task, episodes):
+def summarize(task: "LiberoTask", episodes: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """One row of the table from a task's episode records."""
     episodes = sorted(episodes, key=lambda episode: episode["seed"])
     lengths = [episode["steps"] for episode in episodes if episode["success"]]
@@ -120,7 +131,7 @@ def summarize(task, episodes):
     }
 
 
-def table(rows):
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as Markdown."""
     head = ("task", "success/resets", "mean steps", "object m/s", "hand m/s", "penetration mm")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -140,7 +151,7 @@ def table(rows):
 class Results:
     """The episodes of every task, on disk in `path` (None: nowhere) after each."""
 
-    def __init__(self, path, tasks, seeds):
+    def __init__(self, path: Path | None, tasks: "Iterable[LiberoTask]", seeds: Sequence[int]) -> None:
         self.path, self.tasks, self.seeds = path, {(task.suite, task.task_id): task for task in tasks}, seeds
         self.episodes = {key: {} for key in self.tasks}
         self.others = {}  # rows of the file that this call does not ask for: they stay in it
@@ -158,18 +169,18 @@ class Results:
             if key not in self.tasks:
                 self.others[key] = row
 
-    def missing(self, key):
+    def missing(self, key: tuple[str, int]) -> list[int]:
         return [seed for seed in self.seeds if seed not in self.episodes[key]]
 
-    def add(self, key, record):
+    def add(self, key: tuple[str, int], record: dict[str, Any]) -> None:
         self.episodes[key][record["seed"]] = record
         self.write()
 
     @property
-    def rows(self):
+    def rows(self) -> list[dict[str, Any]]:
         return [summarize(task, self.episodes[key].values()) for key, task in self.tasks.items() if self.episodes[key]]
 
-    def write(self):
+    def write(self) -> None:
         if self.path:
             rows = self.rows + list(self.others.values())
             order = {suite: i for i, suite in enumerate(REPORTED_SUITES)}
@@ -190,7 +201,7 @@ def _worker(orders, answers):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.resets < 1 or args.seed < 0 or args.workers < 1:
         raise BadInput(f"--resets {args.resets}, --seed {args.seed}, --workers {args.workers}: at least 1, 0, 1")
@@ -206,7 +217,7 @@ def main(argv=None):
     print(table(results.rows))
 
 
-def run(results, num_workers, frames):
+def run(results: Results, num_workers: int, frames: Path | None) -> None:
     """Run the missing episodes of all tasks in `num_workers` processes."""
     context = get_context("spawn")
     orders, answers = context.Queue(), context.Queue()

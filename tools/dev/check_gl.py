@@ -5,7 +5,7 @@ from libs.robosuite_sim import tell_gl
 
 
 @cli_errors
-def main():
+def main() -> None:
     graphics = tell_gl()
     print(f"pictures are drawn by {graphics}: {graphics.reason}")
     print("simulators get " + " ".join(f"{name}={value}" for name, value in graphics.variables().items()), end="")

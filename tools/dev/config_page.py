@@ -44,29 +44,21 @@ def render(source: Path) -> str:
     }
     out, done = [HEAD], 0
     for node in ast.parse(source.read_text()).body:
-        name = _key(node)
-        if name is None:
+        if not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("_C.")):
             continue
+        name, last = ast.unparse(node.targets[0]).removeprefix("_C."), node.end_lineno or node.lineno
         above = [row for row in range(done + 1, node.lineno) if row in alone]
-        done = node.end_lineno
+        done = last
         for row in above:
             if rule := _RULE.search(comments[row]):
                 out.append(f"## {rule[1].capitalize()}\n")
         lines = [comments[row] for row in above if not _RULE.search(comments[row])]
-        lines += [comments[row] for row in range(node.lineno, node.end_lineno + 1) if row in comments]
+        lines += [comments[row] for row in range(node.lineno, last + 1) if row in comments]
         if isinstance(node.value, ast.Call):  # a group of keys: what is said of it stands before them
             out += [*_text(lines), ""] if lines else []
             continue
         out += [f"### `{name}`\n", f"Default: `{ast.literal_eval(node.value)!r}`\n", *_text(lines), ""]
     return "\n".join(out).rstrip() + "\n"
-
-
-def _key(node) -> str | None:
-    """`TRAIN.lr` of `_C.TRAIN.lr = 5e-6`; None of any other statement."""
-    if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute)):
-        return None
-    name = ast.unparse(node.targets[0])
-    return name.removeprefix("_C.") if name.startswith("_C.") else None
 
 
 def _text(lines: list[str]) -> list[str]:

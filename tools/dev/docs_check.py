@@ -37,6 +37,8 @@ PREPARE = """
 
 @dataclass
 class Block:
+    """A ```bash block of a page."""
+
     page: str  # path in the repository
     line: int  # of its first command
     text: str  # as it stands

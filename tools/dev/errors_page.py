@@ -65,9 +65,12 @@ def _text(node: ast.expr) -> str:
 
 
 def _part(part: ast.expr) -> str:
-    if isinstance(part, ast.Constant):
-        return part.value.replace("`", "'")
-    return f"{{{part.value.id}}}" if isinstance(part.value, ast.Name) else "{…}"
+    match part:
+        case ast.Constant(value=str(text)):
+            return text.replace("`", "'")
+        case ast.FormattedValue(value=ast.Name(id=name)):
+            return f"{{{name}}}"
+    return "{…}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import contextlib
 import os
 import pickle
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -36,7 +39,7 @@ class Target:
         host, port = self.url.removeprefix("ws://").rsplit(":", 1)
         return host.strip("[]"), int(port)
 
-    def observation(self, rng) -> dict:
+    def observation(self, rng: np.random.Generator) -> dict:
         """A valid one, in one of the two forms."""
         side = int(rng.choice([self.metadata["resolution"], 64]))
         pictures = {view: rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for view in self.metadata["views"]}
@@ -46,7 +49,7 @@ class Target:
             return {**names, "observation/state": rng.normal(size=8), "prompt": instruction}
         return {"views": pictures, "instruction": instruction, "proprio": rng.normal(size=9).astype(np.float32)}
 
-    def with_picture(self, rng, picture) -> dict:
+    def with_picture(self, rng: np.random.Generator, picture: Any) -> dict:
         own = {view: picture for view in self.metadata["views"]}
         return {"views": own, "instruction": f"pick up object {rng.integers(100)}"}
 
@@ -54,10 +57,10 @@ class Target:
 class MakesMarker:
     """Unpickling one makes the folder `path`."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path | str) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return os.mkdir, (self.path,)
 
 
@@ -69,20 +72,20 @@ def _array(data=b"\0" * 48, dtype="|u1", shape=(4, 4, 3)):
 # ---- messages: (rng, target) -> bytes, str, or a list of fragments
 
 
-def valid(rng, target):
+def valid(rng: np.random.Generator, target: Target) -> bytes:
     return wire.pack(target.observation(rng), list(wire.Form)[rng.integers(len(wire.Form))])
 
 
-def random_bytes(rng, target):
+def random_bytes(rng: np.random.Generator, target: Target) -> bytes:
     return rng.bytes(int(rng.integers(0, 5000)))
 
 
-def truncated(rng, target):
+def truncated(rng: np.random.Generator, target: Target) -> bytes:
     whole = valid(rng, target)
     return whole[: rng.integers(len(whole))]
 
 
-def bit_flips(rng, target):
+def bit_flips(rng: np.random.Generator, target: Target) -> bytes:
     data = bytearray(valid(rng, target))
     head = rng.random() < 0.7  # where names, types and shapes are; the rest is pictures
     for _ in range(rng.integers(1, 6)):
@@ -90,7 +93,7 @@ def bit_flips(rng, target):
     return bytes(data)
 
 
-def huge_declared(rng, target):
+def huge_declared(rng: np.random.Generator, target: Target) -> bytes:
     shape = [(2**31, 2**31, 3), (10**6, 10**6, 3), (2**62,), (0, 2**62, 3), (-1, 4, 3)][rng.integers(5)]
     lies = [b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x05"]
     if rng.random() < 0.5:
@@ -98,7 +101,7 @@ def huge_declared(rng, target):
     return msgpack.packb(target.with_picture(rng, _array(shape=shape)))
 
 
-def huge_real(rng, target):
+def huge_real(rng: np.random.Generator, target: Target) -> bytes:
     """Close to the limit, or beyond it."""
     limit = message_limit(target.metadata["views"])
     if rng.random() < 0.5:
@@ -107,14 +110,14 @@ def huge_real(rng, target):
     return wire.pack(target.with_picture(rng, np.zeros((side, side, 3), np.uint8)))
 
 
-def wrong_dtype(rng, target):
+def wrong_dtype(rng: np.random.Generator, target: Target) -> bytes:
     name = str(rng.choice(["float32", "float64", "int64", "bool", "int8", "float16"]))
     foreign = str(rng.choice([">f4", "<c8", "<M8[s]", "|V48", "<U12", "|S48", "u1", "<i4,<f4", "", "x" * 300]))
     own = target.with_picture(rng, np.zeros((64, 64, 3), name))
     return wire.pack(own) if rng.random() < 0.5 else msgpack.packb(target.with_picture(rng, _array(dtype=foreign)))
 
 
-def pickled(rng, target):
+def pickled(rng: np.random.Generator, target: Target) -> bytes:
     """Object arrays and pickles, wherever somebody might load them."""
     bomb = pickle.dumps(MakesMarker(target.marker), protocol=int(rng.integers(0, 5)))
     dtype = str(rng.choice(["|O", "O", "O8", "|O8", "<O8"]))
@@ -134,25 +137,25 @@ def pickled(rng, target):
     return bomb if choice == len(messages) else msgpack.packb(messages[choice])
 
 
-def deep(rng, target):
+def deep(rng: np.random.Generator, target: Target) -> bytes:
     depth = int(rng.choice([8, 100, 1000, 100_000]))
     return bytes(rng.choice([b"\x91", b"\x81\xa1a", b"\xdc\x00\x02\xc0"])) * depth + b"\xc0"
 
 
-def huge_map(rng, target):
+def huge_map(rng: np.random.Generator, target: Target) -> bytes:
     if rng.random() < 0.5:
         return msgpack.packb({str(number): [] for number in range(100_000)})
     return b"\xdc\x04\x00" + (b"\xdc\x04\x00" + b"\x80" * 1024) * 1024  # a million empty maps
 
 
-def wrong_shape(rng, target):
+def wrong_shape(rng: np.random.Generator, target: Target) -> bytes:
     shapes = [(64, 64), (64, 64, 4), (3, 64, 64), (1, 64, 64, 3), (0, 0, 3), (1, 1, 3), (64, 32, 3), (), (12288,)]
     return wire.pack(target.with_picture(rng, np.zeros(shapes[rng.integers(len(shapes))], np.uint8)))
 
 
-def wrong_values(rng, target):
+def wrong_values(rng: np.random.Generator, target: Target) -> bytes:
     own = target.with_picture(rng, np.zeros((64, 64, 3), np.uint8))
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"proprio": np.full(9, np.nan)},
         {"proprio": np.full(9, np.inf, np.float16)},
         {"proprio": np.zeros(10_000)},
@@ -171,11 +174,11 @@ def wrong_values(rng, target):
     return wire.pack(own | changes[rng.integers(len(changes))])
 
 
-def text_frame(rng, target):
+def text_frame(rng: np.random.Generator, target: Target) -> str:
     return ["hello", "", "{}", "ä" * 1000, '{"views": {}}'][rng.integers(5)]
 
 
-def fragments(rng, target):
+def fragments(rng: np.random.Generator, target: Target) -> list[bytes]:
     data = valid(rng, target)
     if rng.random() < 0.2:
         return [data[:1]] * 5000  # more than the library takes
@@ -197,17 +200,21 @@ class AttackersConnection(ClientConnection):
     websockets then aborts a connection that it does not know to be gone.
     """
 
-    def eof_received(self):
+    def eof_received(self) -> None:
         super().eof_received()
         self.transport.abort()
 
 
-async def send_messages(make, rng, target) -> Counter:
+async def send_messages(
+    make: Callable[[np.random.Generator, Target], Any], rng: np.random.Generator, target: Target
+) -> Counter:
     """A few messages of one kind over one websocket, each answered before the next."""
     tally = Counter()
     try:
         headers = {"Authorization": authorization(target.api_key)} if target.api_key else None
-        options = dict(additional_headers=headers, compression=None, proxy=None, max_size=None, close_timeout=2)
+        options: dict[str, Any] = dict(
+            additional_headers=headers, compression=None, proxy=None, max_size=None, close_timeout=2
+        )
         options["create_connection"] = AttackersConnection
         async with connect(target.url, **options) as connection:
             await connection.recv()
@@ -232,15 +239,17 @@ async def send_messages(make, rng, target) -> Counter:
 # ---- manners: (rng, target, reader, writer) -> None, over plain TCP
 
 
-def request(target, *lines) -> bytes:
+def request(target: Target, *lines: str) -> bytes:
     """The HTTP request that opens a websocket."""
     key = base64.b64encode(bytes(16)).decode()
     head = ["GET / HTTP/1.1", "Host: a", "Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {key}"]
-    head += ["Sec-WebSocket-Version: 13"] + ([f"Authorization: {authorization(target.api_key)}"] * bool(target.api_key))
+    head += ["Sec-WebSocket-Version: 13"] + (
+        [f"Authorization: {authorization(target.api_key)}"] if target.api_key else []
+    )
     return "\r\n".join([*head, *lines, "", ""]).encode()
 
 
-def frame(opcode, data, length=None, first=0x80) -> bytes:
+def frame(opcode: int, data: bytes, length: int | None = None, first: int = 0x80) -> bytes:
     """A frame as clients send them, masked with zeros. length: declared, if not the true one."""
     length = len(data) if length is None else length
     if length < 126:
@@ -252,12 +261,16 @@ def frame(opcode, data, length=None, first=0x80) -> bytes:
     return bytes([first | opcode]) + size + bytes(4) + data
 
 
-async def tcp_garbage(rng, target, reader, writer):
+async def tcp_garbage(
+    rng: np.random.Generator, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     writer.write(rng.bytes(int(rng.integers(1, 20_000))))
     await reader.read(1000)
 
 
-async def http_garbage(rng, target, reader, writer):
+async def http_garbage(
+    rng: np.random.Generator, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     lines = [f"X-{number}: {'a' * 100}" for number in range(200)]
     whole = request(target)
     requests = [
@@ -277,13 +290,17 @@ async def http_garbage(rng, target, reader, writer):
     await reader.read(1000)
 
 
-async def half_handshake(rng, target, reader, writer):
+async def half_handshake(
+    rng: np.random.Generator, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     whole = request(target)
     writer.write(whole[: rng.integers(len(whole))])
     await asyncio.sleep(rng.uniform(0, 3))
 
 
-async def storm(rng, target, reader, writer):
+async def storm(
+    rng: np.random.Generator, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Many connections, opened and dropped."""
     for _ in range(20):
         reader, writer = await asyncio.open_connection(*target.address)
@@ -296,7 +313,9 @@ async def storm(rng, target, reader, writer):
             writer.transport.abort()
 
 
-async def frame_garbage(rng, target, reader, writer):
+async def frame_garbage(
+    rng: np.random.Generator, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     writer.write(request(target))
     await reader.read(100)
     broken = [
@@ -315,18 +334,24 @@ async def frame_garbage(rng, target, reader, writer):
     await asyncio.wait_for(reader.read(100), 5)
 
 
-async def half_message(rng, target, reader, writer):
+async def half_message(
+    rng: np.random.Generator, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     writer.write(request(target) + frame(BINARY, rng.bytes(100_000), length=1_000_000))
     await asyncio.sleep(rng.uniform(0, 3))
 
 
-async def leaver(rng, target, reader, writer):
+async def leaver(
+    rng: np.random.Generator, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Asks and does not wait, once or many times."""
     writer.write(request(target) + frame(BINARY, valid(rng, target)) * int(rng.choice([1, 20])))
     await asyncio.sleep(rng.uniform(0, 0.2))
 
 
-async def slow_reader(rng, target, reader, writer):
+async def slow_reader(
+    rng: np.random.Generator, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Talks and does not listen."""
     writer.write(request(target))
     talk = frame(BINARY, b"\xc1") if rng.random() < 0.5 else frame(PING, b"a" * 125)
@@ -338,7 +363,9 @@ async def slow_reader(rng, target, reader, writer):
                 await asyncio.sleep(0.01)
 
 
-async def episodes(rng, target, reader, writer):
+async def episodes(
+    rng: np.random.Generator, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Episodes of vla-eval's form that begin and end and ask for nothing, a thousand at once."""
     writer.write(request(target))
     for data in fuzz_vla_eval.episode_frames(rng, 1000):
@@ -353,7 +380,7 @@ MANNERS = (
 )
 
 
-async def misbehave(attack, rng, target) -> Counter:
+async def misbehave(attack: Callable[..., Awaitable[None]], rng: np.random.Generator, target: Target) -> Counter:
     """One connection of bad manners; whatever the server does about it is fine."""
     tally = Counter(sent=1)
     writer = None
@@ -373,13 +400,13 @@ async def misbehave(attack, rng, target) -> Counter:
 ASKERS = (valid, bit_flips, fragments, leaver, fuzz_vla_eval.vla_eval_valid)  # what keeps the policy busy
 
 
-async def attack_until(deadline, seed, number, target, tallies):
+async def attack_until(deadline: float, seed: int, number: int, target: Target, tallies: dict[str, Counter]) -> None:
     """Attacker `number`: random attacks, one after the other; the first of as many attackers are of different kinds.
 
     deadline: loop time. tallies: {kind: Counter}, filled.
     """
     rng = np.random.default_rng([seed, number])
-    kinds = [*MESSAGES, *MANNERS]
+    kinds: list[Any] = [*MESSAGES, *MANNERS]
     kind = kinds[number % len(kinds)]
     # Askers are rarer, else the attackers would mostly stand in line for answers.
     weights = np.array([0.2 if kind in ASKERS else 1.0 for kind in kinds])

@@ -3,6 +3,8 @@
 import os
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -20,7 +22,13 @@ class HonestClient:
     asker: (url, api_key) -> (observation -> what must never change of its answer, the client's name).
     """
 
-    def __init__(self, url, api_key, metadata, asker):
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        metadata: Mapping[str, Any],
+        asker: Callable[[str, str | None], tuple[Callable[[dict], tuple], str]],
+    ) -> None:
         rng = np.random.default_rng(12345)
         side = metadata["resolution"]
         self._questions = [
@@ -33,7 +41,8 @@ class HonestClient:
             for number in range(QUESTIONS)
         ]
         self._ask, self.name = asker(url, api_key)
-        self.latencies, self.problem = [], None
+        self.latencies: list[float] = []
+        self.problem: str | None = None
         self.right = [self._ask(question) for question in self._questions]
         self.calm = []
         for number in range(3 * QUESTIONS):
@@ -41,10 +50,10 @@ class HonestClient:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def start(self):
+    def start(self) -> None:
         self._thread.start()
 
-    def finish(self):
+    def finish(self) -> None:
         self._stop.set()
         self._thread.join(120)
         if self._thread.is_alive():
@@ -67,7 +76,7 @@ class HonestClient:
             raise RuntimeError(f"question {number} is answered differently than before")
 
 
-def openpi_asker(url, api_key):
+def openpi_asker(url: str, api_key: str | None) -> tuple[Callable[[dict], Any], str]:
     """openpi-client, or RemotePolicy where it is not installed."""
     try:
         from openpi_client.websocket_client_policy import WebsocketClientPolicy
@@ -93,7 +102,7 @@ def openpi_asker(url, api_key):
     return ask_openpi, "openpi-client"
 
 
-def vla_eval_asker(url, api_key):
+def vla_eval_asker(url: str, api_key: str | None) -> tuple[Callable[[dict], Any], str]:
     """A client that speaks as vla-eval's does; every question is the first of an episode."""
     from websockets.sync.client import connect
 
@@ -111,7 +120,9 @@ def vla_eval_asker(url, api_key):
         state = {part: values for part, values in observation["proprio"].items()}
         own = {"images": images, "task_description": observation["instruction"], "state": state}
         connection.send(frame("observation", own))
-        answer = wire.unpack(connection.recv(60))
+        told = connection.recv(60)
+        assert isinstance(told, bytes), "the protocol has no texts"
+        answer = wire.unpack(told)
         if answer["type"] != "action":
             raise RuntimeError(f"answered by {answer['payload']}")
         return answer["payload"]["actions"].tobytes()

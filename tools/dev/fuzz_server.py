@@ -24,12 +24,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
+
+if TYPE_CHECKING:
+    from tools.dev.fuzz_honest import HonestClient
+
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE_MB = 64.0  # a worst case is far more: every message is a few MB, and there are 50 clients
@@ -39,7 +46,7 @@ START_TIMEOUT_S = 120.0
 class ServerProcess:
     """tools/serve_policy.py on a free port, with an API key. RuntimeError: it does not start."""
 
-    def __init__(self, model_path, folder):
+    def __init__(self, model_path: Path | str, folder: Path) -> None:
         self.api_key = secrets.token_hex(16)
         self._log = folder / "server.log"
         command = [sys.executable, "-m", "tools.serve_policy", "--port", "0", "--policy_batch", "4", "--device", "cpu"]
@@ -52,6 +59,7 @@ class ServerProcess:
                 stderr=log,
                 text=True,
             )
+        assert self.process.stdout, "a pipe"
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             line = self.process.stdout.readline() if selector.select(START_TIMEOUT_S) else ""
@@ -76,10 +84,11 @@ class ServerProcess:
             self.process.kill()
             return self.process.wait()
         finally:
+            assert self.process.stdout, "a pipe"
             self.process.stdout.close()
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -94,7 +103,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.seconds <= 0 or args.clients < 1:
         raise BadInput(f"--seconds and --clients must be positive, got {args.seconds} and {args.clients}")
@@ -122,7 +131,9 @@ def main(argv=None):
         raise SystemExit(1)
 
 
-def fuzz(url, api_key, server, folder, seconds, clients, seed) -> list[str]:
+def fuzz(
+    url: str, api_key: str | None, server: ServerProcess | None, folder: Path, seconds: float, clients: int, seed: int
+) -> list[str]:
     """The attack and its table; returns what is not as it should be."""
     from rv_eval.serving.remote_policy import RemotePolicy
     from tools.dev.fuzz_attacks import Target, attack_until
@@ -153,7 +164,7 @@ def fuzz(url, api_key, server, folder, seconds, clients, seed) -> list[str]:
     asyncio.run(attack())
     for client in honest:
         client.finish()
-    problems = [client.problem for client in honest if client.problem]
+    problems: list[str] = [client.problem for client in honest if client.problem]
     health = wait_for_calm(url, len(honest))
     if server:
         memory.append(("end", server.memory_mb()))
@@ -170,7 +181,7 @@ def fuzz(url, api_key, server, folder, seconds, clients, seed) -> list[str]:
     return problems
 
 
-def wait_for_calm(url, clients, seconds=15.0):
+def wait_for_calm(url: str, clients: int, seconds: float = 15.0) -> dict[str, Any] | None:
     """What /healthz says once only so many clients are left, or after so many seconds; None: nothing."""
     health, deadline = None, time.monotonic() + seconds
     while time.monotonic() < deadline and not (health and health["clients"] <= clients):
@@ -188,7 +199,12 @@ def wait_for_calm(url, clients, seconds=15.0):
     return health
 
 
-def print_table(tallies, honest, memory, health):
+def print_table(
+    tallies: Mapping[str, Counter],
+    honest: "Sequence[HonestClient]",
+    memory: Sequence[tuple[str, float]],
+    health: Mapping[str, Any] | None,
+) -> None:
     from tools.dev.fuzz_attacks import OUTCOMES
 
     print(f"\n{'attack':<16}{'sent':>8}" + "".join(f"{name:>11}" for name in OUTCOMES))

@@ -7,16 +7,21 @@ import io
 import struct
 import time
 import zlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rv_eval.serving import wire
 from rv_eval.serving.vla_eval import ENTRIES, is_frame
 
+if TYPE_CHECKING:
+    from tools.dev.fuzz_attacks import Target
+
+
 KINDS = ("png", "jpeg", "raw")
 
 
-def is_refusal(answer) -> bool:
+def is_refusal(answer: bytes | str) -> bool:
     """Whether an answer says that something was wrong, in either form."""
     if isinstance(answer, str):
         return True
@@ -24,11 +29,11 @@ def is_refusal(answer) -> bool:
     return is_frame(message) and message["type"] == "error"
 
 
-def frame(kind, payload, seq=1) -> bytes:
+def frame(kind: Any, payload: Any, seq: int = 1) -> bytes:
     return wire.pack(dict(zip(ENTRIES, (kind, payload, seq, time.time()), strict=True)), wire.Form.TEXT_KEYS)
 
 
-def picture(pixels, kind="png", **options) -> dict:
+def picture(pixels: np.ndarray, kind: str = "png", **options: Any) -> dict:
     """The map that stands for an array of pixels."""
     if kind == "raw":
         return {"__image__": True, "format": "raw", "data": pixels.tobytes(), "dtype": "|u1", "shape": pixels.shape}
@@ -39,17 +44,17 @@ def picture(pixels, kind="png", **options) -> dict:
     return {"__image__": True, "format": kind, "data": data.getvalue(), "shape": pixels.shape}
 
 
-def observation(rng, target) -> dict:
+def observation(rng: np.random.Generator, target: "Target") -> dict:
     side, kind = int(rng.choice([64, 128])), str(rng.choice(KINDS))
     pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
     return {"images": dict.fromkeys(target.metadata["views"], picture(pixels, kind)), "task_description": "go there"}
 
 
-def vla_eval_valid(rng, target):
+def vla_eval_valid(rng: np.random.Generator, target: "Target") -> bytes:
     return frame("observation", observation(rng, target), int(rng.integers(2**40)))
 
 
-def vla_eval_frames(rng, target):
+def vla_eval_frames(rng: np.random.Generator, target: "Target") -> bytes:
     own = observation(rng, target)
     frames = [
         frame("observation", own, -1),
@@ -70,7 +75,7 @@ def vla_eval_frames(rng, target):
     return frames[rng.integers(len(frames))]
 
 
-def png_head(width, height, depth=8, colour=2) -> bytes:
+def png_head(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
     """A PNG that says it is so large, and holds hardly anything."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))]
     chunks += [(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**23))), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
@@ -78,7 +83,7 @@ def png_head(width, height, depth=8, colour=2) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(part + struct.pack(">I", zlib.crc32(part[4:])) for part in packed)
 
 
-def vla_eval_pictures(rng, target):
+def vla_eval_pictures(rng: np.random.Generator, target: "Target") -> bytes:
     pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     good = picture(pixels, str(rng.choice(KINDS)))
     data = bytearray(good["data"])
@@ -105,7 +110,7 @@ def vla_eval_pictures(rng, target):
     return frame("observation", {"images": dict.fromkeys(target.metadata["views"], chosen), "task_description": "go"})
 
 
-def episode_frames(rng, count):
+def episode_frames(rng: np.random.Generator, count: int) -> list[bytes]:
     """Beginnings and ends in any order, none of which is answered."""
     task = {"name": "a" * 100, "task_id": int(rng.integers(9)), "more": [None] * 50}
     return [frame(str(rng.choice(["episode_start", "episode_end", "error"])), {"task": task}) for _ in range(count)]

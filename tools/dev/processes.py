@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from libs.errors import BadInput
@@ -20,7 +21,7 @@ class TortureFailed(Exception):
     """What was started does not work as it must for the test to go on."""
 
 
-def processes(mark):
+def processes(mark: str) -> dict[int, tuple[int, bytes]]:
     """{pid: (parent's pid, command line)} of the living processes whose environment holds `mark`."""
     found = {}
     for folder in Path("/proc").iterdir():
@@ -32,13 +33,13 @@ def processes(mark):
     return found
 
 
-def kill(pids):
+def kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def run_torture(variable, out, wanted, torture):
+def run_torture(variable: str, out: Path | None, wanted: str, torture: Callable[[Path, str], list[str]]) -> None:
     """Run `torture(folder, mark)`, which starts processes with the environment variable `variable` set to `mark` and
     returns what it found wrong, a list of lines; none of its processes outlives it.
 
@@ -64,7 +65,7 @@ def run_torture(variable, out, wanted, torture):
         shutil.rmtree(folder)
 
 
-def wait_for_nobody(mark):
+def wait_for_nobody(mark: str) -> int:
     """Until no process with the mark lives; those that will not go are killed. Returns how many that were."""
     deadline = time.monotonic() + STRAGGLERS_S
     while (living := processes(mark)) and time.monotonic() < deadline:

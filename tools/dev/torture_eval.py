@@ -15,12 +15,15 @@ Ten minutes on two cores. Exit code: 0 equal, 1 not, or an evaluation failed or 
 
 import argparse
 import contextlib
+import functools
 import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +44,7 @@ PATIENCE_S = 120.0  # without a new result, beside what start-up and an episode 
 class Attempt:
     """One start of the evaluation, watched from outside: its console, its results, its processes."""
 
-    def __init__(self, arguments, log_dir, log, mark):
+    def __init__(self, arguments: Sequence[str], log_dir: Path, log: Path, mark: str) -> None:
         self.results, self.log, self.mark = ResultsFile(log_dir / "results.jsonl"), log, f"{MARK}={mark}"
         self.simulators_killed = 0
         self.incidents_due = 0  # of them, those that certainly played an episode
@@ -54,14 +57,14 @@ class Attempt:
         """Results written so far, those of earlier attempts among them."""
         return len(self.results.read())
 
-    def seconds(self):
+    def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def records(self):
+    def records(self) -> list[dict[str, Any]]:
         """What this attempt has written."""
         return self.results.read()[self.had :]
 
-    def simulators(self):
+    def simulators(self) -> list[int]:
         """Its simulator processes that live."""
         return [
             pid
@@ -69,7 +72,7 @@ class Attempt:
             if parent == self.process.pid and b"robosuite_sim.remote" in command
         ]
 
-    def wait_until(self, condition, timeout_s=float("inf")):
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = float("inf")) -> bool:
         """False where the evaluation ends before. TortureFailed: nothing of it for `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while not condition():
@@ -80,34 +83,37 @@ class Attempt:
             time.sleep(0.005)
         return self.process.poll() is None
 
-    def wait_for_end(self, patience_s):
+    def wait_for_end(self, patience_s: float) -> int:
         """Exit code. TortureFailed: it hangs."""
         count = -1
         while count < self.count() and self.process.poll() is None:
             count = self.count()
-            self.wait_until(lambda so_far=count: self.count() > so_far, patience_s)
+            self.wait_until(functools.partial(self._has_more_than, count), patience_s)
         return self.process.wait()
 
-    def tail(self):
+    def _has_more_than(self, count: int) -> bool:
+        return self.count() > count
+
+    def tail(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
 
 
 class Server:
     """tools/serve_policy.py on a port of its own, started again whenever it was killed."""
 
-    def __init__(self, model_path, log, mark):
+    def __init__(self, model_path: Path | str, log: Path, mark: str) -> None:
         self.port, self.log, self.mark = free_port(), log, mark
         self.command = [sys.executable, str(ROOT / "tools/serve_policy.py"), "--model_path", str(model_path)]
         self.command += ["--port", str(self.port)]
         self.starts = 0
         self.start()
 
-    def start(self):
+    def start(self) -> None:
         self.starts += 1
         log = self.log.with_name(f"{self.log.stem}_{self.starts:03d}.log")
         self.process = start(self.command, log, f"{self.mark}.server.")
 
-    def wait_until_ready(self, timeout_s=120.0):
+    def wait_until_ready(self, timeout_s: float = 120.0) -> None:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
@@ -116,13 +122,13 @@ class Server:
         raise TortureFailed(f"the policy server does not start, see {self.log.parent}")
 
 
-def start(command, log, mark):
+def start(command: Sequence[str], log: Path, mark: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"}
     with log.open("wb") as console:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=console, stderr=subprocess.STDOUT)
 
 
-def free_port():
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -131,14 +137,23 @@ def free_port():
 class Torture:
     """Both evaluations. out: folder for everything; mark: of all processes; server: None, or the policy's Server."""
 
-    def __init__(self, out, mark, arguments, episodes, num_envs, server, rng):
+    def __init__(
+        self,
+        out: Path,
+        mark: str,
+        arguments: Sequence[str],
+        episodes: int,
+        num_envs: int,
+        server: Server | None,
+        rng: np.random.Generator,
+    ) -> None:
         self.out, self.mark, self.arguments = out, mark, arguments
         self.episodes, self.num_envs, self.server, self.rng = episodes, num_envs, server, rng
         self.victims = ("evaluation", "simulator", "all") + (("server",) if server else ())
         self.startup_s = self.episode_s = 0.0
         self.problems = []
 
-    def run_whole(self):
+    def run_whole(self) -> None:
         """The undisturbed evaluation; it also tells how long things take. TortureFailed where it fails."""
         attempt = Attempt(self.arguments, self.out / "whole", self.out / "whole.log", f"{self.mark}.whole.")
         attempt.wait_until(lambda: attempt.count() > 0)
@@ -150,7 +165,7 @@ class Torture:
         self.startup_s = max(1.0, first_s - self.episode_s)
         self.check_incidents(attempt, 0)
 
-    def run_killed(self, kills):
+    def run_killed(self, kills: int) -> None:
         """The same with SIGKILLs. TortureFailed where it ends in another way than it should."""
         attempt = None
         for number in range(kills):
@@ -176,13 +191,13 @@ class Torture:
             raise TortureFailed(f"the evaluation failed by itself:\n{attempt.tail()}")
         self.check_incidents(attempt, attempt.incidents_due)
 
-    def start_attempt(self, number):
+    def start_attempt(self, number: int) -> Attempt:
         if self.server:
             self.server.wait_until_ready()
         log = self.out / f"attempt_{number:03d}.log"
         return Attempt([*self.arguments, "--skip_evaluated"], self.out / "killed", log, f"{self.mark}.{number}.")
 
-    def wait_for_moment(self, attempt, number, kills):
+    def wait_for_moment(self, attempt: Attempt, number: int, kills: int) -> str:
         """Sleep to a random moment, such that the results last for all kills. Returns its name."""
         moment = MOMENTS[self.rng.integers(len(MOMENTS))]
         enough = (number + 1) * max(1, self.episodes - self.num_envs) / (kills + 1)
@@ -202,11 +217,11 @@ class Torture:
         attempt.wait_until(lambda: time.monotonic() >= deadline or attempt.count() >= max(enough, before + 1))
         return moment
 
-    def kill_something(self, attempt, is_last):
+    def kill_something(self, attempt: Attempt, is_last: bool) -> str:
         victim = self.victims[self.rng.integers(len(self.victims))]
         if is_last:
             victim = "simulator"
-            attempt.wait_until(attempt.simulators, self.startup_s + PATIENCE_S)
+            attempt.wait_until(lambda: bool(attempt.simulators()), self.startup_s + PATIENCE_S)
         elif victim == "simulator" and attempt.simulators_killed == MAX_INCIDENTS:
             victim = "evaluation"  # an episode with bad luck would be given up
         simulators = attempt.simulators()
@@ -219,12 +234,13 @@ class Torture:
         elif victim == "evaluation":
             kill([attempt.process.pid])
         elif victim == "server":
+            assert self.server is not None, "a victim that there is"
             kill([self.server.process.pid])
         else:
             kill(processes(f"{MARK}={self.mark}"))
         return victim
 
-    def see_off(self, attempt, victim):
+    def see_off(self, attempt: Attempt, victim: str) -> None:
         """Wait until nothing of a killed attempt lives."""
         attempt.process.wait()
         left = wait_for_nobody(attempt.mark)
@@ -232,13 +248,13 @@ class Torture:
             raise TortureFailed(f"{left} processes lived on after {victim} was killed:\n{attempt.tail()}")
         self.check_incidents(attempt, 0)  # the episode may have been lost with the evaluation
 
-    def check_incidents(self, attempt, at_least):
+    def check_incidents(self, attempt: Attempt, at_least: int) -> None:
         """A simulator's death is an incident of the one episode it played; nothing else is one."""
         found, at_most = sum(record["incidents"] for record in attempt.records()), attempt.simulators_killed
         if not at_least <= found <= at_most:
             self.problems.append(f"{attempt.log.name}: {found} incidents, expected {at_least} to {at_most}")
 
-    def check(self):
+    def check(self) -> list[str]:
         """What is wrong at the end, one line each."""
         self.problems += compare_evals(self.out / "whole", self.out / "killed")
         self.problems += unfinished_files(self.out / "killed")
@@ -246,12 +262,12 @@ class Torture:
         return self.problems
 
 
-def unfinished_files(folder):
+def unfinished_files(folder: Path) -> list[str]:
     names = [path for path in sorted(folder.rglob("*")) if ".part" in path.name or path.suffix == ".tmp"]
     return [f"left behind: {path}" for path in names]
 
 
-def differing_videos(whole, killed):
+def differing_videos(whole: Path, killed: Path) -> list[str]:
     """Videos that are missing, left over, or not as long as the undisturbed evaluation's."""
     import imageio.v2 as imageio
 
@@ -261,7 +277,8 @@ def differing_videos(whole, killed):
         there = {str(path.relative_to(folder)) for path in (folder / "videos").glob("*.mp4")}
         if named != there:
             return [f"videos of {folder}: {', '.join(sorted(named ^ there))} is not both in the results and there"]
-        lengths.append({name: imageio.get_reader(folder / name).count_frames() for name in sorted(named)})
+        readers: dict[str, Any] = {name: imageio.get_reader(folder / name) for name in sorted(named)}
+        lengths.append({name: reader.count_frames() for name, reader in readers.items()})
     return [
         f"{name}: {lengths[0].get(name)} and {lengths[1].get(name)} frames"
         for name in sorted({*lengths[0], *lengths[1]})
@@ -269,7 +286,7 @@ def differing_videos(whole, killed):
     ]
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -288,7 +305,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.kills < 1 or args.episodes < 1 or args.num_envs < 1:
         numbers = f"{args.kills}, {args.episodes} and {args.num_envs}"
@@ -297,7 +314,7 @@ def main(argv=None):
     run_torture(MARK, args.out, "equal", lambda out, mark: torture(args, out, mark))
 
 
-def torture(args, out, mark):
+def torture(args: argparse.Namespace, out: Path, mark: str) -> list[str]:
     """Both evaluations; returns what is wrong, one line each."""
     server = Server(args.model_path, out / "server.log", mark) if args.served else None
     model_path = f"ws://127.0.0.1:{server.port}" if server else args.model_path

@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,17 +55,18 @@ OPTS = {
 class Attempt:
     """One start of the trainer, watched from outside: its console, its run folder, its processes."""
 
-    def __init__(self, run, opts, resume, log, mark):
+    def __init__(self, run: Path, opts: Mapping[str, object], resume: bool, log: Path, mark: str) -> None:
         self.run, self.log, self.mark = run, log, f"{MARK}={mark}"  # "." at its end: 1 is not the beginning of 11
         self._stale = self._unfinished()
-        opts = {**OPTS, **opts, "EXP.DIR": str(run.parent), "EXP.ID": run.name}
+        pairs = {**OPTS, **opts, "EXP.DIR": str(run.parent), "EXP.ID": run.name}
         command = [sys.executable, "-m", "rv_train.train", "--nproc", "2", "--cfg", str(ROOT / RECIPE)]
-        command += ["--resume"] * resume + [str(part) for pair in opts.items() for part in pair]
+        command += ["--resume"] * resume + [str(part) for pair in pairs.items() for part in pair]
         environment = {**os.environ, MARK: mark, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         self.began = time.monotonic()
         with log.open("wb") as console:
-            streams = dict(stdout=console, stderr=subprocess.STDOUT)
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, **streams)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=console, stderr=subprocess.STDOUT
+            )
 
     def _unfinished(self):
         """Checkpoints that are not renamed yet → when they were last touched."""
@@ -74,22 +76,22 @@ class Attempt:
                 found[path.name] = path.stat().st_ctime_ns
         return found
 
-    def step(self):
+    def step(self) -> int | None:
         """The last step on the console, None before the first."""
         steps = re.findall(r"step\s+(\d+)/", self.log.read_text(errors="replace"))
         return int(steps[-1]) if steps else None
 
-    def saving(self):
+    def saving(self) -> bool:
         """Whether a checkpoint is being written; the remains of the attempt before do not count."""
         return any(self._stale.get(name) != touched for name, touched in self._unfinished().items())
 
-    def phase(self):
+    def phase(self) -> str:
         return "saving" if self.saving() else "start-up" if self.step() is None else "training"
 
-    def seconds(self):
+    def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def wait_until(self, condition):
+    def wait_until(self, condition: Callable[[], bool]) -> bool:
         """False where the run ends before."""
         while not condition():
             if self.process.poll() is not None:
@@ -97,10 +99,10 @@ class Attempt:
             time.sleep(0.002)
         return self.process.poll() is None
 
-    def tail(self):
+    def tail(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
 
-    def pids(self, victim):
+    def pids(self, victim: str) -> list[int]:
         """Living processes of a role, one of VICTIMS; the parent where there is none of the role yet."""
         living = processes(self.mark)
         ranks = [pid for pid, (parent, command) in living.items() if parent == self.process.pid and is_worker(command)]
@@ -109,7 +111,7 @@ class Attempt:
         return roles[victim] or roles["parent"]
 
 
-def is_worker(command):
+def is_worker(command: bytes) -> bool:
     """Whether a command line is that of a rank; a loader process, forked from one, has the same."""
     return b"multiprocessing.spawn" in command
 
@@ -123,7 +125,7 @@ class Tempo:
     save: float
 
 
-def run_whole(run, opts, log, mark):
+def run_whole(run: Path, opts: Mapping[str, object], log: Path, mark: str) -> Tempo:
     """The uninterrupted run; returns its Tempo. TortureFailed where it fails."""
     attempt = Attempt(run, opts, False, log, f"{mark}.whole.")
     startup = save = 0.0
@@ -139,10 +141,18 @@ def run_whole(run, opts, log, mark):
         time.sleep(0.002)
     if attempt.process.returncode != 0:
         raise TortureFailed(f"the uninterrupted run failed:\n{attempt.tail()}")
-    return Tempo(startup, (attempt.seconds() - startup) / attempt.step(), save)
+    return Tempo(startup, (attempt.seconds() - startup) / (attempt.step() or 1), save)
 
 
-def run_killed(run, opts, log_folder, mark, kills, tempo, rng):
+def run_killed(
+    run: Path,
+    opts: Mapping[str, object],
+    log_folder: Path,
+    mark: str,
+    kills: int,
+    tempo: Tempo,
+    rng: np.random.Generator,
+) -> None:
     """The same run with SIGKILLs, each followed by a resume. TortureFailed where it ends in another way."""
     attempt = None
     for count in range(kills + 1):
@@ -178,7 +188,7 @@ def run_killed(run, opts, log_folder, mark, kills, tempo, rng):
         )
 
 
-def wait_for_moment(attempt, moment, tempo, rng):
+def wait_for_moment(attempt: Attempt, moment: str, tempo: Tempo, rng: np.random.Generator) -> bool:
     """Sleep to a random moment of an attempt, of few steps however fast they are; False where it ends before."""
     condition, longest = {
         "start-up": (lambda: True, tempo.startup),
@@ -192,7 +202,7 @@ def wait_for_moment(attempt, moment, tempo, rng):
     return attempt.wait_until(lambda: time.monotonic() >= deadline or (attempt.step() or 0) >= last_step)
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -206,7 +216,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     steps = 5 * args.kills + 10 if args.steps is None else args.steps
     if args.kills < 1 or steps < 4:
@@ -215,7 +225,7 @@ def main(argv=None):
     run_torture(MARK, args.out, "identical", lambda out, mark: torture(out, mark, args.kills, steps, rng))
 
 
-def torture(out, mark, kills, steps, rng):
+def torture(out: Path, mark: str, kills: int, steps: int, rng: np.random.Generator) -> list[str]:
     """Both runs; returns what differs, one line each."""
     for number in range(2):
         write_synthetic_demo_file(out / f"demos/{number}_demo.hdf5", 4, 12, 64, seed=10 * number)

@@ -38,7 +38,7 @@ def inspect(args: argparse.Namespace, verified: bool, more: Iterable[str] = ()) 
 class Played:
     """`Demonstrations` for `tools.inspection.video`."""
 
-    def __init__(self, data: Demonstrations):
+    def __init__(self, data: Demonstrations) -> None:
         self.lengths = [len(rows.actions) for rows in data.demos]
         self.name, self.rate, self._data = data.files[0].path.name, data.facts.rate, data
 
@@ -62,7 +62,7 @@ def summary(cfg: CfgNode, facts: Facts, data: Demonstrations) -> Iterator[str]:
         "instructions": f"{len(goals)}: {'; '.join(goals[:MANY])}{'; ...' if len(goals) > MANY else ''}",
         "demos": len(data.demos),
         "frames": lengths_text([len(demo.actions) for demo in data.demos]),
-        "views": ", ".join(f"{name} {sizes[name][0]} x {sizes[name][1]}" for name in data.views),
+        "views": ", ".join(f"{name} {' x '.join(map(str, sizes[name] or ()))}" for name in data.views),
         "render": data.render,
         "rate": f"{data.facts.rate:g} frames a second" if data.facts.rate else "not stated",
         "proprio": ", ".join(f"{part} ({size})" for part, size in facts.proprio.items()) or "none",

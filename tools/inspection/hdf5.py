@@ -47,7 +47,7 @@ def inspect(entries: Sequence[str], key_map: str | None, verified: bool, num_rep
 class Played:
     """A DemoFile for `tools.inspection.video`."""
 
-    def __init__(self, demos: DemoFile):
+    def __init__(self, demos: DemoFile) -> None:
         self.lengths = [demos.num_frames(demo) for demo in demos.demos]
         self.name, self.rate, self._demos = demos.path.name, rate_of(demos), demos
 
@@ -133,7 +133,7 @@ def proprio_lines(proprio: dict[str, np.ndarray]) -> list[str]:
     return lines
 
 
-def constant(what: str, values: np.ndarray, names) -> str:
+def constant(what: str, values: np.ndarray, names: Sequence[object]) -> str:
     """ "actions roll, pitch": the columns that never change, without names where all do not; "" if there is none."""
     still = is_constant(values.min(axis=0), values.max(axis=0))
     fixed = [str(name) for name, one in zip(names, still, strict=True) if one]

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from libs.errors import BadInput
 from libs.lerobot_data import Fact, Layout, check_set, read_layout, read_rows, suggest
@@ -39,7 +39,7 @@ def inspect(args: argparse.Namespace, entries: Sequence[str], verified: bool) ->
     return Outcome(shows, problems, unreadable)
 
 
-def lines_of(layout: Layout, facts: Sequence[Fact]):
+def lines_of(layout: Layout, facts: Sequence[Fact]) -> Iterator[str]:
     """What only a LeRobot set has to be said of it: a last line of a recipe, its version, and what is wrong."""
     state = suggest(layout)["proprio"]
     if state:

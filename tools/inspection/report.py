@@ -132,7 +132,7 @@ def _histogram(column, low, high):
     return f'<svg class="histogram" width="{4 * BARS}" height="22">{bars}</svg>'
 
 
-def _demo(data, number, stride, codec) -> dict[str, Any]:
+def _demo(data: Demonstrations, number: int, stride: int, codec: ActionTextCodec | None) -> dict[str, Any]:
     """What the page's script shows of a demo."""
     demo = data.demos[number]
     times = list(range(0, len(demo.actions), stride))

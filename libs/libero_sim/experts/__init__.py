@@ -12,20 +12,28 @@ kind of its last argument; skill.py says how to add one and how their order is f
 """
 
 import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from libs.errors import BadInput
 from libs.libero_sim.experts.approach import withdraw
 from libs.libero_sim.experts.articulated import close_part, handle_points, open_part, part_points, turn_on
 from libs.libero_sim.experts.cavity import put_through_door
-from libs.libero_sim.experts.goals import read_goals
+from libs.libero_sim.experts.goals import Goal, read_goals
 from libs.libero_sim.experts.insert import insert
 from libs.libero_sim.experts.pick_and_place import place_in, place_inside, place_on
 from libs.libero_sim.experts.push import push_onto
 from libs.libero_sim.experts.rack import lay_on
 from libs.libero_sim.experts.scene import Scene
 from libs.libero_sim.experts.skill import Skill, low_first, next_goal, order_goals
-from libs.libero_sim.suites import get_task, num_tasks
+from libs.libero_sim.suites import LiberoTask, get_task, num_tasks
 from libs.robosuite_sim.experts.motion import OPEN, hold
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from libs.libero_sim.env import LiberoEnv
+
 
 _DRAWERS = [
     f"{name}_{level}_region" for name in ("wooden_cabinet", "white_cabinet") for level in ("top", "middle", "bottom")
@@ -64,12 +72,12 @@ _LIKE = {
 }
 
 
-def has_expert(task):
+def has_expert(task: LiberoTask) -> bool:
     """Whether every goal of a LiberoTask, and what it needs, has an expert."""
     return _missing(read_goals(task.bddl_file)) is None
 
 
-def expert_tasks(suite, task_ids):
+def expert_tasks(suite: str, task_ids: str) -> list[LiberoTask]:
     """The tasks of a suite numbered in "0,3", or, for "all", every one with an expert.
 
     BadInput for other text, for a number that does not exist or that has no expert, and for none at all.
@@ -90,7 +98,7 @@ def expert_tasks(suite, task_ids):
     return tasks
 
 
-def expert_actions(env, rng):
+def expert_actions(env: "LiberoEnv", rng: "np.random.Generator") -> "Iterator[np.ndarray]":
     """Yield actions (7,) float64 that solve env.task from the env's present state.
 
     env: a LiberoEnv, after its reset (and settling); each action depends on its state at that moment.
@@ -101,7 +109,7 @@ def expert_actions(env, rng):
     return _solve(scene, _ordered_goals(env.task, scene))
 
 
-def first_reach(env):
+def first_reach(env: "LiberoEnv") -> "np.ndarray":
     """World points (N, 3) of what the expert of env.task goes to first in the present state."""
     scene = Scene(env)
     goals = _ordered_goals(env.task, scene)
@@ -109,7 +117,7 @@ def first_reach(env):
     return skill_of(goal).reach(scene, *goal[1:])
 
 
-def skill_of(goal):
+def skill_of(goal: Goal) -> Skill:
     """The Skill that brings about a goal; KeyError if there is none."""
     return EXPERTS[_key(goal)]
 

@@ -1,12 +1,18 @@
 """Bring the gripper, tilted or upright, to a place at furniture or behind an object that is reached along a line."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from libs.robosuite_sim.experts.geometry import highest_near, turned_upright
 from libs.robosuite_sim.experts.grasp import FINGER_BELOW
 from libs.robosuite_sim.experts.motion import OPEN, Funnel, steer_pose, turn_between
+
+if TYPE_CHECKING:
+    from libs.libero_sim.experts.scene import Scene
+
 
 STANDOFF = 0.04  # metres before a contact from where the gripper goes straight on
 CORRIDOR = 0.03  # metres beside that line within which it does
@@ -46,7 +52,7 @@ class Approach:
     standoff: float = STANDOFF
 
     @classmethod
-    def to(cls, scene, contact, standoff=STANDOFF):
+    def to(cls, scene: "Scene", contact: Contact, standoff: float = STANDOFF) -> "Approach":
         """The way to a Contact from the present place of the gripper.
 
         The upright fingers pass over everything on the way, the tilted hand over what is around the line's beginning.
@@ -62,13 +68,13 @@ class Approach:
         around = highest_near(points, start, start, _HAND_AROUND) + below
         return cls(contact, max(passed, around, goal[2]) + _CLEARANCE, standoff)
 
-    def offsets(self, position, rotation):
+    def offsets(self, position: np.ndarray, rotation: np.ndarray) -> tuple[float, float, float]:
         """How far a pose is before the contact on its line and beside the line, metres, and turned from it, radians."""
         before = (self.contact.position - position) @ self.contact.way
-        beside = np.linalg.norm(self.contact.position - position - before * self.contact.way)
-        return before, beside, np.linalg.norm(turn_between(rotation, self.contact.rotation))
+        beside = float(np.linalg.norm(self.contact.position - position - before * self.contact.way))
+        return before, beside, float(np.linalg.norm(turn_between(rotation, self.contact.rotation)))
 
-    def pose(self, position, rotation):
+    def pose(self, position: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where to steer from `position` (3,) and `rotation` (3, 3): a position and a rotation.
 
         The hand travels upright and is tilted only near the beginning of the line, still over everything.
@@ -87,7 +93,7 @@ class Approach:
         return target, turned_upright(self.contact.rotation, far)
 
 
-def withdraw(scene, *names):
+def withdraw(scene: "Scene", *names: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that open the fingers of a tilted hand and back it out of what they are around.
 
     names: of objects that do not count.

@@ -4,11 +4,18 @@ Which part comes next follows from the state alone (how far is the joint? what t
 so each skill may be started, or started anew, anywhere.
 """
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from libs.libero_sim.experts.approach import CORRIDOR, UPRIGHT, Approach, withdraw
 from libs.libero_sim.experts.joints import outermost, plan_pull, plan_push, plan_turn
 from libs.robosuite_sim.experts.motion import CLOSE, OPEN, hold, steer, steer_pose
+
+if TYPE_CHECKING:
+    from libs.libero_sim.experts.scene import Scene
+
 
 _AHEAD = 0.06  # metres by which the goal of a pull or push leads
 _TOUCHING = 0.02  # metres before or beyond a contact within which it is pushed
@@ -21,7 +28,7 @@ _BEYOND = 0.07  # of the range of positions that count: what is opened far stand
 _OPPOSITE = {"open": "close", "close": "open", "turnon": "turnoff"}
 
 
-def open_part(scene, name):
+def open_part(scene: "Scene", name: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that pull a drawer open by its handle, let go and back away from the handle."""
     while not _is_past(scene, name, "open"):
         yield from _grasp(scene, _pull_contact(scene, name), _handle(scene, name))
@@ -31,30 +38,30 @@ def open_part(scene, name):
     yield from withdraw(scene)
 
 
-def close_part(scene, name):
+def close_part(scene: "Scene", name: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that push a drawer or a door shut with the closed fingers."""
     return _push(scene, name, "close", lambda: scene.holds(("close", name)))
 
 
-def swing_open(scene, name):
+def swing_open(scene: "Scene", name: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that push a door which stands open, but in the way, further open from inside."""
     sign, middle = _sign(scene, name, "open"), np.mean(scene.joint_range(name, "open"))
     return _push(scene, name, "open", lambda: sign * (scene.joint(name).position - middle) > 0.0)
 
 
-def turn_on(scene, name):
+def turn_on(scene: "Scene", name: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that grasp the ridge of a knob from above and twist it."""
     while not _is_past(scene, name, "turnon"):
         yield from _grasp(scene, plan_turn(scene.part(name)), scene.part(name))
         yield from _twist(scene, name)
 
 
-def part_points(scene, name):
+def part_points(scene: "Scene", name: str) -> np.ndarray:
     """Where these skills go first: the surface (N, 3) of the part that moves."""
     return np.concatenate(list(scene.part(name).values()))
 
 
-def handle_points(scene, name):
+def handle_points(scene: "Scene", name: str) -> np.ndarray:
     """Where opening a drawer goes first: the surface (N, 3) of its handle."""
     return np.concatenate([scene.part(name)[geom] for geom in _handle(scene, name)])
 

@@ -1,5 +1,8 @@
 """Put a mug into a box that is open at one side, a microwave: held by its handle, hand outside."""
 
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from libs.libero_sim.experts.approach import UPRIGHT, Approach, Contact, withdraw
@@ -7,6 +10,10 @@ from libs.libero_sim.experts.articulated import swing_open
 from libs.libero_sim.experts.insert import bring, turn_along
 from libs.robosuite_sim.experts.geometry import gripper_rotation, horizontal_axis, middle, rotation_vector
 from libs.robosuite_sim.experts.motion import CLOSE, OPEN, hold, steer_pose
+
+if TYPE_CHECKING:
+    from libs.libero_sim.experts.scene import Scene
+
 
 _TILTS = np.deg2rad([60.0, 50.0, 40.0])  # of the hand from straight down towards the box, better ones first
 _HOLD_BACK = 0.002  # metres before the middle of a handle: the pads lie a little above the gripper site
@@ -22,14 +29,16 @@ _WAY = 0.3  # metres before the box that the hand passes on its way in
 _REACH_STEPS, _CLOSE_STEPS, _OPEN_STEPS, _OPENED = 150, 16, 12, 0.07
 
 
-def put_through_door(scene, obj, region):
+def put_through_door(scene: "Scene", obj: str, region: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that set `obj`, which has a handle, into `region`, the inside of a box with an open side."""
     low, high = scene.region(region)
-    box, door = scene.geoms(scene.owner(region)), scene.part(scene.owner(region))
-    box = np.concatenate([points for name, points in box.items() if name not in door])
+    owner = scene.owner(region)
+    assert owner is not None, "the inside of something is its region"
+    geoms, door = scene.geoms(owner), scene.part(owner)
+    box = np.concatenate([points for name, points in geoms.items() if name not in door])
     inward = -open_side(box, low, high)
     if not scene.is_grasped(obj):
-        yield from swing_open(scene, scene.owner(region))
+        yield from swing_open(scene, owner)
     if not (yield from _take_handle(scene, obj, inward)):
         return
     side = np.array([-inward[1], inward[0], 0.0])
@@ -47,7 +56,7 @@ def put_through_door(scene, obj, region):
         yield from withdraw(scene)
 
 
-def open_side(box, low, high):
+def open_side(box: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Unit vector (3,) towards the open side of a box (N, 3) around a region from `low` to `high` (3,)."""
     offsets = box - middle(np.stack([low, high]))
     offsets = offsets[np.abs(offsets[:, 2]) < (high - low)[2] / 3]
@@ -60,7 +69,7 @@ def open_side(box, low, high):
     return np.round(min(ways, key=walls))
 
 
-def plan_handle(parts, others, inward):
+def plan_handle(parts: Mapping[str, np.ndarray], others: np.ndarray, inward: np.ndarray) -> Contact:
     """The Contact at which the fingers of a tilted hand are around a handle that stands out against `inward` (3,).
 
     parts: {name: surface points (N, 3)}; the handle is the part whose middle stands out furthest. others: (M, 3) of
@@ -122,5 +131,6 @@ def _place(scene, obj, box, inward, side, low, high):
         room = min(np.abs(walls - place).min() - half, np.abs(others - place).min(initial=np.inf) - _HAND[0])
         return 10.0 * max(0.0, _ROOM - room) + abs(place - origin @ side)
 
-    across = min(np.arange(*np.sort([low @ side, high @ side]), 0.005), key=cost)
+    first, last = np.sort([low @ side, high @ side])
+    across = min(np.arange(first, last, 0.005), key=cost)
     return depth * inward + across * side + np.array([0.0, 0.0, floor + _HOVER + origin[2] - points[:, 2].min()])

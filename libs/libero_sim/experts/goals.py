@@ -2,11 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from libs.errors import BadInput
 
+Goal = tuple[str, ...]  # a predicate and what it is about: ("open", "wooden_cabinet_1_top_region")
 
-def read_goals(bddl_file):
+
+def read_goals(bddl_file: Path | str) -> list[Goal]:
     """Goal predicates of a BDDL file: a list such as [("in", "milk_1", "basket_1_contain_region")].
 
     BadInput if the file has no goal, or one that is more than a conjunction.
@@ -22,7 +25,7 @@ def read_goals(bddl_file):
     return [(predicate[0].lower(), *predicate[1:]) for predicate in predicates]
 
 
-def read_tree(text):
+def read_tree(text: str) -> list[Any]:
     """The bracketed expression that BDDL text begins with, as nested lists of words; what follows it is not read."""
     tokens = iter(re.findall(r"[()]|[^\s()]+", text))
     next(tokens)  # its own bracket

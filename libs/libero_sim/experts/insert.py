@@ -3,6 +3,9 @@
 As everywhere, what comes next follows from the state alone: where the object is, how it is turned, who holds it.
 """
 
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from libs.libero_sim.experts.pick_and_place import pick_up, release, travel_height
@@ -16,6 +19,10 @@ from libs.robosuite_sim.experts.geometry import (
 )
 from libs.robosuite_sim.experts.motion import CLOSE, Funnel, steer_pose
 
+if TYPE_CHECKING:
+    from libs.libero_sim.experts.scene import Scene
+
+
 _STRAIGHT = 0.003  # metres beside the line, and
 _TURNED = 0.06  # radians of turn, with which the object may go on to the end of the line
 _BACK, _BACK_TURN = 20.0, 0.5  # metres back per metre beside the line, and per radian of turn, beyond these
@@ -26,13 +33,13 @@ _BRING_STEPS, _LOST_STEPS = 200, 4
 _SLOW_SPEED = 0.35  # fraction of full speed on the line
 
 
-def insert(scene, obj, region):
+def insert(scene: "Scene", obj: str, region: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that lower `obj` into `region`, a compartment hardly wider, narrow side to narrow side."""
     low, high = scene.region(region)
 
     def offset():
         points = scene.points(obj)
-        narrow = np.argmin((high - low)[:2]) * np.pi / 2
+        narrow = int(np.argmin((high - low)[:2])) * np.pi / 2
         turn = wrap_axis(narrow + np.pi / 2 - principal_angle(points))
         shift = np.array([*(middle(np.stack([low, high])) - middle(points))[:2], low[2] - points[:, 2].min()])
         return shift, np.array([0.0, 0.0, turn])
@@ -43,7 +50,15 @@ def insert(scene, obj, region):
         yield from release(scene, ("in", obj, region))
 
 
-def bring(scene, obj, offset, way, standoff, corridor=0.03, upright=True):
+def bring(
+    scene: "Scene",
+    obj: str,
+    offset: Callable[[], tuple[np.ndarray, np.ndarray]],
+    way: np.ndarray,
+    standoff: float,
+    corridor: float = 0.03,
+    upright: bool = True,
+) -> Generator[np.ndarray, None, bool]:
     """Yield actions (7,) that bring the held object along a straight line to its end; False if it was lost.
 
     offset() -> (shift (3,), turn (3,) as axis times radians) by which the object now differs from how it is to be in
@@ -56,8 +71,8 @@ def bring(scene, obj, offset, way, standoff, corridor=0.03, upright=True):
     for _ in range(_BRING_STEPS):
         position, rotation = scene.position, scene.rotation
         shift, turn = offset()
-        before, turned = shift @ way, np.linalg.norm(turn)
-        beside = np.linalg.norm(shift - before * way)
+        before, turned = shift @ way, float(np.linalg.norm(turn))
+        beside = float(np.linalg.norm(shift - before * way))
         straight = beside < 3 * _STRAIGHT and turned < 2 * _TURNED
         if straight and (before < _THERE or (way[2] < 0.0 and before < standoff and scene.is_supported(obj))):
             return True
@@ -82,7 +97,7 @@ def bring(scene, obj, offset, way, standoff, corridor=0.03, upright=True):
     return False
 
 
-def turn_along(up, goal_up, finger, goal_finger):
+def turn_along(up: np.ndarray, goal_up: np.ndarray, finger: np.ndarray, goal_finger: np.ndarray) -> np.ndarray:
     """The turn (3,), axis times radians, after which an object's axis `up` lies along `goal_up` and the finger axis
     along `goal_finger` or against it; all unit vectors (3,), the goals at right angles."""
     axis = np.cross(up, goal_up)

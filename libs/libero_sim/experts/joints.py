@@ -3,6 +3,7 @@
 Everything here works on plain arrays. A part is {name of a geom: its surface points (N, 3)} in world metres.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,17 +30,17 @@ class Joint:
     axis: np.ndarray
     position: float
 
-    def motion(self, point):
+    def motion(self, point: np.ndarray) -> np.ndarray:
         """Velocity (3,) of a point (3,) of the part, per unit of the joint's velocity."""
         return np.cross(self.axis, point - self.anchor) if self.hinge else self.axis
 
 
-def outermost(part, way):
+def outermost(part: Mapping[str, np.ndarray], way: np.ndarray) -> str:
     """Name of the geom that reaches furthest along `way` (3,): of a drawer that opens that way its handle."""
     return max(part, key=lambda name: (part[name] @ way).max())
 
 
-def plan_pull(joint, sign, part):
+def plan_pull(joint: Joint, sign: float, part: Mapping[str, np.ndarray]) -> Contact:
     """The Contact at which fingers above and below a drawer's handle pull it; sign: +1 if its position grows."""
     way = sign * joint.axis
     pointing = np.array([*(-np.sin(_HOLD_TILT) * way[:2]), -np.cos(_HOLD_TILT)])
@@ -48,7 +49,7 @@ def plan_pull(joint, sign, part):
     return Contact(middle(part[outermost(part, way)]) - _HOLD_BACK * pointing, rotation, -way)
 
 
-def plan_push(joint, sign, part, yaw):
+def plan_push(joint: Joint, sign: float, part: Mapping[str, np.ndarray], yaw: float) -> Contact:
     """The Contact at which closed fingertips push a part shut.
 
     sign: +1 if its position grows; yaw: of the finger axis, for doors.
@@ -74,7 +75,7 @@ def plan_push(joint, sign, part, yaw):
     return Contact(place, gripper_rotation(yaw), way)
 
 
-def plan_turn(part):
+def plan_turn(part: Mapping[str, np.ndarray]) -> Contact:
     """The Contact at which the fingers are around the ridge on top of a knob."""
     points = np.concatenate(list(part.values()))
     top = points[:, 2].max()

@@ -5,12 +5,20 @@ state alone (is the object between the fingers? where is the gripper?), so a ski
 anew, anywhere. `pick_up`, `carry` and `release` are the parts for other skills.
 """
 
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from libs.libero_sim.experts.places import place_on_support
 from libs.robosuite_sim.experts.geometry import free_place, gripper_rotation, highest_near, in_axes, middle, way_out
-from libs.robosuite_sim.experts.grasp import FINGER_BELOW, lowest_height, plan_grasp
+from libs.robosuite_sim.experts.grasp import FINGER_BELOW, Grasp, lowest_height, plan_grasp
 from libs.robosuite_sim.experts.motion import CLOSE, OPEN, Funnel, hold, steer, steer_pose, turn_between
+
+if TYPE_CHECKING:
+    from libs.libero_sim.experts.goals import Goal
+    from libs.libero_sim.experts.scene import Scene
+
 
 _CLEARANCE = 0.02  # metres between what moves and what it passes over
 _HAND_HEIGHT = 0.12  # metres over the gripper site that the hand needs, too
@@ -37,7 +45,7 @@ _HANGING_STEPS, _HANGING_SPEED = 25, 0.4  # steps and fraction of full speed to 
 _REACH_STEPS, _CARRY_STEPS = 100, 160  # limits; normal motions take a third of it
 
 
-def place_in(scene, obj, region):
+def place_in(scene: "Scene", obj: str, region: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that drop `obj` into `region`, an open container's region by its BDDL name."""
     low, high = scene.region(region)
     x, y, _ = middle(np.stack([low, high]))
@@ -61,7 +69,7 @@ def place_in(scene, obj, region):
         yield from _let_fall(scene, goal)
 
 
-def place_on(scene, obj, target):
+def place_on(scene: "Scene", obj: str, target: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that set `obj` down on `target`, an object or a region, by its BDDL name.
 
     `place_on_support` says where; it goes down until something carries it.
@@ -69,7 +77,7 @@ def place_on(scene, obj, target):
     return _set_down(scene, ("on", obj, target), place_on_support(scene, obj, target), scene.bottom)
 
 
-def place_inside(scene, obj, region):
+def place_inside(scene: "Scene", obj: str, region: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that set `obj` down on the floor of `region`, an open drawer's, by its BDDL name."""
     low, high = scene.region(region)
     place = free_place(scene.points(obj), low, high, scene.other_points(obj))
@@ -87,7 +95,9 @@ def _set_down(scene, goal, place, point_of):
         yield from release(scene, goal)
 
 
-def pick_up(scene, obj, grasp=None, place=None):
+def pick_up(
+    scene: "Scene", obj: str, grasp: Grasp | None = None, place: np.ndarray | None = None
+) -> Generator[np.ndarray, None, bool]:
     """Reach for the object and close the fingers on it; returns whether they hold it.
 
     Gives up after a while, or when the object has moved: then plan anew. grasp: a Grasp from above; without one it
@@ -113,7 +123,7 @@ def pick_up(scene, obj, grasp=None, place=None):
         if np.linalg.norm(scene.body_position(obj) - start) > _MOVED:
             return False
         travel_z = highest_near(around, position, grasp.position, _HAND_RADIUS) + FINGER_BELOW + _CLEARANCE
-        turn = np.linalg.norm(turn_between(scene.rotation, rotation))
+        turn = float(np.linalg.norm(turn_between(scene.rotation, rotation)))
         wait = np.array([0.0, 0.0, min(_WAIT_ABOVE, _WAIT_PER_TURN * max(0.0, turn - _TURN_TOLERANCE))])
         funnel = Funnel(grasp.position + wait, grasp.yaw, travel_z, radius=0.01, slope=3.0)
         target = funnel.target(position)
@@ -131,7 +141,9 @@ def pick_up(scene, obj, grasp=None, place=None):
     return scene.is_grasped(obj)
 
 
-def carry(scene, obj, place, point_of, deep=False):
+def carry(
+    scene: "Scene", obj: str, place: np.ndarray, point_of: Callable[[str], np.ndarray], deep: bool = False
+) -> Generator[np.ndarray, None, bool]:
     """Lift the held object and bring `point_of(obj)`, (3,), to `place` (3,); False if it was lost on the way.
 
     Returns True there, or over it: where something under it carries the object, or the hand would touch something.
@@ -162,7 +174,7 @@ def carry(scene, obj, place, point_of, deep=False):
     return False
 
 
-def travel_height(position, points, others, goal):
+def travel_height(position: np.ndarray, points: np.ndarray, others: np.ndarray, goal: np.ndarray) -> float:
     """Height of the gripper site, now at `position` (3,), at which what it holds passes over all on the way to `goal`.
 
     points: (N, 3) surface of the held object; others: (M, 3) of everything else.
@@ -185,7 +197,7 @@ def _let_fall(scene, goal):
     yield from release(scene, goal)
 
 
-def release(scene, goal):
+def release(scene: "Scene", goal: "Goal") -> Iterator[np.ndarray]:
     """Open the fingers, wait until the goal (predicate, object, target) holds, and take the hand off the object.
 
     A carton's thin rim sometimes hangs on a finger pad: then go down until something takes it off.

@@ -1,15 +1,21 @@
 """Where on a support an object is set down, with room left for what else is to stand there."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from libs.robosuite_sim.experts.geometry import middle
 from libs.robosuite_sim.experts.grasp import GRASP_DEPTH, stretch
 
+if TYPE_CHECKING:
+    from libs.libero_sim.experts.scene import Scene
+
+
 _GAP = 0.02  # metres between objects that are set down side by side
 _MARGIN = 0.015  # metres from the border of a region to the origin of what stands in it
 
 
-def place_on_support(scene, obj, target):
+def place_on_support(scene: "Scene", obj: str, target: str) -> np.ndarray:
     """Where the bottom of `obj` comes to stand, under its origin, on `target`, an object or a region: (3,).
 
     That is the middle, in a region beyond comfortable reach a place nearer to the robot; where the task wants several
@@ -30,7 +36,7 @@ def place_on_support(scene, obj, target):
     return np.array([*emptiest(places, np.reshape(there, (-1, 2)), sharing.index(obj)), high[2]])
 
 
-def within_reach(low, high, size, height, base):
+def within_reach(low: np.ndarray, high: np.ndarray, size: np.ndarray, height: float, base: np.ndarray) -> np.ndarray:
     """Where to put an object of a size (2,) in a region from `low` to `high` (2,): as near to its middle, (2,), as a
     robot at `base` (3,) reaches with ease with its gripper site at a `height` in metres.
     """
@@ -41,7 +47,7 @@ def within_reach(low, high, size, height, base):
     return min(places, key=lambda place: round(stretch(np.array([*place, height]), base), 4))
 
 
-def side_by_side(low, high, size, count):
+def side_by_side(low: np.ndarray, high: np.ndarray, size: np.ndarray, count: int) -> np.ndarray:
     """Places (count, 2) for the origins of objects of a size (2,) in a region from `low` to `high` (2,), in a row.
 
     The row runs along the axis that has the most room for it, and keeps to the middle as closely as it can.
@@ -53,7 +59,7 @@ def side_by_side(low, high, size, count):
     return middle(np.stack([low, high])) + offsets[:, None] * np.eye(2)[axis]
 
 
-def emptiest(places, there, preferred):
+def emptiest(places: np.ndarray, there: np.ndarray, preferred: int) -> np.ndarray:
     """The one of `places` (N, 2) furthest from what stands `there` (M, 2); of equals the preferred one, a number."""
     distance = np.linalg.norm(places[:, None] - there, axis=-1).min(axis=1, initial=np.inf)
     return places[max(range(len(places)), key=lambda i: (distance[i], i == preferred))]

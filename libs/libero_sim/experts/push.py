@@ -4,12 +4,19 @@ The hand leans over the object and holds it between two fingers as a hoe does, s
 tips. The way leads around what stands on the table; it is planned anew from every state.
 """
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from libs.errors import BadInput
 from libs.libero_sim.experts.approach import CORRIDOR, Approach, Contact
 from libs.robosuite_sim.experts.geometry import distance_from_segment, gripper_rotation, horizontal_axis
 from libs.robosuite_sim.experts.motion import OPEN, steer_pose
+
+if TYPE_CHECKING:
+    from libs.libero_sim.experts.scene import Scene
+
 
 _LEAN = np.deg2rad(30)  # of the hand over the object
 _TIP_BELOW, _TIP_AHEAD = 0.0155, 0.0125  # metres from the gripper site of the leaning hand to the table and the object
@@ -27,7 +34,7 @@ _ENDS = 3  # how many of the nearest ends are looked at
 _GRID, _REACH = 0.04, 0.3  # metres: spacing of the places a way may lead over, and how far they may be
 
 
-def push_onto(scene, obj, region):
+def push_onto(scene: "Scene", obj: str, region: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that push `obj` until its origin is inside `region`, both by their BDDL names."""
     while not scene.holds(("on", obj, region)):
         position, rotation = scene.position, scene.rotation
@@ -57,7 +64,7 @@ def _ways(scene, obj, region):
     return [np.array([*horizontal_axis(angle), 0.0]) for angle in (way, facing)]
 
 
-def plan_hoe(points, centre, way):
+def plan_hoe(points: np.ndarray, centre: np.ndarray, way: np.ndarray) -> Contact:
     """The Contact of open fingers that push a flat object with surface points (N, 3) and origin (3,) along `way` (3,).
 
     BadInput for an object that is narrower than the open fingers.
@@ -72,7 +79,9 @@ def plan_hoe(points, centre, way):
     return Contact(place, gripper_rotation(np.arctan2(way[1], way[0]) - np.pi / 2, -_LEAN), way)
 
 
-def next_place(start, low, high, obstacles, radius):
+def next_place(
+    start: np.ndarray, low: np.ndarray, high: np.ndarray, obstacles: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Where to push a disc next and in the end, (2,) each: into the box from `low` to `high`, over at most one place.
 
     start: (2,) centre of the disc; obstacles: (N, 2) points that stay further than `radius` from its centre, or as

@@ -4,12 +4,19 @@ LIBERO's region of such a shelf is slanted as well: its first axis runs along th
 the bottom of what lies there is within 10 cm along the third.
 """
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from libs.libero_sim.experts.insert import bring, turn_along
 from libs.libero_sim.experts.pick_and_place import pick_up, release
 from libs.robosuite_sim.experts.geometry import axis_angle_of
 from libs.robosuite_sim.experts.grasp import plan_grasp
+
+if TYPE_CHECKING:
+    from libs.libero_sim.experts.scene import Scene
+
 
 _UP_THE_SLOPE = 0.05  # metres from the region to the bottom of the object: the middle of what LIBERO accepts
 _OVER_SLOPE = 0.06  # metres over the slope from where the object comes straight down
@@ -18,7 +25,7 @@ _ROOM = 0.02  # metres kept beside the object
 _NEAR_COST = 0.3  # per metre from the robot, as much as metres from the middle of the shelf
 
 
-def lay_on(scene, obj, region):
+def lay_on(scene: "Scene", obj: str, region: str) -> Iterator[np.ndarray]:
     """Yield actions (7,) that lay `obj` on the slanted `region` of a rack, its up axis along the region's third.
 
     It comes down at right angles to the slope, with the fingers at its sides and the hand beyond its top.
@@ -40,7 +47,9 @@ def lay_on(scene, obj, region):
         yield from release(scene, ("on", obj, region))
 
 
-def slope_place(centre, axes, reach, points, others, base):
+def slope_place(
+    centre: np.ndarray, axes: np.ndarray, reach: float, points: np.ndarray, others: np.ndarray, base: np.ndarray
+) -> np.ndarray:
     """Where the origin of an object comes to lie on a slope, (3,), clear of what sticks out of it.
 
     centre (3,), axes (3, 3): of the slope's frame, see above; reach: how far from the centre along the first axis;
@@ -62,7 +71,7 @@ def slope_place(centre, axes, reach, points, others, base):
     return best
 
 
-def lengthwise(axes, points):
+def lengthwise(axes: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The one of a body's axes (3, 3), or its opposite, along which points (N, 3) reach furthest from its origin."""
     both = np.concatenate([axes, -axes], axis=1)
     return both[:, np.argmax((points @ both).max(axis=0))]

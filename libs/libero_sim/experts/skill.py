@@ -15,20 +15,28 @@ old): it is called again until LIBERO's own predicate holds. What has to be true
 into `needs`, what it makes untrue into `undoes`; the order of a task's goals follows from these two.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from libs.errors import BadInput
+from libs.libero_sim.experts.goals import Goal
+
+if TYPE_CHECKING:
+    from libs.libero_sim.experts.scene import Scene
+
+
+SkillOf = Callable[[Goal], "Skill"]
 
 
 def _nothing(*arguments):
     return ()
 
 
-def first_object_points(scene, obj, *target):
+def first_object_points(scene: "Scene", obj: str, *target: str) -> np.ndarray:
     """Where a skill goes first that picks up its first argument: the object's surface, (N, 3)."""
     return scene.points(obj)
 
@@ -51,7 +59,7 @@ class Skill:
     undoes: Callable[..., tuple] = _nothing
 
 
-def order_goals(goals, skill_of):
+def order_goals(goals: Iterable[Goal], skill_of: SkillOf) -> list[Goal]:
     """The goals in an order in which each finds what it needs: one that undoes another's need comes after it.
 
     skill_of(goal) -> Skill. Goals that do not concern each other keep their order. BadInput for a circle.
@@ -69,17 +77,17 @@ def order_goals(goals, skill_of):
     return ordered
 
 
-def low_first(goals, skill_of, height_of):
+def low_first(goals: Iterable[Goal], skill_of: SkillOf, height_of: Callable[[str], float]) -> list[Goal]:
     """The goals with low objects before tall ones where several in a row are carried: what is tall stands in the way of
     the hand. height_of(name of an object) -> metres; equals keep their order."""
-    ordered = []
+    ordered: list[Goal] = []
     for carried, row in groupby(goals, key=lambda goal: skill_of(goal).carries):
-        row = list(row)
-        ordered += sorted(row, key=lambda goal: height_of(goal[1])) if carried else row
+        together = list(row)
+        ordered += sorted(together, key=lambda goal: height_of(goal[1])) if carried else together
     return ordered
 
 
-def next_goal(scene, goals, skill_of):
+def next_goal(scene: "Scene", goals: Iterable[Goal], skill_of: SkillOf) -> Goal | None:
     """The goal to work on in the present state, or None when all hold.
 
     goals: in their order. What the hand holds is brought first; a goal whose needs do not hold has them first.
@@ -92,6 +100,6 @@ def next_goal(scene, goals, skill_of):
     return None
 
 
-def is_reached(scene, goal, skill_of):
+def is_reached(scene: "Scene", goal: Goal, skill_of: SkillOf) -> bool:
     """Whether the goal holds and the hand has left the object."""
     return scene.holds(goal) and not (skill_of(goal).carries and scene.is_in_hand(goal[1]))

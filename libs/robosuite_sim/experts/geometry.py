@@ -5,14 +5,16 @@ module imports neither mujoco nor libero.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # MuJoCo's geom types (mjtGeom), spelled out so that the module needs no mujoco.
 _SPHERE, _CAPSULE, _ELLIPSOID, _CYLINDER, _BOX, _MESH = 2, 3, 4, 5, 6, 7
 
 
-def box_surface(half_size, per_edge=7):
+def box_surface(half_size: ArrayLike, per_edge: int = 7) -> np.ndarray:
     """Points on the surface of an axis-aligned box, edges and corners included.
 
     half_size: (3,) metres; per_edge: points along every edge. Returns (N, 3).
@@ -27,7 +29,7 @@ def _unit_box(per_edge):
     return grid[np.abs(grid).max(axis=1) == 1.0]
 
 
-def cylinder_surface(radius, half_height, around=24, rings=5):
+def cylinder_surface(radius: float, half_height: float, around: int = 24, rings: int = 5) -> np.ndarray:
     """Points on the mantle of an upright cylinder, (around * rings, 3)."""
     angle = np.linspace(0.0, 2 * np.pi, around, endpoint=False)
     circle = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
@@ -35,7 +37,7 @@ def cylinder_surface(radius, half_height, around=24, rings=5):
     return np.concatenate([np.c_[circle, np.full(around, z)] for z in heights])
 
 
-def geom_points(geom_type, size, vertices=None):
+def geom_points(geom_type: int, size: np.ndarray, vertices: ArrayLike | None = None) -> np.ndarray:
     """Surface points of one geom in its own frame, (N, 3).
 
     geom_type: MuJoCo's number; size: (3,) MuJoCo's size; vertices: (N, 3) of a mesh. Planes and other types
@@ -56,7 +58,7 @@ def geom_points(geom_type, size, vertices=None):
     return np.zeros((0, 3))
 
 
-def body_points(model, data, body_id):
+def body_points(model: Any, data: Any, body_id: int) -> np.ndarray:
     """World positions of points on the collision geoms of a body and everything attached to it, (N, 3).
 
     A body without collision geoms gives no points.
@@ -64,7 +66,7 @@ def body_points(model, data, body_id):
     return np.concatenate([np.zeros((0, 3)), *part_points(model, data, body_id).values()])
 
 
-def part_points(model, data, body_id):
+def part_points(model: Any, data: Any, body_id: int) -> dict[int, np.ndarray]:
     """As `body_points`, but {geom number: points (N, 3)}."""
     parts = {}
     collides = (np.asarray(model.geom_contype) != 0) | (np.asarray(model.geom_conaffinity) != 0)
@@ -87,12 +89,12 @@ def _below(model, ancestor):
     return below
 
 
-def horizontal_axis(angle):
+def horizontal_axis(angle: ArrayLike) -> np.ndarray:
     """Unit vector (2,) in the horizontal plane at `angle` radians from world x."""
     return np.array([np.cos(angle), np.sin(angle)])
 
 
-def in_axes(vectors, angle):
+def in_axes(vectors: np.ndarray, angle: float) -> np.ndarray:
     """Vectors (..., 3) of the world as (along, across, up) components for a horizontal axis."""
     axis = horizontal_axis(angle)
     along = vectors[..., :2] @ axis
@@ -100,34 +102,34 @@ def in_axes(vectors, angle):
     return np.stack([along, across, vectors[..., 2]], axis=-1)
 
 
-def axis_angle_of(vector):
+def axis_angle_of(vector: np.ndarray) -> float:
     """Angle of a horizontal axis in radians; an axis has no sign, so the result is in (-pi/2, pi/2]."""
     return wrap_axis(np.arctan2(vector[1], vector[0]))
 
 
-def wrap_axis(angle):
+def wrap_axis(angle: float) -> float:
     """The same axis with an angle in (-pi/2, pi/2]: fingers turned by 180 degrees grasp the same."""
     return -((-angle + np.pi / 2) % np.pi - np.pi / 2)
 
 
-def middle(points):
+def middle(points: np.ndarray) -> np.ndarray:
     """Centre of the bounding box of points (N, D) -> (D,)."""
     return (points.min(axis=0) + points.max(axis=0)) / 2
 
 
-def extent_along(points, angle):
+def extent_along(points: np.ndarray, angle: float) -> tuple[float, float]:
     """Lowest and highest coordinate of points (N, >=2) along a horizontal axis, in metres."""
     along = points[:, :2] @ horizontal_axis(angle)
     return along.min(), along.max()
 
 
-def outline(points, count=72):
+def outline(points: np.ndarray, count: int = 72) -> np.ndarray:
     """Corners (count, 2) of what points (N, >=2) cover from above, all around; without its hollows."""
-    directions = np.stack(horizontal_axis(np.linspace(0.0, 2 * np.pi, count, endpoint=False)))
+    directions = horizontal_axis(np.linspace(0.0, 2 * np.pi, count, endpoint=False))
     return points[np.argmax(points[:, :2] @ directions, axis=0), :2]
 
 
-def strip_along(corners, angle, half):
+def strip_along(corners: np.ndarray, angle: float, half: float) -> tuple[float, float]:
     """Lowest and highest coordinate along a horizontal axis, metres, of what of an outline (N, 2) is at most `half`
     metres beside that axis, which passes through the origin. Zeros where nothing is."""
     along, beside = in_axes(np.c_[corners, np.zeros(len(corners))], angle)[:, :2].T
@@ -141,7 +143,7 @@ def strip_along(corners, angle, half):
     return (inside.min(), inside.max()) if len(inside) else (0.0, 0.0)
 
 
-def highest_near(points, start, end, radius):
+def highest_near(points: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float) -> float:
     """Height of the highest of points (N, 3) within `radius`, seen from above, of the way from start to end (3,).
 
     -inf where nothing stands.
@@ -150,7 +152,14 @@ def highest_near(points, start, end, radius):
     return points[distance < radius, 2].max(initial=-np.inf)
 
 
-def free_place(points, low, high, others, margin=0.015, floor=0.015):
+def free_place(
+    points: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    others: np.ndarray,
+    margin: float = 0.015,
+    floor: float = 0.015,
+) -> np.ndarray:
     """Where on the floor of a region (low (3,), high (3,)) an object (N, 3) has most room: a place (3,).
 
     others: (M, 3) of what it should not touch; `floor`: what is lower than that over `low` is the floor itself. What
@@ -172,10 +181,11 @@ def free_place(points, low, high, others, margin=0.015, floor=0.015):
             cost += 5.0 * max(0.0, margin - above) + off
             if cost < least:
                 best, least = np.array([x, y, low[2]]), cost
+    assert best is not None, "a region is wider than a step"
     return best
 
 
-def way_out(points, others, margin=0.015, furthest=0.2):
+def way_out(points: np.ndarray, others: np.ndarray, margin: float = 0.015, furthest: float = 0.2) -> np.ndarray:
     """The shortest way (3,) from under what hangs over an object, so that it can be lifted; zeros where nothing does.
 
     points: (N, 3) surface of the object; others: (M, 3) of what it may meet. Sideways by at most `furthest` metres
@@ -197,7 +207,7 @@ def way_out(points, others, margin=0.015, furthest=0.2):
     return np.zeros(3)
 
 
-def long_axis(points):
+def long_axis(points: np.ndarray) -> tuple[float, float]:
     """(angle, length) in radians and metres of the direction in which points (N, >=2) spread furthest."""
     angles = np.linspace(-np.pi / 2, np.pi / 2, 37)[1:]
     lengths = [np.diff(extent_along(points, angle))[0] for angle in angles]
@@ -205,13 +215,13 @@ def long_axis(points):
     return angles[best], lengths[best]
 
 
-def principal_angle(points):
+def principal_angle(points: np.ndarray) -> float:
     """Angle from world x, in radians, of the horizontal axis along which points (N, >=2) are spread most."""
     spread = np.cov(points[:, :2].T)
     return axis_angle_of(np.linalg.eigh(spread)[1][:, -1])
 
 
-def gripper_rotation(yaw, tilt=0.0):
+def gripper_rotation(yaw: float, tilt: float = 0.0) -> np.ndarray:
     """Rotation matrix (3, 3) of the gripper site: its columns are finger axis, third axis and pointing direction.
 
     yaw: of the finger axis from world x; tilt: radians by which the pointing direction, downwards at 0, is turned
@@ -222,7 +232,7 @@ def gripper_rotation(yaw, tilt=0.0):
     return np.stack([finger, np.cross(pointing, finger), pointing], axis=1)
 
 
-def rotation_vector(matrix):
+def rotation_vector(matrix: np.ndarray) -> np.ndarray:
     """Axis times angle (3,), in radians, of a rotation matrix (3, 3)."""
     twist = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]) / 2
     sine, cosine = np.linalg.norm(twist), (np.trace(matrix) - 1) / 2
@@ -232,7 +242,7 @@ def rotation_vector(matrix):
     return twist * (np.arctan2(sine, cosine) / max(sine, 1e-9))
 
 
-def distance_from_segment(points, start, end):
+def distance_from_segment(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Distances (N,) of points (N, D) from the straight line between two points (D,).
 
     start and end may be arrays (..., 1, D) of many lines; the distances are (..., N) then.
@@ -242,7 +252,7 @@ def distance_from_segment(points, start, end):
     return np.linalg.norm(points - start - np.clip(share, 0.0, 1.0)[..., None] * way, axis=-1)
 
 
-def turned_upright(rotation, share):
+def turned_upright(rotation: np.ndarray, share: float) -> np.ndarray:
     """An orientation (3, 3) of the gripper site, turned by a share (0 to 1) of what lets it point straight down."""
     pointing = rotation[:, 2]
     axis = np.cross(pointing, [0.0, 0.0, -1.0])
@@ -250,7 +260,7 @@ def turned_upright(rotation, share):
     return axis_rotation(axis / max(np.linalg.norm(axis), 1e-9), share * angle) @ rotation
 
 
-def axis_rotation(axis, angle):
+def axis_rotation(axis: np.ndarray, angle: float) -> np.ndarray:
     """Rotation matrix (3, 3) about a unit vector (3,) by `angle` radians."""
     cross = np.array([[0.0, -axis[2], axis[1]], [axis[2], 0.0, -axis[0]], [-axis[1], axis[0], 0.0]])
     return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross

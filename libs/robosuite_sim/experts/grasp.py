@@ -7,6 +7,7 @@ open fingers and neither the fingers nor the hand would hit a neighbour on the w
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from libs.robosuite_sim.experts.geometry import (
     extent_along,
@@ -56,13 +57,13 @@ class Grasp:
     yaw: float
 
 
-def grasp_height(points, depth=GRASP_DEPTH):
+def grasp_height(points: np.ndarray, depth: float = GRASP_DEPTH) -> float:
     """Height of the gripper site for grasping an object with surface points (N, 3), `depth` metres below its top."""
     low, high = points[:, 2].min(), points[:, 2].max()
     return max(high - depth, low + FINGER_BELOW + 0.001)
 
 
-def count_hits(neighbours, position, yaw):
+def count_hits(neighbours: np.ndarray, position: np.ndarray, yaw: float) -> int:
     """How many neighbour points (N, 3) the open gripper would touch when it stands at a grasp.
 
     The gripper comes from above, so everything over the fingertips (palm: over the palm) counts.
@@ -80,7 +81,9 @@ def count_hits(neighbours, position, yaw):
     return int((in_hand | in_finger | between).sum())
 
 
-def lowest_height(points, position, yaw, opening, opened=np.inf, slip=0.0):
+def lowest_height(
+    points: np.ndarray, position: np.ndarray, yaw: float, opening: float, opened: float = np.inf, slip: float = 0.0
+) -> float:
     """How low the gripper site may stand over a place without hand or opening fingers touching points (N, 3).
 
     position: (3,) or (2,) of the site; yaw: of the finger axis; opening: metres between the pads now, what is
@@ -95,7 +98,14 @@ def lowest_height(points, position, yaw, opening, opened=np.inf, slip=0.0):
     return max(over_hand, points[finger, 2].max(initial=-np.inf) + FINGER_BELOW) + _CLEARANCE / 2
 
 
-def plan_grasp(points, neighbours, yaw, up=(0.0, 0.0, 1.0), base=None, way=None):
+def plan_grasp(
+    points: np.ndarray,
+    neighbours: np.ndarray,
+    yaw: float,
+    up: ArrayLike = (0.0, 0.0, 1.0),
+    base: np.ndarray | None = None,
+    way: np.ndarray | None = None,
+) -> Grasp:
     """Choose a grasp from above: around the object or, where it is too wide, around its knob or on its rim.
 
     points: (N, 3) surface of the object; neighbours: (M, 3) surfaces of everything else, in world metres;
@@ -113,6 +123,7 @@ def plan_grasp(points, neighbours, yaw, up=(0.0, 0.0, 1.0), base=None, way=None)
         cost += _cost_around(grasp, neighbours, base, way)
         if cost < lowest:
             best, lowest = grasp, cost
+    assert best is not None, "on its rim something can always be grasped"
     return best
 
 
@@ -134,7 +145,7 @@ def _reach_cost(position, base):
     return _REACH_COST * np.linalg.norm(position[:2] - base[:2]) + _STRETCH_COST * stretch(position, base)
 
 
-def stretch(position, base):
+def stretch(position: np.ndarray, base: np.ndarray) -> float:
     """Metres by which the wrist is further from the shoulder than is comfortable when the gripper site points down."""
     away = np.linalg.norm(position[:2] - base[:2])
     wrist = np.hypot(away - _WRIST_BEFORE, position[2] + _WRIST_ABOVE - base[2] - _SHOULDER)

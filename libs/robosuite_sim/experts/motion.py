@@ -32,20 +32,22 @@ class Funnel:
     radius: float
     slope: float
 
-    def height(self, position):
+    def height(self, position: np.ndarray) -> float:
         """Lowest height (metres) that the gripper site may have over this place."""
-        distance = np.linalg.norm(self.goal[:2] - position[:2])
+        distance = float(np.linalg.norm(self.goal[:2] - position[:2]))
         cone = self.goal[2] + self.slope * max(0.0, distance - self.radius)
         return min(cone, max(self.travel_z, self.goal[2]))
 
-    def target(self, position):
+    def target(self, position: np.ndarray) -> np.ndarray:
         """Where to steer from `position` (3,): below the funnel first up, then sideways as well."""
         height = self.height(position)
         sideways = np.clip(1.0 - (height - position[2] - 0.01) / _RISE_FIRST, 0.0, 1.0)
         return np.array([*(position[:2] + sideways * (self.goal[:2] - position[:2])), height])
 
 
-def steer(position, yaw, target, target_yaw, finger, speed=1.0):
+def steer(
+    position: np.ndarray, yaw: float, target: np.ndarray, target_yaw: float | None, finger: float, speed: float = 1.0
+) -> np.ndarray:
     """One action (7,) towards a target, with the gripper pointing where it points.
 
     position, target: (3,) metres; yaw, target_yaw: radians (target_yaw None: do not turn); finger: OPEN or
@@ -55,7 +57,15 @@ def steer(position, yaw, target, target_yaw, finger, speed=1.0):
     return np.array([*_move(position, target, speed), *_turn(np.array([0.0, 0.0, turn])), finger])
 
 
-def steer_pose(position, rotation, target, target_rotation, finger, speed=1.0, either_way=True):
+def steer_pose(
+    position: np.ndarray,
+    rotation: np.ndarray,
+    target: np.ndarray,
+    target_rotation: np.ndarray,
+    finger: float,
+    speed: float = 1.0,
+    either_way: bool = True,
+) -> np.ndarray:
     """One action (7,) towards a target and an orientation, tilted ones included.
 
     rotation, target_rotation: (3, 3), see `gripper_rotation`; the gripper turned by 180 degrees about its pointing
@@ -65,7 +75,7 @@ def steer_pose(position, rotation, target, target_rotation, finger, speed=1.0, e
     return np.array([*_move(position, target, speed), *_turn(turn), finger])
 
 
-def turn_between(rotation, target_rotation):
+def turn_between(rotation: np.ndarray, target_rotation: np.ndarray) -> np.ndarray:
     """The smallest turn (3,), axis times radians, from one orientation (3, 3) to another or its mirror image."""
     turns = [rotation_vector(target_rotation * sign @ rotation.T) for sign in (np.ones(3), np.array([-1, -1, 1]))]
     return min(turns, key=np.linalg.norm)
@@ -84,6 +94,6 @@ def _turn(turn):
     return action * min(1.0, _TURN_LIMIT / np.abs(action).max())
 
 
-def hold(finger):
+def hold(finger: float) -> np.ndarray:
     """The action (7,) that keeps the gripper where it is."""
     return np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, finger])

@@ -12,7 +12,7 @@ from libs.robosuite_sim.experts.geometry import axis_angle_of
 class HandScene:
     """The present state of a RobosuiteEnv's arm; every call reads it anew. World metres and radians."""
 
-    def __init__(self, env: RobosuiteEnv):
+    def __init__(self, env: RobosuiteEnv) -> None:
         self._env: Any = env.robosuite_env
 
     @property

@@ -5,6 +5,11 @@ r"""How Qwen2.5-VL and Qwen3-VL write a conversation.
 <|im_start|>assistant\n474 479 460 …<|im_end|>\n
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rv_train.backbones.base import Pictures
+
 
 class QwenChat:
     """See `rv_train.backbones.base.Chat`."""
@@ -21,14 +26,14 @@ class QwenChat:
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
 
-    def prompt(self, system, pictures, text, numbered):
+    def prompt(self, system: str, pictures: "Pictures", text: str, numbered: bool) -> str:
         turn = f"<|im_start|>user\n{self.shown(pictures, numbered)}{text}<|im_end|>\n"
         return self.system_turn(system) + turn + "<|im_start|>assistant\n"
 
-    def shown(self, pictures, numbered):
+    def shown(self, pictures: "Pictures", numbered: bool) -> str:
         """The pictures of a user's turn."""
         picture = "<|vision_start|>" + self.image * pictures.tokens + "<|vision_end|>"
         return "".join((f"Picture {i + 1}: " if numbered else "") + picture for i in range(pictures.number))
 
-    def system_turn(self, system):
+    def system_turn(self, system: str) -> str:
         return f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""

@@ -1,8 +1,21 @@
 """What Qwen's families of backbones answer alike; each adds its sizes, its modules and its cost."""
 
-from rv_train.backbones.base import Embedded
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from yacs.config import CfgNode
+
+from rv_train.backbones.base import Embedded, Pictures
 from rv_train.backbones.patches import image_patches, mrope_position_ids, place_pictures
 from rv_train.backbones.qwen.chat import QwenChat
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
+
+    from rv_train.backbones.patches import Patches
 
 
 class QwenFamily:
@@ -16,15 +29,21 @@ class QwenFamily:
         own()                                {class of ours: the library's that it stands for}, see `prepare`
     """
 
+    patches: "Patches"
+    library: tuple[str, str, str]
     chat = QwenChat()
     text_layers, vision_layers = r"language_model\.layers", r"visual\.blocks"
     adapted, vision_tower = "(self_attn|attn|mlp)", "visual"
     reference_packages = ("torchvision", "qwen_vl_utils")
 
-    def grid(self, vision, height, width):
+    def own(self) -> Mapping[type[object], type]:
+        """See above."""
+        raise NotImplementedError
+
+    def grid(self, vision: CfgNode, height: int, width: int) -> tuple[int, int, int]:
         return self.patches.grid(height, width)
 
-    def processor_files(self, shown):
+    def processor_files(self, shown: Pictures) -> dict[str, dict[str, Any]]:
         pixels = shown.height * shown.width
         settings = {
             "image_processor_type": "Qwen2VLImageProcessor",
@@ -39,7 +58,7 @@ class QwenFamily:
         }
         return {"preprocessor_config.json": settings}
 
-    def processor(self, tokenizer, shown):
+    def processor(self, tokenizer: "PreTrainedTokenizerBase", shown: Pictures) -> Any:
         import transformers
 
         settings = self.processor_files(shown)["preprocessor_config.json"]
@@ -52,7 +71,7 @@ class QwenFamily:
             chat_template=self.chat.template,
         )
 
-    def read_images(self, messages, shown):
+    def read_images(self, messages: Sequence[Mapping[str, Any]], shown: Pictures) -> Sequence[Any]:
         """By qwen-vl-utils, told not to resize: the pixels of a message's picture stand beside it."""
         from qwen_vl_utils import process_vision_info
 
@@ -63,31 +82,33 @@ class QwenFamily:
         ]
         return process_vision_info(told, image_patch_size=self.patches.side)[0]
 
-    def model_class(self):
+    def model_class(self) -> "type[PreTrainedModel]":
         import transformers
 
         return getattr(transformers, self.library[0])
 
-    def prepare(self, model):
+    def prepare(self, model: "PreTrainedModel") -> "PreTrainedModel":
         from rv_train.backbones.qwen.vision import use_own
 
         return use_own(model, self.own())
 
-    def text(self, model):
+    def text(self, model: "PreTrainedModel") -> "PreTrainedModel":
         return model.model.language_model
 
-    def see(self, visual, patches, rows, columns):
+    def see(self, visual: "PreTrainedModel", patches: "torch.Tensor", rows: int, columns: int) -> "ModelOutput":
         """What a vision tower with learned positions makes of pictures of one size, see `qwen.vision.see`."""
         from rv_train.backbones.qwen.vision import see
 
         return see(visual, patches, rows, columns)
 
-    def deeper(self, seen, is_image):
+    def deeper(self, seen: "ModelOutput", is_image: "torch.Tensor") -> "tuple[dict[str, torch.Tensor], dict[str, Any]]":
         """({keyword: (B, L, ...)}, {keyword: value}) that the text tower takes of what was seen beside its embeddings,
         see `rv_train.backbones.base.Embedded`; is_image: (B, L) bool."""
         return {}, {}
 
-    def embed(self, model, batch, image_id, shown):
+    def embed(
+        self, model: "PreTrainedModel", batch: "Mapping[str, torch.Tensor]", image_id: int, shown: Pictures
+    ) -> Embedded:
         visual, ids = model.model.visual, batch["input_ids"]
         if "pixel_values" in batch:  # DATA.PREPROCESS reference: cut into patches by the library's processor
             patches = batch["pixel_values"].to(visual.dtype)
@@ -99,7 +120,7 @@ class QwenFamily:
         positions = mrope_position_ids(ids, image_id, shown.rows, shown.columns)
         return Embedded(embeds, positions, *self.deeper(seen, ids == image_id))
 
-    def compiled(self, model):
+    def compiled(self, model: "PreTrainedModel") -> "list[nn.Module]":
         """All of a text layer; of the vision tower only the MLPs, two thirds of its work: its attention reads the
         lengths of its pieces back into Python, which cuts a graph apart and compiles it again for every number of
         pictures."""

@@ -9,9 +9,12 @@ A family mixes these into the library's classes and lets the modules of a model 
 """
 
 import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.vision_utils import (
     get_vision_cu_seqlens,
@@ -21,24 +24,44 @@ from transformers.vision_utils import (
 
 from rv_train.backbones.running import FLASH
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.utils import ModelOutput
+
 
 class PiecesAtOnce:
     """Attention to all pieces in one call, where they are equally long and the kernel is not one that takes their
     lengths.
 
-    rotate, eager: the library's functions for rotary embedding and attention, of the family's own module.
+    rotate, eager: the library's functions for rotary embedding and attention, of the family's own module. The others
+    are the library's class's.
     """
 
-    rotate = eager = None
+    rotate: Callable[..., Any]
+    eager: Callable[..., Any]
+    config: "PretrainedConfig"
+    num_heads: int
+    scaling: float
+    qkv: nn.Module
+    proj: nn.Module
 
-    def forward(self, hidden_states, cu_seqlens, position_embeddings=None, max_seqlen=None, **kwargs):
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        max_seqlen: int | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         """As in the library; hidden_states (patches, D), cu_seqlens the ends of the pieces."""
         kind = self.config._attn_implementation
-        lengths = {} if kind == FLASH else set(cu_seqlens.diff().tolist())
+        lengths = set() if kind == FLASH else set(cu_seqlens.diff().tolist())
         if len(lengths) != 1:
-            return super().forward(hidden_states, cu_seqlens, position_embeddings, max_seqlen, **kwargs)
+            whole = super().forward  # type: ignore[misc]  # of the library's class, which comes behind
+            return whole(hidden_states, cu_seqlens, position_embeddings, max_seqlen, **kwargs)
         number = len(hidden_states)
         qkv = self.qkv(hidden_states).reshape(number, 3, self.num_heads, -1).permute(1, 0, 2, 3)
+        assert position_embeddings is not None, "the library's tower gives them"
         query, key = self.rotate(qkv[0], qkv[1], *position_embeddings)
         pieces = (x.unflatten(0, (-1, *lengths)).transpose(1, 2) for x in (query, key, qkv[2]))  # (pieces, heads, n, d)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(kind, self.eager)
@@ -51,13 +74,15 @@ class PiecesAtOnce:
 class PatchProduct:
     """A three-dimensional convolution costs several times the product that it is here, on a CPU."""
 
-    def forward(self, hidden_states):
+    proj: nn.Conv3d  # of the library's class
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """As in the library; hidden_states (patches, values of one) → (patches, D)."""
         weight = self.proj.weight
         return F.linear(hidden_states.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
-def use_own(model, kinds, own=True):
+def use_own(model: "PreTrainedModel", kinds: Mapping[type[object], type], own: bool = True) -> "PreTrainedModel":
     """Let the modules of a model be of our classes, or of the library's again, in place; returns the model.
 
     Ours have no weights of their own, and no names that a checkpoint would know.
@@ -74,7 +99,9 @@ def use_own(model, kinds, own=True):
 
 @functools.lru_cache(maxsize=16)  # a run has one size of batch, an evaluation one for each number of rows
 @torch.inference_mode(False)  # what is kept may be met by a training step next
-def interpolated_layout(number, rows, columns, merge, side, device, flash):
+def interpolated_layout(
+    number: int, rows: int, columns: int, merge: int, side: int, device: torch.device, flash: bool
+) -> dict[str, Any]:
     """What a tower with learned positions would compute from the sizes of its pictures, by the library's own functions.
 
     Ends of pictures stay on the CPU, where the library's loop and `PiecesAtOnce` read them without waiting for the
@@ -100,7 +127,7 @@ def interpolated_layout(number, rows, columns, merge, side, device, flash):
     return layout | {"max_seqlen": rows * columns} if flash else layout
 
 
-def see(visual, patches, rows, columns):
+def see(visual: "PreTrainedModel", patches: torch.Tensor, rows: int, columns: int) -> "ModelOutput":
     """What a tower with learned positions makes of pictures of one size: the library's output.
 
     Args:

@@ -5,11 +5,17 @@ Qwen2.5 (Apache-2.0): sha256 b8e04af9c950e393… unpacked. vocab.json of the sam
 follows from it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rv_train.backbones.tokenizer import read_merges, token_id
 
 MERGES = Path(__file__).with_name("merges.txt.xz")
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 # Qwen2.5's added tokens in the order of their ids: 151643 ... 151656, then eight that are not "special".
 SPECIAL_TOKENS = (
@@ -40,7 +46,7 @@ PLAIN_TOKENS = (
 )
 
 
-def read_vocabulary(vocab_cut=0):
+def read_vocabulary(vocab_cut: int = 0) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """({token: id}, [merges]); vocab_cut: keep only the first so many entries (0: all)."""
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -50,7 +56,9 @@ def read_vocabulary(vocab_cut=0):
     return {token: index for index, token in enumerate(tokens)}, merges
 
 
-def with_added_tokens(tokenizer, plain=PLAIN_TOKENS):
+def with_added_tokens(
+    tokenizer: "PreTrainedTokenizerBase", plain: Sequence[str] = PLAIN_TOKENS
+) -> "PreTrainedTokenizerBase":
     """A tokenizer of such a vocabulary, the special tokens and these plain ones behind it in the order of their ids."""
     from transformers import AddedToken
 
@@ -62,7 +70,7 @@ def with_added_tokens(tokenizer, plain=PLAIN_TOKENS):
     return tokenizer
 
 
-def load_vocabulary(vocab_cut=0, plain=PLAIN_TOKENS):
+def load_vocabulary(vocab_cut: int = 0, plain: Sequence[str] = PLAIN_TOKENS) -> "PreTrainedTokenizerBase":
     """The tokenizer of Qwen2.5, or with more plain tokens that of Qwen3, see `read_vocabulary`."""
     from transformers import Qwen2Tokenizer
 
@@ -70,7 +78,7 @@ def load_vocabulary(vocab_cut=0, plain=PLAIN_TOKENS):
     return with_added_tokens(Qwen2Tokenizer(vocab=vocab, merges=merges), plain)
 
 
-def picture_ids(tokenizer):
+def picture_ids(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
     """Of the marks around and in pictures, as the library's config names them."""
     names = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
     names |= {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}

@@ -1,15 +1,20 @@
 """What Qwen2.5-VL's towers cost, see `rv_train.backbones.base.TextTower` and `VisionTower`."""
 
-from rv_train.backbones.base import VisionTower
+from typing import TYPE_CHECKING
+
+from rv_train.backbones.base import Pictures, TextTower, VisionTower
 from rv_train.backbones.cost import gated_text_tower
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
-def towers(config, pictures):
+
+def towers(config: "PretrainedConfig", pictures: Pictures) -> tuple[TextTower, VisionTower]:
     """config: Qwen2_5_VLConfig; pictures: a Pictures."""
     return gated_text_tower(config.text_config), vision_tower(config.vision_config, pictures)
 
 
-def vision_tower(vision, pictures):
+def vision_tower(vision: "PretrainedConfig", pictures: Pictures) -> VisionTower:
     unit, hidden = vision.spatial_merge_size**2, vision.hidden_size  # patches per image token
     side = vision.window_size // vision.spatial_merge_size // vision.patch_size  # image tokens per side of a window
     rows, columns = (sum(n * n for n in _pieces(length, side)) for length in (pictures.rows, pictures.columns))

@@ -1,8 +1,18 @@
 """Qwen2.5-VL as a family of backbones."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from rv_train.backbones.qwen.family import QwenFamily
 from rv_train.backbones.qwen.vocabulary import load_vocabulary
 from rv_train.backbones.qwen2_5_vl import cost, pictures, sizes
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
+
+    from rv_train.backbones.base import LayerParts
 
 
 class Qwen2_5VL(QwenFamily):
@@ -20,17 +30,17 @@ class Qwen2_5VL(QwenFamily):
     random_config = staticmethod(sizes.random_config)
     towers = staticmethod(cost.towers)
 
-    def own(self):
+    def own(self) -> Mapping[type[object], type]:
         from rv_train.backbones.qwen2_5_vl.vision import OWN
 
         return OWN
 
-    def see(self, visual, patches, rows, columns):
+    def see(self, visual: "PreTrainedModel", patches: "torch.Tensor", rows: int, columns: int) -> "ModelOutput":
         from rv_train.backbones.qwen2_5_vl.vision import see
 
         return see(visual, patches, rows, columns)
 
-    def layer_parts(self, model):
+    def layer_parts(self, model: "PreTrainedModel") -> "list[LayerParts] | None":
         from transformers.activations import SiLUActivation
         from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as library
 

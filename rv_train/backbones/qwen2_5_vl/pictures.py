@@ -14,7 +14,7 @@ PATCHES = patches.Patches(
 )
 
 
-def image_patches(images, dtype=torch.float32):
+def image_patches(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
     """(P, H, W, 3) uint8, sides multiples of 28 → (patches, 1176) in `dtype` and the grid, see
     `rv_train.backbones.patches.image_patches`."""
     return patches.image_patches(images, PATCHES, dtype)

@@ -1,8 +1,16 @@
 """What Qwen2.5-VL's keys of the config tree mean, and what they are where nobody says: the 3B model."""
 
+from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
+
 from rv_train.backbones.qwen.vocabulary import picture_ids
 from rv_train.backbones.qwen2_5_vl.pictures import PATCHES
 from rv_train.backbones.sizes import check_heads, check_layers, text_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 
 WINDOW = 112  # pixels per side of the windows that most vision layers attend in
 
@@ -37,13 +45,13 @@ TINY = {
 }
 
 
-def check(cfg):
+def check(cfg: CfgNode) -> None:
     """What the attention of both towers can divide; positions turn pairs of a head's numbers, of pictures in 2D."""
     check_heads(cfg, text=2, vision=4)
     check_layers(cfg, "FULL_ATTENTION")
 
 
-def random_config(cfg, tokenizer):
+def random_config(cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase") -> "PretrainedConfig":
     """The library's config object for the sizes in MODEL.TEXT and MODEL.VISION."""
     from transformers import Qwen2_5_VLConfig
 

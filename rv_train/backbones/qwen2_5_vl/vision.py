@@ -2,6 +2,7 @@
 layers attend in windows, 64 of them in 28 layers for a batch of 8 of the published recipe."""
 
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as library
@@ -9,6 +10,10 @@ from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position
 
 from rv_train.backbones.qwen.vision import PatchProduct, PiecesAtOnce
 from rv_train.backbones.running import FLASH
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
 
 
 class VisionAttention(PiecesAtOnce, library.Qwen2_5_VLVisionAttention):
@@ -25,7 +30,7 @@ class PatchEmbed(PatchProduct, library.Qwen2_5_VisionPatchEmbed):
 OWN = {VisionAttention: library.Qwen2_5_VLVisionAttention, PatchEmbed: library.Qwen2_5_VisionPatchEmbed}
 
 
-def see(visual, patches, rows, columns):
+def see(visual: "PreTrainedModel", patches: torch.Tensor, rows: int, columns: int) -> "ModelOutput":
     """What the tower makes of pictures of one size: the library's output, (image tokens, D) its `pooler_output`.
 
     Args:

@@ -6,7 +6,12 @@ no thought went into.
 <|im_start|>assistant\n<think>\n\n</think>\n\n474 479 460 …<|im_end|>\n
 """
 
+from typing import TYPE_CHECKING
+
 from rv_train.backbones.qwen.chat import QwenChat
+
+if TYPE_CHECKING:
+    from rv_train.backbones.base import Pictures
 
 
 class ThinkingChat(QwenChat):
@@ -24,9 +29,9 @@ class ThinkingChat(QwenChat):
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n" + thought.replace("\n", "\\n") + "' }}{% endif %}"
     )
 
-    def prompt(self, system, pictures, text, numbered):
+    def prompt(self, system: str, pictures: "Pictures", text: str, numbered: bool) -> str:
         turn = f"<|im_start|>user\n{(self.shown(pictures, numbered) + text).strip()}<|im_end|>\n"
         return f"{self.system_turn(system)}{turn}<|im_start|>assistant\n{self.thought}"
 
-    def system_turn(self, system):
+    def system_turn(self, system: str) -> str:
         return super().system_turn(system.strip())

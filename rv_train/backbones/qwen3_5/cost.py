@@ -1,15 +1,20 @@
 """What Qwen3.5's towers cost, see `rv_train.backbones.base.TextTower` and `VisionTower`."""
 
-from rv_train.backbones.base import LinearAttention, TextTower
+from typing import TYPE_CHECKING
+
+from rv_train.backbones.base import LinearAttention, Pictures, TextTower, VisionTower
 from rv_train.backbones.qwen3_vl.cost import vision_tower
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
-def towers(config, pictures):
+
+def towers(config: "PretrainedConfig", pictures: Pictures) -> tuple[TextTower, VisionTower]:
     """config: Qwen3_5Config; pictures: a Pictures."""
     return text_tower(config.text_config), vision_tower(config.vision_config, pictures)
 
 
-def text_tower(text):
+def text_tower(text: "PretrainedConfig") -> TextTower:
     attending = text.layer_types.count("full_attention")
     hidden, mlp = text.hidden_size, 3 * text.hidden_size * text.intermediate_size
     queries, keys = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim

@@ -4,10 +4,18 @@ Its sizes are those that configuration files and GGUF headers quote; the heads a
 inferred (heads of 64 numbers and four times the width, as usual).
 """
 
+from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
+
 from libs.errors import BadInput
 from rv_train.backbones.qwen.vocabulary import picture_ids
 from rv_train.backbones.qwen3_5.vocabulary import NAME
 from rv_train.backbones.qwen3_vl import sizes
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 
 DEFAULTS = {
     "MODEL.PATH": "Qwen/Qwen3.5-0.8B",
@@ -59,7 +67,7 @@ TINY = {
 }
 
 
-def check(cfg):
+def check(cfg: CfgNode) -> None:
     """What attention of both kinds can divide."""
     text = cfg.MODEL.TEXT
     sizes.check_towers(cfg)
@@ -80,14 +88,14 @@ def check(cfg):
         )
 
 
-def sections(pairs):
+def sections(pairs: int) -> list[int]:
     """How many pairs of a head's numbers the three axes of positions turn: the published models' 32 are 11 temporal, 11
     vertical, 10 horizontal."""
     vertical, horizontal = (pairs + 1) // 3, pairs // 3
     return [pairs - vertical - horizontal, vertical, horizontal]
 
 
-def random_config(cfg, tokenizer):
+def random_config(cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase") -> "PretrainedConfig":
     """The library's config object for the sizes in MODEL.TEXT and MODEL.VISION."""
     from transformers import Qwen3_5Config
 

@@ -2,13 +2,19 @@
 Qwen2.5's entries. It writes action texts the same way, with other ids; pretrained weights need the tokenizer of their
 folder, and are refused with this one."""
 
+from typing import TYPE_CHECKING
+
 from rv_train.backbones.qwen.vocabulary import read_vocabulary, with_added_tokens
 from rv_train.backbones.qwen3_vl.vocabulary import PLAIN_TOKENS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 NAME = "qwen3.5-stand-in"
 
 
-def load_vocabulary(vocab_cut=0):
+def load_vocabulary(vocab_cut: int = 0) -> "PreTrainedTokenizerBase":
     """The tokenizer; vocab_cut: keep only the first so many entries (0: all), the added tokens follow them."""
     from transformers import Qwen3_5Tokenizer
 

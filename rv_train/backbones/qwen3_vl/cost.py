@@ -1,19 +1,23 @@
 """What Qwen3-VL's towers cost, see `rv_train.backbones.base.TextTower` and `VisionTower`."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from rv_train.backbones.base import VisionTower
+from rv_train.backbones.base import Pictures, TextTower, VisionTower
 from rv_train.backbones.cost import gated_text_tower
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
-def towers(config, pictures):
+
+def towers(config: "PretrainedConfig", pictures: Pictures) -> tuple[TextTower, VisionTower]:
     """config: Qwen3VLConfig; pictures: a Pictures."""
     deepstack = len(config.vision_config.deepstack_visual_indexes)
     text = replace(gated_text_tower(config.text_config), head_norms=True)
     return text, vision_tower(config.vision_config, pictures, deepstack)
 
 
-def vision_tower(vision, pictures, deepstack=0):
+def vision_tower(vision: "PretrainedConfig", pictures: Pictures, deepstack: int = 0) -> VisionTower:
     """deepstack: number of mergers beside the one behind the last layer."""
     unit, hidden = vision.spatial_merge_size**2, vision.hidden_size  # patches per image token
     merger = (hidden * unit) ** 2 + hidden * unit * vision.out_hidden_size

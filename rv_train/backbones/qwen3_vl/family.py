@@ -1,8 +1,18 @@
 """Qwen3-VL as a family of backbones."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from rv_train.backbones.qwen.family import QwenFamily
 from rv_train.backbones.qwen3_vl import cost, sizes
 from rv_train.backbones.qwen3_vl.vocabulary import NAME, load_vocabulary
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
+
+    from rv_train.backbones.base import LayerParts
 
 
 class Qwen3VL(QwenFamily):
@@ -19,15 +29,15 @@ class Qwen3VL(QwenFamily):
     random_config = staticmethod(sizes.random_config)
     towers = staticmethod(cost.towers)
 
-    def own(self):
+    def own(self) -> Mapping[type[object], type]:
         from rv_train.backbones.qwen3_vl.modules import OWN
 
         return OWN
 
-    def deeper(self, seen, is_image):
+    def deeper(self, seen: "ModelOutput", is_image: "torch.Tensor") -> "tuple[dict[str, torch.Tensor], dict[str, Any]]":
         return {"visual_pos_masks": is_image}, {"deepstack_visual_embeds": seen.deepstack_features}
 
-    def layer_parts(self, model):
+    def layer_parts(self, model: "PreTrainedModel") -> "list[LayerParts] | None":
         from transformers.activations import SiLUActivation
         from transformers.models.qwen3_vl import modeling_qwen3_vl as library
 

@@ -1,11 +1,19 @@
 """What Qwen3-VL's keys of the config tree mean, and what they are where nobody says: the 2B model."""
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones import sizes
 from rv_train.backbones.patches import Patches
 from rv_train.backbones.qwen.vocabulary import picture_ids
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 
 PATCHES = Patches(side=16, merge=2, frames=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 DEFAULTS = {
@@ -47,7 +55,7 @@ TINY = {
 }
 
 
-def check(cfg):
+def check(cfg: CfgNode) -> None:
     """What the attention of both towers can divide, and layers that there are."""
     text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
     check_towers(cfg)
@@ -61,7 +69,7 @@ def check(cfg):
         )
 
 
-def check_towers(cfg):
+def check_towers(cfg: CfgNode) -> None:
     """BadInput where positions of three axes cannot share a head's pairs of numbers, or those of vision are no square;
     and what `sizes` checks."""
     text, vision = cfg.MODEL.TEXT, cfg.MODEL.VISION
@@ -73,7 +81,7 @@ def check_towers(cfg):
         raise BadInput(f"MODEL.VISION.POSITIONS must be the square of a whole number, got {vision.POSITIONS}")
 
 
-def random_config(cfg, tokenizer):
+def random_config(cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase") -> "PretrainedConfig":
     """The library's config object for the sizes in MODEL.TEXT and MODEL.VISION."""
     from transformers import Qwen3VLConfig
 
@@ -86,14 +94,14 @@ def random_config(cfg, tokenizer):
     )
 
 
-def sections(pairs):
+def sections(pairs: int) -> list[int]:
     """How many pairs of a head's numbers the three axes of positions turn: the published models' 64 are 24 temporal, 20
     vertical, 20 horizontal."""
     side = pairs * 5 // 16
     return [pairs - 2 * side, side, side]
 
 
-def text_config(cfg, tokenizer, mrope_section):
+def text_config(cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase", mrope_section: Sequence[int]) -> dict[str, Any]:
     """What the text towers since Qwen3 have in common."""
     text = cfg.MODEL.TEXT
     return {
@@ -110,7 +118,7 @@ def text_config(cfg, tokenizer, mrope_section):
     }
 
 
-def vision_config(cfg):
+def vision_config(cfg: CfgNode) -> dict[str, Any]:
     """The same of their vision towers."""
     vision = cfg.MODEL.VISION
     return {

@@ -5,6 +5,11 @@ User:<fake_token_around_image><global-img><image>…<fake_token_around_image>{in
 Assistant: 474 479 460 …<end_of_utterance>\n
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rv_train.backbones.base import Pictures
+
 
 class SmolChat:
     """See `rv_train.backbones.base.Chat`. Pictures are whole, never cut into several, and have no numbers."""
@@ -22,11 +27,11 @@ class SmolChat:
         "{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
     )
 
-    def prompt(self, system, pictures, text, numbered):
+    def prompt(self, system: str, pictures: "Pictures", text: str, numbered: bool) -> str:
         assert not numbered, "refused when the config was read"
         picture = f"<fake_token_around_image><global-img>{self.image * pictures.tokens}<fake_token_around_image>"
         turn = f"User:{picture * pictures.number}{text}<end_of_utterance>\n"
         return f"<|im_start|>{self.system_turn(system)}{turn}Assistant:{self.opening}"
 
-    def system_turn(self, system):
+    def system_turn(self, system: str) -> str:
         return f"System: {system}<end_of_utterance>\n" if system else ""

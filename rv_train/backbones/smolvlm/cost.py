@@ -1,15 +1,20 @@
 """What SmolVLM2's towers cost, see `rv_train.backbones.base.TextTower` and `VisionTower`."""
 
-from rv_train.backbones.base import VisionTower
+from typing import TYPE_CHECKING
+
+from rv_train.backbones.base import Pictures, TextTower, VisionTower
 from rv_train.backbones.cost import gated_text_tower
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
-def towers(config, pictures):
+
+def towers(config: "PretrainedConfig", pictures: Pictures) -> tuple[TextTower, VisionTower]:
     """config: SmolVLMConfig; pictures: a Pictures."""
     return gated_text_tower(config.text_config), vision_tower(config, pictures)
 
 
-def vision_tower(config, pictures):
+def vision_tower(config: "PretrainedConfig", pictures: Pictures) -> VisionTower:
     vision = config.vision_config
     hidden, layers = vision.hidden_size, vision.num_hidden_layers
     return VisionTower(

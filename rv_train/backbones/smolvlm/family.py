@@ -1,13 +1,21 @@
 """SmolVLM2 as a family of backbones."""
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
+from torch import nn
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
-from rv_train.backbones.base import Embedded
+from rv_train.backbones.base import Embedded, LayerParts, Pictures, TextTower, VisionTower
 from rv_train.backbones.patches import place_pictures
 from rv_train.backbones.smolvlm import cost, pictures, sizes
 from rv_train.backbones.smolvlm.chat import SmolChat
 from rv_train.backbones.smolvlm.vocabulary import load_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class SmolVLM:
@@ -26,27 +34,29 @@ class SmolVLM:
     processor_files = staticmethod(pictures.processor_files)
     random_config = staticmethod(sizes.random_config)
 
-    def grid(self, vision, height, width):
+    def grid(self, vision: CfgNode, height: int, width: int) -> tuple[int, int, int]:
         return pictures.grid(vision.PATCH, vision.SHUFFLE, vision.PICTURE, height, width)
 
-    def processor(self, tokenizer, shown):
+    def processor(self, tokenizer: "PreTrainedTokenizerBase", shown: Pictures) -> Any:
         return pictures.processor(tokenizer, shown, self.chat.template)
 
-    def read_images(self, messages, shown):
+    def read_images(self, messages: Sequence[Mapping[str, Any]], shown: Pictures) -> Sequence[Any]:
         return pictures.read_images(messages)
 
-    def model_class(self):
+    def model_class(self) -> "type[PreTrainedModel]":
         from transformers import SmolVLMForConditionalGeneration
 
         return SmolVLMForConditionalGeneration
 
-    def prepare(self, model):
+    def prepare(self, model: "PreTrainedModel") -> "PreTrainedModel":
         return model
 
-    def text(self, model):
+    def text(self, model: "PreTrainedModel") -> "PreTrainedModel":
         return model.model.text_model
 
-    def embed(self, model, batch, image_id, shown):
+    def embed(
+        self, model: "PreTrainedModel", batch: Mapping[str, torch.Tensor], image_id: int, shown: Pictures
+    ) -> Embedded:
         from rv_train.backbones.smolvlm.vision import picture_features
 
         _check_cut(model.config, shown)
@@ -60,7 +70,7 @@ class SmolVLM:
         embeds = place_pictures(self.text(model).embed_tokens(ids), ids, image_id, features)
         return Embedded(embeds, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
 
-    def layer_parts(self, model):
+    def layer_parts(self, model: "PreTrainedModel") -> list[LayerParts] | None:
         from transformers.activations import SiLUActivation
         from transformers.models.llama import modeling_llama as library
 
@@ -77,10 +87,10 @@ class SmolVLM:
         )
         return read_layers(model, self.text(model), known)
 
-    def compiled(self, model):
+    def compiled(self, model: "PreTrainedModel") -> list[nn.Module]:
         return [*self.text(model).layers, *model.model.vision_model.encoder.layers]
 
-    def towers(self, config, shown):
+    def towers(self, config: "PretrainedConfig", shown: Pictures) -> tuple[TextTower, VisionTower]:
         _check_cut(config, shown)
         return cost.towers(config, shown)
 
@@ -88,9 +98,11 @@ class SmolVLM:
 def _check_cut(config, shown):
     """BadInput where the weights cut pictures differently from MODEL.VISION."""
     vision = config.vision_config
-    keys = {"PATCH": vision.patch_size, "SHUFFLE": config.scale_factor, "PICTURE": vision.image_size}
+    patch, shuffle, picture = vision.patch_size, config.scale_factor, vision.image_size
+    keys = {"PATCH": patch, "SHUFFLE": shuffle, "PICTURE": picture}
     try:
-        same = pictures.grid(*keys.values(), shown.height, shown.width) == (shown.rows, shown.columns, shown.patches)
+        seen = pictures.grid(patch, shuffle, picture, shown.height, shown.width)
+        same = seen == (shown.rows, shown.columns, shown.patches)
     except BadInput:
         same = False
     if not same:

@@ -1,14 +1,23 @@
 """Pictures as SmolVLM2 sees them: square, whole, cut into patches whose tokens are then shuffled into fewer."""
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from libs.errors import BadInput
 from rv_train.backbones import patches
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rv_train.backbones.base import Pictures
+
+
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that pixels in 0..1 are normalised by: -1..1
 
 
-def grid(patch, shuffle, largest, height, width):
+def grid(patch: int, shuffle: int, largest: int, height: int, width: int) -> tuple[int, int, int]:
     """(rows, columns of image tokens, patches) of a picture.
 
     Args:
@@ -17,6 +26,7 @@ def grid(patch, shuffle, largest, height, width):
         largest: side of the picture that the positions were learned for; of it alone a rest smaller than a patch may be
             left over, which nobody sees.
         height, width: of the picture.
+
     Raises:
         BadInput: a picture that the model cannot see without resizing.
     """
@@ -34,7 +44,7 @@ def grid(patch, shuffle, largest, height, width):
     return side // shuffle, side // shuffle, side**2
 
 
-def image_patches(images, patch, dtype=torch.float32):
+def image_patches(images: torch.Tensor, patch: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """(P, S, S, 3) uint8 → (P * patches, 3 * patch**2) in `dtype`, normalised, in the order of the patch embedding's
     weights."""
     seen = images.shape[1] // patch * patch
@@ -42,14 +52,14 @@ def image_patches(images, patch, dtype=torch.float32):
     return patches.image_patches(images[:, :seen, :seen], kind, dtype)[0]
 
 
-def cut(pixels, patch):
+def cut(pixels: torch.Tensor, patch: int) -> torch.Tensor:
     """(P, 3, S, S), normalised → (P * patches, 3 * patch**2), as `image_patches`."""
     seen = pixels.shape[-1] // patch * patch
     pieces = pixels[..., :seen, :seen].unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))
     return pieces.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
 
 
-def image_processor_settings(pictures):
+def image_processor_settings(pictures: "Pictures") -> dict[str, Any]:
     """For the library's image processor: nothing is resized, nothing cut into several pictures."""
     side = {"longest_edge": pictures.height}
     return {
@@ -61,7 +71,7 @@ def image_processor_settings(pictures):
     }
 
 
-def processor_files(pictures):
+def processor_files(pictures: "Pictures") -> dict[str, dict[str, Any]]:
     """See `rv_train.backbones.base.Family.processor_files`."""
     name = {"processor_class": "SmolVLMProcessor"}
     settings = {"image_processor_type": "SmolVLMImageProcessor", **name, **image_processor_settings(pictures)}
@@ -71,7 +81,7 @@ def processor_files(pictures):
     }
 
 
-def processor(tokenizer, pictures, template):
+def processor(tokenizer: "PreTrainedTokenizerBase", pictures: "Pictures", template: str) -> Any:
     """The library's processor of pictures and chat. Needs torchvision and num2words."""
     from transformers import SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMVideoProcessor
 
@@ -89,6 +99,6 @@ def processor(tokenizer, pictures, template):
         ) from error
 
 
-def read_images(messages):
+def read_images(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Pictures of a chat, each a PIL image; the library's examples hand them over as they are."""
     return [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]

@@ -1,8 +1,16 @@
 """What SmolVLM2's keys of the config tree mean, and what they are where nobody says: the 500M model."""
 
+from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
+
 from libs.errors import BadInput
 from rv_train.backbones.sizes import check_heads, text_config
 from rv_train.backbones.tokenizer import token_id
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 
 DEFAULTS = {
     "MODEL.PATH": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
@@ -44,7 +52,7 @@ TINY = {
 }
 
 
-def check(cfg):
+def check(cfg: CfgNode) -> None:
     """What the attention of both towers can divide, and pictures without names."""
     check_heads(cfg, text=2, vision=1)
     if cfg.PROMPT.VISION_ID:
@@ -53,7 +61,7 @@ def check(cfg):
         )
 
 
-def random_config(cfg, tokenizer):
+def random_config(cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase") -> "PretrainedConfig":
     """The library's config object for the sizes in MODEL.TEXT and MODEL.VISION."""
     from transformers import SmolVLMConfig
 

@@ -6,12 +6,16 @@ a convolution with the patch as its kernel is.
 """
 
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def picture_features(model, patches, side):
+
+def picture_features(model: "PreTrainedModel", patches: torch.Tensor, side: int) -> torch.Tensor:
     """What the tower and the connector make of pictures of one size: (image tokens, D).
 
     Args:

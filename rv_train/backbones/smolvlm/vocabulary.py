@@ -6,6 +6,11 @@ the same folder, sha256 82b84012e3add4d0….
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 from rv_train.backbones.tokenizer import read_merges
 
@@ -41,7 +46,7 @@ ADDED = (
 )
 
 
-def read_vocabulary(vocab_cut=0):
+def read_vocabulary(vocab_cut: int = 0) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """({token: id}, [merges]); vocab_cut: keep only the first so many entries (0: all)."""
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -51,7 +56,7 @@ def read_vocabulary(vocab_cut=0):
     return {token: index for index, token in enumerate(tokens)}, merges
 
 
-def load_vocabulary(vocab_cut=0):
+def load_vocabulary(vocab_cut: int = 0) -> "PreTrainedTokenizerBase":
     """SmolVLM2's tokenizer; of a cut one the marks follow the entries that are left."""
     from transformers import GPT2Tokenizer
 

@@ -1,6 +1,14 @@
 """What the action expert costs: operations, and memory that autograd keeps."""
 
-from rv_train.backbones.cost import MULTIPLY_ADD, PASSES
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rv_train.backbones.cost import MULTIPLY_ADD, PASSES, Numbers, TrainingFlops
+
+if TYPE_CHECKING:
+    import torch
+
+    from rv_train.policies.flow.expert import ActionExpert
 
 
 class FlowFlops:
@@ -17,11 +25,11 @@ class FlowFlops:
         condition: "last" or "all" tokens of the prompt.
     """
 
-    def __init__(self, backbone, weights, horizon, condition):
+    def __init__(self, backbone: TrainingFlops, weights: Mapping[str, float], horizon: int, condition: str) -> None:
         self.backbone, self.weights, self.horizon, self.condition = backbone, weights, horizon, condition
 
     @classmethod
-    def of(cls, backbone, expert, condition):
+    def of(cls, backbone: TrainingFlops, expert: "ActionExpert", condition: str) -> "FlowFlops":
         """expert: a `rv_train.policies.flow.expert.ActionExpert`."""
         width = expert.head.velocity.in_features
         layers, head = expert.expert.layers, expert.head
@@ -34,11 +42,11 @@ class FlowFlops:
         }
         return cls(backbone, weights, len(expert.expert.queries), condition)
 
-    def __call__(self, batch):
+    def __call__(self, batch: "Mapping[str, torch.Tensor]") -> float:
         """Operations of a training batch (see `rv_train.policies.flow.encoder`), read from its tensors on the CPU."""
         return self.count(batch["lengths"].tolist(), batch["time"].numel())
 
-    def count(self, lengths, draws):
+    def count(self, lengths: Sequence[int], draws: int) -> float:
         """The same from numbers.
 
         Args:
@@ -62,7 +70,7 @@ def _matrices(module):
     return sum(p.numel() for p in module.parameters() if p.dim() > 1)
 
 
-def expert_activations(expert, seen, draws, numbers):
+def expert_activations(expert: "ActionExpert", seen: int, draws: int, numbers: Numbers) -> int:
     """Bytes per sample that the action expert keeps for the backward pass.
 
     Per token and layer, of width D, with c bytes in products: two or three norms (8 D), queries, keys, values, result
@@ -74,7 +82,8 @@ def expert_activations(expert, seen, draws, numbers):
         draws: of noise.
         numbers: bytes of a number, a `rv_train.backbones.cost.Numbers`.
     """
-    norm, first, _, last = expert.projector
+    projection: Any = expert.projector
+    norm, first, _, last = projection
     dim, horizon, compute = last.out_features, len(expert.expert.queries), numbers.compute
     layers, heads = len(expert.expert.layers), len(expert.head.layers)
     mlp = 2 * compute * expert.expert.layers[0].linear1.out_features

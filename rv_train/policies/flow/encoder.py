@@ -8,12 +8,21 @@ and in training:
     time         (B, R) float32 in 0..1, how far each draw has come from noise to actions
 """
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 import torch
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from libs.flow_matching import draw_noise, draw_times
 from rv_train.policies.encoding import ObservationEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rv_train.data.base import Sample
 
 
 class FlowEncoder(ObservationEncoder):
@@ -30,19 +39,21 @@ class FlowEncoder(ObservationEncoder):
         common: of an ObservationEncoder.
     """
 
-    def __init__(self, *common, horizon, action_dim, dropout, draws, times):
+    def __init__(self, *common: Any, horizon: int, action_dim: int, dropout: float, draws: int, times: str) -> None:
         super().__init__(*common)
         self.horizon, self.action_dim = horizon, action_dim
         self.dropout, self.draws, self.times = dropout, draws, times
 
     @classmethod
-    def from_cfg(cls, cfg, tokenizer=None, stats=None):
+    def from_cfg(  # type: ignore[override]  # `more` is what is added here
+        cls, cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase | None" = None, stats: Mapping[str, Any] | None = None
+    ) -> Self:
         """stats: of the data, see `rv_train.data.stats`.
 
         BadInput: statistics without what FLOW.NORMALIZE or DATA.PROPRIO needs.
         """
         for key in ("mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ("min", "max"):
-            if stats and np.shape(stats.get(key)) != (cfg.ACTION.DIM,):
+            if stats and np.shape(stats.get(key, ())) != (cfg.ACTION.DIM,):
                 raise BadInput(
                     f"FLOW.NORMALIZE {cfg.FLOW.NORMALIZE}: the statistics have no {key} of {cfg.ACTION.DIM} action "
                     f"dimensions, but {stats.get(key)!r}: write them with tools/compute_stats.py, or leave DATA.STATS "
@@ -53,15 +64,16 @@ class FlowEncoder(ObservationEncoder):
         more |= {"horizon": cfg.ACTION.HORIZON, "action_dim": cfg.ACTION.DIM}
         return super().from_cfg(cfg, tokenizer, stats, **more)
 
-    def encode(self, observation):
+    def encode(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """See `ObservationEncoder.encode`; the state goes its own way to the expert."""
         return {**super().encode(observation), "proprio": self.state(observation.get("proprio"))}
 
-    def encode_training(self, sample, rng, augment=True):
+    def encode_training(self, sample: "Sample", rng: np.random.Generator, augment: bool = True) -> dict[str, Any]:
         """A Sample → features with the chunk; `rng` draws the augmentation, then noise and times."""
         features = self._features(sample.views, sample.instruction, rng=rng if augment else None)
         proprio = torch.from_numpy(sample.proprio)
         if self.dropout and augment and rng.random() < self.dropout:
+            assert self.stats is not None, "what is trained has statistics"
             proprio = torch.tensor(self.stats["proprio"]["mean"])
         return {
             **features,
@@ -71,17 +83,17 @@ class FlowEncoder(ObservationEncoder):
             "time": torch.from_numpy(draw_times(rng, (self.draws,), self.times)),
         }
 
-    def outline(self, instruction):
+    def outline(self, instruction: str) -> tuple[dict[str, torch.Tensor], int, str]:
         numbers = f"{self.horizon} x {self.action_dim} numbers"
         return self.prompt.encode(instruction), self.draws, f"{numbers} come out of the action expert"
 
-    def target(self, features, _start):
+    def target(self, features: Mapping[str, Any], _start: int) -> str:
         """What is learned of a sample, in words."""
         horizon, dim = features["actions"].shape
         state = f"robot state of {len(features['proprio'])} numbers; " if len(features["proprio"]) else ""
         return f"{state}a chunk of {horizon} x {dim} numbers is learned, from {self.draws} draws of noise"
 
-    def collate(self, features, length=None):
+    def collate(self, features: Sequence[Mapping[str, Any]], length: int | None = None) -> dict[str, torch.Tensor]:
         """See `ObservationEncoder.collate`."""
         batch = super().collate(features, length)
         for name in ("proprio", "actions", "noise", "time"):

@@ -1,11 +1,13 @@
 """The action expert: projector, transformer and velocity head behind a backbone, and their file."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones.folders import EXPERT
@@ -36,19 +38,36 @@ class ActionExpert(nn.Module):
     """
 
     def __init__(
-        self, condition_dim, proprio_dim, horizon, action_dim, projector, width, layers, heads, mlp, head_layers
-    ):
+        self,
+        condition_dim: int,
+        proprio_dim: int,
+        horizon: int,
+        action_dim: int,
+        projector: int,
+        width: int,
+        layers: int,
+        heads: int,
+        mlp: int,
+        head_layers: int,
+    ) -> None:
         super().__init__()
-        sizes = {"dim_feedforward": mlp, "dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+        sizes: dict[str, Any] = {
+            "dim_feedforward": mlp,
+            "dropout": 0.0,
+            "activation": "gelu",
+            "batch_first": True,
+            "norm_first": True,
+        }
         self.projector = nn.Sequential(
             nn.LayerNorm(condition_dim), nn.Linear(condition_dim, projector), nn.GELU(), nn.Linear(projector, width)
         )
-        self.expert = nn.Module()
+        self.expert: Any = nn.Module()
         self.expert.place = nn.Linear(width, width, bias=False)
         self.expert.memory_norm = nn.LayerNorm(width)
         self.expert.queries = nn.Parameter(torch.randn(horizon, width))
         self.expert.layers = nn.ModuleList(nn.TransformerDecoderLayer(width, heads, **sizes) for _ in range(layers))
         with torch.no_grad():
+            layer: Any
             for layer in self.expert.layers:
                 layer.multihead_attn.in_proj_weight[: 2 * width] *= LOOK_CLOSELY
         self.expert.norm = nn.LayerNorm(width)
@@ -58,7 +77,7 @@ class ActionExpert(nn.Module):
                 nn.Linear(proprio_dim + self.unused, width), nn.GELU(), nn.Linear(width, width)
             )
         self.proprio_dim = proprio_dim
-        self.head = nn.Module()
+        self.head: Any = nn.Module()
         self.head.actions = nn.Linear(action_dim, width)
         self.head.time = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
         self.head.layers = nn.ModuleList(nn.TransformerEncoderLayer(width, heads, **sizes) for _ in range(head_layers))
@@ -68,7 +87,7 @@ class ActionExpert(nn.Module):
         nn.init.zeros_(self.head.velocity.bias)
 
     @classmethod
-    def from_cfg(cls, cfg, condition_dim, proprio_dim):
+    def from_cfg(cls, cfg: CfgNode, condition_dim: int, proprio_dim: int) -> "ActionExpert":
         flow, action = cfg.FLOW, cfg.ACTION
         return cls(
             condition_dim,
@@ -83,20 +102,23 @@ class ActionExpert(nn.Module):
             flow.HEAD_LAYERS,
         )
 
-    def features(self, condition, padding, proprio):
+    def features(
+        self, condition: torch.Tensor, padding: torch.Tensor | None, proprio: torch.Tensor | None
+    ) -> torch.Tensor:
         """What a chunk is generated from: (B, H, width).
 
         Args:
             condition: (B, M, D) hidden states.
             padding: (B, M) bool, those of them that are none; None: all count.
-            proprio: (B, P) normalised.
+            proprio: (B, P) normalised; None where the expert is given none.
         """
-        memory = self.projector(condition.to(self.projector[1].weight.dtype))
+        first: Any = self.projector[1]
+        memory = self.projector(condition.to(first.weight.dtype))
         # Attention does not know where in the prompt, and so where in a picture, a token stands: it is told.
         places = torch.arange(memory.shape[1], device=memory.device)
         places = self.expert.place(_sines(places, memory.shape[-1], PLACE_PERIODS).to(memory.dtype))
         memory = self.expert.memory_norm(memory + places)
-        if self.proprio_dim:
+        if proprio is not None and self.proprio_dim:
             state = nn.functional.pad(proprio.to(memory.dtype), (0, self.unused))
             memory = torch.cat([memory, self.expert.proprio(state)[:, None]], dim=1)
             if padding is not None:
@@ -106,7 +128,7 @@ class ActionExpert(nn.Module):
             x = layer(x, memory, memory_key_padding_mask=padding)
         return self.expert.norm(x)
 
-    def velocity(self, features, x, time):
+    def velocity(self, features: torch.Tensor, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """(B, H, A): where actions on their way move.
 
         Args:
@@ -129,13 +151,13 @@ def _sines(numbers, width, periods):
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def save_expert(expert, folder):
+def save_expert(expert: ActionExpert, folder: Path | str) -> None:
     """The weights, into an existing folder."""
     state = {name: value.detach().contiguous() for name, value in expert.state_dict().items()}
     save_file(state, Path(folder) / EXPERT, {"format": "pt"})
 
 
-def load_expert(expert, folder):
+def load_expert(expert: ActionExpert, folder: Path | str) -> None:
     """Weights that `save_expert` wrote; BadInput where they cannot be read or are of other sizes."""
     path = Path(folder) / EXPERT
     try:

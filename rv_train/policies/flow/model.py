@@ -9,18 +9,21 @@ the solver. The backbone stays as it is (MODEL.FREEZE), has adapters (MODEL.LORA
 """
 
 import contextlib
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from yacs.config import CfgNode
 
 from libs.action_text import is_constant
 from libs.errors import BadInput
 from libs.flow_matching import SAMPLERS, Normalizer, draw_noise, flow_matching_loss, interpolate
 from rv_train.backbones import family_of
-from rv_train.backbones.cost import TrainingFlops
+from rv_train.backbones.cost import Numbers, TrainingFlops
 from rv_train.backbones.loading import save_weights
 from rv_train.backbones.lora import adapter_sizes, has_adapter
 from rv_train.backbones.running import (
@@ -34,9 +37,15 @@ from rv_train.backbones.running import (
     without_flash,
 )
 from rv_train.data.sources import SOURCES, find_source
-from rv_train.policies.base import Prediction
+from rv_train.policies.base import Encoder, Prediction
 from rv_train.policies.flow.cost import FlowFlops, expert_activations
 from rv_train.policies.flow.expert import ActionExpert, load_expert, save_expert
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rv_train.backbones.base import Family
+    from rv_train.backbones.prompt import PromptEncoder
 
 
 class FlowPolicy(nn.Module):
@@ -60,7 +69,18 @@ class FlowPolicy(nn.Module):
     OWN = "action expert"
     PARTS: ClassVar = {part: f"action_expert.{part}." for part in ("projector", "expert", "head")}
 
-    def __init__(self, backbone, family, expert, prompt, actions, proprio, condition, solver, steps):
+    def __init__(
+        self,
+        backbone: "PreTrainedModel",
+        family: "Family",
+        expert: ActionExpert,
+        prompt: "PromptEncoder",
+        actions: Normalizer | None,
+        proprio: Normalizer | None,
+        condition: str,
+        solver: str,
+        steps: int,
+    ) -> None:
         super().__init__()
         self.backbone, self.family, self.action_expert, self.prompt = backbone, family, expert, prompt
         self.actions, self.proprio = actions, proprio
@@ -71,7 +91,7 @@ class FlowPolicy(nn.Module):
         self.velocity, self.compiled = expert.velocity, False
 
     @staticmethod
-    def check(cfg):
+    def check(cfg: CfgNode) -> None:
         name = cfg.MODEL.NAME
         if not find_source(cfg.DATA.SOURCE).NUMBERS:
             able = " or ".join(source for source in SOURCES if find_source(source).NUMBERS)
@@ -89,7 +109,9 @@ class FlowPolicy(nn.Module):
             raise BadInput(f"FLOW.HIDDEN must be a multiple of 2 x HEADS, got {flow.HIDDEN} and {flow.HEADS} heads")
 
     @classmethod
-    def from_cfg(cls, cfg, encoder, backbone, weights=None):
+    def from_cfg(
+        cls, cfg: CfgNode, encoder: Encoder, backbone: "PreTrainedModel", weights: Path | None = None
+    ) -> "FlowPolicy":
         actions, proprio = normalizers(cfg, encoder) if encoder.stats else (None, None)
         dim = backbone.config.get_text_config().hidden_size
         expert = ActionExpert.from_cfg(cfg, dim, sum(encoder.proprio.values())).to(DTYPES[cfg.AMP.param_dtype])
@@ -99,29 +121,30 @@ class FlowPolicy(nn.Module):
         condition, solver = flow.CONDITION, flow.SOLVER
         return cls(backbone, family_of(cfg), expert, prompt, actions, proprio, condition, solver, flow.STEPS)
 
-    def save(self, folder):
+    def save(self, folder: Path | str) -> None:
         save_weights(self.backbone, folder)
         save_expert(self.action_expert, folder)
 
-    def flops(self):
+    def flops(self) -> FlowFlops:
         adapters = adapter_sizes(self.backbone.named_parameters(), self.family) if has_adapter(self.backbone) else None
         towers = self.family.towers(self.backbone.config, self.prompt.pictures)
         backbone = TrainingFlops(towers, self.prompt.pictures, adapters, frozen=not self.learns_to_see)
         return FlowFlops.of(backbone, self.action_expert, self.conditioned_on)
 
-    def kept(self, numbers, tokens, counted):
+    def kept(self, numbers: Numbers, tokens: int, counted: int) -> dict[str, int]:
         seen = tokens if self.conditioned_on == "all" else 1
         return {"activations of the expert": expert_activations(self.action_expert, seen, counted, numbers)}
 
-    def chance(self, batch):
+    def chance(self, batch: Mapping[str, torch.Tensor]) -> tuple[float, str]:
         _, velocity = interpolate(batch["noise"], self._targets(batch), batch["time"])
         return velocity.square().mean().item(), "a velocity of 0"
 
-    def forward(self, batch):
+    def forward(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Mean squared error of the velocity, over every draw of noise and time of every sample.
 
         Args:
             batch: see `rv_train.policies.flow.encoder`.
+
         Returns:
             {"loss": scalar float32, "count": draws in the batch, which it is the mean over}.
         """
@@ -131,12 +154,12 @@ class FlowPolicy(nn.Module):
             predicted = self.action_expert.velocity(features, x.flatten(0, 1), batch["time"].flatten())
         return {"loss": flow_matching_loss(predicted, velocity.flatten(0, 1)), "count": batch["time"].numel()}
 
-    def recompute_activations(self):
+    def recompute_activations(self) -> None:
         """Gradient checkpointing in the backbone, where it is trained; the expert is small."""
         if self.learns_to_see:
             recompute_layers(self.backbone)
 
-    def compile(self):
+    def compile(self) -> None:
         """Compile the training step, in place: call it before DDP wraps the model. `predict` runs uncompiled.
 
         Raises:
@@ -147,7 +170,7 @@ class FlowPolicy(nn.Module):
             layer.compile(dynamic=True)
         self.compiled = True
 
-    def compile_predict(self):
+    def compile_predict(self) -> None:
         """Compile the head, which `predict` calls at every step, in place: once for each shape of a batch.
 
         Raises:
@@ -157,29 +180,36 @@ class FlowPolicy(nn.Module):
         self.velocity = torch.compile(self.action_expert.velocity, dynamic=False)
 
     @torch.no_grad()
-    def predict(self, batch, temperature=None, generators=None):
+    def predict(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        temperature: float | None = None,
+        generators: Sequence[np.random.Generator] | None = None,
+    ) -> Prediction:
         """Integrate noise to chunks.
 
         Args:
             batch: pictures, ids, lengths and proprio, see `rv_train.policies.flow.encoder`.
             temperature: what the noise is multiplied by, finite, >= 0; None: TEMPERATURE. 0: always from the middle.
             generators: B numpy Generators, which the noise is drawn from; None: fresh ones.
+
         Returns:
             a Prediction; its chunks may go beyond the range of the data.
         """
+        assert self.actions is not None, "only a policy without statistics lacks it, which answers nothing"
         generators = generators or [np.random.default_rng() for _ in batch["lengths"]]
         with answering(self.backbone, self.compiled), self._attention():
             features = self._features(batch)
             shape = features.shape[1], self.actions.dim
-            noise = np.stack([draw_noise(generator, shape) for generator in generators])
-            noise = torch.from_numpy(noise).to(features) * (self.TEMPERATURE if temperature is None else temperature)
+            drawn = np.stack([draw_noise(generator, shape) for generator in generators])
+            noise = torch.from_numpy(drawn).to(features) * (self.TEMPERATURE if temperature is None else temperature)
             x = self.solver(lambda x, time: self.velocity(features, x, time), noise, self.steps)
         chunk = self.actions.denormalize(x).cpu().numpy()
         every = np.ones(len(chunk), dtype=bool)
         return Prediction(chunk, valid=every, repaired=~every, texts=[""] * len(chunk))
 
     @torch.no_grad()
-    def condition(self, batch):
+    def condition(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What an answer is computed from: the hidden states that the expert sees, their mean; (B, D) float32."""
         with without_flash(self.backbone):
             hidden, padding = self._condition(batch)
@@ -195,6 +225,7 @@ class FlowPolicy(nn.Module):
 
     def _targets(self, batch):
         """(B, 1, H, A) normalised chunks, for every draw."""
+        assert self.actions is not None, "only a policy without statistics lacks it, which learns nothing"
         return self.actions.normalize(batch["actions"])[:, None]
 
     def _features(self, batch):
@@ -212,9 +243,10 @@ class FlowPolicy(nn.Module):
         return hidden, places >= batch["lengths"][:, None]
 
 
-def normalizers(cfg, encoder):
+def normalizers(cfg: CfgNode, encoder: Encoder) -> tuple[Normalizer, Normalizer | None]:
     """(of actions, of the robot's state or None) from the encoder's statistics."""
     stats, proprio = encoder.stats, None
+    assert stats is not None
     if encoder.proprio:
         proprio = Normalizer.from_mean_std(stats["proprio"]["mean"], stats["proprio"]["std"])
     low, high = np.array(stats["min"]), np.array(stats["max"])

@@ -21,13 +21,22 @@ roundings differ.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
 from rv_train.policies.text.drafts import Drafts
 from rv_train.policies.text.fast_layer import FastLayer, rms_norm, rotate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rv_train.backbones.base import Embedded, Family
+    from rv_train.policies.text.grammar import Grammar
+
 
 GPU_WIDTH = 8  # tokens per row and pass
 # On a CPU every token costs; measured best for the shipped policy and 1 row: 16 of its tokens, 4 rows: 4 to 8.
@@ -45,22 +54,29 @@ class Decoder:
         grammar: the Grammar of an answer.
     """
 
-    def __init__(self, backbone, family, grammar):
+    def __init__(self, backbone: "PreTrainedModel", family: "Family", grammar: "Grammar") -> None:
         self.backbone, self.family = backbone, family
         self.text, self.head = family.text(backbone), backbone.get_output_embeddings()
         self.grammar = grammar
         self.one_pass = _Answer.one_pass
         self._graphs = {}  # of CUDA: shapes → _Answer, the latest last
 
-    def compile(self):
+    def compile(self) -> None:
         """Compile a pass, grammar and drafts included: once for each shape (B, L, W) that comes, when it first does."""
         # On a CPU a small model's kernels are as short as the calls to them, so those are C++, too; a graph needs none.
-        options = None if self.head.weight.is_cuda else {"cpp_wrapper": True}
+        options: dict[str, Any] | None = None if self.head.weight.is_cuda else {"cpp_wrapper": True}
         self.one_pass = torch.compile(_Answer.one_pass, dynamic=False, options=options)
         self._graphs.clear()
 
     @torch.inference_mode()
-    def generate(self, prompt, lengths, noise=None, real=None, drafts=None):
+    def generate(
+        self,
+        prompt: "Embedded",
+        lengths: torch.Tensor,
+        noise: torch.Tensor | None = None,
+        real: torch.Tensor | None = None,
+        drafts: torch.Tensor | None = None,
+    ) -> tuple[list[list[int]], list[int]]:
         """Write until every row has ended: each time the id with the largest logit of those that the grammar allows,
         or the largest logit plus noise.
 
@@ -70,6 +86,7 @@ class Decoder:
             noise: (B, grammar.longest, K) float32, added to the logits of the ids in ascending order; or None.
             real: (B,) bool, the rows that count; the others only fill the batch and are not waited for. None: all.
             drafts: (B, N) int64, the numbers that are expected, -1 where nothing is; None: no drafts.
+
         Returns:
             list of B lists of ids, without the end; and list of B passes that they took, the prompt's apart.
         """
@@ -105,12 +122,21 @@ class Decoder:
             del self._graphs[next(iter(self._graphs))]
         return answer
 
-    def prefill(self, prompt):
+    def prefill(self, prompt: "Embedded") -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         """The prompt through the library's own layers: hidden states (B, L, D), and per layer its keys and values."""
         output = self.text(**prompt.inputs, use_cache=True)
         return output.last_hidden_state, [(layer.keys, layer.values) for layer in output.past_key_values.layers]
 
-    def step(self, layers, x, cos, sin, slots, mask, cache):
+    def step(
+        self,
+        layers: Sequence[FastLayer],
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        slots: torch.Tensor,
+        mask: torch.Tensor,
+        cache: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    ) -> torch.Tensor:
         """Some tokens of every row → (B * W, D) final hidden states; their keys and values are written to the cache.
 
         Args:

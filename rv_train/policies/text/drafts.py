@@ -7,7 +7,12 @@ Where the grammar allows one token only, or not the one in the draft, it says wh
 otherwise costs the rest of a pass; the next number starts at its own draft again.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
+
+if TYPE_CHECKING:
+    from rv_train.policies.text.grammar import Grammar
 
 
 class Drafts:
@@ -18,7 +23,7 @@ class Drafts:
         batch: B.
     """
 
-    def __init__(self, grammar, batch):
+    def __init__(self, grammar: "Grammar", batch: int) -> None:
         self.grammar = grammar
         device, states = grammar.ids.device, len(grammar.place)
         self._first = torch.arange(batch, device=device)[:, None] * states  # of the row's part of the flat tables
@@ -29,11 +34,11 @@ class Drafts:
         self._after = torch.zeros_like(self._token)
         self._learns = False
 
-    def begin(self, numbers=None):
+    def begin(self, numbers: torch.Tensor | None = None) -> None:
         """numbers: (B, N) int64, what is expected, -1 where nothing is; None: guess from the grammar only."""
         grammar, width = self.grammar, self.grammar.digit_places
         self._learns = numbers is not None
-        if not self._learns:
+        if numbers is None:
             self._set(grammar.guess.expand_as(self._token))
             return
         text, known = grammar.columns(numbers)
@@ -48,16 +53,16 @@ class Drafts:
         self._copies.copy_(ahead.where(unknown[:, ahead], grammar.places))
         self._rebuild()
 
-    def propose(self, state, count):
+    def propose(self, state: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The `count` tokens that are expected from `state` (B,) on: columns (B, count), and the states (B, count + 1)
         before the first and after each."""
         flat = [state + self._first[:, 0]]
         for _ in range(count):
             flat.append(self._after.view(-1)[flat[-1]])
-        flat = torch.stack(flat, dim=1)
-        return self._token.view(-1)[flat[:, :-1]], flat - self._first
+        all_flat = torch.stack(flat, dim=1)
+        return self._token.view(-1)[all_flat[:, :-1]], all_flat - self._first
 
-    def learn(self, states, columns, count):
+    def learn(self, states: torch.Tensor, columns: torch.Tensor, count: torch.Tensor) -> None:
         """Expect what was written again, one action later, where nothing better is known.
 
         Args:

@@ -1,10 +1,14 @@
 """The parts of a decoder layer as the hand-written pass calls them."""
 
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+if TYPE_CHECKING:
+    from rv_train.backbones.base import LayerParts
 
 
 class FastLayer:
@@ -13,7 +17,7 @@ class FastLayer:
     Module calls and attributes cost as much as the products of a tiny model, so plain linear layers are called without.
     """
 
-    def __init__(self, parts, heads, join):
+    def __init__(self, parts: "LayerParts", heads: int, join: bool) -> None:
         """parts: a LayerParts; heads: of queries."""
         self.norm1, self.norm2, self.act = parts.norm1, parts.norm2, parts.act
         self.qkv = _joined([parts.q, parts.k, parts.v], join)
@@ -44,10 +48,10 @@ def _joined(modules, join):
     return lambda x: torch.cat([module(x) for module in modules], dim=-1)
 
 
-def rms_norm(x, norm):
+def rms_norm(x: torch.Tensor, norm: Any) -> torch.Tensor:
     return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
 
 
-def rotate(x, cos, sin):
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary position embedding, RoFormer eq. 34, in the half-split layout the weights were trained with."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

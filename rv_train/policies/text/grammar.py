@@ -6,6 +6,7 @@ hundred states are enough for any num_bins. A state costs one look-up per token 
 """
 
 import copy
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -20,7 +21,9 @@ class Grammar:
     them for what ends it; and one place behind all, for what is nowhere. longest: tokens of the longest answer.
     """
 
-    def __init__(self, horizon, action_dim, num_bins, digit_ids, space_id, end_id):
+    def __init__(
+        self, horizon: int, action_dim: int, num_bins: int, digit_ids: Sequence[int], space_id: int, end_id: int
+    ) -> None:
         self.horizon, self.action_dim, self.num_bins = horizon, action_dim, num_bins
         self.numbers = horizon * action_dim
         self.digit_places = len(str(num_bins)) + 1
@@ -54,7 +57,7 @@ class Grammar:
                 self.place[state] = number * self.digit_places + written
         self.penalty = torch.zeros(shape).masked_fill_(~self.allowed, -torch.inf)
 
-    def to(self, device):
+    def to(self, device: torch.device | str) -> "Grammar":
         """The same with its tables on a device; itself where they are there."""
         if self.ids.device == torch.device(device):
             return self
@@ -62,7 +65,7 @@ class Grammar:
         moved.__dict__.update({k: v.to(device) for k, v in self.__dict__.items() if isinstance(v, torch.Tensor)})
         return moved
 
-    def numbers_of(self, ids):
+    def numbers_of(self, ids: Iterable[int]) -> list[int]:
         """The integers that the ids of an answer write, without the end: a list."""
         numbers, inside = [], False
         for id in ids:
@@ -74,11 +77,12 @@ class Grammar:
             inside = digit is not None
         return numbers
 
-    def columns(self, numbers):
+    def columns(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Integers as they are written, number by number.
 
         Args:
             numbers: (B, N) int64; those outside 0..num_bins stand for none.
+
         Returns:
             (B, N, digit_places) columns, spaces behind the digits; and (B, N) bool, whether it is a number.
         """

@@ -10,14 +10,22 @@ it, hidden from their row by the mask. A cache with a state cannot forget, there
 same.
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.cache_utils import DynamicLayer
 
 from libs.errors import BadInput
-from rv_train.backbones.base import Embedded
+from rv_train.backbones.base import Embedded, Family
 from rv_train.policies.text.drafts import Drafts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rv_train.policies.text.grammar import Grammar
+
 
 WIDTH = 8  # tokens per row and pass where a draft is verified
 
@@ -31,17 +39,24 @@ class LibraryDecoder:
         grammar: the Grammar of an answer.
     """
 
-    def __init__(self, backbone, family, grammar):
+    def __init__(self, backbone: "PreTrainedModel", family: Family, grammar: "Grammar") -> None:
         self.backbone, self.family, self.grammar = backbone, family, grammar
 
-    def compile(self):
+    def compile(self) -> NoReturn:
         raise BadInput(
             f"torch_compile compiles the hand-written pass, which does not describe the layers of MODEL.BACKBONE "
             f"{self.family.name}: do without"
         )
 
     @torch.inference_mode()
-    def generate(self, prompt, lengths, noise=None, real=None, drafts=None):
+    def generate(
+        self,
+        prompt: Embedded,
+        lengths: torch.Tensor,
+        noise: torch.Tensor | None = None,
+        real: torch.Tensor | None = None,
+        drafts: torch.Tensor | None = None,
+    ) -> tuple[list[list[int]], list[int]]:
         """See `rv_train.policies.text.decoder.Decoder.generate`."""
         self.grammar = grammar = self.grammar.to(prompt.embeds.device)
         writing = _Writing(self, prompt, lengths, noise, real, drafts)
@@ -115,7 +130,7 @@ class _Writing:
         return scores + self.grammar.penalty[states]
 
 
-def right_aligned(prompt, lengths):
+def right_aligned(prompt: Embedded, lengths: torch.Tensor) -> tuple[Embedded, torch.Tensor]:
     """Embedded prompts with their padding, one token at least, on the left; and (B, L + 1) bool, which count."""
     size = prompt.embeds.shape[1]
     shift = size + 1 - lengths[:, None]

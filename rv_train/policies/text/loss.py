@@ -1,5 +1,7 @@
 """Cross-entropy over a large vocabulary, in one tensor of its size where PyTorch's own keeps four."""
 
+from typing import Any
+
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -17,12 +19,13 @@ class TokenLoss(torch.autograd.Function):
     Args:
         logits: (M, V) in any floating dtype. Taken over: those in float32 are overwritten.
         labels: (M,) int64 in 0..V - 1.
+
     Returns:
         scalar float32. Its backward pass runs once: a second one finds its tensors overwritten, and PyTorch says so.
     """
 
     @staticmethod
-    def forward(ctx, logits, labels):
+    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         scores = logits.float()
         for rows in scores.split(max(1, AT_ONCE // scores.shape[1])):
             rows.copy_(rows.log_softmax(-1))
@@ -32,7 +35,7 @@ class TokenLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         scores, labels = ctx.saved_tensors
         ours = scores.exp_()
         ours[torch.arange(len(labels), device=labels.device), labels] -= 1

@@ -2,15 +2,18 @@
 integers."""
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
+from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones import family_of
-from rv_train.backbones.cost import TrainingFlops
+from rv_train.backbones.cost import Numbers, TrainingFlops
 from rv_train.backbones.loading import save_weights
 from rv_train.backbones.lora import adapter_sizes
 from rv_train.backbones.running import (
@@ -28,6 +31,14 @@ from rv_train.policies.text.decoder import Decoder
 from rv_train.policies.text.grammar import Grammar
 from rv_train.policies.text.library_decoder import LibraryDecoder
 from rv_train.policies.text.loss import TokenLoss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from libs.action_text.codec import ActionTextCodec
+    from rv_train.backbones.base import Family
+    from rv_train.backbones.prompt import PromptEncoder
+    from rv_train.policies.text.encoder import TextEncoder
 
 
 class TextPolicy(nn.Module):
@@ -48,7 +59,14 @@ class TextPolicy(nn.Module):
     PARTS: ClassVar = {}
     OWN = ""
 
-    def __init__(self, backbone, family, prompt, codec, grammar):
+    def __init__(
+        self,
+        backbone: "PreTrainedModel",
+        family: "Family",
+        prompt: "PromptEncoder",
+        codec: "ActionTextCodec | None",
+        grammar: Grammar,
+    ) -> None:
         super().__init__()
         self.backbone, self.family, self.prompt, self.codec = backbone, family, prompt, codec
         described = family.layer_parts(backbone) is not None
@@ -56,38 +74,40 @@ class TextPolicy(nn.Module):
         self.compiled = False
 
     @staticmethod
-    def check(cfg):
+    def check(cfg: CfgNode) -> None:
         if cfg.MODEL.FREEZE:
             raise BadInput(
                 f"MODEL.FREEZE leaves MODEL.NAME {cfg.MODEL.NAME} nothing to train: set MODEL.LORA.RANK instead"
             )
 
     @classmethod
-    def from_cfg(cls, cfg, encoder, backbone, weights=None):
+    def from_cfg(
+        cls, cfg: CfgNode, encoder: "TextEncoder", backbone: "PreTrainedModel", weights: Path | None = None
+    ) -> "TextPolicy":
         prompt, action = encoder.prompt, cfg.ACTION
         with torch.device("cpu"):  # numbers are looked at while it is built
             ids = prompt.digit_ids, prompt.space_id, prompt.end_id
             grammar = Grammar(action.HORIZON, action.DIM, action.NUM_BINS, *ids)
         return cls(backbone, family_of(cfg), prompt, encoder.codec, grammar)
 
-    def save(self, folder):
+    def save(self, folder: Path | str) -> None:
         """Write what a training changes into an existing folder, for `weights` of `from_cfg`."""
         save_weights(self.backbone, folder)
 
-    def flops(self):
+    def flops(self) -> TrainingFlops:
         towers = self.family.towers(self.backbone.config, self.prompt.pictures)
         adapters = adapter_sizes(self.named_parameters(), self.family)
         return TrainingFlops(towers, self.prompt.pictures, adapters)
 
-    def kept(self, numbers, tokens, counted):
+    def kept(self, numbers: Numbers, tokens: int, counted: int) -> dict[str, int]:
         """The logits in float32, and in 16 bits before them, or their gradient behind."""
         values = counted * self.backbone.config.get_text_config().vocab_size
         return {"logits and loss": values * (4 + (numbers.compute if numbers.compute < 4 else 0))}
 
-    def chance(self, batch):
+    def chance(self, batch: Mapping[str, torch.Tensor]) -> tuple[float, str]:
         return math.log(self.backbone.config.get_text_config().vocab_size), "guessing among all tokens"
 
-    def forward(self, batch):
+    def forward(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Cross-entropy of the learned tokens.
 
         Only the hidden states in front of a learned token reach the head: half the sequence is prompt, and logits of
@@ -95,6 +115,7 @@ class TextPolicy(nn.Module):
 
         Args:
             batch: see `rv_train.policies.encoding`.
+
         Returns:
             {"loss": scalar float32, "count": learned tokens in the batch, which it is the mean over}.
         """
@@ -103,11 +124,11 @@ class TextPolicy(nn.Module):
         loss = TokenLoss.apply(logits, batch["label_ids"])
         return {"loss": loss, "count": batch["label_ids"].numel()}
 
-    def recompute_activations(self):
+    def recompute_activations(self) -> None:
         """Gradient checkpointing: layers keep their inputs only and compute the rest again in the backward pass."""
         recompute_layers(self.backbone)
 
-    def compile(self):
+    def compile(self) -> None:
         """Compile the training step, in place: call it before DDP wraps the model. `predict` runs uncompiled.
 
         Raises:
@@ -116,7 +137,7 @@ class TextPolicy(nn.Module):
         compile_layers(self.family, self.backbone)
         self.compiled = True
 
-    def compile_predict(self):
+    def compile_predict(self) -> None:
         """Compile the step of `predict`'s decoding, in place: once for each shape of a batch, when it first comes.
 
         Raises:
@@ -126,7 +147,12 @@ class TextPolicy(nn.Module):
         self.decoder.compile()
 
     @torch.no_grad()
-    def predict(self, batch, temperature=None, generators=None):
+    def predict(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        temperature: float | None = None,
+        generators: Sequence[np.random.Generator] | None = None,
+    ) -> Prediction:
         """Answer open prompts with H x A integers in 0..num_bins and the end of the turn, by the grammar.
 
         At temperature 0 the likeliest allowed token is written each time. Above, one is drawn from
@@ -140,6 +166,7 @@ class TextPolicy(nn.Module):
                 answer is the same, sooner (see `rv_train.policies.text.drafts`).
             temperature: finite, >= 0; None: TEMPERATURE.
             generators: B numpy Generators, drawn from if the temperature is not 0.
+
         Returns:
             a Prediction.
         """
@@ -147,20 +174,21 @@ class TextPolicy(nn.Module):
         if temperature:  # scaled instead of the logits: a temperature close to 0 is then close to none
             grammar = self.decoder.grammar
             shape = grammar.longest, len(grammar.ids)
-            noise = np.stack([temperature * generator.gumbel(size=shape) for generator in generators])
-            noise = torch.from_numpy(noise.astype(np.float32)).to(batch["input_ids"].device)
+            drawn = np.stack([temperature * generator.gumbel(size=shape) for generator in generators or ()])
+            noise = torch.from_numpy(drawn.astype(np.float32)).to(batch["input_ids"].device)
         with answering(self.backbone, self.compiled):
             prompt = self._embed(batch)
             ids, passes = self.decoder.generate(prompt, batch["lengths"], noise, batch.get("real"), batch.get("drafts"))
         grammar = self.decoder.grammar
         numbers = [grammar.numbers_of(row) for row in ids]
+        assert self.codec is not None, "only a policy without statistics lacks it, which answers nothing"
         decoded = self.codec.decode_integers(numbers, grammar.horizon)
         texts = [" ".join(map(str, row)) for row in numbers]
         tokens = np.array([len(row) + 1 for row in ids])  # with the end
         return Prediction(decoded.actions, decoded.valid, decoded.repaired, texts, tokens, np.array(passes), numbers)
 
     @torch.no_grad()
-    def condition(self, batch):
+    def condition(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What an answer is computed from: the hidden state behind the open prompt, (B, D) float32."""
         with without_flash(self.backbone):
             return last_of(self._hidden(batch), batch["lengths"]).float()

@@ -4,8 +4,11 @@ The reference is what the document's code does: every sample passes through the 
 weights, random pictures, prompts of different lengths; both must give the same hidden states.
 """
 
+import argparse
 import statistics
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +29,7 @@ VISION = {
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest hidden state
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--sizes", nargs="+", choices=SIZES, default=["tiny", "stack", "middle"], help="models of random weights")
     add("--batch", type=int, default=8, help="samples")
@@ -36,7 +39,7 @@ def add_arguments(parser):
     add("--image_size", type=int, default=112, help="side of a view, pixels; two views are tiled")
 
 
-def measure(args, report):
+def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict[str, Any]:
     import torch
 
     if args.batch < 1 or args.rounds < 1:
@@ -111,7 +114,7 @@ def _measure_size(args, size, device, dtype):
 def _config(size, image_size, dtype):
     from rv_train.config import cfg_from_dict
 
-    model = {"NAME": "flow_expert", "INIT": "random", "TEXT": SIZES[size]}
+    model: dict[str, Any] = {"NAME": "flow_expert", "INIT": "random", "TEXT": SIZES[size]}
     if size == "7b":
         model["TEXT"] |= {"VOCAB": 152064, "TIED": False}
     else:
@@ -142,7 +145,7 @@ def _wait(device):
         torch.cuda.synchronize(device)
 
 
-def table(result) -> str:
+def table(result: Mapping[str, Any]) -> str:
     lines = [f"{result['device']}, {result['dtype']}, {result['batch']} samples"]
     lines.append(f"{'model':<10}{'parameters':>16}{'one batch':>12}{'one by one':>12}{'ratio':>9}   quartiles")
     for row in result["rows"]:

@@ -4,7 +4,9 @@ import contextlib
 import functools
 import os
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -15,13 +17,13 @@ class PhaseClock:
     A phase inside another one is counted as itself alone. Not for several threads.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._phases = {}  # name → [seconds, CPU seconds, times entered]
         self._stack = []
         self._last = (0.0, 0.0)
 
     @contextlib.contextmanager
-    def phase(self, name: str):
+    def phase(self, name: str) -> Iterator[None]:
         self._book()
         self._stack.append(name)
         self._phases.setdefault(name, [0.0, 0.0, 0])[2] += 1
@@ -31,7 +33,7 @@ class PhaseClock:
             self._book()
             self._stack.pop()
 
-    def watch(self, owner, method: str, name: str):
+    def watch(self, owner: Any, method: str, name: str) -> None:
         """Count every call of `owner.method` from now on as phase `name`."""
         call = getattr(owner, method)
 
@@ -57,7 +59,7 @@ class PhaseClock:
         self._last = now
 
 
-def add_phases(all_phases) -> dict:
+def add_phases(all_phases: Iterable[Mapping[str, Mapping[str, float]]]) -> dict:
     """Sum of what several clocks took."""
     total = {}
     for phases in all_phases:
@@ -83,7 +85,7 @@ def machine_cpu_seconds() -> float:
 class CpuMeter:
     """Seconds, CPU seconds of some processes, and CPU seconds of everybody else, between start and `read`."""
 
-    def __init__(self, pids: dict[str, int]):
+    def __init__(self, pids: dict[str, int]) -> None:
         self.pids = pids
         self._before = {name: cpu_seconds(pid) for name, pid in pids.items()}
         self._machine = machine_cpu_seconds()

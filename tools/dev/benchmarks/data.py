@@ -16,13 +16,16 @@ LeRobot's own loader, by every decoder that it finds. LeRobot cannot be installe
 names the Python of an environment that has it (LEROBOT_PYTHONPATH: what is put on its path).
 """
 
+import argparse
 import importlib
 import importlib.util
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +37,7 @@ CONFIG = Path(__file__).resolve().parents[3] / "configs/vla0.yaml"
 BATCH = 8
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--data",
@@ -50,7 +53,7 @@ def add_arguments(parser):
     )
 
 
-def measure(args, report) -> dict:
+def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
     Returns {"settings", "frames", "storage": {name: ...}, "readers": {file: {reader: ...}}, "robomimic": its version or
@@ -101,7 +104,7 @@ def measure(args, report) -> dict:
             readers[kind.name], wrong = _compare_readers(cfg, paths[kind], order, args.rounds, report)
             problems += [f"{kind.name}: {reader} reads something else" for reader in wrong]
     settings = {"data": str(args.data), "samples": args.samples, "rounds": args.rounds}
-    side, _ = dataset.facts.cameras[dataset.views[0]]
+    side, _ = dataset.facts.cameras[dataset.views[0]] or (0, 0)
     return {
         "settings": settings,
         "frames": {"number": len(dataset), "views": len(keys), "resolution": side},
@@ -146,7 +149,7 @@ def _read_storage(kind, path, keys, places, rounds, dataset, order):
     return {"warm_per_s": spread(warm), "cold_per_s": spread(cold)}, same
 
 
-def forget(path):
+def forget(path: Path | str) -> None:
     """Have the operating system drop what it keeps of a file in memory."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -196,7 +199,7 @@ def _robomimic_version() -> str:
     return importlib.import_module("robomimic").__version__
 
 
-def table(result) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The summary as text."""
     if "loaders" in result:
         from tools.dev.benchmarks import lerobot_sets
@@ -206,7 +209,9 @@ def table(result) -> str:
 
     frames = result["frames"]
     side = frames["resolution"]
-    rows = [(f"samples of {frames['views']} x {side}x{side}", "KiB/frame", "write ms", "warm /s/core", "cold /s")]
+    rows: list[tuple[str, ...]] = [
+        (f"samples of {frames['views']} x {side}x{side}", "KiB/frame", "write ms", "warm /s/core", "cold /s")
+    ]
     for name, numbers in result["storage"].items():
         sizes = f"{numbers['bytes_per_frame'] / 1024:.1f}", f"{numbers['write_ms_per_frame']:.2f}"
         rows.append((name, *sizes, *(with_quartiles(numbers[key], 0) for key in ("warm_per_s", "cold_per_s"))))

@@ -8,13 +8,21 @@ its draft is its previous answer shifted by one action, as in a rollout with --a
 demonstrations (--data), or pictures that drift. Models: random weights at some sizes, or a checkpoint (--model_path).
 """
 
+import argparse
 import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from libs.errors import BadInput
 from tools.dev.benchmarks.samples import columns, rotated, spread, with_quartiles
+
+if TYPE_CHECKING:
+    from rv_train.policies.text.encoder import TextEncoder
+    from rv_train.policies.text.model import TextPolicy
+
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs/vla0.yaml"
 TINY = {
@@ -59,7 +67,7 @@ SEQUENCE = 32  # frames of a sequence of made pictures
 INSTRUCTION = "put the white mug on the left plate"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--sizes", nargs="+", choices=SIZES, default=["tiny"], help="models of random weights")
     add("--prompts", type=int, default=500, help="that generate() and this code answer")
@@ -68,7 +76,7 @@ def add_arguments(parser):
     add_call_arguments(parser)
 
 
-def add_call_arguments(parser):
+def add_call_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every benchmark that answers prompts; `start` takes them up."""
     add = parser.add_argument
     add("--model_path", help="a checkpoint in place of --sizes")
@@ -79,7 +87,7 @@ def add_call_arguments(parser):
     add("--threads", type=int, default=1, help="of a CPU")
 
 
-def measure(args, report) -> dict:
+def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
     Returns {"settings", "models": {name: see `_measure_model`}, "problems"}. BadInput: bad arguments.
@@ -95,7 +103,7 @@ def measure(args, report) -> dict:
     return {"settings": settings, "models": models, "problems": problems}
 
 
-def start(args, numbers):
+def start(args: argparse.Namespace, numbers: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
     """Check the arguments, `numbers` are those that must be at least 1, and set the threads.
 
     Returns ({option: value} as JSON takes it, names of the models to answer with). BadInput: bad arguments.
@@ -113,7 +121,7 @@ def start(args, numbers):
     return settings, [args.model_path] if args.model_path else args.sizes
 
 
-def load(args, name):
+def load(args: argparse.Namespace, name: str) -> "tuple[TextPolicy, TextEncoder]":
     """The model of that name, of those that `start` gave, and its encoder."""
     return _checkpoint(args) if args.model_path else _random_model(name, args.device)
 
@@ -160,7 +168,7 @@ def _measure_model(args, name, model, encoder, report):
     }
 
 
-def _disagreements(where, answers) -> list[str]:
+def _disagreements(where: str, answers: Mapping[str, Any]) -> list[str]:
     expected = answers["plain"]["ids"]
     return [
         f"{where}, row {row}: {VARIANTS[variant]} writes something else"
@@ -170,7 +178,7 @@ def _disagreements(where, answers) -> list[str]:
     ]
 
 
-def summarize(calls, first) -> dict:
+def summarize(calls: Mapping[str, list[dict]], first: Mapping[str, Sequence[float]]) -> dict:
     """Milliseconds per call of each variant, of that the prompt, and how much faster than generate() it is.
 
     first: seconds until the first token, of "generate" and of "plain"; the others have the same prompt.
@@ -211,7 +219,8 @@ def _random_model(name, device):
     from rv_train.config import load_cfg
     from rv_train.policies import build_encoder, build_policy
 
-    options = [part for pair in {"MODEL.INIT": "random", **SIZES[name]}.items() for part in pair]
+    chosen: Any = SIZES[name]  # {key: value}
+    options = [part for pair in {"MODEL.INIT": "random", **chosen}.items() for part in pair]
     cfg = load_cfg(CONFIG, options)
     encoder = build_encoder(cfg, {"min": [-1.0] * 7, "max": [1.0] * 7})
     torch.manual_seed(0)
@@ -222,14 +231,14 @@ def _random_model(name, device):
     return model, encoder
 
 
-def observations(args, number, encoder):
+def observations(args: argparse.Namespace, number: int, encoder: "TextEncoder") -> list[dict]:
     """What the rows of call `number` see: row by row the next frame of a sequence."""
     if args.data:
         return _recorded(args, number, encoder)
     pictures = []
     for row in range(args.batch):
         rng = np.random.default_rng([row, number // SEQUENCE])
-        coarse = rng.integers(0, 256, (len(encoder.views), 16, 16, 3), dtype=np.uint8)
+        coarse = rng.integers(0, 256, (len(encoder.views), 16, 16, 3), dtype="uint8")
         shift = 2 * (number % SEQUENCE)
         pictures.append(np.roll(coarse.repeat(16, 1).repeat(16, 2), (shift, shift), (1, 2)))  # 256 x 256
     return [{"views": dict(zip(encoder.views, views, strict=True)), "instruction": INSTRUCTION} for views in pictures]
@@ -252,7 +261,7 @@ def _recorded(args, number, encoder):
         file.close()
 
 
-def table(result) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The summary as text."""
     lines = []
     for name, model in result["models"].items():

@@ -1,6 +1,8 @@
 """One model, every way to let it answer: this code's, and the library's `generate()`."""
 
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -8,17 +10,23 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from rv_train.backbones.patches import image_patches
 from rv_train.backbones.qwen.vision import use_own
 
+if TYPE_CHECKING:
+    from rv_train.policies.text.grammar import Grammar
+    from rv_train.policies.text.model import TextPolicy
+
 
 class Ways:
     """model: a TextPolicy on `device`, over one of Qwen's families."""
 
-    def __init__(self, model, device):
+    def __init__(self, model: "TextPolicy", device: torch.device | str) -> None:
         self.model = model
-        self._compiled = None
+        self._compiled: Any = None
         self._wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
 
     @torch.inference_mode()
-    def answer(self, variant, batch, drafts, only_first=False) -> dict:
+    def answer(
+        self, variant: str, batch: Mapping[str, torch.Tensor], drafts: torch.Tensor | None, only_first: bool = False
+    ) -> dict:
         """Answer a batch whose prompts are all of one length.
 
         variant: "plain" and "drafts" are this code's, "generate", "static" and "compiled" the library's.
@@ -35,7 +43,7 @@ class Ways:
         return {"s": time.perf_counter() - start, "ids": ids, "passes": passes}
 
     def _ours(self, batch, drafts, variant, only_first):
-        decoder = self.model.decoder
+        decoder: Any = self.model.decoder
         prompt = self.model._embed(batch)
         if only_first:
             decoder.prefill(prompt)
@@ -46,7 +54,8 @@ class Ways:
         return decoder.generate(prompt, batch["lengths"], drafts=given)
 
     def _generate(self, batch, variant, only_first):
-        backbone, family, ids = self.model.backbone, self.model.family, batch["input_ids"]
+        family: Any = self.model.family  # one of Qwen's
+        backbone, ids = self.model.backbone, batch["input_ids"]
         grammar = self.model.decoder.grammar.to(ids.device)
         patches, grid = image_patches(batch["images"].flatten(0, 1), family.patches, backbone.model.visual.dtype)
         more = {} if variant == "generate" else {"cache_implementation": "static", "disable_compile": True}
@@ -80,10 +89,11 @@ class Ways:
 class OnlyAnswers(LogitsProcessor):
     """Lets through what the grammar does."""
 
-    def __init__(self, grammar):
-        self.grammar, self.state = grammar, None
+    def __init__(self, grammar: "Grammar") -> None:
+        self.grammar = grammar
+        self.state: torch.Tensor | None = None
 
-    def __call__(self, input_ids, scores):
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         grammar = self.grammar
         if self.state is None:
             self.state = torch.full((len(scores),), grammar.start, device=scores.device)

@@ -9,11 +9,14 @@ pictures  crop, resize and colour jitter of the frames, which both need: this co
 One thread; milliseconds are CPU time, which a busy machine does not stretch as it does seconds.
 """
 
+import argparse
 import copy
 import dataclasses
 import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +32,7 @@ VARIANTS = {
 PIXELS_AGREE = 1e-6
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--cfg", type=Path, default=CONFIG, help="recipe; its weights are not needed")
     add("--batch", type=int, default=8, help="samples per batch")
@@ -37,7 +40,7 @@ def add_arguments(parser):
     add("--resolution", type=int, default=256, help="pixels on each side of a frame")
 
 
-def measure(args, report) -> dict:
+def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
     Returns {"settings", "encode": {variant: numbers}, "pictures": {"ours", "pil"}, "problems"}, numbers: {"cpu_ms",
@@ -56,7 +59,7 @@ def measure(args, report) -> dict:
 
     torch.set_num_threads(1)
     cfg = load_cfg(args.cfg, ["DATA.PREPROCESS", "fast"])
-    encoder = build_encoder(cfg, STATS)
+    encoder: Any = build_encoder(cfg, STATS)  # with its `transform`
     references = {name: UpstreamEncoder(cfg, encoder.prompt, name) for name in image_backends()}
     encode = _encoders(encoder, references)
     draw = {
@@ -129,7 +132,7 @@ def _timed(work, samples):
     return (time.process_time() - cpu, time.perf_counter() - wall), returned
 
 
-def disagreements(turn, made) -> list[str]:
+def disagreements(turn: int, made: Mapping[str, Any]) -> list[str]:
     """What the batches of one turn do not agree on, a line each."""
     problems, ours = [], made["ours_patches"]
     for name, batch in made.items():
@@ -149,7 +152,7 @@ def disagreements(turn, made) -> list[str]:
     return problems
 
 
-def summarize(times) -> dict:
+def summarize(times: Mapping[str, Sequence[tuple[float, float]]]) -> dict:
     """See `measure`; times: {variant: [(CPU seconds, seconds)]}, the first of each a warm-up."""
     from tools.dev.benchmarks.samples import spread
 
@@ -169,12 +172,12 @@ def summarize(times) -> dict:
     return summary
 
 
-def table(result) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The summary as text."""
     from tools.dev.benchmarks.samples import columns, with_quartiles
 
     batch, agreed = result["settings"]["batch"], "" if result["problems"] else ", ids, labels and pixels the same"
-    rows = [(f"per batch of {batch}{agreed}", "CPU ms", "ms", "of this code", "with patches")]
+    rows: list[tuple[str, ...]] = [(f"per batch of {batch}{agreed}", "CPU ms", "ms", "of this code", "with patches")]
     for part in ("encode", "pictures"):
         for name, numbers in result[part].items():
             own, with_patches = (numbers["cpu_ratio_to"].get(other) for other in ("ours", "ours_patches"))

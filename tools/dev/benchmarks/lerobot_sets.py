@@ -11,7 +11,9 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,14 +33,14 @@ HORIZON, BATCH, LOOK = 8, 8, 10
 class OurSamples(torch.utils.data.Dataset):
     """Frames of a set as samples. pictures: what they are read from, a LeRobotSet or a FrameCache of it."""
 
-    def __init__(self, data, action, pictures):
+    def __init__(self, data: LeRobotSet, action: str, pictures: LeRobotSet | FrameCache) -> None:
         self.data, self.action, self.pictures = data, action, pictures
         self.places = [(episode, frame) for episode in data.episodes for frame in range(data.num_frames(episode))]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple:
         episode, frame = self.places[index]
         actions = self.data.vector(episode, self.action)
         steps = np.minimum(np.arange(frame, frame + HORIZON), len(actions) - 1)
@@ -46,7 +48,9 @@ class OurSamples(torch.utils.data.Dataset):
         return views, actions[steps], self.data.instruction(episode, frame)
 
 
-def measure(root, python, samples, rounds, folder, report) -> dict:
+def measure(
+    root: Path, python: str, samples: int, rounds: int, folder: Path | None, report: Callable[[str], None]
+) -> dict:
     """Compare the readers of the set in `root`.
 
     python: an interpreter that has LeRobot, None for none; folder: where the caches are written.
@@ -56,7 +60,7 @@ def measure(root, python, samples, rounds, folder, report) -> dict:
     torch.set_num_threads(1)
     layout = read_layout(root)
     action = suggest(layout)["action"]
-    if action is None:
+    if not isinstance(action, str):
         raise BadInput(f"{root} has no actions")
     data = LeRobotSet(root, [action], list(layout.cameras))
     order = np.random.default_rng(0).integers(0, len(data.rows.frame), samples).tolist()
@@ -127,7 +131,7 @@ def _seconds(dataset, order):
 class Theirs:
     """LeRobot's loader in its process. works: whether it could be started; version: LeRobot's, or why not."""
 
-    def __init__(self, python, asked):
+    def __init__(self, python: str, asked: Mapping[str, Any]) -> None:
         self._out, self._look = asked["out"], asked["look"]
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         if stub := os.environ.get("LEROBOT_PYTHONPATH"):
@@ -142,6 +146,8 @@ class Theirs:
             text=True,
             env=env,
         )
+        assert self._process.stdin, "a pipe"
+        self._stdin, self._python = self._process.stdin, python
         try:
             self.version = self._answer()
             self.seconds()  # the first one opens what later ones find open
@@ -152,13 +158,13 @@ class Theirs:
     def seconds(self) -> float:
         """Processor time that reading all samples took."""
         with contextlib.suppress(BrokenPipeError):  # the answer says why
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
+            self._stdin.write("\n")
+            self._stdin.flush()
         return self._answer()
 
-    def problems(self, name, ours):
+    def problems(self, name: str, ours: OurSamples) -> Iterator[str]:
         """What differs from our samples: lines."""
-        self._process.stdin.close()
+        self._stdin.close()
         self._process.wait()
         with np.load(self._out) as found:
             for index in self._look:
@@ -172,25 +178,26 @@ class Theirs:
                     yield f"{name}: frame {index} is another one"
 
     def _answer(self):
+        assert self._process.stdout and self._process.stderr, "both are pipes"
         line = self._process.stdout.readline()
         if not line:
             reason = self._process.stderr.read().strip().splitlines()
-            raise BadInput(f"{self._process.args[0]}: {reason[-1] if reason else 'ended'}")
+            raise BadInput(f"{self._python}: {reason[-1] if reason else 'ended'}")
         return json.loads(line)
 
-    def __enter__(self):
+    def __enter__(self) -> "Theirs":
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._process.kill()
         self._process.wait()
 
 
-def table(result) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The summary as text."""
     frames = result["frames"]
     sizes = ", ".join(f"{kind} {height} x {width}" for kind, height, width in frames["cameras"].values())
-    rows = [(f"samples of {sizes}", "samples /s/core", "the cache is faster by")]
+    rows: list[tuple[str, ...]] = [(f"samples of {sizes}", "samples /s/core", "the cache is faster by")]
     for name, numbers in result["loaders"].items():
         rows.append((name, with_quartiles(numbers["per_s"], 0), f"{numbers['cache_faster_by']:.1f}x"))
     lines = [columns(rows), ""]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 
-def main():
+def main() -> None:
     asked = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     rate = json.loads(Path(asked["root"], "meta/info.json").read_text())["fps"]

@@ -7,8 +7,11 @@ first kind: equal ids, equal answers, and how far the numbers in them are apart,
 Prompts, pictures and models are those of `decode`; --data takes the frames of demonstrations.
 """
 
+import argparse
 import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from libs.errors import BadInput
 from tools.dev.benchmarks import decode, samples
@@ -24,7 +27,7 @@ WEIGHTS = {
 }
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--sizes", nargs="+", choices=decode.SIZES, default=["middle", "wide"], help="models of random weights")
     add("--weights", nargs="+", choices=WEIGHTS, default=["float32", "bfloat16", "int8_kernel"], help="kinds")
@@ -33,7 +36,7 @@ def add_arguments(parser):
     decode.add_call_arguments(parser)
 
 
-def measure(args, report) -> dict:
+def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
     Returns {"settings", "models": {name: see `_measure_model`}, "problems": []}. BadInput: bad arguments, no torchao.
@@ -62,7 +65,8 @@ def _measure_model(args, name, model, encoder, report):
         if args.torch_compile:
             own.compile_predict()
         ways[kind] = Ways(own, args.device)
-    calls, drafts = {kind: [] for kind in ways}, dict.fromkeys(ways)
+    calls = {kind: [] for kind in ways}
+    drafts: dict[str, Any] = dict.fromkeys(ways)
     number_of_calls = -(-args.prompts // args.batch)
     for call in range(-1, number_of_calls):  # the first is a warm-up
         seen = decode.observations(args, max(call, 0), encoder)
@@ -107,7 +111,9 @@ def _numbers(model, ids):
     return torch.tensor([[int(word) for word in model.prompt.decode(row).split()] for row in ids])
 
 
-def summarize(own, reference, clock, num_bins) -> dict:
+def summarize(
+    own: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]], clock: str, num_bins: int
+) -> dict:
     """Medians over calls of the milliseconds of a call, its prompt and a pass; what differs from the reference."""
     median = statistics.median
     rows = [(a, b) for x, y in zip(own, reference, strict=True) for a, b in zip(x["ids"], y["ids"], strict=True)]
@@ -142,7 +148,7 @@ def _bytes(tensor):
     return tensor.numel() * tensor.element_size()
 
 
-def table(result) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The summary as text."""
     lines = []
     for name, model in result["models"].items():
@@ -152,7 +158,7 @@ def table(result) -> str:
             + ("the processor" if model["clock"] == "cpu_s" else "the clock")
         )
         head = ("", "MiB", "call", "prompt", "pass", "passes", "faster by", "equal ids", "answers", "numbers apart")
-        rows = [head]
+        rows: list[tuple[str, ...]] = [head]
         for kind, numbers in model["kinds"].items():
             rows.append(
                 (

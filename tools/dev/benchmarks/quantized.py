@@ -3,6 +3,7 @@
 import copy
 import importlib
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,16 @@ from torch import nn
 
 from libs.errors import BadInput
 
+if TYPE_CHECKING:
+    from rv_train.policies.text.model import TextPolicy
+
+
 TORCHAO = "0.18.0"
 CPU_ONLY = ("int8_kernel", "int8_dynamic")
 MANY = 64  # rows from which `KernelLinear` writes its weights out
 
 
-def quantized(model, kind):
+def quantized(model: "TextPolicy", kind: str) -> "TextPolicy":
     """A copy of a TextPolicy with the parameters of `kind`: float32, bfloat16, or one of
 
     int8, fp8: bfloat16, the weights of the text tower's linear layers in 8 bits with one scale per output (torchao).
@@ -68,7 +73,10 @@ def _replace(layers, new):
 class KernelLinear(nn.Module):
     """A linear layer with weights of 8 bits, one scale per output; few rows by torch's kernel for a CPU."""
 
-    def __init__(self, linear):
+    weight: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach().float()
         scale = weight.abs().amax(1) / 127
@@ -76,7 +84,7 @@ class KernelLinear(nn.Module):
         self.register_buffer("scale", scale.to(linear.weight.dtype))
         self.bias = linear.bias
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.flatten(0, -2)
         if len(rows) < MANY:
             y = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scale)

@@ -4,12 +4,15 @@ import contextlib
 import importlib
 import importlib.util
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
+from yacs.config import CfgNode
 
 from rv_train.data.hdf5 import DemoDataset
 from rv_train.data.training_set import TrainingSet
@@ -24,7 +27,7 @@ class Reader:
     look: item -> (first view upright, actions) to compare; None where it is no sample.
     """
 
-    dataset: object
+    dataset: Any
     collate: Callable | None
     look: Callable | None
     key: Callable = int
@@ -33,16 +36,16 @@ class Reader:
 class PlainH5py(torch.utils.data.Dataset):
     """An open file and a list of places, as one writes it down."""
 
-    def __init__(self, path, keys, horizon):
+    def __init__(self, path: Path | str, keys: Sequence[str], horizon: int) -> None:
         self.file, self.keys, self.horizon = h5py.File(path, "r"), keys, horizon
         names = sorted(self.file["data"], key=lambda name: int(name.split("_")[1]))
         lengths = [(name, self.file["data"][name]["actions"].shape[0]) for name in names]
         self.places = [(name, t) for name, length in lengths for t in range(length)]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple:
         name, t = self.places[index]
         demo = self.file["data"][name]
         views = [demo[key][t][::-1, ::-1].copy() for key in self.keys]
@@ -50,7 +53,7 @@ class PlainH5py(torch.utils.data.Dataset):
         return views, np.concatenate([actions, np.repeat(actions[-1:], self.horizon - len(actions), axis=0)])
 
 
-def build_readers(cfg, path) -> dict:
+def build_readers(cfg: CfgNode, path: Path) -> dict:
     """{name: Reader} of a file in LIBERO's layout; "this code" first."""
     ours = DemoDataset([path], cfg.DATA.VIEWS, cfg.ACTION.HORIZON)
     keys = [ours.key_map.views[view] for view in ours.views]
@@ -94,10 +97,11 @@ def _robomimic(path, keys, steps):
         )
 
 
-def same_sample(reader, ours, index) -> bool:
+def same_sample(reader: Reader, ours: Reader, index: int) -> bool:
     """Whether a reader's first picture and actions are those of this code, as far as it has actions."""
     if reader.look is None:
         return True
     picture, actions = reader.look(reader.dataset[reader.key(index)])
+    assert ours.look is not None, "this code's has samples"
     expected_picture, expected = ours.look(ours.dataset[index])
     return np.array_equal(picture, expected_picture) and np.allclose(actions, expected[: len(actions)], atol=1e-6)

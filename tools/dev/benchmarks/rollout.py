@@ -5,11 +5,14 @@ the simulation anew at every reset. All play the same episodes in turns, block b
 start-up and the first answer are timed apart. Success and number of steps must be the same in every episode.
 """
 
+import argparse
 import contextlib
 import math
 import os
 import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from libs.errors import BadInput
 from tools.dev.benchmarks.clock import CpuMeter, add_phases
@@ -18,7 +21,7 @@ VARIANTS = {"plain": "plain loop", "plain_hard": "plain, hard resets", "ours": "
 PHASES = ("reset", "physics", "rendering", "encode", "vision", "prefill", "decode", "policy")
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model_path", default="checkpoints/quickstart")
     add("--task_suite", default="libero_object")
@@ -38,7 +41,7 @@ def add_arguments(parser):
     add("--resolution", type=int, help="pixels on each side (default: the policy's own)")
 
 
-def measure(args, report) -> dict:
+def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
     Returns {"settings", "start_up", "summary", "problems", "blocks"}: problems is empty where all loops agree, blocks
@@ -148,7 +151,7 @@ def _environment(**values):
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def disagreements(blocks) -> list[str]:
+def disagreements(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the loops do not agree on, one line per episode, and incidents, which disturb the timing."""
     outcomes, problems = {}, []
     for block in blocks:
@@ -167,7 +170,7 @@ def disagreements(blocks) -> list[str]:
     return problems
 
 
-def summarize(blocks, start_up) -> dict:
+def summarize(blocks: Sequence[Mapping[str, Any]], start_up: Mapping[str, Any]) -> dict:
     """Per loop: episodes, successes, seconds and CPU seconds per episode; ratios to this code on the same blocks."""
     summary = {}
     for name in VARIANTS:
@@ -235,7 +238,7 @@ def _progress(block):
     )
 
 
-def table(result) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The summary as text."""
     summary = result["summary"]
     rows = [["", *(VARIANTS[name] for name in summary)]]

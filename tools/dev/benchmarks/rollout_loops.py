@@ -3,20 +3,30 @@
 import os
 import time
 from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from libs.libero_sim import VIEWS, init_states
 from libs.robosuite_sim import SETTLE_ACTION, SimProcess
 from rv_eval.agent import AgentSettings
-from rv_eval.envs.base import WorkerFailure
+from rv_eval.envs.base import Episode, WorkerFailure
 from rv_eval.envs.libero import LiberoEnvironment
 from rv_eval.playing.rollout import Rollout
-from tools.dev.benchmarks.clock import CpuMeter, add_phases
+from tools.dev.benchmarks.clock import CpuMeter, PhaseClock, add_phases
 from tools.dev.benchmarks.timed_env import TimedEnv
 
+if TYPE_CHECKING:
+    from libs.libero_sim.suites import LiberoTask
+    from libs.robosuite_sim.remote import RemoteObject
+    from rv_eval.policy import Policy
 
-def load_policy(model_path, device, torch_compile, batch_rows, clock):
+
+def load_policy(
+    model_path: Path | str, device: str | None, torch_compile: bool, batch_rows: int, clock: PhaseClock
+) -> "Policy":
     """A Policy whose phases `clock` counts: "encode" (crop, tokenize), "vision", "prefill" (the prompt), "decode" (the
     answer, token by token) and "policy" (all other parts of an answer)."""
     import torch
@@ -26,20 +36,21 @@ def load_policy(model_path, device, torch_compile, batch_rows, clock):
     if device == "cpu":
         torch.set_num_threads(1)  # the faster setting for both loops, measured
     policy = Policy.from_checkpoint(model_path, device, torch_compile, batch_rows)
-    backbone = policy.model.backbone.model
+    model: Any = policy.model  # a TextPolicy
+    backbone = model.backbone.model
     for owner, method, phase in (
         (policy, "predict_detailed", "policy"),
         (policy.encoder, "encode", "encode"),
         (policy.encoder, "collate", "encode"),
         (backbone.visual, "forward", "vision"),
-        (policy.model.decoder, "prefill", "prefill"),
-        (policy.model.decoder, "generate", "decode"),
+        (model.decoder, "prefill", "prefill"),
+        (model.decoder, "generate", "decode"),
     ):
         clock.watch(owner, method, phase)
     return policy
 
 
-def first_answer(policy, instruction) -> float:
+def first_answer(policy: "Policy", instruction: str) -> float:
     """Seconds until the policy has answered a blank observation: what happens only once (compilation) and an answer."""
     size = policy.resolution
     views = {view: np.zeros((size, size, 3), np.uint8) for view in policy.views}
@@ -55,15 +66,23 @@ class PlainLoop:
     Lives in a process of its own (RemoteObject), so that its CPU seconds and threads are its own.
     """
 
-    def __init__(self, task, render, resolution, model_path, device, torch_compile):
+    def __init__(
+        self,
+        task: "LiberoTask",
+        render: str,
+        resolution: int,
+        model_path: Path | str,
+        device: str | None,
+        torch_compile: bool,
+    ) -> None:
         self.env = TimedEnv(task, resolution, render)
         self.policy = load_policy(model_path, device, torch_compile, 1, self.env.clock)
         self.init_states = init_states(task)
 
-    def first_answer(self, instruction):
+    def first_answer(self, instruction: str) -> float:
         return first_answer(self.policy, instruction)
 
-    def play(self, episodes, n_action_steps, hard_reset) -> list[dict]:
+    def play(self, episodes: Sequence[Episode], n_action_steps: int, hard_reset: bool) -> list[dict]:
         """Results of the episodes, with their seconds and phases."""
         self.env.set_hard_reset(hard_reset)
         self.env.take_phases()
@@ -92,14 +111,16 @@ class PlainLoop:
             steps += 1
         return {"init_state": episode.init_state, "success": success, "steps": steps, "queries": queries}
 
-    def close(self):
+    def close(self) -> None:
         self.env.close()
 
 
 class OurLoop:
     """rv_eval's Rollout with `num_envs` simulators that outlive it, in this process."""
 
-    def __init__(self, policy, clock, task, render, resolution, num_envs):
+    def __init__(
+        self, policy: "Policy", clock: PhaseClock, task: "LiberoTask", render: str, resolution: int, num_envs: int
+    ) -> None:
         self.policy, self.clock = policy, clock
         self.idle = []
         self._make = lambda task: KeptEnv(task, resolution, render, self.idle)
@@ -108,7 +129,7 @@ class OurLoop:
             env.wait_until_ready()
         self.idle += self.envs
 
-    def play(self, episodes, n_action_steps) -> dict:
+    def play(self, episodes: Sequence[Episode], n_action_steps: int) -> dict:
         """{"episodes": results, "wall_s", "cpu_s", "others_cpu_s", "phases": of all of them together}"""
         self._take_phases()
         rollout = Rollout(self.policy, self._take_env, AgentSettings(n_action_steps), len(self.envs))
@@ -120,7 +141,7 @@ class OurLoop:
     def _take_env(self, task):
         return self.idle.pop() if self.idle else self._make(task)
 
-    def close(self):
+    def close(self) -> None:
         for env in self.envs:
             env.close_for_good()
 
@@ -135,24 +156,24 @@ class _TimedProcess(SimProcess):
 class KeptEnv(LiberoEnvironment):
     """An environment that puts itself into `idle` when a rollout is done with it."""
 
-    def __init__(self, task, resolution, render, idle):
+    def __init__(self, task: "LiberoTask", resolution: int, render: str, idle: "list[KeptEnv]") -> None:
         super().__init__(task, resolution, render)
         self._idle = idle
 
-    def start(self, task, resolution, render):
+    def start(self, task: "LiberoTask", resolution: int, render: str) -> "RemoteObject":
         return _TimedProcess(task, resolution, render)
 
     @property
-    def pid(self):
+    def pid(self) -> int:
         return self._process.pid
 
-    def wait_until_ready(self):
+    def wait_until_ready(self) -> None:
         self._process.call("take_phases")
 
-    def take_phases(self):
+    def take_phases(self) -> dict[str, dict[str, float]]:
         return self._process.call("take_phases")
 
-    def close(self):
+    def close(self) -> None:
         """Answer what was asked for, so that the next rollout finds it quiet; end it where that fails."""
         try:
             while self._unanswered:
@@ -162,7 +183,7 @@ class KeptEnv(LiberoEnvironment):
         else:
             self._idle.append(self)
 
-    def close_for_good(self):
+    def close_for_good(self) -> None:
         super().close()
 
 

@@ -1,6 +1,14 @@
 """What the benchmarks of training work on: made samples of the published recipe's size, and how numbers are told."""
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+from yacs.config import CfgNode
+
+if TYPE_CHECKING:
+    from rv_train.data.base import Sample
+
 
 STATS = {name: [sign * 1.0] * 7 for name, sign in (("min", -1), ("max", 1))}
 INSTRUCTIONS = (
@@ -10,7 +18,7 @@ INSTRUCTIONS = (
 )
 
 
-def made_samples(number, cfg, resolution=256):
+def made_samples(number: int, cfg: CfgNode, resolution: int = 256) -> "list[Sample]":
     """`number` Samples: soft blobs of colour, instructions of different lengths, actions of every size."""
     import cv2
 
@@ -33,25 +41,25 @@ def made_samples(number, cfg, resolution=256):
     return samples
 
 
-def rotated(names, turn):
+def rotated(names: list[str], turn: int) -> list[str]:
     """The names in the order of this turn: nobody always comes first."""
     start = turn % len(names)
     return names[start:] + names[:start]
 
 
-def spread(values) -> dict:
+def spread(values: Sequence[float]) -> dict:
     """{"median", "quartiles": [low, high]}"""
     low, middle, high = np.percentile(values, [25, 50, 75])
     return {"median": float(middle), "quartiles": [float(low), float(high)]}
 
 
-def with_quartiles(numbers, digits=1) -> str:
+def with_quartiles(numbers: Mapping[str, Any], digits: int = 1) -> str:
     """What `spread` gave, as text: "12.3 (11.9-13.0)" """
     low, high = numbers["quartiles"]
     return f"{numbers['median']:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
-def columns(rows) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of texts as a table, the first column to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)

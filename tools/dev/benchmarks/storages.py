@@ -1,6 +1,9 @@
 """Ways to keep pictures in an HDF5 file, one file each, with everything else as it was."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,7 +20,7 @@ class Storage:
     options: tuple = ()
     encoded: str = ""
 
-    def write(self, source, path, keys):
+    def write(self, source: Path, path: Path, keys: Iterable[str]) -> None:
         """Copy demos whose pictures are at `keys` below data/demo_i, stored in this way."""
         with h5py.File(source, "r") as old, h5py.File(path, "w") as new:
             old.copy("data", new)
@@ -40,7 +43,7 @@ class Storage:
         for t, picture in enumerate(pictures):  # red and blue change places; they do so again when it is read
             files[t] = cv2.imencode(self.encoded, picture, quality)[1]
 
-    def read(self, file, path, t):
+    def read(self, file: h5py.File, path: str, t: int) -> np.ndarray:
         """(H, W, 3) uint8: frame t of a file that is open."""
         stored = file[path][t]
         if not self.encoded:
@@ -50,7 +53,7 @@ class Storage:
         return cv2.imdecode(stored, cv2.IMREAD_UNCHANGED)
 
 
-def repack(path):
+def repack(path: Path) -> None:
     """Give back what deleted arrays leave in a file."""
     packed = path.with_suffix(".packed")
     with h5py.File(path, "r") as old, h5py.File(packed, "w") as new:
@@ -58,7 +61,7 @@ def repack(path):
     packed.replace(path)
 
 
-def gzip(level, **more):
+def gzip(level: int, **more: Any) -> tuple[tuple[str, Any], ...]:
     return tuple({"compression": "gzip", "compression_opts": level, **more}.items())
 
 

@@ -1,5 +1,7 @@
 """The simulator of the benchmarks: a LiberoEnv that knows where its time goes and can rebuild itself at every reset."""
 
+from typing import Any
+
 from libs.libero_sim import LiberoEnv
 from libs.robosuite_sim.rendering import apply_render_setting, get_render_setting
 from tools.dev.benchmarks.clock import PhaseClock
@@ -8,7 +10,7 @@ from tools.dev.benchmarks.clock import PhaseClock
 class TimedEnv(LiberoEnv):
     """Phases: "reset" (init state included), "physics" (a step, without its pictures), "rendering" (one picture)."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.clock = PhaseClock()
         for method, phase in (("reset", "reset"), ("settle", "physics"), ("step", "physics")):
@@ -17,7 +19,7 @@ class TimedEnv(LiberoEnv):
         self.robosuite_env.reset = self._reset_and_watch
         self._watch_renderer()
 
-    def set_hard_reset(self, hard: bool):
+    def set_hard_reset(self, hard: bool) -> None:
         """Whether a reset builds the simulation anew, as LIBERO's env does unless told otherwise."""
         self.robosuite_env.hard_reset = hard
 

@@ -11,9 +11,12 @@ whose weights are random, too. Of the 3.75 billion parameters on one GPU two do 
         --variants ours compiled --out FILE.json
 """
 
+import argparse
 import gc
 import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from libs.errors import BadInput
 from tools.dev.benchmarks.decode import CONFIG
@@ -45,7 +48,7 @@ AGREE = {"off": 1e-4, "bf16": 0.05, "fp16": 0.05}
 NUM_SAMPLES = 64
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="models of random weights")
     add("--cfg", type=Path, help="a recipe in place of --sizes")
@@ -58,7 +61,7 @@ def add_arguments(parser):
     add("--threads", type=int, default=2, help="of a CPU")
 
 
-def measure(args, report) -> dict:
+def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     """Run the benchmark; report(line) tells what is going on.
 
     Returns {"settings", "models": {name: see `_measure_model`}, "problems"}. BadInput: bad arguments.
@@ -133,13 +136,13 @@ def _measure_model(rank, args, name, cfg, report):
     }
 
 
-def largest_difference(steps) -> float:
+def largest_difference(steps: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
     """Between the losses of the variants in the same step."""
     rows = zip(*([step["loss"] for step in own] for own in steps.values()), strict=True)
     return max(max(row) - min(row) for row in rows)
 
 
-def disagreements(name, steps, tolerance) -> list[str]:
+def disagreements(name: str, steps: Mapping[str, Sequence[Mapping[str, Any]]], tolerance: float) -> list[str]:
     """The first step in which the loss of a variant is not that of the first, per variant. steps: {variant: [...]}"""
     problems, (first, *others) = [], steps
     for other in others:
@@ -151,7 +154,9 @@ def disagreements(name, steps, tolerance) -> list[str]:
     return problems
 
 
-def summarize(steps, batch, peak, peaks) -> dict:
+def summarize(
+    steps: Mapping[str, Sequence[Mapping[str, Any]]], batch: int, peak: float | None, peaks: Mapping[str, float | None]
+) -> dict:
     """Per variant: seconds per step, samples per second, MFU, and how much faster it is than the first variant.
 
     MFU and "device_samples_per_s" are without the time in which the batch is made, as loader processes do that.
@@ -180,7 +185,7 @@ def summarize(steps, batch, peak, peaks) -> dict:
     return summary
 
 
-def table(result) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The summary as text."""
     from tools.dev.benchmarks.samples import columns, with_quartiles
 

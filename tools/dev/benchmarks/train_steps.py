@@ -1,10 +1,13 @@
 """The training step of this code, as `rv_train/train.py` runs it, and an upstream-style one, on the same samples."""
 
 import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from yacs.config import CfgNode
 
 from rv_train.backbones.prompt import IGNORE
 from rv_train.backbones.qwen.vision import use_own
@@ -14,10 +17,17 @@ from rv_train.optim import Precision, base_lr, build_optimizer
 from rv_train.policies import build_policy
 from tools.dev.benchmarks.upstream import UpstreamEncoder
 
+if TYPE_CHECKING:
+    from rv_train.data.base import Sample
+    from rv_train.policies.base import Encoder
+
+
 SEED = 0
 
 
-def build(variant, cfg, device, encoder, samples):
+def build(
+    variant: str, cfg: CfgNode, device: torch.device, encoder: "Encoder", samples: "Sequence[Sample]"
+) -> "OurStep | UpstreamStep":
     """The contestant of a name in `tools.dev.benchmarks.train.VARIANTS`."""
     if variant == "upstream":
         return UpstreamStep(cfg, device, encoder, samples)
@@ -46,7 +56,19 @@ class _Step:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.lr = base_lr(cfg.TRAIN, 1)
 
-    def run(self, keys) -> dict:
+    def prepare(self, keys: Sequence[tuple[int, int, int]]) -> dict[str, torch.Tensor]:
+        """A batch of the samples of these keys."""
+        raise NotImplementedError
+
+    def sizes(self, batch: Mapping[str, torch.Tensor]) -> tuple[list[int], int]:
+        """(tokens of each sample, learned tokens of all)"""
+        raise NotImplementedError
+
+    def learn(self, batch: Mapping[str, torch.Tensor]) -> float:
+        """The optimizer step; its loss."""
+        raise NotImplementedError
+
+    def run(self, keys: Sequence[tuple[int, int, int]]) -> dict:
         """One optimizer step on the samples of these keys, see `TrainingSet`.
 
         Returns {"loss", "host_s": seconds until the batch is ready, "s": of the whole, "cpu_s", "flops": of the
@@ -70,23 +92,31 @@ class _Step:
 class OurStep(_Step):
     """compiled: with TRAIN.compile."""
 
-    def __init__(self, cfg, device, encoder, samples, compiled=False):
+    def __init__(
+        self,
+        cfg: CfgNode,
+        device: torch.device,
+        encoder: "Encoder",
+        samples: "Sequence[Sample]",
+        compiled: bool = False,
+    ) -> None:
         super().__init__(cfg, device, encoder, samples)
         if compiled:
             self.model.compile()
-        self.set = TrainingSet(samples, encoder, SEED)
+        drawn: Any = samples  # a list of Samples is all that is asked here
+        self.set = TrainingSet(drawn, encoder, SEED)
         devices = [device] if device.type == "cuda" else None
         self.wrapped = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
         self.optimizer = build_optimizer(cfg.TRAIN, self.parameters)
 
-    def prepare(self, keys):
+    def prepare(self, keys: Sequence[tuple[int, int, int]]) -> dict[str, torch.Tensor]:
         return self.set.encoder.collate([self.set[key] for key in keys])
 
-    def sizes(self, batch):
+    def sizes(self, batch: Mapping[str, torch.Tensor]) -> tuple[list[int], int]:
         """(tokens of each sample, learned tokens of all)"""
         return batch["lengths"].tolist(), batch["label_ids"].numel()
 
-    def learn(self, batch):
+    def learn(self, batch: Mapping[str, torch.Tensor]) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         with self.precision.autocast():
@@ -102,17 +132,21 @@ class OurStep(_Step):
 class UpstreamStep(_Step):
     """The processor inside the step, labels given to the library, DDP and AdamW as PyTorch gives them."""
 
-    def __init__(self, cfg, device, encoder, samples, backend="pil"):
+    def __init__(
+        self, cfg: CfgNode, device: torch.device, encoder: "Encoder", samples: "Sequence[Sample]", backend: str = "pil"
+    ) -> None:
         super().__init__(cfg, device, encoder, samples)
-        use_own(self.model.backbone, self.model.family.own(), own=False)
-        self.encoder, self.upstream = encoder, UpstreamEncoder(cfg, encoder.prompt, backend)
+        family: Any = self.model.family  # one of Qwen's
+        use_own(self.model.backbone, family.own(), own=False)
+        self.encoder: Any = encoder  # a TextEncoder
+        self.upstream = UpstreamEncoder(cfg, encoder.prompt, backend)
         train = cfg.TRAIN
         options = {"lr": self.lr, "betas": tuple(train.betas), "weight_decay": train.weight_decay}
         self.optimizer = torch.optim.AdamW(self.parameters, **options)
         devices = [device] if device.type == "cuda" else None
         self.wrapped = DistributedDataParallel(self.model.backbone, device_ids=devices)
 
-    def prepare(self, keys):
+    def prepare(self, keys: Sequence[tuple[int, int, int]]) -> dict[str, torch.Tensor]:
         features = []
         for key in keys:
             sample, rng = self.samples[key[-1]], np.random.default_rng([SEED, *key])
@@ -121,10 +155,10 @@ class UpstreamStep(_Step):
             features.append(self.upstream.encode(pictures, sample.instruction, text, rng))
         return self.upstream.collate(features)
 
-    def sizes(self, batch):
+    def sizes(self, batch: Mapping[str, torch.Tensor]) -> tuple[list[int], int]:
         return batch["attention_mask"].sum(1).tolist(), int((batch["labels"] != IGNORE).sum())
 
-    def learn(self, batch):
+    def learn(self, batch: Mapping[str, torch.Tensor]) -> float:
         with self.precision.autocast():
             loss = self.wrapped(**batch, use_cache=False).loss
         self.precision.backward(loss)

@@ -5,11 +5,18 @@ twice: the open prompt alone, whose length says which labels are masked, and the
 The model is given labels, so that the library computes the logits of every position, in float32.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
+from yacs.config import CfgNode
 
 from rv_train.backbones import family_of
-from rv_train.backbones.prompt import IGNORE
+from rv_train.backbones.prompt import IGNORE, PromptEncoder
+
+if TYPE_CHECKING:
+    from rv_train.data.images import ImageTransform
 
 
 class UpstreamEncoder:
@@ -21,14 +28,16 @@ class UpstreamEncoder:
         backend: "pil" or "torchvision", what the library's image processor computes with.
     """
 
-    def __init__(self, cfg, prompt, backend="pil"):
+    def __init__(self, cfg: CfgNode, prompt: PromptEncoder, backend: str = "pil") -> None:
         settings = family_of(cfg).processor_files(prompt.pictures)["preprocessor_config.json"]
         settings = {key: settings[key] for key in settings if not key.endswith(("_type", "_class"))}
         self.prompt, self.processor = prompt, _processor(settings, prompt.tokenizer, backend)
 
-    def encode(self, pictures, instruction, action_text, rng):
+    def encode(
+        self, pictures: np.ndarray, instruction: str, action_text: str, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
         """(N, H, W, 3) uint8 and texts → features; `rng` draws which digits are hidden."""
-        chat = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
+        chat: list[dict[str, Any]] = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
         images = [{"type": "image", "image": _to_pil(picture)} for picture in pictures]
         chat.append({"role": "user", "content": [*images, {"type": "text", "text": instruction}]})
         opened = self._process(chat, add_generation_prompt=True)
@@ -48,7 +57,7 @@ class UpstreamEncoder:
         images = [part["image"].convert("RGB").resize(part["image"].size) for part in parts]
         return self.processor(text=[text], images=images, return_tensors="pt")
 
-    def collate(self, features):
+    def collate(self, features: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """A batch: keywords of `Qwen2_5_VLForConditionalGeneration.forward`."""
         ids = [f["input_ids"].tolist() for f in features]
         padded = self.prompt.tokenizer.pad({"input_ids": ids}, padding=True, return_tensors="pt")
@@ -64,7 +73,7 @@ class UpstreamEncoder:
         }
 
 
-def pil_pictures(views, transform, rng):
+def pil_pictures(views: np.ndarray, transform: "ImageTransform", rng: np.random.Generator | None) -> np.ndarray:
     """What an ImageTransform makes of a sample's views, done with PIL as torchvision does it for PIL images.
 
     The same crop and factors are drawn; pixels differ, bytes are cut off after every step.
@@ -89,7 +98,7 @@ def pil_pictures(views, transform, rng):
     return np.concatenate(pictures, axis=1)[None] if transform.tile else np.stack(pictures)
 
 
-def image_backends():
+def image_backends() -> list[str]:
     """What the library's image processor can compute with here."""
     try:
         import torchvision  # noqa: F401
@@ -116,5 +125,7 @@ def _processor(settings, tokenizer, backend):
 
     kind = Qwen2VLImageProcessorPil
     if backend == "torchvision":
-        from transformers import Qwen2VLImageProcessor as kind
+        from transformers import Qwen2VLImageProcessor
+
+        kind = Qwen2VLImageProcessor
     return PictureProcessor(kind(**settings), tokenizer, chat_template=tokenizer.chat_template)
