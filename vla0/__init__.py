@@ -6,6 +6,7 @@ it takes no names in site-packages but its own, and importing `vla0` is what mak
 
 import sys
 from pathlib import Path
+from typing import Any
 
 _HOME = Path(__file__).resolve().parent
 _ROOMS = ("libs", "rv_train", "rv_eval", "tools")
@@ -23,7 +24,7 @@ if (_HOME / "rv_train").is_dir():  # installed from a wheel
 __all__ = ["Policy", "load_cfg"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Imported when they are used: torch takes seconds."""
     if name == "Policy":
         from rv_eval.policy import Policy
