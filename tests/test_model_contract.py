@@ -30,8 +30,8 @@ TRAINING = {
     "TRAIN__max_steps": 4,
     "TRAIN__save_every": 2,
     "TRAIN__log_every": 1,
-    "VALID__loss_batches": 2,
-    "VALID__gen_samples": 3,
+    "VALID__loss_batches": 1,
+    "VALID__gen_samples": 1,
 }
 LORA = {"MODEL__LORA__RANK": 4, "MODEL__LORA__DROPOUT": 0.1}
 KINDS = {
@@ -63,7 +63,7 @@ class Ground:
         assert stopped.value.code == 0
         return self.folder / opts["EXP__ID"]
 
-    def observations(self, count=3):
+    def observations(self, count=2):
         file = DemoFile(self.folder / "demo.hdf5")
         return [
             {
@@ -126,17 +126,16 @@ def test_the_librarys_own_class_loads_what_was_saved(run, ground):
 
 def test_loaded_it_answers_and_a_key_decides_what_is_drawn(run, ground):
     _, whole = run
-    policy, again = (Policy.from_checkpoint(whole, batch_rows=3) for _ in range(2))
+    policy, again = (Policy.from_checkpoint(whole, batch_rows=2) for _ in range(2))
     asked = ground.observations()
     prediction = policy.predict_detailed(asked)
-    assert prediction.chunk.shape == (3, 2, 7) and prediction.chunk.dtype == np.float32
-    assert np.isfinite(prediction.chunk).all() and len(prediction.texts) == 3
-    np.testing.assert_array_equal(prediction.chunk, again.predict(asked))
-    for row, one in enumerate(asked):  # to the bit the answer it gets alone
+    assert prediction.chunk.shape == (2, 2, 7) and prediction.chunk.dtype == np.float32
+    assert np.isfinite(prediction.chunk).all() and len(prediction.texts) == 2
+    for row, one in enumerate(asked):  # loaded once more, to the bit the answer it gets alone
         np.testing.assert_array_equal(again.predict([one])[0], prediction.chunk[row])
     batch = policy.encoder.collate([policy.encoder.encode(one) for one in asked])
     condition = policy.model.condition(batch)
-    assert condition.shape == (3, policy.model.backbone.config.get_text_config().hidden_size)
+    assert condition.shape == (2, policy.model.backbone.config.get_text_config().hidden_size)
     assert condition.dtype == torch.float32 and not torch.equal(condition[0], condition[1])
 
 
@@ -151,7 +150,8 @@ def test_its_base_is_asked_for_unless_it_lies_beside(run, ground, monkeypatch):
     base = ground.base
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    asked, answer = ground.observations(), Policy.from_checkpoint(whole).predict(ground.observations())
+    asked = ground.observations(1)
+    answer = Policy.from_checkpoint(whole).predict(asked)
     base.rename(base.with_name("moved"))
     try:
         if ("LoRA" in kind or "frozen" in kind) and "beside" not in kind:
@@ -168,14 +168,14 @@ def test_an_adapter_is_merged_into_an_ordinary_model(run, ground):
     kind, whole = run
     if "LoRA" not in kind:
         return
-    policy = Policy.from_checkpoint(whole, batch_rows=3)
+    policy = Policy.from_checkpoint(whole, batch_rows=2)
     batch = policy.encoder.collate([policy.encoder.encode(one) for one in ground.observations()])
     before, names = policy.model.condition(batch), set(dict(policy.model.named_parameters()))
     merge(policy.model.backbone)
     assert any(".lora_" in name for name in names)
     assert not any(".lora_" in name for name, _ in policy.model.named_parameters())
     torch.testing.assert_close(policy.model.condition(batch), before, rtol=1e-4, atol=1e-4)
-    assert np.isfinite(policy.predict(ground.observations())).all()
+    assert np.isfinite(policy.predict(ground.observations(1))).all()
 
 
 def test_the_plan_is_made_of_the_model_itself(run, ground, capsys):

@@ -117,9 +117,8 @@ def roll_out(policy, settings, log_dir):
     policy.check_environment(policy.views, 7, "fast", {"robot_states": 9})
     episodes = plan_episodes([Task(max_steps=6)], 8, seed=7)[3::4]
     provenance = describe_run(policy, log_dir, FakeSimulator(), {"render": "fast"})
-    records = evaluate(
-        policy, PatientEnv, episodes, EvalOptions(log_dir, settings, num_envs=2), provenance, lambda line: None
-    )
+    options = EvalOptions(log_dir, settings, num_envs=2, save_video="none")
+    records = evaluate(policy, PatientEnv, episodes, options, provenance, lambda line: None)
     assert [(record["success"], record["steps"]) for record in records] == [(True, 3), (False, 6)]
     assert records[0]["render"] == "fast" and (log_dir / "results.jsonl").is_file()
     return records
