@@ -30,14 +30,12 @@ TRAINING = {
     "TRAIN__max_steps": 4,
     "TRAIN__save_every": 2,
     "TRAIN__log_every": 1,
-    "VALID__loss_batches": 1,
     "VALID__gen_samples": 1,
 }
 LORA = {"MODEL__LORA__RANK": 4, "MODEL__LORA__DROPOUT": 0.1}
 KINDS = {
     "text": lambda base: {},
-    "text, state": lambda base: {"DATA__PROPRIO": ["robot_states"]},
-    "text, LoRA": lambda base: lora_opts(base, **LORA),
+    "text, state, LoRA": lambda base: lora_opts(base, **LORA, DATA__PROPRIO=["robot_states"]),
     "flow": lambda base: flow_opts(),
     "flow, frozen backbone": lambda base: flow_opts(**frozen_opts(base), FLOW__CONDITION="last"),
     "flow, LoRA, its base beside": lambda base: flow_opts(**lora_opts(base, **LORA), TRAIN__save_base=True),

@@ -174,6 +174,7 @@ def _decoder_of(family, backbone):
     """The class that decodes for this backbone."""
     if family.layer_parts(backbone) is not None:
         return Decoder
-    from rv_train.policies.text.library_decoder import LibraryDecoder  # imports the library: a second of reading a recipe
+    # Here, because it imports the library: a second, which who only reads a recipe need not spend.
+    from rv_train.policies.text.library_decoder import LibraryDecoder
 
     return LibraryDecoder
