@@ -11,7 +11,7 @@ import torch
 
 from libs.demo_hdf5 import DemoFile
 from rv_eval.policy import Policy
-from rv_train.backbones import FAMILIES
+from rv_train.backbones import DEFAULT, FAMILIES
 from rv_train.backbones.lora import merge
 from rv_train.checkpoint import load_model_folder, load_trainer
 from rv_train.plan import dry_run
@@ -74,12 +74,17 @@ class Ground:
         ]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+def params(names, at_once):
+    """Those of which `at_once` is true are tried by `make check`, too."""
+    return [pytest.param(name, marks=[] if at_once(name) else pytest.mark.slow) for name in names]
+
+
+@pytest.fixture(scope="module", params=params(FAMILIES, lambda name: name == DEFAULT))
 def ground(request, tmp_path_factory):
     return Ground(tmp_path_factory.mktemp(request.param), request.param)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=params(KINDS, lambda name: "," not in name))
 def run(request, ground):
     """(kind, run folder)"""
     name = request.param.replace(", ", "_").replace(" ", "_")

@@ -19,7 +19,10 @@ DESCRIBED = {"qwen2_5_vl", "qwen3_vl"}  # families whose layers are exactly `Lay
 RECURRENT = {"qwen3_5"}  # families whose cache cannot forget
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in RECURRENT else []) for name in FAMILIES],
+)
 def recipe(request, tmp_path_factory):
     return tiny_recipe(tmp_path_factory.mktemp(request.param), request.param)
 
