@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.tiny import ROOT
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_runs(tmp_path):
     blocks = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "docs/your_data.md").read_text(), re.DOTALL)
     commands = [text for kind, text in blocks if kind == "bash"]

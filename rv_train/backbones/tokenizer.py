@@ -1,5 +1,6 @@
 """Tokenizers: the one that a folder brings, or the vocabulary that lies beside its family's code (no hub)."""
 
+import itertools
 import lzma
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,8 +61,9 @@ def read_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
 
 def read_merges(path: Path, number: int | None = None) -> list[tuple[str, str]]:
     """The first `number` merges (None: all) of a merges.txt packed as .xz; its first line says a version."""
-    lines = lzma.decompress(path.read_bytes()).decode().splitlines()[1:]
-    return [(first, second) for first, _, second in (line.partition(" ") for line in lines[:number])]
+    with lzma.open(path, "rt", encoding="utf-8") as lines:  # no more is unpacked than is read
+        pairs = (line.rstrip("\n").partition(" ") for line in itertools.islice(lines, 1, number and number + 1))
+        return [(first, second) for first, _, second in pairs]
 
 
 def token_id(tokenizer: "PreTrainedTokenizerBase", token: str) -> int:

@@ -244,6 +244,7 @@ def start_child(**options):
     return RemoteObject("tests.libs.test_gl:Surroundings", {}, timeout_s=60, **options)
 
 
+@pytest.mark.slow
 def test_children_are_spread_and_do_not_ask_again(clean):
     clean.setenv(VISIBLE, "4,5")
     clean.setattr(gl, "Machine", eight_gpus)

@@ -99,6 +99,7 @@ def run(*flags, expect=0, **opts):
     assert end.value.code == expect
 
 
+@pytest.mark.slow
 def test_a_run_trains_validates_and_resumes_with_it_and_no_other(demos, tmp_path, capsys):
     write_stats(data_of(demos).action_stats, tmp_path / "stats.json")
     opts = {"EXP__DIR": tmp_path, "DATA__FILES": [str(demos)], "TRAIN__max_steps": 1, "DATA__VAL_SHARE": 0.25, **NARROW}

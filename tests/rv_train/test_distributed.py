@@ -10,86 +10,41 @@ import uuid
 import pytest
 import torch
 
-from rv_train.distributed import parse_devices
-from tests.tiny import ROOT
-from tools.dev.processes import processes
-
-# Rank 1 stands for one that waits inside NCCL: Python's signal handlers do not run there.
-PROGRAM = """
-import os, signal, sys, time, torch
 from libs.errors import BadInput
-from rv_train.distributed import launch, stop_requested
-
-def worker(rank, what):
-    if what == "listens":
-        os.write(1, b"waits\\n")  # at once: the other rank writes, too
-        while not stop_requested():
-            time.sleep(0.02)
-        return 75
-    if rank.rank == 1:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        print("waits", flush=True)
-    torch.distributed.barrier()  # not before it was printed: the first rank to fail ends the others
-    if rank.rank == 1:
-        time.sleep(600)
-    elif what == "refuses":
-        raise BadInput("bad input,\\nin two lines")
-    elif what == "loads":
-        next(iter(torch.utils.data.DataLoader(BadData(), num_workers=1)))
-    elif what == "fails":
-        raise ValueError("a bug, libs.errors.BadInput: or not")
-    elif what == "dies":
-        signal.raise_signal(signal.SIGKILL)
-    time.sleep(600)
-
-class BadData(torch.utils.data.Dataset):
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        raise BadInput("a picture,\\nin two lines")
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
-    try:
-        sys.exit(launch(worker, [torch.device("cpu")] * 2, sys.argv[1]))
-    except BadInput as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-"""
+from rv_train.distributed import launch, parse_devices
+from tests.rv_train.waiting_ranks import CPUS, worker
+from tests.tiny import ROOT
+from tools.dev.processes import kill, processes
 
 
 @pytest.fixture
-def start(tmp_path):
-    mark = f"DISTRIBUTED_TEST={uuid.uuid4()}"
-    (tmp_path / "program.py").write_text(PROGRAM)
+def living(monkeypatch):
+    """A function: the processes started in this test that live. Those still there at its end are killed."""
+    name, value = "DISTRIBUTED_TEST", str(uuid.uuid4())
+    monkeypatch.setenv(name, value)
 
-    def start(what):
-        name, _, value = mark.partition("=")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", name: value}
-        streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        process = subprocess.Popen([sys.executable, tmp_path / "program.py", what], env=environment, **streams)
-        assert process.stdout.readline() == "waits\n"
-        return process, mark
+    def living():
+        found = processes(f"{name}={value}")
+        # multiprocessing may have started one of its own here, which stays
+        return [pid for pid, (parent, command) in found.items() if parent != os.getpid() or b"_tracker" not in command]
 
-    yield start
-    for pid in processes(mark):
-        os.kill(pid, signal.SIGKILL)
+    yield living
+    kill(living())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("refuses", "error: rank 0: bad input,\nin two lines\n"),
-        ("loads", "error: rank 0: a picture,\nin two lines\n"),
+        ("refuses", "rank 0: bad input,\nin two lines"),
+        ("loads", "rank 0: a picture,\nin two lines"),
     ],
 )
-def test_bad_input_of_a_rank_or_its_loader_is_bad_input_here(start, what, said):
-    process, mark = start(what)
-    assert process.communicate(timeout=200)[1] == said
-    assert process.returncode == 1 and not processes(mark)
+def test_bad_input_of_a_rank_or_its_loader_is_bad_input_here(living, what, said, capfd):
+    with pytest.raises(BadInput) as refused:
+        launch(worker, CPUS, what)
+    assert str(refused.value) == said and not living()
+    assert capfd.readouterr() == ("waits\n", "")
 
 
 @pytest.mark.slow
@@ -97,36 +52,50 @@ def test_bad_input_of_a_rank_or_its_loader_is_bad_input_here(start, what, said):
     ("what", "said"),
     [
         ("fails", "ValueError: a bug, libs.errors.BadInput: or not"),
-        ("dies", "RuntimeError: rank 0 died: process 0 terminated with signal SIGKILL; --resume continues"),
+        ("dies", "rank 0 died: process 0 terminated with signal SIGKILL; --resume continues"),
     ],
 )
-def test_another_failure_of_a_rank_keeps_its_traceback_whatever_the_others_wait_for(start, what, said):
-    process, mark = start(what)
-    lines = process.communicate(timeout=200)[1].splitlines()
+def test_another_failure_of_a_rank_keeps_its_traceback_whatever_the_others_wait_for(living, what, said, capfd):
+    with pytest.raises(RuntimeError) as failed:
+        launch(worker, CPUS, what)
+    lines = str(failed.value).splitlines()
     assert lines[-1] == said and sum("in worker" in line for line in lines) == (what == "fails")
-    assert process.returncode == 1 and not processes(mark)
+    assert not living() and capfd.readouterr() == ("waits\n", "")
+
+
+@pytest.fixture
+def start(living):
+    def start(what):
+        command = [sys.executable, "-m", "tests.rv_train.waiting_ranks", what]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, **streams)
+        assert process.stdout.readline() == "waits\n"
+        return process
+
+    return start
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_rank_outlives_its_parent(start, number):
-    process, mark = start("runs")
+def test_no_rank_outlives_its_parent(start, living, number):
+    process = start("waits")
     process.send_signal(number)
     process.wait(200)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
     deadline = time.monotonic() + 60
-    while processes(mark) and time.monotonic() < deadline:
+    while living() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not processes(mark)
+    assert not living()
 
 
 @pytest.mark.slow
-def test_ranks_are_told_of_a_signal_to_their_parent(start):
-    process, mark = start("listens")
+def test_ranks_are_told_of_a_signal_to_their_parent(start, living):
+    process = start("listens")
     assert process.stdout.readline() == "waits\n"  # the other rank
     process.send_signal(signal.SIGUSR1)
     assert process.communicate(timeout=200) == ("", "") and process.returncode == 75
-    assert not processes(mark)
+    assert not living()
 
 
 def test_devices(monkeypatch):

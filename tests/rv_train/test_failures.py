@@ -1,11 +1,13 @@
 """What goes wrong around a run is said once: bad input in one line (exit code 2), a full disk or a killed rank with its
 traceback (1). The last good checkpoint goes on as if nothing was."""
 
+import functools
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import h5py
@@ -13,6 +15,7 @@ import pytest
 
 from rv_train.checkpoint import checkpoints, find_damage
 from rv_train.data.sampler import ResumableBatchSampler
+from rv_train.train import main
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_opts
 
@@ -28,30 +31,30 @@ class Run:
         self.folder, self.demos = folder / "tiny", folder / "synthetic_demo.hdf5"
         write_synthetic_demo_file(self.demos, NUM_DEMOS, NUM_FRAMES, resolution=64, seed=0)
 
-    def start(self, *flags, file_limit=None, **opts):
-        """The running trainer. file_limit: no file may grow beyond that many bytes."""
+    def arguments(self, *flags, **opts):
         opts = {"EXP__DIR": str(self.folder.parent), "DATA__FILES": [str(self.demos)], "DATA__NUM_WORKERS": 1, **opts}
-        command = [sys.executable, "-m", "rv_train.train", "--cfg", str(ROOT / "configs/tiny.yaml"), *flags]
-        command += ["--nproc", "2", *map(str, tiny_opts(TRAIN__save_every=1, TRAIN__schedule="none", **opts))]
+        command = ["--cfg", str(ROOT / "configs/tiny.yaml"), *flags, "--nproc", "2"]
+        return [*command, *map(str, tiny_opts(TRAIN__save_every=1, TRAIN__schedule="none", **opts))]
+
+    def code(self, *flags, **opts):
+        """With which the command ends, in this process."""
+        with pytest.raises(SystemExit) as end:
+            main(self.arguments(*flags, **opts))
+        return end.value.code
+
+    def breaks(self, *flags, file_limit, **opts):
+        """As a program that must fail: the last line of the one error it shows, though there are two ranks.
+
+        file_limit: no file may grow beyond that many bytes.
+        """
+        command = [sys.executable, "-m", "rv_train.train", *self.arguments(*flags, **opts)]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        limit = file_limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit)))
-        streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        return subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=limit, **streams)
-
-    def refuses(self, process):
-        """Wait for the end, which must be bad input: the one line it says."""
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 2, out + err
-        assert err.startswith("error: ") and err.count("\n") == 1, err
-        return err
-
-    def breaks(self, process):
-        """Wait for the end, which must be a failure: the last line of the one error it shows, though there are two
-        ranks."""
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 1, out + err
-        assert err.count("RuntimeError: rank ") == 1, err
-        return err.splitlines()[-1]
+        pipes = dict(capture_output=True, text=True, timeout=300)
+        limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        done = subprocess.run(command, cwd=ROOT, env=environment, preexec_fn=limit, **pipes)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert done.stderr.count("RuntimeError: rank ") == 1, done.stderr
+        return done.stderr.splitlines()[-1]
 
     def last_step(self):
         """Of the newest checkpoint, which must be whole and the one that `last` points at."""
@@ -82,21 +85,26 @@ def a_late_frame(seed=0, batch_size=2):
     return steps[index], f"demo_{index // NUM_FRAMES}", index % NUM_FRAMES
 
 
-def test_each_failure_is_said_once_and_the_run_goes_on(tmp_path):
+def test_each_failure_is_said_once_and_the_run_goes_on(tmp_path, capsys, forked_ranks):
     run = Run(tmp_path)
     good = tmp_path / "good.hdf5"
     shutil.copy(run.demos, good)
 
+    def refused():
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1, error
+        return error
+
     # A picture that cannot be unpacked, in the middle of an epoch.
     step, demo, frame = a_late_frame()
     damage(run.demos, demo, frame)
-    line = run.refuses(run.start(TRAIN__max_steps=500))
-    assert f"{run.demos}, {demo}: obs/agentview_rgb at frame {frame} is damaged" in line
+    assert run.code(TRAIN__max_steps=500) == 2
+    assert f"{run.demos}, {demo}: obs/agentview_rgb at frame {frame} is damaged" in refused()
     assert run.last_step() == step
 
     # A full disk: the file with the weights does not fit.
     shutil.copy(good, run.demos)
-    line = run.breaks(run.start("--resume", file_limit=300_000, TRAIN__max_steps=500))
+    line = run.breaks("--resume", file_limit=300_000, TRAIN__max_steps=500)
     assert (
         line.startswith("OSError: ")
         and f"checkpoint of step {step + 1} cannot be written" in line
@@ -105,18 +113,21 @@ def test_each_failure_is_said_once_and_the_run_goes_on(tmp_path):
     assert run.last_step() == step
 
     # A demo file that is replaced while it is in use.
-    process = run.start("--resume", TRAIN__max_steps=5000)
-    deadline = time.monotonic() + 200
-    while run.folder.joinpath("last").resolve().name == f"step_{step:08d}" and time.monotonic() < deadline:
-        time.sleep(0.05)
-    write_synthetic_demo_file(run.demos, NUM_DEMOS, NUM_FRAMES, resolution=64, seed=1)
-    assert f"{run.demos} changed while it was in use" in run.refuses(process)
+    def replace():
+        deadline = time.monotonic() + 200
+        while run.folder.joinpath("last").resolve().name == f"step_{step:08d}" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        write_synthetic_demo_file(run.demos, NUM_DEMOS, NUM_FRAMES, resolution=64, seed=1)
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    assert run.code("--resume", TRAIN__max_steps=5000) == 2
+    replacing.join()
+    assert f"{run.demos} changed while it was in use" in refused()
     reached = run.last_step()
     assert reached > step
 
     # With the former file in its place the run is finished.
     shutil.copy(good, run.demos)
-    process = run.start("--resume", TRAIN__max_steps=reached + 1)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
+    assert run.code("--resume", TRAIN__max_steps=reached + 1) == 0
     assert run.last_step() == reached + 1

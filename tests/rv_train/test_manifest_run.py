@@ -67,6 +67,7 @@ def weights(run):
     return load_model_folder(run)[0].state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["hdf5", "cut"])
 def test_weights_are_those_of_the_demonstration_files_and_of_a_resumed_run(runs, other):
     whole, others = weights(runs / "whole"), weights(runs / other)
@@ -82,6 +83,7 @@ def test_weights_are_those_of_the_demonstration_files_and_of_a_resumed_run(runs,
     assert curves[0] == curves[1] and len(curves[0]) == 4 + 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_notices_another_manifest(runs, built, tmp_path, capsys):
     other = shutil.copytree(built, tmp_path / "other")
     shutil.copytree(runs / "whole", tmp_path / "whole", symlinks=True)
@@ -117,14 +119,14 @@ def roll_out(policy, settings, log_dir):
     policy.check_environment(policy.views, 7, "fast", {"robot_states": 9})
     episodes = plan_episodes([Task(max_steps=6)], 8, seed=7)[3::4]
     provenance = describe_run(policy, log_dir, FakeSimulator(), {"render": "fast"})
-    records = evaluate(
-        policy, PatientEnv, episodes, EvalOptions(log_dir, settings, num_envs=2), provenance, lambda line: None
-    )
+    options = EvalOptions(log_dir, settings, num_envs=2, save_video="none")
+    records = evaluate(policy, PatientEnv, episodes, options, provenance, lambda line: None)
     assert [(record["success"], record["steps"]) for record in records] == [(True, 3), (False, 6)]
     assert records[0]["render"] == "fast" and (log_dir / "results.jsonl").is_file()
     return records
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_a_policy_and_rolls_out(runs, demos, tmp_path):
     policy = Policy.from_checkpoint(runs / "whole")
     assert (policy.render, policy.resolution, policy.horizon) == ("fast", 64, 2)
@@ -146,6 +148,7 @@ def sane(capsys, cfg="tiny", expect=0, **opts):
     return captured.out if expect < 2 else captured.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["hdf5", "manifest"])
 def test_the_sanity_forward_is_the_first_step_of_the_run(runs, built, demos, tmp_path, monkeypatch, capsys, source):
     monkeypatch.chdir(tmp_path)
@@ -232,6 +235,7 @@ def test_skip_bad_on_the_command_line(built, tmp_path, capsys):
     assert "1 bad lines of the manifest are left out" in captured.out
 
 
+@pytest.mark.slow
 def test_the_shipped_recipe_trains_at_the_size_of_a_test(tmp_path, demos, capsys):
     """configs/vla0_manifest.yaml as it is, but for the model's size and where its data lies."""
     folder = build(tmp_path / "manifest", demos, horizon=8, num_bins=1000)

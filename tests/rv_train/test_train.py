@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rv_train.checkpoint import checkpoints, find_damage, load_model_folder, load_trainer
 from rv_train.prepare import prepare_run
+from rv_train.tracking import Tracker
 from rv_train.train import STOPPED, main
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_cfg, tiny_opts
@@ -127,11 +128,17 @@ def test_resuming_a_changed_run_says_what_changed(tmp_path, demos, resumed, caps
     assert (tmp_path / "whole/last").resolve().name == "step_00000007"
 
 
-@pytest.mark.parametrize("number, group, nproc", [(signal.SIGTERM, True, 2), (signal.SIGUSR1, False, 1)])
-def test_a_signal_saves_and_ends_with_a_code_of_its_own(tmp_path, demos, number, group, nproc):
-    """To every process of the group, loader processes included, as a cluster does it; and to one process alone."""
+def check_stopped(folder, code, output):
+    assert code == STOPPED == 75
+    step = load_trainer(folder / "tiny/last")["step"]
+    assert f"stopped by a signal at step {step}, --resume continues" in output.splitlines()[-1]
+    assert find_damage(folder / "tiny/last") is None
+
+
+def test_a_signal_saves_and_ends_with_a_code_of_its_own(tmp_path, demos):
+    """To every process of the group, loader processes included, as a cluster does it."""
     opts = {"TRAIN__max_steps": 100000, "DATA__NUM_WORKERS": 1}
-    command = [sys.executable, "-m", "rv_train.train", *arguments(tmp_path, demos, "--nproc", str(nproc), **opts)]
+    command = [sys.executable, "-m", "rv_train.train", *arguments(tmp_path, demos, "--nproc", "2", **opts)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command,
@@ -144,12 +151,21 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(tmp_path, demos, number,
     )
     while not process.stdout.readline().startswith("step "):  # the first step is done
         assert process.poll() is None
-    (os.killpg if group else os.kill)(process.pid, number)
+    os.killpg(process.pid, signal.SIGTERM)
     output, errors = process.communicate(timeout=300)
-    assert process.returncode == STOPPED == 75, errors
-    assert errors == "" and "stopped by a signal at step" in output.splitlines()[-1]
-    step = load_trainer(tmp_path / "tiny/last")["step"]
-    assert f"at step {step}, --resume continues" in output and find_damage(tmp_path / "tiny/last") is None
+    assert errors == ""
+    check_stopped(tmp_path, process.returncode, output)
+
+
+def test_a_signal_to_a_run_of_one_process(tmp_path, demos, monkeypatch, capsys):
+    monkeypatch.setattr("rv_train.distributed._stop_requested", False)
+    monkeypatch.setattr(Tracker, "advance", lambda tracker, step: os.kill(os.getpid(), signal.SIGUSR1))
+    opts = {"TRAIN__max_steps": 100000, "DATA__NUM_WORKERS": 1}
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(tmp_path, demos, "--nproc", "1", **opts))
+    said = capsys.readouterr()
+    assert said.err == ""
+    check_stopped(tmp_path, stopped.value.code, said.out)
 
 
 def test_run_folder_holds_what_a_reproduction_needs(resumed):

@@ -127,6 +127,7 @@ def workers_of(pid):
         return []
 
 
+@pytest.mark.slow
 def test_kill_9_of_whatever_does_not_change_a_byte(tmp_path):
     """Real processes: the parent is killed once some demos are done, then a worker; and none of them is left behind."""
     write_synthetic_demo_file(tmp_path / "a.hdf5", 16, 30, 64, seed=0)

@@ -78,6 +78,7 @@ def run(out, log, num_demos=5, num_workers=2, settings=SETTINGS, **options):
     return job, counts
 
 
+@pytest.mark.slow
 def test_the_first_successes_by_number_whatever_the_number_of_workers(tmp_path):
     first, counts = run(tmp_path / "a", tmp_path / "log", num_workers=1)
     second, _ = run(tmp_path / "b", tmp_path / "log2", num_workers=3)
@@ -88,6 +89,7 @@ def test_the_first_successes_by_number_whatever_the_number_of_workers(tmp_path):
     assert list(first.path.parent.iterdir()) == [first.path]  # no parts left
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_without_loss_or_duplicates(tmp_path):
     whole, _ = run(tmp_path / "whole", tmp_path / "log0")
     code = (
@@ -111,12 +113,14 @@ def test_a_killed_run_continues_without_loss_or_duplicates(tmp_path):
     assert counts[0] >= len([number for number in done if number % 3 != 1])
 
 
+@pytest.mark.slow
 def test_a_crashing_simulator_is_replaced(tmp_path):
     job, _ = run(tmp_path, tmp_path / "log", crash_at=2)
     assert len(DemoFile(job.path).demos) == 5
     assert (tmp_path / "log").read_text().split().count("2") == 2
 
 
+@pytest.mark.slow
 def test_a_simulator_that_cannot_be_started_is_no_incident(tmp_path):
     """It is said at once; not once others have shown that simulators can be started here."""
     with pytest.raises(BadInput, match="cannot be started: RuntimeError: Cannot create an EGL context"):
@@ -126,6 +130,7 @@ def test_a_simulator_that_cannot_be_started_is_no_incident(tmp_path):
         run(tmp_path / "b", tmp_path / "log2", num_workers=1, starts=1, crash_at=2)
 
 
+@pytest.mark.slow
 def test_what_a_worker_raises_arrives_here(tmp_path):
     with pytest.raises(BadInput, match=r"^it is missing$"):
         run(tmp_path / "bad", tmp_path / "log", error="bad")

@@ -132,6 +132,7 @@ def test_a_policy_that_learned_two_demos_by_heart(learned):
     assert pictures == ["answers.png", "conditions.png", "open_loop_00_demo_0.png", "open_loop_01_demo_1.png"]
 
 
+@pytest.mark.slow
 def test_a_training_that_learned_nothing_is_told(demos, tmp_path, capsys):
     assert overfit(demos, 2, tmp_path / "out", "text", TRAIN__max_steps=5) == 1
     assert "the loss did NOT collapse" in capsys.readouterr().out
@@ -171,6 +172,7 @@ def deaf(model):
     model.action_expert.expert.proprio[-1].weight.zero_()
 
 
+@pytest.mark.slow
 def test_whether_the_state_is_used(demos, tmp_path):
     start = make_run(tmp_path, **FLOW)
     for name, change, level in (("louder", louder, "ok"), ("deaf", deaf, "LOOK")):

@@ -246,6 +246,7 @@ def test_a_file_of_which_nothing_is_left(tmp_path, log, capsys):
     assert log.read_text().split() == ["demo_0", "demo_0"]  # one of each file: the second call replayed nothing
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_and_workers_make_no_difference(tmp_path, log, monkeypatch):
     path = publish(tmp_path / "old" / f"{TASK}_demo.hdf5", trajectories(8))
     regenerate(path, "--out", tmp_path / "whole", "--workers", 1)
@@ -280,6 +281,7 @@ def test_a_killed_run_continues_and_workers_make_no_difference(tmp_path, log, mo
     assert not repeated & done and repeated | done == {f"demo_{number}" for number in range(8)}
 
 
+@pytest.mark.slow
 def test_a_simulator_that_crashes_or_hangs_is_no_failed_demo(tmp_path, log, monkeypatch):
     path = publish(tmp_path / "old" / f"{TASK}_demo.hdf5", trajectories(2))
     monkeypatch.setattr(FileJob, "time_limit_s", lambda self, number: 4.0)

@@ -152,6 +152,7 @@ def test_a_port_that_cannot_be_had_is_one_line(run, capsys):
     assert "cannot listen at no.host.invalid" in refused([*arguments, "0", "--host", "no.host.invalid"], capsys)
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_noticed_before_torch_is_imported(run):
     """Which takes seconds, as loading does."""
     code = "import sys; sys.modules['torch'] = None; from tools.serve_policy import main; main()"
@@ -161,6 +162,7 @@ def test_a_port_that_is_taken_is_noticed_before_torch_is_imported(run):
     assert done.returncode == 2 and "address already in use" in done.stderr
 
 
+@pytest.mark.slow
 def test_told_to_end_while_the_model_is_loaded(serve):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -185,6 +187,7 @@ def status(port):
         connection.close()
 
 
+@pytest.mark.slow
 def test_without_the_extra_one_line_says_what_to_install(run):
     code = "import sys; sys.modules['websockets'] = None; from tools.serve_policy import main; main()"
     command = [sys.executable, "-c", code, "--model_path", str(run)]
@@ -195,7 +198,7 @@ def test_without_the_extra_one_line_says_what_to_install(run):
 @pytest.mark.slow
 def test_a_few_seconds_of_attacks(run, capsys):
     kinds = [kind.__name__ for kind in (*fuzz_attacks.MESSAGES, *fuzz_attacks.MANNERS)]
-    fuzz_server.main(["--model_path", str(run), "--seconds", "3", "--clients", str(len(kinds))])
+    fuzz_server.main(["--model_path", str(run), "--seconds", "1.5", "--clients", str(len(kinds))])
     said = capsys.readouterr().out
     assert said.endswith("\nthe server holds\n")
     assert re.findall(r"^(\w+) +\d+", said, re.MULTILINE) == [*sorted(kinds), "all"]
@@ -212,14 +215,14 @@ class BadPolicy(PicturePolicy):
 
 def test_the_fuzzer_sees_wrong_answers_and_dead_servers(capsys):
     with running(BadPolicy()) as server, pytest.raises(SystemExit) as stop:
-        fuzz_server.main(["--url", server.url, "--seconds", "2", "--clients", "4"])
+        fuzz_server.main(["--url", server.url, "--seconds", "1", "--clients", "4"])
     assert stop.value.code == 1
     assert "FAILED: the honest client (openpi-client): RuntimeError: question" in capsys.readouterr().out
 
     with running(PicturePolicy()) as server:
-        closing = threading.Timer(1.0, server.leave)
+        closing = threading.Timer(0.5, server.leave)
         closing.start()
         with pytest.raises(SystemExit) as stop:
-            fuzz_server.main(["--url", server.url, "--seconds", "2", "--clients", "2"])
+            fuzz_server.main(["--url", server.url, "--seconds", "1", "--clients", "2"])
     said = capsys.readouterr().out
     assert stop.value.code == 1 and "FAILED: /healthz does not answer" in said

@@ -110,6 +110,7 @@ def test_both_scripts_decide_alike_whether_to_resume():
     assert "resume=(--resume)" in deciding and deciding in second
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_the_job_before_anything_starts(tmp_path):
     cluster = Cluster(tmp_path)
     for script in ("train.sbatch", "torchrun.sbatch"):

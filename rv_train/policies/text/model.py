@@ -29,7 +29,6 @@ from rv_train.backbones.running import (
 from rv_train.policies.base import Prediction
 from rv_train.policies.text.decoder import Decoder
 from rv_train.policies.text.grammar import Grammar
-from rv_train.policies.text.library_decoder import LibraryDecoder
 from rv_train.policies.text.loss import TokenLoss
 
 if TYPE_CHECKING:
@@ -69,8 +68,7 @@ class TextPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.family, self.prompt, self.codec = backbone, family, prompt, codec
-        described = family.layer_parts(backbone) is not None
-        self.decoder = (Decoder if described else LibraryDecoder)(backbone, family, grammar)
+        self.decoder = _decoder_of(family, backbone)(backbone, family, grammar)
         self.compiled = False
 
     @staticmethod
@@ -198,3 +196,13 @@ class TextPolicy(nn.Module):
 
     def _hidden(self, batch):
         return hidden_states(self.family, self.backbone, batch, self.prompt)
+
+
+def _decoder_of(family, backbone):
+    """The class that decodes for this backbone."""
+    if family.layer_parts(backbone) is not None:
+        return Decoder
+    # Here, because it imports the library: a second, which who only reads a recipe need not spend.
+    from rv_train.policies.text.library_decoder import LibraryDecoder
+
+    return LibraryDecoder

@@ -267,6 +267,7 @@ class ServerProcess:
         self.process.stdout.close()
 
 
+@pytest.mark.slow
 def test_answers_go_on_after_kill_9():
     policy = PicturePolicy()
     servers = [ServerProcess()]
@@ -291,6 +292,7 @@ def test_answers_go_on_after_kill_9():
         servers[-1].kill()
 
 
+@pytest.mark.slow
 def test_a_server_that_stands_still_is_lost():
     server = ServerProcess()
     try:

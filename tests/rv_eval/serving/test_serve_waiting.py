@@ -95,6 +95,7 @@ print("noticed")
 """
 
 
+@pytest.mark.slow
 def test_a_dead_peer_is_noticed_long_before_the_idle_time():
     alone = ["unshare", "--user", "--net", "--map-root-user"]
     try:
@@ -167,6 +168,7 @@ def test_a_model_that_cannot_be_loaded():
     assert "no policy server answers" in lost[0]
 
 
+@pytest.mark.slow
 def test_whoever_waits_for_a_model_notices_that_the_server_stands_still(monkeypatch):
     monkeypatch.setattr("rv_eval.serving.remote_policy.LOADING_S", 0.3)
     with running(None) as server:

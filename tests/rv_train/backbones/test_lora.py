@@ -134,6 +134,7 @@ def test_the_plan_counts_what_peft_makes(base, vision):
     }
 
 
+@pytest.mark.slow
 def test_parameters_of_the_3b_model():
     """What stands in the recipe and in the document it follows, counted on the meta device."""
 

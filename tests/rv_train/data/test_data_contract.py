@@ -213,6 +213,7 @@ def start(kind, folder, *flags, **more):
         assert not end.code
 
 
+@pytest.mark.slow
 def test_it_is_planned_looked_at_trained_on_and_resumed_to_the_bit(kind, tmp_path, capsys):
     start(kind, tmp_path, "--dry_run")
     assert "missing: nothing" in capsys.readouterr().out

@@ -91,6 +91,7 @@ def start(folder, data, *flags, **more):
         assert not end.code
 
 
+@pytest.mark.slow
 def test_a_lossless_export_trains_as_the_hdf5_files_to_the_bit(tmp_path):
     demos = tmp_path / "demos/a_demo.hdf5"
     write_synthetic_demo_file(demos, 4, 5, 64, seed=0)

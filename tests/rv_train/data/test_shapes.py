@@ -55,6 +55,7 @@ def test_a_manifest_gives_what_its_demonstrations_give(demos, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "flow"])
 def test_a_policy_is_trained_served_and_played(demos, tmp_path, kind, capsys):
     more = flow_opts() if kind == "flow" else {}

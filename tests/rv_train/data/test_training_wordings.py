@@ -80,6 +80,7 @@ def start(demos, wordings, folder, *flags, expect=0, **more):
         assert (end.code or 0) == expect
 
 
+@pytest.mark.slow
 def test_a_run_resumes_to_the_bit_and_not_with_other_wordings(demos, wordings, tmp_path, capsys):
     start(demos, wordings, tmp_path, "--nproc", "1", EXP__ID="whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "cut", symlinks=True)

@@ -16,16 +16,17 @@ def run(tmp_path, *arguments):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_random_weights_at_a_size(tmp_path, capsys):
-    result = run(tmp_path, "--sizes", "tiny", "--prompts", "3", "--few_prompts", "2", "--batch", "1")
+    result = run(tmp_path, "--sizes", "tiny", "--prompts", "2", "--few_prompts", "1", "--batch", "1")
     model = result["models"]["tiny"]
-    assert result["problems"] == [] and (model["prompts"], model["answer_tokens"]["max"]) < (4, 281)
+    assert result["problems"] == [] and (model["prompts"], model["answer_tokens"]["max"]) < (3, 281)
     assert set(model["variants"]) == set(VARIANTS) - {"compiled"}
     assert {name: numbers["calls"] for name, numbers in model["variants"].items()} == {
-        "generate": 3,
-        "static": 2,
-        "plain": 3,
-        "drafts": 3,
+        "generate": 2,
+        "static": 1,
+        "plain": 2,
+        "drafts": 2,
     }
     tokens = [passes for call in model["calls"]["generate"] for passes in call["passes"]]
     for calls in model["calls"].values():

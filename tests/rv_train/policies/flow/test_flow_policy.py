@@ -130,6 +130,7 @@ def test_some_samples_are_not_told_the_state(demos):
     assert without[0, 0, 5]["proprio"].shape == (0,)
 
 
+@pytest.mark.slow
 def test_it_learns_what_only_pictures_and_only_the_state_show(demos, tmp_path):
     """Action 0 is where the stripe is, action 1 minus the first number of eef_pos, see the synthetic file."""
     _, samples, model = setup(demos, FLOW__CONDITION="all", FLOW__HIDDEN=32, FLOW__MLP=64, FLOW__DRAWS=8)

