@@ -82,6 +82,10 @@ class ChunkAgent:
         self._actions.clear()
         self.draft = []
 
+    def told(self) -> dict:
+        """What the next observation says of the answers before it, see `Policy.predict`."""
+        return {"draft": self.draft}
+
     def add_answer(self, prediction: "Prediction", row: int) -> None:
         """Row `row` of what the policy predicted for the present observation."""
         self.add_chunk(prediction.chunk[row], prediction.numbers[row] if prediction.numbers else ())

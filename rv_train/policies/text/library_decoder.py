@@ -41,10 +41,10 @@ class LibraryDecoder:
         )
 
     @torch.inference_mode()
-    def generate(self, prompt, lengths, noise=None, real=None, drafts=None):
+    def generate(self, prompt, lengths, noise=None, real=None, drafts=None, forced=None):
         """See `rv_train.policies.text.decoder.Decoder.generate`."""
         self.grammar = grammar = self.grammar.to(prompt.embeds.device)
-        writing = _Writing(self, prompt, lengths, noise, real, drafts)
+        writing = _Writing(self, prompt, lengths, noise, real, drafts, forced)
         while not writing.ended.all():
             writing.advance()
         end = grammar.end_id
@@ -55,11 +55,13 @@ class LibraryDecoder:
 class _Writing:
     """The answers of a batch as far as they are written."""
 
-    def __init__(self, decoder, prompt, lengths, noise, real, drafts):
+    def __init__(self, decoder, prompt, lengths, noise, real, drafts, forced):
         self.grammar, self.noise = decoder.grammar, noise
         self.text, self.embed = decoder.family.text(decoder.backbone), decoder.backbone.get_input_embeddings()
         self.choose = _scorer(decoder.backbone.get_output_embeddings(), self.grammar.ids)
         batch, device = len(lengths), lengths.device
+        self.penalty = self.grammar.penalties(batch, forced)
+        self.first = torch.arange(batch, device=device)[:, None] * len(self.grammar.place)  # of a row's states in it
         prompt, self.mask = right_aligned(prompt, lengths)
         output = self.text(**prompt.inputs, attention_mask=self.mask, use_cache=True)
         self.cache = output.past_key_values
@@ -112,7 +114,7 @@ class _Writing:
         if self.noise is not None:
             at = places.clamp(max=self.grammar.longest - 1)[..., None].expand(-1, -1, self.noise.shape[-1])
             scores = scores + self.noise.gather(1, at)
-        return scores + self.grammar.penalty[states]
+        return scores + self.penalty[states + self.first]
 
 
 def right_aligned(prompt, lengths):
