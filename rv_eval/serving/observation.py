@@ -3,8 +3,8 @@
 Our own:   {"views": {camera: (H, W, 3) uint8 upright}, "instruction": str}
            and where the policy is given the robot's state "proprio": {part: floats}, or (P,) floats, the parts one
            after another; if wanted "random_key": list of ints, the seed of the sampling noise, and "draft": list of
-           ints, what the text will probably say, which never changes it, and where the metadata say "takes_prefix",
-           "prefix": (d, A) floats, the actions that the chunk begins with.
+           ints, what the text will probably say, which never changes it, and where the metadata's "takes_prefix" is
+           true, "prefix": (d, A) floats, the actions that the chunk begins with.
 openpi's:  {"observation/image": (H, W, 3) uint8 upright, "observation/wrist_image": the same, "prompt": str}
            and "observation/state": (P,) floats, or a key "observation/PART" for each part. A policy's own keys are
            what `openpi_keys` says: they stand in the server's metadata.
