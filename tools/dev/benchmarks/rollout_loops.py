@@ -50,13 +50,14 @@ def first_answer(policy, instruction) -> float:
 
 
 class PlainLoop:
-    """One environment, one episode after the other, both cameras in every step, one observation per query.
+    """One environment as it comes, one episode after the other, both cameras in every step, one observation per query.
 
     Lives in a process of its own (RemoteObject), so that its CPU seconds and threads are its own.
     """
 
     def __init__(self, task, render, resolution, model_path, device, torch_compile):
         self.env = TimedEnv(task, resolution, render)
+        self.env.as_it_comes()
         self.policy = load_policy(model_path, device, torch_compile, 1, self.env.clock)
         self.init_states = init_states(task)
 
@@ -78,7 +79,7 @@ class PlainLoop:
     def _play(self, episode, n_action_steps):
         env, actions = self.env, deque()
         success, steps, queries = False, 0, 0
-        observation = env.reset(episode.seed, self.init_states[episode.init_state])
+        observation = env.reset(episode.seed, self.init_states[episode.init_state], VIEWS)
         for _ in range(episode.num_settle_steps):
             observation, _ = env.step(SETTLE_ACTION, VIEWS)
         while not success and steps < episode.max_steps:
