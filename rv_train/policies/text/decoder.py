@@ -182,7 +182,7 @@ class _Answer:
         self.head = torch.zeros_like(self.words)
         self.layers = None
 
-    def begin(self, hidden, filled, position_ids, lengths, noise, real, drafts, forced):
+    def begin(self, hidden, filled, position_ids, lengths, noise, real, drafts, forced=None):
         """Take over a prompt and write the first token."""
         decoder, grammar, rows = self.decoder, self.grammar, self.rows[:, 0]
         for (keys, values), (k, v) in zip(self.cache, filled, strict=True):
