@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -62,7 +63,8 @@ class Answering(Protocol):
     (`rv_eval.serving.remote_policy.RemotePolicy`).
 
     views, proprio: what it looks at, {part of the robot's state: numbers in it}; render, resolution, pictures: how the
-    pictures were made that it was trained with; batch_rows: observations that it answers at once.
+    pictures were made that it was trained with; batch_rows: observations that it answers at once; takes_prefix: whether
+    an observation may say what its chunk begins with; folder: where it lies, for messages.
     """
 
     horizon: int
@@ -74,6 +76,10 @@ class Answering(Protocol):
     pictures: dict | None
     preset: AgentSettings
     batch_rows: int
+    takes_prefix: bool
+
+    @property
+    def folder(self) -> Path | str: ...
 
     def predict_detailed(self, observations: list[dict]) -> "Prediction":
         """See `rv_eval.policy.Policy.predict`."""
@@ -114,6 +120,10 @@ class ChunkAgent:
         self._ensembler.reset()
         self._actions.clear()
         self.draft = []
+
+    def told(self) -> dict:
+        """What the next observation says of the answers before it, see `Policy.predict`."""
+        return {"draft": self.draft}
 
     def add_answer(self, prediction: "Prediction", row: int) -> None:
         """Row `row` of what the policy predicted for the present observation."""

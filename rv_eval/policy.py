@@ -25,6 +25,7 @@ from yacs.config import CfgNode
 from libs.config_tree import pair
 from libs.errors import BadInput, first_line
 from rv_eval.agent import AgentSettings
+from rv_eval.drafts import draft_of, prefix_of
 from rv_eval.picture_sizes import are_sizes
 from rv_train.checkpoint import load_model_folder
 from rv_train.policies.base import Encoder, Prediction, gather
@@ -47,10 +48,11 @@ class Policy:
     that it is given: numbers in it}. render, resolution: how the pictures of its training data were made, resolution
     the longer side of the main camera's. pictures: {"cameras": {view: [height, width] of those}, and how frames of any
     shape are brought to what the model sees: "fit" and "crop" (IMAGE.FIT and CROP), "size": [height, width]}. preset:
-    how its recipe wants chunks executed (EVAL.*). folder: the model folder.
+    how its recipe wants chunks executed (EVAL.*). takes_prefix: whether an observation may say what its chunk begins
+    with. folder: the model folder.
 
-    Of the model it knows `predict`, `compile_predict`, TEMPERATURE and DRAFTS only, of the encoder `encode`, `collate`
-    and `proprio`.
+    Of the model it knows `predict`, `compile_predict`, TEMPERATURE, DRAFTS and PREFIX only, of the encoder `encode`,
+    `collate` and `proprio`.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Policy:
         self.batch_rows = batch_rows
         self.temperature = float(temperature)
         self.drafts = drafts and model.DRAFTS
+        self.takes_prefix = model.PREFIX
         self.compiled = False
 
     @classmethod
@@ -152,14 +155,17 @@ class Policy:
         cannot be repeated.
         "draft", integers >= 0, is what the answer's text is expected to say, as far as anything is: the previous answer
         without the actions executed since. It makes the answer faster, and no other.
-        BadInput: a view is missing, or is not a uint8 picture; no instruction; a random_key or a draft of
-        other things.
+        "prefix", (d, A) floats in environment units, d <= H, is what the chunk begins with, to the resolution of its
+        integers; what follows is the model's continuation of it.
+        BadInput: a view is missing, or is not a uint8 picture; no instruction; a random_key, a draft or a prefix of
+        other things; a prefix for a policy that does not take one.
         """
         return self.predict_detailed(observations).chunk
 
     def predict_detailed(self, observations: list[dict]) -> Prediction:
         """The same with everything else that a Prediction says."""
         features = [self._encode(observation) for observation in observations]
+        prefixes = [prefix_of(observation, self) for observation in observations]
         answers: dict[int, tuple[Prediction, int]] = {}  # of an observation: the Prediction of a call, the row in it
         for length, places in self._calls(features):
             rows = places + places[-1:] * (self.batch_rows - len(places))
@@ -167,7 +173,11 @@ class Policy:
             batch["real"] = torch.arange(self.batch_rows) < len(places)
             if self.drafts:
                 numbers = self.horizon * self.action_dim
-                batch["drafts"] = torch.tensor([_draft(observations[place], numbers) for place in rows])
+                batch["drafts"] = torch.tensor([draft_of(observations[place], numbers) for place in rows])
+            if any(prefixes[place] is not None for place in places):
+                free = np.full((self.horizon, self.action_dim), np.nan, np.float32)
+                given = [free if prefixes[place] is None else prefixes[place] for place in rows]
+                batch["prefix"] = torch.from_numpy(np.stack(given))
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
             generators = [_generator(observations[place]) for place in rows]
             prediction = self.model.predict(batch, self.temperature, generators)
@@ -279,16 +289,6 @@ def _generator(observation: Mapping[str, Any]) -> np.random.Generator:
         return np.random.default_rng(None if key is None else [operator.index(number) for number in key])
     except (TypeError, ValueError):
         raise BadInput(f"random_key is a sequence of integers >= 0, got {key!r}") from None
-
-
-def _draft(observation: Mapping[str, Any], numbers: int) -> list[int]:
-    """What an observation expects of `numbers` numbers, -1 where it expects nothing."""
-    draft = observation.get("draft", ())
-    try:
-        known = [min(max(operator.index(number), -1), 2**31) for number in draft][:numbers]
-    except TypeError:
-        raise BadInput(f"draft is a sequence of integers >= 0, got {draft!r}") from None
-    return known + [-1] * (numbers - len(known))
 
 
 def _device(name: str | torch.device | None) -> torch.device:

@@ -8,10 +8,19 @@ which nothing was executed do not count.
 import numpy as np
 
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings
+from rv_eval.agent import AgentSettings, Answering
 
-SYNC, NAIVE, SPLICE = "sync", "naive", "splice"
-EXECUTIONS = (SYNC, NAIVE, SPLICE)
+SYNC, NAIVE, SPLICE, PREFIX = "sync", "naive", "splice", "prefix"
+EXECUTIONS = (SYNC, NAIVE, SPLICE, PREFIX)
+
+
+def check_execution(execution: str, policy: Answering) -> None:
+    """BadInput: the policy (its `takes_prefix` and `folder`) cannot be executed so."""
+    if execution == PREFIX and not policy.takes_prefix:
+        raise BadInput(
+            f"the policy {policy.folder} cannot begin its chunks with given actions, which execution {PREFIX} asks of "
+            f"it (one that writes text can): take {SPLICE}"
+        )
 
 
 class Splicer:
@@ -22,6 +31,8 @@ class Splicer:
         naive: the chunk before is executed on; the new one begins with its first action, though that was meant for
             where the robot was when the question was asked.
         splice: the same, but the actions that have been executed since the question are left out of the new chunk.
+        prefix: the same, and the question says what will be executed until the answer is there (`coming`), so that the
+            new chunk begins with it and what follows goes on from there.
     settings: as for ChunkAgent; n_action_steps: actions after which the next question is due, counted from the first
     of the chunk. An answer may be so late that the chunk is executed beyond them, to its end; then there is nothing to
     execute, and no action is ever repeated.
@@ -58,6 +69,13 @@ class Splicer:
             last = min(last, self.horizon - delay) if delay < self.horizon else self.horizon
         return self.position >= last
 
+    def coming(self, delay: int) -> list[np.ndarray]:
+        """What a question that is asked now says of the actions (A,) that are executed until its answer is there, which
+        takes `delay` of them; nothing unless execution is prefix."""
+        if self.execution != PREFIX or self._chunk is None:
+            return []
+        return list(self._chunk[self.position : self.position + delay].astype(np.float64))
+
     def ask(self) -> None:
         """The question is asked now."""
         self._asked_at = self._executed
@@ -69,7 +87,7 @@ class Splicer:
     def add_chunk(self, chunk: np.ndarray) -> bool:
         """The answer (H, A) to the open question. False: everything in it is over, it is not used."""
         begin = self._executed
-        if self.execution == SPLICE:
+        if self.execution in (SPLICE, PREFIX):
             assert self._asked_at is not None, "an answer has its question"
             begin = self._asked_at
         self._asked_at = None

@@ -5,9 +5,9 @@
 
 Without delay the simulator waits for every answer (sync). With a delay its time goes on for so many steps, in which
 the chunk before is executed on, or the arm holds; naive begins the new chunk with its first action, splice with the one
-that is due (rv_eval/splice.py). Every cell is an evaluation of its own, in LOGS/sync_0, LOGS/splice_2 ..., with all
-that tools/eval_libero.py writes, and continued in the same way. The table is printed at the end, and put into
-LOGS/delays.json.
+that is due, prefix has the policy begin it with what is executed meanwhile (rv_eval/splice.py). Every cell is an
+evaluation of its own, in LOGS/sync_0, LOGS/splice_2 ..., with all that tools/eval_libero.py writes, and continued in
+the same way. The table is printed at the end, and put into LOGS/delays.json.
 Exit code: as tools/eval_libero.py.
 """
 
@@ -23,7 +23,7 @@ from libs.errors import BadInput
 from libs.files import check_new_folder, write_whole
 from rv_eval.envs import get_simulator
 from rv_eval.envs.base import Simulator
-from rv_eval.splice import EXECUTIONS, NAIVE, SPLICE, SYNC
+from rv_eval.splice import EXECUTIONS, NAIVE, SPLICE, SYNC, check_execution
 from tools.evaluation import ask_in_wordings, load_policy, parse_args, run_evaluation, run_name
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def parse_cells(simulator: Simulator, argv: Sequence[str] | None = None) -> argp
 def _add_cells(parser):
     add = parser.add_argument_group("cells of the table").add_argument
     add("--delays", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="control steps until an answer is there")
-    add("--executions", nargs="+", choices=EXECUTIONS, default=[SYNC, NAIVE, SPLICE], help="default: all three")
+    add("--executions", nargs="+", choices=EXECUTIONS, default=[SYNC, NAIVE, SPLICE], help="default: sync naive splice")
 
 
 @cli_errors
@@ -59,6 +59,8 @@ def run_cells(args: argparse.Namespace, simulator: Simulator, policy: "Answering
     from rv_eval.playing.delay import DelayedAgent
     from rv_eval.results.records import wilson_interval
 
+    for execution in args.executions:
+        check_execution(execution, policy)
     folder = args.log_dir or Path("eval_logs") / f"{run_name(policy.describe()['model_folder'])}_delay"
     rows = []
     for execution, delay in cells(args.executions, args.delays):

@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--execution",
         choices=EXECUTIONS,
         default=SPLICE,
-        help="hold; go on and begin the new chunk anew; or where it fits",
+        help="hold; go on and begin the new chunk anew; or where it fits (splice); or tell the policy what is executed",
     )
     add("--patience", type=float, default=3.0, metavar="S", help="an answer that takes longer ends the run (3)")
     add("--first_patience", type=float, default=60.0, metavar="S", help="the first one, which may compile (60)")

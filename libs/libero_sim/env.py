@@ -1,6 +1,7 @@
 """One LIBERO task as an environment: seeded, upright, and rendering only the pictures that are asked for."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from libs.robosuite_sim.remote import SimProcess
 CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}  # view -> camera name in the model
 VIEWS = tuple(CAMERAS)
 CONTROL_FREQ = 20  # actions per second
+# What is told of the robot, by robosuite's names; nobody looks at its other observables, half of a step's calls.
+OBSERVED = ("gripper_qpos", "joint_pos", "eef_pos", "eef_quat")
 MAX_OVERLAP = 0.002  # metres that objects may stand in each other after a random placement
 
 
@@ -29,6 +32,9 @@ class LiberoEnv(RobosuiteEnv):
 
     def __init__(self, task: LiberoTask, resolution: int = 256, render: str = "standard") -> None:
         super().__init__(task, resolution, render)
+        for name, observable in self.robosuite_env._observables.items():
+            observable._enabled = name.removeprefix("robot0_") in OBSERVED
+        self._enable(VIEWS)
 
     def _maker(self) -> Callable:
         envs = import_simulator("libero.libero.envs")
@@ -46,19 +52,21 @@ class LiberoEnv(RobosuiteEnv):
 
         return make
 
-    def reset(self, seed: int, init_state: np.ndarray | None = None) -> dict:
+    def reset(self, seed: int, init_state: np.ndarray | None = None, views: Sequence[str] = ()) -> dict:
         """Start an episode and return its first observation.
 
         seed: of the fixtures and, without `init_state`, of the random placement of the objects.
         init_state: (1 + nq + nv,) one of `init_states(task)`; BadInput if its size does not fit.
+        views: the pictures to render, as for `step`.
         A placement in which objects stand in each other (they would be flung apart) is drawn again; RuntimeError if
         none without overlaps is found.
         """
         self._enable(VIEWS)  # with its cameras off, a reset would shift the moment pictures are taken
-        raw = self._reset_seeded(seed, lambda: self._place(check=init_state is None))
-        if init_state is not None:
-            raw = self._wrapped.set_init_state(self._checked_state(init_state))
-        return self._observation(raw, VIEWS)
+        with self._drawing_only(views):
+            raw = self._reset_seeded(seed, lambda: self._place(check=init_state is None))
+            if init_state is not None:
+                raw = self._wrapped.set_init_state(self._checked_state(init_state))
+        return self._observation(raw, views)
 
     def step(self, action: np.ndarray | Sequence[float], views: Sequence[str] = ()) -> tuple[dict, bool]:
         """As RobosuiteEnv's."""
@@ -99,7 +107,7 @@ class LiberoEnv(RobosuiteEnv):
 
     def observed_proprio(self) -> dict[str, np.ndarray]:
         """The robot as the last observation (of reset, settle or step) saw it; names as in `proprio_dict`."""
-        seen = (self._raw[f"robot0_{name}"] for name in ("gripper_qpos", "joint_pos", "eef_pos", "eef_quat"))
+        seen = (self._raw[f"robot0_{name}"] for name in OBSERVED)
         return _named_proprio(*seen)
 
     def close(self) -> None:
@@ -144,6 +152,24 @@ class LiberoEnv(RobosuiteEnv):
         self._check_views(views)
         for view, camera in self.CAMERAS.items():
             self.robosuite_env._observables[f"{camera}_image"]._enabled = view in views
+
+    @contextlib.contextmanager
+    def _drawing_only(self, views: Sequence[str]) -> Iterator[None]:
+        """The pictures of all other cameras are black, though they are on."""
+        self._check_views(views)
+        sim = self.robosuite_env.sim
+        draw, drawn = sim.render, [self.CAMERAS[view] for view in views]
+
+        def render(camera_name, width, height, **more):
+            if camera_name in drawn:
+                return draw(camera_name=camera_name, width=width, height=height, **more)
+            return np.zeros((height, width, 3), np.uint8)
+
+        sim.render = render
+        try:
+            yield
+        finally:
+            sim.render = draw
 
     def _observation(self, raw: dict, views: Sequence[str]) -> dict:
         self._raw = raw

@@ -9,6 +9,7 @@ import numpy as np
 
 from libs.errors import BadInput
 from libs.robosuite_sim.rendering import apply_render_setting, get_render_setting
+from libs.robosuite_sim.stepping import compute_once
 
 ACTION_DIM = 7
 SETTLE_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
@@ -41,6 +42,7 @@ class RobosuiteEnv(abc.ABC):
         with numpy_seed(0):  # a placement is drawn once already while the model is built
             self.robosuite_env = retry_placement(make)
         apply_render_setting(self.robosuite_env.sim, setting)
+        compute_once(self.robosuite_env)
 
     @abc.abstractmethod
     def _maker(self) -> Callable:

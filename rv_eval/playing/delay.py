@@ -6,7 +6,7 @@ this is an agent like `ChunkAgent`.
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,7 +49,12 @@ class DelayedAgent:
         self._last = snap(np.full(len(self._keeps), -np.inf), self._parts)
         self._numbers: Sequence[int] = ()
         self.draft: list[int] = []  # what the last answer said about actions that are not executed
+        self.prefix: list[np.ndarray] = []  # of those, what is executed until the next answer is there
         self.holds = 0  # steps in which the arm held
+
+    def told(self) -> dict[str, Any]:
+        """What the next observation says of the answers before it, see `Policy.predict`."""
+        return {"draft": self.draft} | ({"prefix": np.stack(self.prefix)} if self.prefix else {})
 
     def add_answer(self, prediction: "Prediction", row: int) -> None:
         """Row `row` of what the policy predicted for the present observation; it is there `delay` steps later."""
@@ -62,6 +67,7 @@ class DelayedAgent:
         while not self._splicer.due(self.delay):
             self._step()
         self.draft = list(self._numbers[self._splicer.position * chunk.shape[-1] :])
+        self.prefix = [snap(action, self._parts) for action in self._splicer.coming(self.delay)]
 
     def next_action(self) -> np.ndarray:
         """(A,) float64, as the environment executes it."""

@@ -110,7 +110,7 @@ class Attempt:
             result.wall_s = time.monotonic() - self._started
         elif result.steps == self._sent:
             asked = {"instruction": result.episode.instruction}
-            told = {"random_key": self._random_key(), "draft": self.agent.draft}
+            told = {"random_key": self._random_key()} | self.agent.told()
             self.observation = reply.observation | asked | told
             self.arrived = time.monotonic()
         return over

@@ -3,7 +3,8 @@
 Our own:   {"views": {camera: (H, W, 3) uint8 upright}, "instruction": str}
            and where the policy is given the robot's state "proprio": {part: floats}, or (P,) floats, the parts one
            after another; if wanted "random_key": list of ints, the seed of the sampling noise, and "draft": list of
-           ints, what the text will probably say, which never changes it.
+           ints, what the text will probably say, which never changes it, and where the metadata's "takes_prefix" is
+           true, "prefix": (d, A) floats, the actions that the chunk begins with.
 openpi's:  {"observation/image": (H, W, 3) uint8 upright, "observation/wrist_image": the same, "prompt": str}
            and "observation/state": (P,) floats, or a key "observation/PART" for each part. A policy's own keys are
            what `openpi_keys` says: they stand in the server's metadata.
@@ -75,6 +76,8 @@ def read_observation(message: Any, views: Sequence[str], proprio: Collection[str
         more["random_key"] = _ints(message["random_key"], "random_key", MAX_RANDOM_KEY)
     if "draft" in message:
         more["draft"] = _ints(message["draft"], "draft", MAX_DRAFT)
+    if "prefix" in message:
+        more["prefix"] = _checked_prefix(message["prefix"])
     return {"views": seen, "instruction": instruction, **more}
 
 
@@ -163,6 +166,14 @@ def _ints(values, name, most):
     if not fits or not all(type(number) is int and 0 <= number < 2**63 for number in values):
         raise BadInput(f"{name}: a list of at most {most} ints, none negative")
     return tuple(values)
+
+
+def _checked_prefix(values):
+    """Its shape is the policy's to check."""
+    numbers = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 2
+    if not numbers or values.size > MAX_DRAFT or not np.isfinite(values).all():
+        raise BadInput(f"prefix: an array (d, A) of at most {MAX_DRAFT} finite floats, not {_found(values)}")
+    return values
 
 
 def _found(value):

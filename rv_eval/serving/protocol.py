@@ -3,8 +3,9 @@
 Over one websocket, every message as in `rv_eval.serving.wire`:
     server, once connected    the metadata: {"protocol": PROTOCOL}, all that `policy.describe()` says ("pictures" among
                               it: the sizes of the cameras of training, and what becomes of frames of any other),
-                              "observation_keys", see `openpi_keys`, and a hello of `rv_eval.serving.vla_eval`, whose
-                              clients are answered, too; while the model is loaded, it is waited for
+                              "takes_prefix", "observation_keys", see `openpi_keys`, and a hello of
+                              `rv_eval.serving.vla_eval`, whose clients are answered, too; while the model is loaded,
+                              it is waited for
     client                    an observation, see `rv_eval.serving.observation`
     server                    {"actions": (H, A) float32 in environment units, "valid": bool, "repaired": bool,
                                "text": str, "tokens": int, "passes": int (of the model, to write them),

@@ -67,6 +67,7 @@ class RemotePolicy:
         self.render, self.resolution = self._metadata["render"], self._metadata["resolution"]
         self.proprio = self._metadata["proprio"]
         self.pictures = self._metadata.get("pictures")
+        self.takes_prefix = self._metadata.get("takes_prefix") is True  # servers of earlier versions do not say
         self.preset = AgentSettings.from_dict(self._metadata["preset"])
         self.batch_rows = self._metadata["batch_rows"]
 
@@ -112,6 +113,10 @@ class RemotePolicy:
             message["random_key"] = [int(number) for number in observation["random_key"]]
         if self._metadata["drafts"] and "draft" in observation:
             message["draft"] = [int(number) for number in observation["draft"][:MAX_DRAFT]]
+        if np.size(prefix := observation.get("prefix", ())):
+            if not self.takes_prefix:  # it would be ignored
+                raise BadInput(f"the policy server {self.url} takes no prefix")
+            message["prefix"] = np.asarray(prefix, np.float64)
         return wire.pack(message)
 
     def _state(self, given):

@@ -20,7 +20,7 @@ from rv_eval.agent import AgentSettings, Answering
 from rv_eval.envs.base import ActionPart, snap
 from rv_eval.serving.robot_limits import Limits
 from rv_eval.serving.robot_log import RobotLog
-from rv_eval.splice import SPLICE, Splicer
+from rv_eval.splice import SPLICE, Splicer, check_execution
 
 if TYPE_CHECKING:
     from rv_train.policies.base import Prediction
@@ -131,7 +131,8 @@ class RobotLoop:
     """One run of a policy on a robot.
 
     policy: has horizon, action_dim, views, proprio, resolution. asker: ask(observation) and answer(), as ThreadAsker.
-    log: takes what was seen, said and done. BadInput: the limits are for other actions.
+    log: takes what was seen, said and done. BadInput: the limits are for other actions, or the policy cannot be
+    executed so.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class RobotLoop:
     ) -> None:
         if len(limits.low) != policy.action_dim:
             raise BadInput(f"limits: {len(limits.low)} numbers, but the policy's actions have {policy.action_dim}")
+        check_execution(options.execution, policy)
         self._robot, self._policy, self._asker = robot, policy, asker
         self._options, self._limits, self._log, self._clock = options, limits, log, clock or Clock()
         self._splicer = Splicer(policy.horizon, options.settings, options.execution)
@@ -185,7 +187,7 @@ class RobotLoop:
     def _step(self):
         observation = self._fitting(self._robot.observe())
         self._take_answer()
-        if self._splicer.due(max(self._delays, default=0)):
+        if self._splicer.due(self._expected):
             self._ask(observation)
         action = self._splicer.next_action()
         if action is None:
@@ -194,8 +196,7 @@ class RobotLoop:
             self.result.holds += 1
             return
         action = snap(action, self._parts)
-        before = self._limits.at_rest(observation["proprio"]) if self._before is None else self._before
-        allowed = self._limits.apply(action, before)
+        allowed = self._limits.apply(action, self._last(observation))
         self._robot.act(allowed)
         self._before = allowed
         self.result.executed += 1
@@ -205,11 +206,28 @@ class RobotLoop:
     def _ask(self, observation):
         draft = list(self._numbers[self._splicer.position * self._policy.action_dim :])
         question = observation | {"instruction": self._options.instruction, "draft": draft}
-        question |= {"random_key": (0, self.result.queries)}
+        question |= {"random_key": (0, self.result.queries)} | self._prefix(observation)
         self._asked_at, self._asked_step, self._question = self._clock.now(), self.result.steps, question
         self._asker.ask(question)
         self._splicer.ask()
         self.result.queries += 1
+
+    def _prefix(self, observation):
+        """{"prefix": the actions that will be executed until the answer is there}, as the limits let them through."""
+        before, coming = self._last(observation), []
+        for action in self._splicer.coming(self._expected):
+            before = self._limits.apply(snap(action, self._parts), before)
+            coming.append(before)
+        return {"prefix": np.stack(coming)} if coming else {}
+
+    def _last(self, observation):
+        """(A,) what the next action's change is measured from."""
+        return self._limits.at_rest(observation["proprio"]) if self._before is None else self._before
+
+    @property
+    def _expected(self):
+        """Control steps that the next answer will probably take."""
+        return max(self._delays, default=0)
 
     def _take_answer(self):
         """Splice in what has come. _Stop: nothing for too long, or nothing that could be executed."""

@@ -85,7 +85,8 @@ class ServerLimits:
 
 
 class PolicyServer:
-    """Serves `policy` (predict_detailed, describe, views, proprio, horizon, action_dim, batch_rows) until `close`.
+    """Serves `policy` (predict_detailed, describe, views, proprio, horizon, action_dim, batch_rows, takes_prefix)
+    until `close`.
 
     policy: None: `load` will bring one; who comes before waits for the metadata, and /healthz says "loading".
     api_key: clients must send it. report: takes a line whenever the policy itself fails.
@@ -141,7 +142,7 @@ class PolicyServer:
         assert self._policy is not None, "what begins has one"
         self._views, self._proprio = tuple(self._policy.views), self._policy.proprio
         self._max_bytes = message_limit(self._views)
-        keys = {"observation_keys": openpi_keys(self._views, self._proprio)}
+        keys = {"observation_keys": openpi_keys(self._views, self._proprio), "takes_prefix": self._policy.takes_prefix}
         hello = vla_eval.hello(self._policy)
         self._metadata = wire.pack({"protocol": PROTOCOL, **self._about, **keys, **hello})
         self._settings = self._executed(AgentSettings.from_dict(self._about["preset"])).resolve(self._policy.horizon)

@@ -132,7 +132,7 @@ class Session:
             own["proprio"] = _libero_parts(state, proprio) or state
         observation = read_observation(own, views, proprio)
         # What is drawn depends on the episode and the query, so an evaluation can be repeated.
-        return observation | {"random_key": (self._episode, self._queries), "draft": tuple(self._agent.draft)}
+        return observation | {"random_key": (self._episode, self._queries)} | self._agent.told()
 
 
 def _frame(kind: str, payload: Any, seq: int) -> dict:

@@ -111,14 +111,16 @@ class Policy(Protocol):
     """An `nn.Module` with the library's model in its attribute `backbone`.
 
     TEMPERATURE: of an answer, where nobody says. COUNTED: what the loss is a mean over, in words. DRAFTS: whether
-    `predict` takes a batch's "drafts". INTEGERS: actions are written as integers, so that those outside the range are
-    clipped and none is finer than a bin. PARTS: {part of the model: how the names of its parameters begin} beside the
-    backbone, in order; OWN: what they are together, for the memory estimate.
+    `predict` takes a batch's "drafts"; PREFIX: its "prefix", (B, H, A) float32 in environment units, what a chunk must
+    begin with, NaN behind. INTEGERS: actions are written as integers, so that those outside the range are clipped and
+    none is finer than a bin. PARTS: {part of the model: how the names of its parameters begin} beside the backbone, in
+    order; OWN: what they are together, for the memory estimate.
     """
 
     TEMPERATURE: float
     COUNTED: str
     DRAFTS: bool
+    PREFIX: bool
     INTEGERS: bool
     PARTS: Mapping[str, str]
     OWN: str

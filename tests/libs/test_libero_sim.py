@@ -1,7 +1,9 @@
 """libs.libero_sim: suites, and one real simulator for what needs it: pictures, states, processes."""
 
+from collections import Counter
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -17,6 +19,8 @@ from libs.libero_sim import (
     num_tasks,
 )
 from libs.libero_sim.recording import StartVariation, observe_states, record_expert
+from libs.robosuite_sim.stepping import compute_once
+from tools.dev.benchmarks.timed_env import TimedEnv
 
 ACTIONS = np.array([[0.2, 0.1 * i, -0.4, 0, 0, 0.1, -1 if i < 5 else 1] for i in range(8)])
 
@@ -84,8 +88,45 @@ def test_lazy_rendering_changes_nothing(env):
 
 
 @pytest.mark.sim
+def test_what_is_computed_once_is_what_robosuite_computes_three_times(env, monkeypatch):
+    """States, pictures and the robot's state of a short episode with contacts, to the bit, in fewer computations."""
+    calls = Counter()
+    for name in ("mj_forward", "mj_step"):
+        compute = getattr(mujoco, name)
+        monkeypatch.setattr(mujoco, name, lambda *a, name=name, compute=compute: (calls.update([name]), compute(*a)))
+
+    def whole():
+        calls.clear()
+        states, pictures = play(env, lambda i: VIEWS if i == 7 else ())
+        return states, pictures, env.observed_proprio(), calls.total()
+
+    once = whole()
+    TimedEnv.as_it_comes(env)
+    thrice = whole()
+    compute_once(env.robosuite_env)
+    assert np.array_equal(once[0], thrice[0])
+    for some, others in zip(once[1:3], thrice[1:3], strict=True):
+        assert some and all(np.array_equal(some[key], others[key]) for key in others)
+    assert once[3] < 0.6 * thrice[3]
+
+
+@pytest.mark.sim
+def test_a_reset_draws_what_is_asked_for(env, monkeypatch):
+    sim, state, drawn = env.robosuite_env.sim, init_states(env.task)[0], []
+    draw = sim.render
+    monkeypatch.setattr(sim, "render", lambda **more: (drawn.append(more["camera_name"]), draw(**more))[1])
+    assert env.reset(7, state)["views"] == {} and not drawn
+    one = env.reset(7, state, ("agentview",))["views"]
+    assert set(drawn) == {"agentview"} and list(one) == ["agentview"]
+    both = env.reset(7, state, VIEWS)["views"]
+    assert np.array_equal(one["agentview"], both["agentview"]) and both["eye_in_hand"].any()
+    with pytest.raises(ValueError, match="unknown views"):
+        env.reset(7, state, ("front",))
+
+
+@pytest.mark.sim
 def test_observation_is_upright_and_complete(env):
-    observation = env.reset(7, init_states(env.task)[0])
+    observation = env.reset(7, init_states(env.task)[0], VIEWS)
     assert observation["instruction"] == env.task.instruction
     assert {name: values.shape for name, values in observation["proprio"].items()} == {
         part: (place.dim,) for part, place in LIBERO.proprio.items()

@@ -23,7 +23,7 @@ class PicturePolicy:
     """Its actions are numbers of the pictures, the instruction and the random key, so no two observations are
     answered alike. An instruction "fail" makes it raise; `delay_s` is how long a call takes."""
 
-    horizon, action_dim, render, resolution, batch_rows = 3, 7, "fast", 32, 4
+    horizon, action_dim, render, resolution, batch_rows, takes_prefix = 3, 7, "fast", 32, 4, False
 
     def __init__(self, delay_s=0.0, proprio=None, views=VIEWS, **changes):
         self.delay_s, self.batches, self.proprio, self.views = delay_s, [], proprio or {}, views

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rv_eval.agent import AgentSettings
-from rv_eval.splice import NAIVE, SPLICE, SYNC, Splicer
+from rv_eval.splice import NAIVE, PREFIX, SPLICE, SYNC, Splicer
 
 H = 8
 
@@ -122,6 +122,24 @@ def test_chunks_are_averaged_where_they_overlap():
     assert [splicer.next_action()[0] for _ in range(7)] == [9, 10, 11, 12, 18, 19, 20]  # until step 7 both
 
 
+def test_what_is_coming_is_what_is_executed_until_the_answer():
+    splicer = Splicer(H, AgentSettings(), PREFIX)
+    assert splicer.coming(3) == []
+    splicer.ask()
+    splicer.add_chunk(np.arange(8.0)[:, None])
+    for delay in (3, 2):
+        while not splicer.due(delay):
+            splicer.next_action()
+        coming = splicer.coming(delay)
+        splicer.ask()
+        assert coming == [splicer.next_action() for _ in range(delay)] and len(splicer.coming(8)) == 0
+        splicer.add_chunk(np.array([*(action[0] for action in coming), *range(20, 28 - delay)])[:, None])
+    other = Splicer(H, AgentSettings(), SPLICE)
+    other.ask()
+    other.add_chunk(np.arange(8.0)[:, None])
+    assert other.coming(3) == []
+
+
 def test_a_forgotten_question_is_asked_again():
     splicer = Splicer(H, AgentSettings())
     assert splicer.due(1)
@@ -136,7 +154,7 @@ def test_a_forgotten_question_is_asked_again():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="sync, naive, splice"):
+    with pytest.raises(ValueError, match="sync, naive, splice, prefix"):
         Splicer(H, AgentSettings(), "fast")
     with pytest.raises(ValueError, match="action horizon 9"):
         Splicer(H, AgentSettings(n_action_steps=9))

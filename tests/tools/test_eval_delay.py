@@ -10,7 +10,7 @@ import pytest
 
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import Reply
-from rv_eval.splice import NAIVE, SPLICE, SYNC
+from rv_eval.splice import NAIVE, PREFIX, SPLICE, SYNC
 from rv_train.policies.base import Prediction
 from tests.rv_eval.fakes import DESCRIPTION, VIEWS, FakePolicy, FakeSimulator, FakeTask
 from tools import eval_delay
@@ -26,7 +26,8 @@ class Task(FakeTask):
 class Walker(FakePolicy):
     """One step towards the goal per action, from where it is when it is asked."""
 
-    preset, render, resolution, pictures = AgentSettings(), "standard", 8, None
+    preset, render, resolution, pictures, folder = AgentSettings(), "standard", 8, None, "x"
+    takes_prefix = False
 
     def describe(self):
         return super().describe() | {"temperature": 0.0, "batch_rows": 4}
@@ -112,6 +113,28 @@ def test_every_cell_is_an_evaluation_and_naive_walks_too_far(tmp_path, capsys):
     capsys.readouterr()
     again = eval_delay.run_cells(arguments(tmp_path, *options, "--skip_evaluated"), Nowhere(), Walker())
     assert again == rows and "3 of 3 episodes are in" in capsys.readouterr().out
+
+
+class Told(Walker):
+    """Knows what is executed until its answer is there, and begins with that."""
+
+    takes_prefix = True
+
+    def predict_detailed(self, observations):
+        prediction = super().predict_detailed(observations)
+        for chunk, observation in zip(prediction.chunk, observations, strict=True):
+            begun = observation.get("prefix", np.zeros((0, self.action_dim)))
+            left = GOAL - int(observation["proprio"]["robot_states"][0]) - int(begun[:, 0].sum())
+            chunk[:, 0] = [*begun[:, 0], *[1] * left, *[0] * self.horizon][: self.horizon]
+        return prediction
+
+
+def test_with_a_prefix_the_policy_knows_what_is_executed_meanwhile(tmp_path):
+    options = ["--delays", "2", "--executions", "prefix", "--episodes", "3"]
+    with pytest.raises(ValueError, match="the policy x cannot begin its chunks"):
+        eval_delay.run_cells(arguments(tmp_path, *options), Town(), Walker())
+    (row,) = eval_delay.run_cells(arguments(tmp_path, *options), Town(), Told())
+    assert (row["execution"], row["successes"], row["mean_steps"]) == (PREFIX, 3, 10)
 
 
 def test_cells_are_run_once():

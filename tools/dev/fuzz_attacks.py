@@ -168,6 +168,9 @@ def wrong_values(rng: np.random.Generator, target: Target) -> bytes:
         {"draft": [-1]},
         {"draft": [2**62] * 100},
         {"draft": list(range(50_000))},
+        {"prefix": np.full((2, 7), np.nan)},
+        {"prefix": np.zeros((2, 3, 7))},
+        {"prefix": np.zeros((9, 7))},
         {"views": None},
         {"views": []},
     ]

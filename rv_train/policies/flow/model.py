@@ -64,7 +64,7 @@ class FlowPolicy(nn.Module):
 
     TEMPERATURE = 1.0  # noise as in training
     COUNTED = "draws of noise"
-    DRAFTS = False  # an answer is not written token by token
+    DRAFTS = PREFIX = False  # an answer is not written token by token
     INTEGERS = False
     OWN = "action expert"
     PARTS: ClassVar = {part: f"action_expert.{part}." for part in ("projector", "expert", "head")}

@@ -76,6 +76,7 @@ class Decoder:
         noise: torch.Tensor | None = None,
         real: torch.Tensor | None = None,
         drafts: torch.Tensor | None = None,
+        forced: torch.Tensor | None = None,
     ) -> tuple[list[list[int]], list[int]]:
         """Write until every row has ended: each time the id with the largest logit of those that the grammar allows,
         or the largest logit plus noise.
@@ -86,6 +87,8 @@ class Decoder:
             noise: (B, grammar.longest, K) float32, added to the logits of the ids in ascending order; or None.
             real: (B,) bool, the rows that count; the others only fill the batch and are not waited for. None: all.
             drafts: (B, N) int64, the numbers that are expected, -1 where nothing is; None: no drafts.
+            forced: (B, N) int64, numbers that are written whatever the model would write, -1 where it is free; None:
+                everywhere. Expected, too, they cost a pass per W tokens, as every right draft.
 
         Returns:
             list of B lists of ids, without the end; and list of B passes that they took, the prompt's apart.
@@ -93,7 +96,7 @@ class Decoder:
         self.grammar = self.grammar.to(prompt.embeds.device)
         hidden, filled = self.prefill(prompt)
         answer = self._answer(prompt.embeds, noise is not None, drafts is not None)
-        answer.begin(hidden, filled, prompt.position_ids, lengths, noise, real, drafts)
+        answer.begin(hidden, filled, prompt.position_ids, lengths, noise, real, drafts, forced)
         for count in range(self.grammar.longest):
             if count % answer.look == 0 and answer.ended.all():
                 break
@@ -193,9 +196,11 @@ class _Answer:
         seen = torch.ones(self.room, self.slots, dtype=torch.bool, device=device).tril(self.prompt)
         self.causal = zeros(self.room, self.slots, dtype=dtype).masked_fill_(~seen, -torch.inf)
         self.noise = zeros(batch * self.room, len(self.grammar.ids)) if noisy else None
+        self.penalty = zeros(batch * len(self.grammar.place), len(self.grammar.ids))  # of every row's states
         self.drafts = Drafts(self.grammar, batch)
         self.rows, self.places = (torch.arange(n, device=device) for n in (batch, width))
         self.rows = self.rows[:, None]
+        self.first = self.rows * len(self.grammar.place)  # of a row's states in the penalty
         # Of every row: what was written, its last token (a column and how many are in front) and the state behind it.
         self.written = zeros(batch, self.room, dtype=torch.long)
         self.column, self.count, self.state, self.passes = zeros(4, batch, 1, dtype=torch.long)
@@ -204,7 +209,7 @@ class _Answer:
         self.head = torch.zeros_like(self.words)
         self.layers = None
 
-    def begin(self, hidden, filled, position_ids, lengths, noise, real, drafts):
+    def begin(self, hidden, filled, position_ids, lengths, noise, real, drafts, forced=None):
         """Take over a prompt and write the first token."""
         decoder, grammar, rows = self.decoder, self.grammar, self.rows[:, 0]
         for (keys, values), (k, v) in zip(self.cache, filled, strict=True):
@@ -217,6 +222,7 @@ class _Answer:
             self.noise.view(len(rows), self.room, -1)[:, : grammar.longest] = noise
         self.words.copy_(decoder.text.embed_tokens(grammar.ids))
         self.head.copy_(decoder.head.weight[grammar.ids])
+        self.penalty.copy_(grammar.penalties(len(rows), forced))
         self.drafts.begin(drafts)
         parts = decoder.family.layer_parts(decoder.backbone)
         assert parts is not None, "a layer is no longer what it was when this policy was built"
@@ -270,7 +276,7 @@ class _Answer:
         scores = (hidden @ self.head.T).float()
         if self.noise is not None:
             scores = scores + self.noise.index_select(0, flat.flatten())
-        return scores.view(*states.shape, -1) + self.grammar.penalty[states]
+        return scores.view(*states.shape, -1) + self.penalty[states + self.first]
 
     def _rotations(self, position_ids, lengths, like):
         """cos and sin for the positions behind each prompt: text goes on one after the largest of its last token, on

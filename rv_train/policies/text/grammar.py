@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch.nn.functional import pad
 
 
 class Grammar:
@@ -64,6 +65,26 @@ class Grammar:
         moved = copy.copy(self)
         moved.__dict__.update({k: v.to(device) for k, v in self.__dict__.items() if isinstance(v, torch.Tensor)})
         return moved
+
+    def penalties(self, batch: int, forced: torch.Tensor | None = None) -> torch.Tensor:
+        """What is added to the scores of B rows: the grammar's penalty, narrowed where a number is forced to that one.
+
+        Args:
+            batch: B.
+            forced: (B, N) int64, those outside 0..num_bins are free; None: all are.
+
+        Returns:
+            (B * S, K) float32, the states of a row one after another.
+        """
+        if forced is None:
+            return self.penalty.repeat(batch, 1)
+        text, known = self.columns(forced)
+        last = text[:, -1]
+        text[:, -1] = last.where(last != self.space, self.end)  # what ends the last number ends the answer
+        text = pad(text.flatten(1), (0, 1))[:, self.place]  # (B, S), what comes next where its number is forced
+        known = pad(known.repeat_interleave(self.digit_places, 1), (0, 1))[:, self.place]
+        other = text[..., None] != torch.arange(len(self.ids), device=text.device)
+        return self.penalty.masked_fill(known[..., None] & other, -torch.inf).flatten(0, 1)
 
     def numbers_of(self, ids: Iterable[int]) -> list[int]:
         """The integers that the ids of an answer write, without the end: a list."""

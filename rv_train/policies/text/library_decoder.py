@@ -56,10 +56,11 @@ class LibraryDecoder:
         noise: torch.Tensor | None = None,
         real: torch.Tensor | None = None,
         drafts: torch.Tensor | None = None,
+        forced: torch.Tensor | None = None,
     ) -> tuple[list[list[int]], list[int]]:
         """See `rv_train.policies.text.decoder.Decoder.generate`."""
         self.grammar = grammar = self.grammar.to(prompt.embeds.device)
-        writing = _Writing(self, prompt, lengths, noise, real, drafts)
+        writing = _Writing(self, prompt, lengths, noise, real, drafts, forced)
         while not writing.ended.all():
             writing.advance()
         end = grammar.end_id
@@ -70,11 +71,13 @@ class LibraryDecoder:
 class _Writing:
     """The answers of a batch as far as they are written."""
 
-    def __init__(self, decoder, prompt, lengths, noise, real, drafts):
+    def __init__(self, decoder, prompt, lengths, noise, real, drafts, forced):
         self.grammar, self.noise = decoder.grammar, noise
         self.text, self.embed = decoder.family.text(decoder.backbone), decoder.backbone.get_input_embeddings()
         self.choose = _scorer(decoder.backbone.get_output_embeddings(), self.grammar.ids)
         batch, device = len(lengths), lengths.device
+        self.penalty = self.grammar.penalties(batch, forced)
+        self.first = torch.arange(batch, device=device)[:, None] * len(self.grammar.place)  # of a row's states in it
         prompt, self.mask = right_aligned(prompt, lengths)
         output = self.text(**prompt.inputs, attention_mask=self.mask, use_cache=True)
         self.cache = output.past_key_values
@@ -127,7 +130,7 @@ class _Writing:
         if self.noise is not None:
             at = places.clamp(max=self.grammar.longest - 1)[..., None].expand(-1, -1, self.noise.shape[-1])
             scores = scores + self.noise.gather(1, at)
-        return scores + self.grammar.penalty[states]
+        return scores + self.penalty[states + self.first]
 
 
 def right_aligned(prompt: Embedded, lengths: torch.Tensor) -> tuple[Embedded, torch.Tensor]:

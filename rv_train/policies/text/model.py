@@ -53,7 +53,7 @@ class TextPolicy(nn.Module):
 
     TEMPERATURE = 0.0
     COUNTED = "learned tokens"
-    DRAFTS = True
+    DRAFTS = PREFIX = True
     INTEGERS = True
     PARTS: ClassVar = {}
     OWN = ""
@@ -161,7 +161,8 @@ class TextPolicy(nn.Module):
         Args:
             batch: images, input_ids and lengths, see `rv_train.policies.encoding`; `real` (B,) bool may say which rows
                 count, the others get some answer; `drafts` (B, H * A) int64 what is expected, -1 where nothing is: the
-                answer is the same, sooner (see `rv_train.policies.text.drafts`).
+                answer is the same, sooner (see `rv_train.policies.text.drafts`); `prefix` (B, H, A) float what a chunk
+                begins with, in environment units, NaN where the model is free: written as the nearest integers.
             temperature: finite, >= 0; None: TEMPERATURE.
             generators: B numpy Generators, drawn from if the temperature is not 0.
 
@@ -176,7 +177,10 @@ class TextPolicy(nn.Module):
             noise = torch.from_numpy(drawn.astype(np.float32)).to(batch["input_ids"].device)
         with answering(self.backbone, self.compiled):
             prompt = self._embed(batch)
-            ids, passes = self.decoder.generate(prompt, batch["lengths"], noise, batch.get("real"), batch.get("drafts"))
+            drafts, forced = batch.get("drafts"), self._forced(batch.get("prefix"))
+            if forced is not None and drafts is not None:  # what is forced is expected
+                drafts = forced.where(forced >= 0, drafts)
+            ids, passes = self.decoder.generate(prompt, batch["lengths"], noise, batch.get("real"), drafts, forced)
         grammar = self.decoder.grammar
         numbers = [grammar.numbers_of(row) for row in ids]
         assert self.codec is not None, "only a policy without statistics lacks it, which answers nothing"
@@ -190,6 +194,15 @@ class TextPolicy(nn.Module):
         """What an answer is computed from: the hidden state behind the open prompt, (B, D) float32."""
         with without_flash(self.backbone):
             return last_of(self._hidden(batch), batch["lengths"]).float()
+
+    def _forced(self, prefix):
+        """(B, H, A) actions → (B, H * A) int64 on their device, -1 where they are NaN; None: nothing is forced."""
+        if prefix is None:
+            return None
+        assert self.codec is not None, "what answers knows its range"
+        free = prefix.isnan()
+        integers = torch.from_numpy(self.codec.to_integers(prefix.nan_to_num().cpu().numpy())).to(prefix.device)
+        return integers.masked_fill(free, -1).flatten(1)
 
     def _embed(self, batch):
         return embed(self.family, self.backbone, batch, self.prompt)

@@ -9,7 +9,7 @@ from rv_eval.agent import AgentSettings, ChunkAgent
 from rv_eval.envs.base import ActionPart, Episode
 from rv_eval.playing.delay import DelayedAgent
 from rv_eval.playing.rollout import Rollout
-from rv_eval.splice import NAIVE, SPLICE, SYNC
+from rv_eval.splice import NAIVE, PREFIX, SPLICE, SYNC
 from rv_train.policies.base import Prediction
 from tests.rv_eval.fakes import FakeEnv, FakePolicy, FakeTask
 
@@ -64,6 +64,24 @@ def test_a_whole_horizon_of_delay_holds_with_the_gripper_as_it_was():
     assert [action[0] for action in done] == [0, 0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0, 800, 801, 802, 803]
     assert [action[-1] for action in done] == [-1] * 4 + [1] * 12
     assert not done[8][:-1].any()
+
+
+@pytest.mark.parametrize("settings", [AgentSettings(), AgentSettings(n_action_steps=2, ensemble_size=3)])
+def test_an_observation_says_what_is_executed_until_its_answer(settings):
+    """Averaged over chunks and snapped, as it is executed."""
+    agent, done, told = DelayedAgent(H, settings, PARTS, PREFIX, 2), [], []
+    while len(done) < 14:
+        if agent.needs_observation:
+            told.append((len(done), agent.told()))
+            chunk = np.random.default_rng(len(done)).normal(size=(1, H, 3)).astype(np.float32)
+            agent.add_answer(Prediction(chunk, [True], [False], [""]), 0)
+        done.append(agent.next_action())
+    assert told[0] == (0, {"draft": []}) and len(told) > 3
+    for step, said in told[1:-1]:
+        np.testing.assert_array_equal(said["prefix"], done[step : step + 2])
+    assert DelayedAgent(H, settings, PARTS, SPLICE, 2).told() == {"draft": []}
+    agent.reset()
+    assert agent.told() == {"draft": []}
 
 
 def test_misuse_is_refused():

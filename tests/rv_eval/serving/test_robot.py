@@ -16,7 +16,7 @@ from rv_eval.serving.protocol import PolicyLost
 from rv_eval.serving.robot import RobotLoop, RobotOptions, ThreadAsker
 from rv_eval.serving.robot_limits import Limits
 from rv_eval.serving.robot_log import RobotLog, check_log_path
-from rv_eval.splice import NAIVE, SPLICE, SYNC
+from rv_eval.splice import NAIVE, PREFIX, SPLICE, SYNC
 from tests.rv_eval.robots import ACTION_DIM, HORIZON, VIEWS, FakeAsker, FakeClock, FakePolicy, FakeRobot
 
 ANY = Limits(low=(-1e6,) * ACTION_DIM, high=(1e6,) * ACTION_DIM)
@@ -66,6 +66,26 @@ def test_what_was_going_to_be_executed_is_the_draft():
     assert drafts[2] == [100 + place for place in (6, 7) for _ in range(ACTION_DIM)]
     assert [question["random_key"] for question in run.asker.questions] == [(0, n) for n in range(len(drafts))]
     assert {question["instruction"] for question in run.asker.questions} == {"put it there"}
+
+
+def test_what_is_executed_until_the_answer_is_the_prefix_as_the_limits_let_it_through():
+    run = Run(14, [2], Limits((0, 0), (1e6, 1), (4, 1)), execution=PREFIX, snap_gripper=True, scale=10.0)
+    run()
+    first, second = (question.get("prefix") for question in run.asker.questions)
+    assert first is None, "before the first answer it stands still"
+    sent = run.robot.done[8:10]
+    assert sent == [24, 28], "4 further each step, though 60 and 70 were said"
+    np.testing.assert_array_equal(second, [[sent[0], 0], [sent[1], 0]])
+    spliced, same = Run(14, [2], execution=SPLICE), Run(14, [2], execution=PREFIX)
+    assert spliced() == same() and spliced.robot.done == same.robot.done
+    assert not any("prefix" in question for question in spliced.asker.questions)
+
+
+def test_a_policy_that_writes_nothing_has_no_prefix():
+    policy = FakePolicy()
+    policy.takes_prefix = False
+    with pytest.raises(ValueError, match=r"checkpoints/fake cannot begin its chunks .* take splice"):
+        Run(1, [1], policy=policy, execution=PREFIX)
 
 
 def test_sync_and_naive():

@@ -117,7 +117,7 @@ def test_chunks_are_executed_as_the_server_is_told_and_drafts_are_passed():
         actions = [harness.act(libero_observation(observation(seed))) for seed in range(4)]
     np.testing.assert_allclose(np.stack(actions)[:, 0], steps(policy, range(4), settings)[:, 0], rtol=1e-6)
     assert [len(asked["draft"]) for asked in policy.asked] == [0, 14, 14, 14]
-    assert policy.asked[1]["draft"] == tuple(range(7, 21)), "the action that was executed is left out"
+    assert policy.asked[1]["draft"] == list(range(7, 21)), "the action that was executed is left out"
 
 
 def test_a_preset_that_does_not_fit_is_refused_before_anybody_is_served():

@@ -61,7 +61,7 @@ def first_answer(policy: "Policy", instruction: str) -> float:
 
 
 class PlainLoop:
-    """One environment, one episode after the other, both cameras in every step, one observation per query.
+    """One environment as it comes, one episode after the other, both cameras in every step, one observation per query.
 
     Lives in a process of its own (RemoteObject), so that its CPU seconds and threads are its own.
     """
@@ -76,6 +76,7 @@ class PlainLoop:
         torch_compile: bool,
     ) -> None:
         self.env = TimedEnv(task, resolution, render)
+        self.env.as_it_comes()
         self.policy = load_policy(model_path, device, torch_compile, 1, self.env.clock)
         self.init_states = init_states(task)
 
@@ -97,7 +98,7 @@ class PlainLoop:
     def _play(self, episode, n_action_steps):
         env, actions = self.env, deque()
         success, steps, queries = False, 0, 0
-        observation = env.reset(episode.seed, self.init_states[episode.init_state])
+        observation = env.reset(episode.seed, self.init_states[episode.init_state], VIEWS)
         for _ in range(episode.num_settle_steps):
             observation, _ = env.step(SETTLE_ACTION, VIEWS)
         while not success and steps < episode.max_steps:

@@ -19,6 +19,13 @@ class TimedEnv(LiberoEnv):
         self.robosuite_env.reset = self._reset_and_watch
         self._watch_renderer()
 
+    def as_it_comes(self) -> None:
+        """Step as robosuite does, and let it look at everything it observes: for the plain loop."""
+        env = self.robosuite_env
+        del env._pre_action, env.sim.step
+        for observable in env._observables.values():
+            observable._enabled = True
+
     def set_hard_reset(self, hard: bool) -> None:
         """Whether a reset builds the simulation anew, as LIBERO's env does unless told otherwise."""
         self.robosuite_env.hard_reset = hard

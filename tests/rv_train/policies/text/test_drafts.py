@@ -110,7 +110,7 @@ def numbers(text):
     return [int(word) for word in text.split()]
 
 
-def generate(model, batch, drafts=None):
+def generate(model, batch, drafts=None, forced=None):
     """Per row the text, its passes, and the final hidden state that each token behind the first was chosen from."""
     decoder, step, seen = model.decoder, model.decoder.step, []
     prompt = model._embed(batch)
@@ -124,7 +124,7 @@ def generate(model, batch, drafts=None):
 
     decoder.step = watched
     try:
-        ids, passes = decoder.generate(prompt, batch["lengths"], drafts=drafts)
+        ids, passes = decoder.generate(prompt, batch["lengths"], drafts=drafts, forced=forced)
     finally:
         decoder.step = step
     states = [torch.zeros(len(row), size, dtype=prompt.embeds.dtype) for row in ids]
