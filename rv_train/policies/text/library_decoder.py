@@ -40,6 +40,9 @@ class LibraryDecoder:
             f"{self.family.name}: do without"
         )
 
+    def release(self):
+        """Nothing is kept for another answer."""
+
     @torch.inference_mode()
     def generate(self, prompt, lengths, noise=None, real=None, drafts=None):
         """See `rv_train.policies.text.decoder.Decoder.generate`."""

@@ -55,6 +55,12 @@ class TextPolicy(nn.Module):
         self.decoder = (Decoder if described else LibraryDecoder)(backbone, family, grammar)
         self.compiled = False
 
+    def train(self, mode=True):
+        """Who trains needs the memory of answers, which validation leaves behind on a GPU."""
+        if mode:
+            self.decoder.release()
+        return super().train(mode)
+
     @staticmethod
     def check(cfg):
         if cfg.MODEL.FREEZE:
