@@ -59,6 +59,7 @@ METADATA = {
     "temperature": float,
     "batch_rows": int,
     "device": str,
+    "dtype": str,
     "torch_compile": bool,
     "drafts": bool,
     "policy_versions": dict,

@@ -188,6 +188,7 @@ def test_description(run, monkeypatch):
         "temperature": 0.5,
         "batch_rows": 3,
         "device": "cpu",
+        "dtype": "float32",
         "torch_compile": False,
         "drafts": True,
     }
