@@ -107,7 +107,7 @@ class Policy:
         tokens, above they are drawn; of a chunk that comes out of noise, what the noise is multiplied by. None: 0 and
         1. See `predict`. drafts: propose what a text will probably say and verify it several tokens at a time: the same
         answers, sooner. dtype: of the weights that answer, "float32" or "bfloat16", None: as they were trained. On a
-        GPU bfloat16 takes about half the time, and makes 16 rows hardly slower than one; answers differ by rounding.
+        GPU bfloat16 should take half the time, and 16 rows hardly longer than one; answers differ by rounding.
         BadInput: nothing to load there, a file is missing or broken, there is no such device, or a number makes
         no sense. Runs no code from the folder.
         """

@@ -49,6 +49,7 @@ REGISTER_CUDA_HOOKS(CUDAHooks);
 """
 DEVICE = torch.device("cuda", 0)
 STATS = {**ACTION_STATS, "proprio": {"parts": {"robot_states": 9}, "mean": [0.0] * 9, "std": [1.0] * 9}}
+MISTAKES = ("mixed", "asked", "fetched", "brought", "read", "promised", "odd")
 PUBLISHED = "the published widths"
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 ALIGNED = 8  # numbers of 16 bits: rows of matrices that begin elsewhere take slow kernels
@@ -249,9 +250,14 @@ def mistakes(fake, which):
             ours + theirs
         elif which == "asked":
             ours.sum().item()
-        elif which == "moved":
-            ours.cpu(), theirs.to(DEVICE), ours + torch.ones(())
-            ours.to("cpu", non_blocking=True)  # is none
+        elif which == "fetched":
+            ours.cpu()
+        elif which == "brought":
+            theirs.to(DEVICE)
+        elif which == "read":
+            torch.add(ours, torch.ones(()))  # allowed, but a graph would keep the number
+        elif which == "promised":
+            ours.to("cpu", non_blocking=True)  # is no mistake
         else:
             aligned, odd = (torch.ones(4, n, device=DEVICE, dtype=torch.bfloat16) for n in (3424, 3420))
             aligned @ aligned.T, odd @ odd.T
@@ -273,7 +279,7 @@ def cases(folder):
 def main(folder):
     torch.set_num_threads(1)
     results = {}
-    todo = {name: (mistakes, name) for name in ("mixed", "asked", "moved", "odd")}
+    todo = {name: (mistakes, name) for name in MISTAKES}
     todo |= {name: (scenario, cfg) for name, cfg in cases(folder).items()}
     for name, (function, given) in todo.items():
         fake, error = Fake(), None

@@ -16,7 +16,9 @@ def found(tmp_path_factory):
 def test_the_device_finds_mistakes(found):
     assert "cpu" in found["mixed"]["error"] and "cuda:0" in found["mixed"]["error"]
     assert "_local_scalar_dense" in found["asked"]["error"]
-    assert [line.split(" at ")[0] for line in found["moved"]["moved"]] == ["_to_copy", "_to_copy", "add"]
+    moved = {name: [line.split(" at ")[0] for line in found[name]["moved"]] for name in fake_cuda.MISTAKES}
+    expected = {"fetched": ["_to_copy"], "brought": ["_to_copy"], "read": ["add"]}
+    assert moved == {name: expected.get(name, []) for name in fake_cuda.MISTAKES}
     assert len(found["odd"]["odd"]) == 1
 
 

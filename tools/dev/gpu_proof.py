@@ -48,6 +48,7 @@ PARTS = {
     "bits": ("which bits hold", "answers.bits", 50),
     "small": ("the small policies' recipes", "training.small", 60),
 }
+ROOT = Path(__file__).resolve().parents[2]
 TINY_SECONDS = 600  # a CPU may be shared
 
 
@@ -130,9 +131,9 @@ def _watch(name, args, limit, part, figure_came):
     options = ["--parts", name, "--device", args.device, "--seconds", str(limit), "--weights", args.weights]
     with tempfile.TemporaryDirectory(prefix="gpu_proof_") as folder:
         command = [sys.executable, __file__, *options, "--child", folder, *["--tiny"] * args.tiny]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # these files, whatever is installed
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
         lines, began = queue.Queue(), time.monotonic()
         threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True).start()
         part["ended"] = "done"

@@ -16,7 +16,7 @@ from tools.dev.proof.ground import ROOT
 
 def chunk(ground):
     """One chunk of 8 x 7 integers: the library's `generate`, this code without and with graphs, compiled, drafts."""
-    for dtype in ground_dtypes(ground):
+    for dtype in _dtypes(ground):
         made = ground.guarded(f"a model in {dtype}", answerer, ground, dtype)
         if not made:
             continue
@@ -26,17 +26,18 @@ def chunk(ground):
         plain = _tell(ground, f"one chunk, {dtype}, no graph", ways, "plain", seen)
         if dtype == "bfloat16" or ground.tiny:
             _tell(ground, f"one chunk, {dtype}, the library's generate()", ways, "generate", seen, expected=plain)
-        model.decoder.record = True
-        graph = f"one chunk, {dtype}, CUDA graph"
-        _tell(ground, graph, ways, "plain", seen, expected=plain, aim="<= 500 ms")
-        _tell_graph(ground, graph, model)
+        model.decoder.record, graph = True, ground.device.type == "cuda"
+        name = f"one chunk, {dtype}" + (", CUDA graph" if graph else "")
+        if graph:
+            _tell(ground, name, ways, "plain", seen, expected=plain, aim="<= 500 ms")
+            _tell_graph(ground, name, model)
         if plain:
             numbers = torch.tensor(
                 [model.decoder.grammar.numbers_of(ids) for ids in plain["ids"]], device=ground.device
             )
-            name = f"one chunk, {dtype}, CUDA graph, all drafts right"
-            _tell(ground, name, ways, "drafts", seen, numbers, expected=plain, aim="<= 120 ms")
-        name = f"one chunk, {dtype}, CUDA graph, compiled"
+            label = f"{name}, all drafts right"
+            _tell(ground, label, ways, "drafts", seen, numbers, expected=plain, aim="<= 120 ms")
+        name = f"{name}, compiled"
         if ground.left() > 45 and not ground.tiny and ground.guarded(name, _compile, model):
             _tell(ground, name, ways, "plain", seen, aim="<= 500 ms")
         del model, ways, made, encoder
@@ -71,7 +72,7 @@ def small_policy(ground):
 def batch(ground):
     """Sixteen rows per call."""
     rows = 2 if ground.tiny else 16
-    for dtype in ground_dtypes(ground):
+    for dtype in _dtypes(ground):
         made = ground.guarded(f"a model in {dtype}", answerer, ground, dtype)
         if made:
             model, encoder = made
@@ -88,7 +89,7 @@ def bits(ground):
     """Which answers keep their bits: in another place, beside others, with other widths and drafts, by a graph."""
     from tools.dev.benchmarks.decode import SIZES
 
-    for dtype in ground_dtypes(ground):
+    for dtype in _dtypes(ground):
         sizes = {} if ground.tiny else {key.replace(".", "__"): value for key, value in SIZES["wide"].items()}
         model, encoder = answerer(ground, dtype, **sizes)
         decoder, rows = model.decoder, 4
@@ -136,7 +137,7 @@ def _write(model, seen, drafts=None):
     return {"ids": ids, "numbers": numbers, "prompt": hidden.clone(), "states": states}
 
 
-def ground_dtypes(ground):
+def _dtypes(ground):
     return ("float32",) if ground.tiny else ("bfloat16", "float32")
 
 

@@ -49,7 +49,7 @@ def resume(ground):
         note = (
             first if (first := next(iter(differences), "")) else f"weights, optimizer, generators after {STEPS} steps"
         )
-        ground.say(name, not differences, "same bits", "True" if deterministic else "", str(note)[:200])
+        ground.say(name, not differences, "same bits", "yes" if deterministic else "", str(note)[:200])
 
 
 def _start(ground, name, deterministic, *flags):
