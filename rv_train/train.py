@@ -100,8 +100,8 @@ def train(rank, cfg, job):
     if cfg.TRAIN.compile:
         bare.compile()
     torch.manual_seed(cfg.EXP.SEED + rank.rank)  # weights were drawn alike; what is dropped out is every rank's own
-    # No buffer changes in training: rank 0 need not tell its own in every step.
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(bare, [name for name, _ in bare.named_buffers()])
+    buffers = [name for name, _ in bare.named_buffers()]  # none changes: rank 0 need not tell its own in every step
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(bare, buffers)
     model = DistributedDataParallel(
         bare,
         device_ids=[device] if device.type == "cuda" else None,
