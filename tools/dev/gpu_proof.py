@@ -5,7 +5,7 @@
     python tools/dev/gpu_proof.py --tiny       # all of it at sizes for a CPU, to see that it works
 
 The published model's 3.75 billion parameters, random unless --weights names a folder: 72 GB of memory for `training`
-and `upstream`, 16 for the rest. Each part is a process with a time limit of its own, and what one has found is in --out
+and `upstream`, 20 for the rest. Each part is a process with a time limit of its own, and what one has found is in --out
 (a JSON file, added to where it exists) and on the screen at once, whatever becomes of the others. It needs no
 simulator, no data and no network, and of Python packages beside torch (with CUDA), transformers, numpy and pillow
 these small ones:
