@@ -207,10 +207,8 @@ def _row(figure):
 
 def _run_part(args):
     import torch
-    import transformers
 
     from rv_train.distributed import parse_devices
-    from tools.dev.proof.ground import MARK, Ground
 
     device = torch.device(args.device)
     if device.type == "cuda":
@@ -218,6 +216,10 @@ def _run_part(args):
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)
+    import transformers
+
+    from tools.dev.proof.ground import MARK, Ground
+
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     versions = f"Python {sys.version.split()[0]}, torch {torch.__version__}, transformers {transformers.__version__}"
     weights = args.weights or "random weights"
