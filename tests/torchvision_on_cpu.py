@@ -1,12 +1,11 @@
 """torchvision beside a torch that was built without CUDA: there is no such build on PyPI, but its Python half works."""
 
 import sys
+from pathlib import Path
 
 import torch
 
-from tests.tiny import ROOT
-
-REFERENCE_PACKAGES = ROOT / ".venv/reference"  # where `make setup` puts torchvision and qwen-vl-utils
+REFERENCE_PACKAGES = Path(sys.prefix) / "reference"  # where `make setup` puts torchvision and qwen-vl-utils
 
 
 def import_torchvision():

@@ -1,13 +1,15 @@
-"""Say what is in demonstrations, check them, and play them as a video.
+"""Say what is in demonstrations, check them, and play them as a video or on a page.
 
     python tools/inspect_demos.py FILE_OR_FOLDER... [--key_map NAME_OR_PATH] [--verify] [--video OUT.mp4] [--demos N]
+    python tools/inspect_demos.py FILE_OR_FOLDER... --report OUT.html
 
 HDF5 files are looked at one by one. Where a file keeps what, a key map says (DATA.KEY_MAP): of those that come with
 this project the one that fits is found, and every key of it that demos lack or have in another form is reported. Data
 of any other kind (DATA.SOURCE) is described as a run would read it, with the lines of a recipe that name it, a LeRobot
-set (a folder, or with --source lerobot a name of the hub) with what is wrong with it. Exit code: 0, 1 where --verify
-finds a problem or a file has no actions or pictures to train on, 2 where one cannot be read or no map fits (the others
-are reported).
+set (a folder, or with --source lerobot a name of the hub) with what is wrong with it. --report writes one page that
+loads nothing: pictures with a slider, curves, the integers that actions become, their range, what is odd.
+Exit code: 0, 1 where --verify finds a problem or a file has no actions or pictures to train on, 2 where one cannot be
+read or no map fits (the others are reported).
 """
 
 import argparse
@@ -16,9 +18,11 @@ from pathlib import Path
 from libs.cli import cli_errors
 from libs.errors import BadInput
 from libs.files import check_new_file
-from rv_train.data.sources import source_that_fits
-from tools.data_options import add_data_options
+from rv_train.data.load import open_data
+from rv_train.data.sources import find_source, source_that_fits
+from tools.data_options import add_data_options, chosen_data
 from tools.inspection import anything, hdf5
+from tools.inspection.report import write_report
 from tools.inspection.video import write_video
 
 # Kinds of data that have an inspection of their own; every other one is told by what the contract of a data set says.
@@ -35,11 +39,12 @@ def parse_args(argv=None):
     add_data_options(parser, proprio=False)
     parser.add_argument("--verify", action="store_true", help="check every value and picture, and replay LIBERO's")
     parser.add_argument("--video", type=Path, metavar="OUT.mp4", help="play the demos one after another")
+    parser.add_argument("--report", type=Path, metavar="OUT.html", help="a page to look at them, see above")
     parser.add_argument(
         "--demos",
         type=int,
         metavar="N",
-        help="of each file, how many the video plays (default: all) and --verify replays (default: 1)",
+        help="how many the video plays of each file (default: all), --verify replays (1), the page shows in all (8)",
     )
     return parser.parse_args(argv)
 
@@ -51,18 +56,33 @@ def main(argv=None):
         raise BadInput(f"--demos must be at least 1, not {args.demos}")
     if args.video is not None and args.video.suffix != ".mp4":
         raise BadInput(f"--video {args.video} must end in .mp4")
-    if args.video is not None:
-        check_new_file(args.video)
+    if args.report is not None and args.report.suffix != ".html":
+        raise BadInput(f"--report {args.report} must end in .html")
+    for path in filter(None, (args.video, args.report)):
+        check_new_file(path)
     entries_of = {}
     for entry in args.files:
         entries_of.setdefault(args.source or source_that_fits([entry]), []).append(entry)
+    if args.report is not None and len(entries_of) > 1:
+        raise BadInput(f"--report shows one kind of data, these are {len(entries_of)}: {', '.join(entries_of)}")
     found = [inspect(args, source, entries) for source, entries in entries_of.items()]
     shows = [show for one in found for show in one.shows]
     if args.video is not None and shows:
         frames = write_video(args.video, shows, args.demos)
         print(f"{args.video}  {frames} frames")
+    if args.report is not None and not any(one.unreadable for one in found):
+        print(f"{args.report}  {write_page(args, *entries_of) / 1e6:.1f} MB")
     if any(one.problems or one.unreadable for one in found):
         raise SystemExit(2 if any(one.unreadable for one in found) else 1)
+
+
+def write_page(args, source):
+    """Write --report of data of one kind, with its whole state; its size in bytes."""
+    chosen = argparse.Namespace(**{**vars(args), "source": source})
+    facts = find_source(source).look(chosen_data(chosen))
+    chosen.proprio = ",".join(facts.proprio)
+    data = open_data(chosen_data(chosen))
+    return write_report(args.report, data, args.files, *anything.findings(data), args.demos)
 
 
 def lerobot_inspection():

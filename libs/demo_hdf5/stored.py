@@ -1,13 +1,18 @@
 """Pictures as HDF5 files store them: as arrays of colours, or every frame as the bytes of a JPEG or PNG file."""
 
 import math
+import zlib
 
-import deflate
 import h5py
 import numpy as np
 
 from libs.demo_hdf5.opening import Unreadable
 from libs.manifest.pictures import decode_picture
+
+try:
+    import deflate
+except ModuleNotFoundError:  # the package deflate: half the time, nothing else
+    deflate = None
 
 
 def are_pictures(values, length: int) -> bool:
@@ -102,10 +107,20 @@ def _are_gzip_chunks(pictures, chunk):
 def _picture(stored, unpacked, shape, where):
     """(H, W, 3) uint8 out of a chunk's bytes; OSError where they are damaged or of another number."""
     size = math.prod(shape)
-    try:
-        picture = bytearray(stored) if unpacked else deflate.zlib_decompress(stored, size)
-    except deflate.DeflateError:
-        picture = b""
+    picture = bytearray(stored) if unpacked else _unpacked(stored, size)
     if len(picture) != size:
         raise OSError(f"{where} is damaged: its {len(stored)} bytes are no picture of {size}")
     return np.frombuffer(picture, dtype=np.uint8).reshape(shape)
+
+
+def _unpacked(stored, size):
+    """What was packed, at most one byte more than `size`; nothing where it is damaged."""
+    if deflate is None:
+        try:
+            return bytearray(zlib.decompressobj().decompress(stored, size + 1))
+        except zlib.error:
+            return bytearray()
+    try:
+        return deflate.zlib_decompress(stored, size)
+    except deflate.DeflateError:
+        return bytearray()

@@ -46,8 +46,16 @@ def kind_of(path) -> str:
     return "folder" if stat.S_ISDIR(mode) else "file"
 
 
+def shipped(path) -> Path:
+    """The path itself; a relative path under `configs` that is not here, as it lies beside this code."""
+    path = Path(path)
+    beside = Path(__file__).parents[2] / path
+    return beside if path.parts[:1] == ("configs",) and not path.exists() and beside.exists() else path
+
+
 def read_text(path) -> str:
-    """The UTF-8 text of a file; BadInput where it is missing, unreadable, a folder or no text."""
+    """The UTF-8 text of a file, or of a shipped one; BadInput where it is missing, unreadable, a folder or no text."""
+    path = shipped(path)
     with named_path(path):
         try:
             return Path(path).read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from libs.files import shipped
 from libs.wordings import Wording
 from rv_eval.envs.base import Episode, Request, Task
 
@@ -35,7 +36,7 @@ def words_of(wordings: Wordings) -> set[str]:
 
 def wordings_setting(path) -> str:
     """What results say about the file of wordings that they were asked in: its name and the beginning of its hash."""
-    return f"in the wordings of {Path(path).name} {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]}"
+    return f"in the wordings of {Path(path).name} {hashlib.sha256(shipped(path).read_bytes()).hexdigest()[:12]}"
 
 
 def _reworded(episode: Episode, wordings: Sequence[Wording], known: set[str]) -> Request:

