@@ -27,6 +27,7 @@ from libs.errors import BadInput, first_line
 from rv_eval.agent import AgentSettings
 from rv_eval.drafts import draft_of, prefix_of
 from rv_eval.picture_sizes import are_sizes
+from rv_train.backbones.running import DTYPES
 from rv_train.checkpoint import load_model_folder
 from rv_train.policies.base import Encoder, Prediction, gather
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 BUCKET = 64  # prompts are padded to a multiple of so many tokens; the prompts of a LIBERO suite mostly share one
 # Rows per call where nobody says. On a CPU every row costs, real or not: one of the shipped policy takes 0.09 s, four
 # take 0.2 s; with four simulators, calls of four are nearly full and cost half as much per answer
-# (benchmarks/README.md). A GPU should take hardly longer for 16 rows than for one: it reads all weights for each token
-# either way (reasoned, not measured).
+# (benchmarks/README.md). A GPU should take hardly longer for 16 rows than for one in bfloat16: it reads all weights for
+# each token either way; in float32 the products themselves take about three times as long (reasoned, not measured).
 DEFAULT_ROWS = {"cpu": 4, "cuda": 16}
 
 
@@ -113,6 +114,7 @@ class Policy:
         batch_rows: int | None = None,
         temperature: float | None = None,
         drafts: bool = True,
+        dtype: str | None = None,
     ) -> "Policy":
         """The policy of a run folder (its last checkpoint), a step folder or a model folder.
 
@@ -121,12 +123,16 @@ class Policy:
         batch_rows: rows per call of the model, see DEFAULT_ROWS. temperature: of a text, 0 answers with the likeliest
         tokens, above they are drawn; of a chunk that comes out of noise, what the noise is multiplied by. None: 0 and
         1. See `predict`. drafts: propose what a text will probably say and verify it several tokens at a time: the same
-        answers, sooner.
+        answers, sooner. dtype: of the weights that answer, "float32" or "bfloat16", None: as they were trained. On a
+        GPU bfloat16 should take half the time, and 16 rows hardly longer than one; answers differ by rounding.
         BadInput: nothing to load there, a file is missing or broken, there is no such device, or a number makes
         no sense. Runs no code from the folder.
         """
         device = _device(device)
-        model, cfg, extras = load_model_folder(path, device)
+        if dtype is not None and dtype not in DTYPES:
+            raise BadInput(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+        opts = ["AMP.param_dtype", dtype, "AMP.frozen_dtype", dtype] if dtype else []
+        model, cfg, extras = load_model_folder(path, device, opts)
         encoder = extras["encoder"]
         rows = DEFAULT_ROWS.get(device.type, 1) if batch_rows is None else batch_rows
         policy = cls(model, encoder, cfg, extras["data_info"], extras["folder"], rows, temperature, drafts)
@@ -219,6 +225,7 @@ class Policy:
             "temperature": self.temperature,
             "batch_rows": self.batch_rows,
             "device": str(self.device),
+            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
             "torch_compile": self.compiled,
             "drafts": self.drafts,
             "policy_versions": {

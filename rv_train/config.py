@@ -216,6 +216,9 @@ _C.TRAIN.grad_checkpoint = True  # recompute activations in the backward pass: l
 # and so evaluation hold the average. 0.999 averages over about 1,000 steps. Costs a float32 copy of the weights, and
 # another copy while it validates or saves.
 _C.TRAIN.ema = 0.0
+# True: only kernels whose results repeat to the bit, so that a resumed run equals an uninterrupted one on a GPU, too,
+# where some backward passes (attention's) else add up in the order in which they come. Slower there, see docs/gpu.md.
+_C.TRAIN.deterministic = False
 _C.TRAIN.compile = False  # torch.compile of the forward and backward pass: minutes at the start, faster steps on a GPU
 # A step whose loss or gradient is NaN or infinite is skipped on all ranks; this many in a row end the run, naming the
 # samples. A gradient scaler (AMP.mode fp16) needs up to 16 to come down from 65536.

@@ -134,7 +134,7 @@ def recipe_lines(cfg: CfgNode, world_size: int, amp: str) -> Iterator[tuple[str,
     frozen = f"{trained}, {cfg.AMP.frozen_dtype} frozen " if trained else ""
     yield "precision", f"{mixed}, {cfg.AMP.param_dtype} {frozen}weights"
     checkpointing = "recomputed in the backward pass" if train.grad_checkpoint else "kept for the backward pass"
-    compiled = "compiled" if train.compile else "not compiled"
+    compiled = ("compiled" if train.compile else "not compiled") + ", deterministic kernels" * train.deterministic
     yield "", f"attention {cfg.MODEL.ATTENTION}, activations {checkpointing}, {compiled}"
 
 

@@ -22,9 +22,8 @@ from libs.errors import BadInput
 T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what a cluster sends before it takes the machine away
-# How long ranks wait for each other: all the others for rank 0 while it writes tens of gigabytes. NCCL ends them after
-# ten minutes by default.
-WAIT = datetime.timedelta(hours=1)
+WAIT = datetime.timedelta(minutes=10)  # for each other within a step: longer, and one of them hangs
+LONG_WAIT = datetime.timedelta(hours=1)  # for rank 0, which alone prepares a job and writes tens of gigabytes
 GRACE_S = 3.0  # for the other ranks to notice that one failed, before they are killed
 
 
@@ -177,10 +176,12 @@ def _run(rank, world_size, device, address, worker, args):
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)  # ranks share the cores; more threads each only get in each other's way
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    global _store, _waits
+    _store, _waits = next(dist.rendezvous(address, rank, world_size, timeout=LONG_WAIT))[0], 0
+    wait_for_main(rank == 0)  # under torchrun it prepares the job before it comes here
     dist.init_process_group(
-        backend,
-        init_method=address,
+        "nccl" if device.type == "cuda" else "gloo",
+        store=_store,
         rank=rank,
         world_size=world_size,
         timeout=WAIT,
@@ -207,6 +208,23 @@ def _kill_loaders():
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise for each of them
     for child in multiprocessing.active_children():
         child.kill()
+
+
+_store, _waits = None, 0  # where ranks leave each other notes; how often they waited for rank 0
+
+
+def wait_for_main(is_main):
+    """Every rank calls this: the others wait until rank 0 (is_main) does, LONG_WAIT at most. By a note in the store,
+    because a collective that waits longer than WAIT ends the run."""
+    global _waits
+    _waits += 1
+    note = f"rank 0 came to wait {_waits}"
+    if is_main:
+        _store.set(note, "")
+    else:
+        _store.wait([note], LONG_WAIT)
+    if dist.is_initialized():
+        dist.barrier()  # the store is rank 0's: it must not go on, and perhaps end, before all have read the note
 
 
 _stop_requested = False

@@ -46,8 +46,6 @@ def memory_estimate(cfg: CfgNode, policy: "Policy", tokens: int, counted: int, a
         "gradients": _bytes(trained),
         f"optimizer states ({train.optimizer})": sum(state_bytes(train.optimizer, p) for p in trained),
     }
-    if train.grad_accum > 1:  # passes before the last add up beside the buckets: DDP fills those when it reduces
-        parts["gradients of earlier passes"] = parts["gradients"]
     if train.ema:
         parts["moving average"] = 4 * sum(p.numel() for p in trained)
     if amp != "off" and (copies := _copies(cfg, policy, AMP_DTYPES[amp])):

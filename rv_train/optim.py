@@ -52,9 +52,9 @@ def build_optimizer(train: CfgNode, parameters: Sequence[nn.Parameter]) -> torch
     options = {"lr": train.lr, "betas": tuple(train.betas), "weight_decay": train.weight_decay}
     if train.optimizer == "adamw_8bit":
         quiet_bitsandbytes()
-        from bitsandbytes.optim import AdamW8bit
+        from rv_train.adamw_8bit import AdamW8bit
 
-        return AdamW8bit(parameters, **options)  # small tensors keep float32 states: quantizing them saves nothing
+        return AdamW8bit(parameters, **options)
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
     return kind(parameters, **options, fused=True)
 

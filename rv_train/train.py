@@ -15,7 +15,6 @@ import os
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 import yaml
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -27,6 +26,7 @@ from libs.errors import BadInput
 from rv_train import checkpoint
 from rv_train.backbones.tokenizer import read_tokenizer
 from rv_train.bad_steps import BadSteps
+from rv_train.buckets import settle_buckets
 from rv_train.config import load_cfg
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.training_set import TrainingSet
@@ -40,7 +40,9 @@ from rv_train.distributed import (
     leader,
     parse_devices,
     under_torchrun,
+    wait_for_main,
 )
+from rv_train.kernels import choose_kernels
 from rv_train.optim import Ema, Precision, base_lr, build_optimizer, lr_at
 from rv_train.plan import count_steps, dry_run
 from rv_train.policies import build_encoder, build_policy
@@ -64,6 +66,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
     """
     torch.manual_seed(cfg.EXP.SEED)
     run, device, data = checkpoint.run_folder(cfg), rank.device, job.data
+    choose_kernels(cfg.TRAIN.deterministic, device)
     saved = checkpoint.load_trainer(job.resume, mapped=device.type == "cuda") if job.resume else None
     start_step = saved["step"] if saved else 0
 
@@ -79,8 +82,9 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
         world_size=rank.world_size,
         start_batch=start_step * cfg.TRAIN.grad_accum,
     )
+    samples = TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)
     loader = DataLoader(
-        TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings),
+        samples,
         batch_sampler=sampler,
         num_workers=cfg.DATA.NUM_WORKERS,
         collate_fn=encoder.collate,
@@ -99,6 +103,8 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
     if cfg.TRAIN.compile:
         bare.compile()
     torch.manual_seed(cfg.EXP.SEED + rank.rank)  # weights were drawn alike; what is dropped out is every rank's own
+    buffers = [name for name, _ in bare.named_buffers()]  # none changes: rank 0 need not tell its own in every step
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(bare, buffers)
     model = DistributedDataParallel(
         bare,
         device_ids=[device] if device.type == "cuda" else None,
@@ -107,6 +113,10 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
     parameters = [p for p in bare.parameters() if p.requires_grad]
     optimizer = build_optimizer(cfg.TRAIN, parameters)
     precision = Precision(cfg.AMP.mode, device)
+    keep_gradients = cfg.TRAIN.grad_accum > 1  # in DDP's buckets, where those of all passes of a step add up
+    if rank.world_size > 2 or keep_gradients:
+        batch = encoder.collate([samples[0, 0, n % len(data.train)] for n in range(cfg.TRAIN.batch_size)])
+        settle_buckets(model, {k: v.to(device) for k, v in batch.items()}, precision, keep_gradients)
     ema = Ema(parameters, cfg.TRAIN.ema)
     bad_steps = BadSteps(cfg.TRAIN.max_bad_steps, data.train.where, saved and saved["bad_steps"])
     best = saved["best"] if saved else None  # (val/loss, step)
@@ -168,7 +178,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
             }
             with ema.swapped():  # model/ is what evaluation opens: the average, where there is one
                 checkpoint.save_checkpoint(run, done, bare, state, cfg, data.action_stats, data.info, links)
-        dist.barrier()
+        wait_for_main(rank.is_main)
 
     peak_lr = base_lr(cfg.TRAIN, rank.world_size)
     schedule = (cfg.TRAIN.schedule, cfg.TRAIN.warmup, cfg.TRAIN.lr_end)
@@ -194,7 +204,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
             grad_norm = precision.clip(optimizer, parameters, cfg.TRAIN.clip_grad)
             told = agree(step_loss, grad_norm)
             precision.step(optimizer, told.bad)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=not keep_gradients)
             ema.update(told.bad)
 
             done = step + 1

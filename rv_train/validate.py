@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 FIGURE_SAMPLES = 4
+BUCKET = 64  # tokens, of which prompts are padded to a multiple on a GPU, as they are when a policy is evaluated
 
 
 class Validation:
@@ -89,7 +90,8 @@ class Validation:
         with _evaluating(model):
             for indices in _pieces(self.gen_samples, self.batch_size):
                 samples = [self.dataset[index] for index in indices]
-                batch = self.encoder.collate([self._open_prompt(sample) for sample in samples])
+                prompts = [self._open_prompt(sample) for sample in samples]
+                batch = self.encoder.collate(prompts, self._padded_length(prompts))
                 generators = [np.random.default_rng([self.seed, index]) for index in indices]  # for who needs noise
                 prediction = model.predict(self._to_device(batch), generators=generators)
                 answers.append(prediction.chunk)
@@ -115,6 +117,12 @@ class Validation:
         views = dict(zip(self.dataset.views, sample.views, strict=True))
         state = {"views": views, "instruction": sample.instruction, "proprio": sample.proprio}
         return self.encoder.encode(state)
+
+    def _padded_length(self, prompts):
+        """On a GPU one of few lengths, each of which has a graph recorded, and compiled kernels; else None, the
+        longest's."""
+        on_gpu = self.rank.device.type == "cuda"
+        return -(-max(len(prompt["input_ids"]) for prompt in prompts) // BUCKET) * BUCKET if on_gpu else None
 
     def _to_device(self, batch):
         return {name: tensor.to(self.rank.device, non_blocking=True) for name, tensor in batch.items()}

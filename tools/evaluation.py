@@ -18,7 +18,7 @@ SERVED = ("ws://", "wss://")
 TRAINED_WORDINGS = Path(__file__).parents[1] / "configs" / "wordings" / "libero_train.json"
 Ask = Callable[[argparse.Namespace, list[Episode]], tuple[list[Episode], str | None]]
 # What a served policy has decided already.
-OF_THE_POLICY = ("device", "torch_compile", "policy_batch", "generate_temperature", "drafts")
+OF_THE_POLICY = ("device", "dtype", "torch_compile", "policy_batch", "generate_temperature", "drafts")
 
 
 def evaluate_in(name: str, description: str, argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -93,6 +93,7 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the policy").add_argument
     add("--model_path", required=True, help="run folder (its last checkpoint), step or model folder; or ws://host:port")
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the weights that answer (default: as they were trained)")
     add("--torch_compile", action=argparse.BooleanOptionalAction, help="compile what an answer repeats (default: no)")
     add("--policy_batch", type=int, metavar="B", help="observations per call, padded (default: the device's)")
     add(
@@ -238,6 +239,7 @@ def load_policy(args: argparse.Namespace) -> Answering:
         batch_rows=args.policy_batch,
         temperature=args.generate_temperature,
         drafts=args.drafts is not False,
+        dtype=args.dtype,
     )
     if policy.device.type == "cpu":
         torch.set_num_threads(1)  # the simulators need the other cores

@@ -47,6 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--api_key_file", type=Path, help="file with the API key (default: VLA0_API_KEY; without: no key)")
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--threads", type=int, default=1, help="on a CPU; 1 answers exactly as tools/eval_libero.py does")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the weights that answer (default: as they were trained)")
     add("--torch_compile", action=argparse.BooleanOptionalAction, default=False, help="compile what an answer repeats")
     add(
         "--drafts",
@@ -100,6 +101,7 @@ def load_policy(args: argparse.Namespace) -> "Policy":
         batch_rows=args.policy_batch,
         temperature=args.generate_temperature,
         drafts=args.drafts,
+        dtype=args.dtype,
     )
     if policy.device.type == "cpu":
         torch.set_num_threads(args.threads)

@@ -63,6 +63,7 @@ METADATA = {
     "temperature": float,
     "batch_rows": int,
     "device": str,
+    "dtype": str,
     "torch_compile": bool,
     "drafts": bool,
     "policy_versions": dict,

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -61,10 +62,22 @@ def check_attention(cfg: CfgNode, device: torch.device, amp: str) -> None:
 
 
 def check_compiler(option: str = "TRAIN.compile") -> None:
-    """BadInput if torch.compile finds no compiler for the C++ it writes (on a GPU: around its kernels)."""
+    """BadInput if torch.compile finds no compiler for the C++ it writes; where there is a GPU, if Triton, which writes
+    its kernels there, is missing or lacks what it builds its launchers with: a C compiler and Python's headers."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise BadInput(f"{option} needs a C++ compiler and finds no {compiler}: install it, or do without {option}")
+    if not torch.cuda.is_available():
+        return
+    headers, missing = os.path.join(sysconfig.get_path("include"), "Python.h"), None
+    if importlib.util.find_spec("triton") is None:
+        missing = "the package triton (pip install triton)"
+    elif not any(name and shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang")):
+        missing = "a C compiler for Triton (apt-get install gcc)"
+    elif not os.path.isfile(headers):
+        missing = f"Python's headers for Triton, {headers} (apt-get install python3-dev)"
+    if missing:
+        raise BadInput(f"{option} on a GPU needs {missing}: install it, or do without {option}")
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ class PicturePolicy:
             "temperature": 0.0,
             "batch_rows": self.batch_rows,
             "device": "cpu",
+            "dtype": "float32",
             "torch_compile": False,
             "drafts": True,
             "policy_versions": {"python": "3.11"},

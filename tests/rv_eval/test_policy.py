@@ -10,7 +10,7 @@ import torch
 from rv_eval import policy as policy_module
 from rv_eval.agent import AgentSettings
 from rv_eval.policy import Policy, model_fingerprint
-from tests.tiny import ACTION_STATS, make_tiny_checkpoint
+from tests.tiny import ACTION_STATS, flow_opts, make_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +188,22 @@ def test_description(run, monkeypatch):
         "temperature": 0.5,
         "batch_rows": 3,
         "device": "cpu",
+        "dtype": "float32",
         "torch_compile": False,
         "drafts": True,
     }
+
+
+@pytest.mark.parametrize("opts", [{}, flow_opts(DATA__PROPRIO=[])])
+def test_answers_in_bfloat16_say_so(opts, tmp_path):
+    run = make_tiny_checkpoint(tmp_path, **opts)
+    policy = Policy.from_checkpoint(run, batch_rows=1, dtype="bfloat16")
+    assert {parameter.dtype for parameter in policy.model.parameters()} == {torch.bfloat16}
+    assert policy.describe()["dtype"] == "bfloat16"
+    chunk = policy.predict([{**observation(0), "random_key": (1,)}])
+    assert chunk.dtype == np.float32 and np.isfinite(chunk).all()
+    with pytest.raises(ValueError, match="dtype is one of float32, bfloat16, not 'float16'"):
+        Policy.from_checkpoint(run, dtype="float16")
 
 
 def test_fingerprint_tells_models_apart(run, tmp_path):

@@ -6,12 +6,12 @@ import weakref
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from rv_train.backbones.lora import attach
+from rv_train.buckets import settle_buckets
 from rv_train.memory import memory_estimate
-from rv_train.optim import build_optimizer
+from rv_train.optim import Precision, build_optimizer
 from rv_train.policies.encoding import ObservationEncoder
 from tests.rv_train.policies.text.test_text_policy import training_batch
 from tests.tiny import tiny_cfg, tiny_model
@@ -178,24 +178,36 @@ def test_a_moving_average_is_counted():
     assert parts["moving average"] == 4 * numbers
 
 
-def test_accumulated_gradients_lie_beside_ddps_buckets(tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8, bias=False) for _ in range(3)))
-    ddp, x = DistributedDataParallel(model, gradient_as_bucket_view=True), torch.ones(1, 8)
+def test_gradients_of_all_passes_lie_in_ddps_buckets(alone):
+    """So there is one copy of them, whatever TRAIN.grad_accum is; settled, from the first step on."""
+    cfg = tiny_cfg()
+    model, batch = tiny_model(cfg).train(), training_batch(ObservationEncoder.from_cfg(cfg))
+    ddp = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    parameters, precision = list(model.parameters()), Precision("off", torch.device("cpu"))
+    before = torch.get_rng_state()
+    settle_buckets(ddp, batch, precision, keep=True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+    def places():
+        return [p.grad.data_ptr() for p in parameters]
 
     def storages():
-        return len({p.grad.untyped_storage().data_ptr() for p in model.parameters()})
+        return len({p.grad.untyped_storage().data_ptr() for p in parameters})
 
+    settled, buckets = places(), storages()
+    assert buckets < len(parameters) / 4 and all(not p.grad.any() for p in parameters)
     for _ in range(2):
         with ddp.no_sync():
-            ddp(x).sum().backward()
-        assert storages() == 3
-        ddp(x).sum().backward()
-        assert storages() == 1  # the bucket
-        model.zero_grad(set_to_none=True)
-    dist.destroy_process_group()
-    one, two = (estimate_of(TRAIN__grad_accum=passes) for passes in (1, 2))
-    assert two == {**one, "gradients of earlier passes": one["gradients"]}
+            ddp(batch)["loss"].backward()
+        assert places() == settled
+        ddp(batch)["loss"].backward()
+        assert places() == settled and all(p.grad.any() for p in parameters[:1])
+        ddp.zero_grad(set_to_none=False)
+    with ddp.no_sync():  # what the loop does without TRAIN.grad_accum: a gradient of its own for every parameter
+        ddp.zero_grad(set_to_none=True)
+        ddp(batch)["loss"].backward()
+    assert storages() == len(parameters)
+    ddp.zero_grad(set_to_none=True)
 
 
 def estimate_of(**opts):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from rv_train.adamw_8bit import AdamW8bit
 from rv_train.optim import Ema, Precision, build_optimizer, check_optimizer, lr_at, resolve_amp
 from tests.tiny import tiny_cfg
 
@@ -157,6 +158,38 @@ def test_optimizers_descend_and_resume_to_the_bit(kind):
     assert torch.equal(weight, again)
     sizes = {v.dtype for v in optimizer.state[weight].values() if torch.is_tensor(v) and v.numel() == weight.numel()}
     assert sizes == ({torch.uint8} if kind == "adamw_8bit" else {torch.float32})
+
+
+def test_adamw_in_8_bits_steps_and_loads_as_the_library_does():
+    from bitsandbytes.optim import AdamW8bit as Library
+
+    def make(kind):
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(64, 128)), torch.nn.Parameter(torch.randn(7))]
+        return weights, kind(weights, lr=0.01, weight_decay=0.1)
+
+    def step(weights, optimizer):
+        for weight in weights:
+            weight.grad = 3 * weight.detach()
+        optimizer.step()
+
+    theirs, library = make(Library)
+    ours, optimizer = make(AdamW8bit)
+    for _ in range(3):
+        step(theirs, library)
+        step(ours, optimizer)
+    assert all(map(torch.equal, ours, theirs))
+    again, resumed = make(AdamW8bit)
+    saved = library.state_dict()
+    resumed.load_state_dict(saved)
+    with torch.no_grad():
+        for weight, value in zip(again, theirs, strict=True):
+            weight.copy_(value)
+    step(theirs, library)  # must not change what was loaded
+    step(again, resumed)
+    assert all(map(torch.equal, again, theirs))
+    step(again, resumed)
+    assert not torch.equal(again[0], theirs[0])
 
 
 def test_a_missing_package_is_named(monkeypatch):

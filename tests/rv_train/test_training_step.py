@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.parallel import DistributedDataParallel
 
 from rv_train.backbones.qwen2_5_vl.pictures import image_patches
-from rv_train.backbones.running import check_attention, without_flash
+from rv_train.backbones.running import check_attention, check_compiler, without_flash
 from rv_train.optim import Precision, build_optimizer
 from rv_train.policies.encoding import ObservationEncoder
 from tests.rv_train.policies.text.test_text_policy import observation, training_batch
@@ -229,6 +229,28 @@ def test_compiled_training_step_equals_the_eager_one(encoder, alone, tmp_path):
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert not [name for name in file.keys() if "_orig_mod" in name]  # noqa: SIM118 - not a dict
     torch._dynamo.reset()
+
+
+def test_compiling_on_a_gpu_needs_what_triton_needs(monkeypatch):
+    there = {"g++", "gcc"}
+    monkeypatch.setattr("shutil.which", lambda name: name if name in there else None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    check_compiler()  # a CPU needs none of it
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match=r"TRAIN\.compile on a GPU needs the package triton"):
+        check_compiler()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "found")
+    there.remove("gcc")
+    with pytest.raises(ValueError, match="needs a C compiler for Triton"):
+        check_compiler()
+    there.add("clang")
+    monkeypatch.setattr("os.path.isfile", lambda path: False)
+    with pytest.raises(ValueError, match=r"needs Python's headers for Triton, .*Python\.h"):
+        check_compiler()
+    monkeypatch.setattr("os.path.isfile", lambda path: True)
+    check_compiler()
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):

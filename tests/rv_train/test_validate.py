@@ -12,7 +12,7 @@ from torch import nn
 from rv_train.data.hdf5 import DemoDataset
 from rv_train.data.load import load_data
 from rv_train.data.training_set import TrainingSet
-from rv_train.distributed import launch
+from rv_train.distributed import Rank, launch
 from rv_train.optim import Precision
 from rv_train.policies import build_encoder
 from rv_train.policies.base import Prediction
@@ -193,6 +193,14 @@ def untouched(rank, demos):
 def test_validation_repeats_itself_and_draws_from_no_generator(tmp_path, demos):
     ((first, second),) = on_ranks(untouched, 1, tmp_path, demos)
     assert first == second
+
+
+def test_prompts_have_one_of_few_lengths_on_a_gpu(demos):
+    lengths = {}
+    for device in ("cpu", "cuda"):
+        checks, _ = validation(Rank(0, 1, torch.device(device)), demos)
+        lengths[device] = [checks._padded_length([{"input_ids": range(n)} for n in (3, size)]) for size in (5, 64, 65)]
+    assert lengths == {"cpu": [None] * 3, "cuda": [64, 64, 128]}
 
 
 def test_the_figure_needs_no_global_state():

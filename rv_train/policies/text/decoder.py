@@ -21,6 +21,7 @@ roundings differ.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from libs.errors import first_line
 from rv_train.policies.text.drafts import Drafts
 from rv_train.policies.text.fast_layer import FastLayer, rms_norm, rotate
 
@@ -59,6 +61,7 @@ class Decoder:
         self.text, self.head = family.text(backbone), backbone.get_output_embeddings()
         self.grammar = grammar
         self.one_pass = _Answer.one_pass
+        self.record = True  # passes as CUDA graphs, until one has failed to do what a pass does
         self._graphs = {}  # of CUDA: shapes → _Answer, the latest last
 
     def compile(self) -> None:
@@ -66,6 +69,10 @@ class Decoder:
         # On a CPU a small model's kernels are as short as the calls to them, so those are C++, too; a graph needs none.
         options: dict[str, Any] | None = None if self.head.weight.is_cuda else {"cpp_wrapper": True}
         self.one_pass = torch.compile(_Answer.one_pass, dynamic=False, options=options)
+        self.release()
+
+    def release(self):
+        """Let go of the buffers and graphs that are kept for the next answer of the same shapes: up to 1.5 GiB."""
         self._graphs.clear()
 
     @torch.inference_mode()
@@ -96,14 +103,7 @@ class Decoder:
         self.grammar = self.grammar.to(prompt.embeds.device)
         hidden, filled = self.prefill(prompt)
         answer = self._answer(prompt.embeds, noise is not None, drafts is not None)
-        answer.begin(hidden, filled, prompt.position_ids, lengths, noise, real, drafts, forced)
-        for count in range(self.grammar.longest):
-            if count % answer.look == 0 and answer.ended.all():
-                break
-            answer.advance()
-        end = self.grammar.end_id
-        ids = [row[: row.index(end)] for row in self.grammar.ids[answer.written].tolist()]
-        return ids, answer.passes[:, 0].tolist()
+        return answer.write(hidden, filled, prompt.position_ids, lengths, noise, real, drafts, forced)
 
     def _pass_width(self, embeds, drafted):
         """Tokens per row and pass on a CPU, see the module's docstring."""
@@ -115,8 +115,9 @@ class Decoder:
 
     def _answer(self, embeds, noisy, drafted):
         """Buffers for an answer. On a GPU those of the last answer of the same shapes, with its graph of a pass."""
-        if embeds.device.type != "cuda":
-            return _Answer(self, embeds, self._pass_width(embeds, drafted), noisy)
+        on_gpu = embeds.device.type == "cuda"
+        if not (on_gpu and self.record):
+            return _Answer(self, embeds, GPU_WIDTH if on_gpu else self._pass_width(embeds, drafted), noisy)
         weights = tuple(parameter.data_ptr() for parameter in self.text.parameters())
         key = (tuple(embeds.shape), embeds.dtype, noisy, drafted, weights)
         answer = self._graphs.pop(key, None) or _GraphAnswer(self, embeds, GPU_WIDTH, noisy)
@@ -209,6 +210,17 @@ class _Answer:
         self.head = torch.zeros_like(self.words)
         self.layers = None
 
+    def write(self, *prompt):
+        """A whole answer to what `begin` takes: see `Decoder.generate`."""
+        self.begin(*prompt)
+        for count in range(self.grammar.longest):
+            if count % self.look == 0 and self.ended.all():
+                break
+            self.advance()
+        end = self.grammar.end_id
+        ids = [row[: row.index(end)] for row in self.grammar.ids[self.written].tolist()]
+        return ids, self.passes[:, 0].tolist()
+
     def begin(self, hidden, filled, position_ids, lengths, noise, real, drafts, forced=None):
         """Take over a prompt and write the first token."""
         decoder, grammar, rows = self.decoder, self.grammar, self.rows[:, 0]
@@ -226,7 +238,9 @@ class _Answer:
         self.drafts.begin(drafts)
         parts = decoder.family.layer_parts(decoder.backbone)
         assert parts is not None, "a layer is no longer what it was when this policy was built"
-        self.layers = [FastLayer(layer, self.group * self.heads, join=not hidden.is_cuda) for layer in parts]
+        self.layers = self.layers or [FastLayer(self.group * self.heads) for _ in parts]
+        for layer, part in zip(self.layers, parts, strict=True):
+            layer.take(part)
         state = torch.full_like(self.state, grammar.start)
         scores = self._scores(hidden[rows, lengths - 1], self.rows * self.room, state)
         self.column.copy_(scores.argmax(-1))
@@ -293,34 +307,48 @@ class _Answer:
 class _GraphAnswer(_Answer):
     """The same on a GPU, where a pass is recorded as a CUDA graph and replayed: hundreds of kernels, one launch.
 
-    No machine with a GPU has run this yet. What it relies on is tested on a CPU: that a pass changes its tensors in
-    place, that they can be used for another answer, and that it asks for no value on the host.
+    No machine with a GPU has run this yet, so it does not trust itself: the first answer is written twice, without a
+    graph and with one, and if that fails or writes anything else, this process goes on without graphs and says so. What
+    it relies on is tested on a CPU: that a pass changes its tensors in place, that they can be used for another answer,
+    and that it asks for no value on the host and reads none.
     """
 
     look = 8  # each look waits for the GPU
-    warm_up = 3  # passes run as usual first: recording allows no compiling, and no library to set itself up
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self.device = self.written.device
-        self.graph, self.done = None, 0
+        self.device, self.graph, self.proven = self.written.device, None, False
+
+    def write(self, *prompt):
+        with torch.cuda.device(self.device):
+            return super().write(*prompt) if self.proven else self._prove(prompt)
 
     def advance(self):
-        with torch.cuda.device(self.device):
-            if self.done < self.warm_up:
-                self._warm_up()
-            else:
-                if self.graph is None:
-                    self.graph = torch.cuda.CUDAGraph()
-                    with torch.cuda.graph(self.graph):  # records, runs nothing
-                        super().advance()
-                self.graph.replay()
+        if self.graph is None:
+            super().advance()
+        else:
+            self.graph.replay()
 
-    def _warm_up(self):
-        """A pass off the default stream, where PyTorch wants those before a recording."""
-        stream = torch.cuda.Stream()
+    def _prove(self, prompt):
+        """The first answer, as it is written without a graph."""
+        stream = torch.cuda.Stream()  # where PyTorch wants passes before a recording, which allows no setting up
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            super().advance()
+            answer = super().write(*prompt)
         torch.cuda.current_stream().wait_stream(stream)
-        self.done += 1
+        try:
+            graph = torch.cuda.CUDAGraph()
+            # "thread_local": loader threads may pin the memory of their next batch meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # records, runs nothing
+                super().advance()
+            self.graph = graph
+            again = super().write(*prompt)
+            problem = "" if again == answer else "its first answer differs from the one without"
+        except RuntimeError as error:  # of CUDA
+            problem = first_line(error)
+        self.proven = True
+        if problem:
+            self.graph, self.decoder.record = None, False
+            self.decoder.release()
+            print(f"warning: no CUDA graph of a pass, answers take longer: {problem}", file=sys.stderr)
+        return answer

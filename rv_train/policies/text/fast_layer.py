@@ -12,18 +12,35 @@ if TYPE_CHECKING:
 
 
 class FastLayer:
-    """What the step calls of a decoder layer. Looked up anew for each answer: weights may have changed since the last.
+    """What the step calls of a decoder layer.
 
     Module calls and attributes cost as much as the products of a tiny model, so plain linear layers are called without.
+
+    Args:
+        heads: of queries.
     """
 
-    def __init__(self, parts: "LayerParts", heads: int, join: bool) -> None:
-        """parts: a LayerParts; heads: of queries."""
+    def __init__(self, heads: int) -> None:
+        self.heads, self._weight, self._bias = heads, None, None
+
+    def take(self, parts: "LayerParts") -> None:
+        """Before each answer: the LayerParts anew, whose weights may have changed since the last. What is copied of
+        them stays where it is: a recorded graph reads there."""
         self.norm1, self.norm2, self.act = parts.norm1, parts.norm2, parts.act
-        self.qkv = _joined([parts.q, parts.k, parts.v], join)
-        self.head_norm = _head_norm(parts, heads) if parts.q_norm is not None else None
+        self.qkv = self._joined([parts.q, parts.k, parts.v])
+        self.head_norm = _head_norm(parts, self.heads) if parts.q_norm is not None else None
         self.o = _plain(parts.o)
         self.gate, self.up, self.down = map(_plain, (parts.gate, parts.up, parts.down))
+
+    def _joined(self, modules):
+        """x → outputs of the modules, side by side: one product where all are plain linear layers, of a copy of their
+        weights."""
+        biases = [module.bias for module in modules if getattr(module, "bias", None) is not None]
+        if any(type(module) is not nn.Linear for module in modules) or len(biases) not in (0, len(modules)):
+            return lambda x: torch.cat([module(x) for module in modules], dim=-1)
+        self._weight = torch.cat([module.weight for module in modules], out=self._weight)
+        self._bias = torch.cat(biases, out=self._bias) if biases else None
+        return partial(F.linear, weight=self._weight, bias=self._bias)
 
 
 def _head_norm(parts, heads):
@@ -34,18 +51,6 @@ def _head_norm(parts, heads):
 def _plain(module):
     """A linear layer as a function, or the module itself where it is anything else: LoRA, quantized weights."""
     return partial(F.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module
-
-
-def _joined(modules, join):
-    """x → outputs of the modules, side by side: with `join` one product where all are plain linear layers.
-
-    That copies their weights, so a recorded graph must not: it would never see others.
-    """
-    biases = [module.bias for module in modules if getattr(module, "bias", None) is not None]
-    if join and all(type(module) is nn.Linear for module in modules) and len(biases) in (0, len(modules)):
-        weight = torch.cat([module.weight for module in modules])
-        return partial(F.linear, weight=weight, bias=torch.cat(biases) if biases else None)
-    return lambda x: torch.cat([module(x) for module in modules], dim=-1)
 
 
 def rms_norm(x: torch.Tensor, norm: Any) -> torch.Tensor:

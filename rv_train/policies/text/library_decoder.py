@@ -48,6 +48,9 @@ class LibraryDecoder:
             f"{self.family.name}: do without"
         )
 
+    def release(self):
+        """Nothing is kept for another answer."""
+
     @torch.inference_mode()
     def generate(
         self,

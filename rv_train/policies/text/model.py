@@ -71,6 +71,12 @@ class TextPolicy(nn.Module):
         self.decoder = _decoder_of(family, backbone)(backbone, family, grammar)
         self.compiled = False
 
+    def train(self, mode=True):
+        """Who trains needs the memory of answers, which validation leaves behind on a GPU."""
+        if mode:
+            self.decoder.release()
+        return super().train(mode)
+
     @staticmethod
     def check(cfg: CfgNode) -> None:
         if cfg.MODEL.FREEZE:

@@ -6,7 +6,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionPat
 
 from rv_train.backbones.qwen.vision import use_own
 from rv_train.backbones.qwen2_5_vl.pictures import image_patches
-from rv_train.backbones.qwen2_5_vl.vision import OWN, PatchEmbed, VisionAttention, _layout, see
+from rv_train.backbones.qwen2_5_vl.vision import OWN, AlignedMLP, PatchEmbed, VisionAttention, _layout, see
 from tests.closeness import assert_close
 from tests.tiny import tiny_cfg, tiny_model
 
@@ -111,3 +111,30 @@ def test_flash_attention_is_given_lengths_on_the_device():
     assert (flash["max_seqlen"], flash["max_window_seqlen"]) == (512, 64)
     assert not {"max_seqlen", "max_window_seqlen"} & set(other)
     assert other["cu_seqlens"].tolist() == [0, 512, 1024] and len(other["cu_window_seqlens"]) == 17
+
+
+def test_an_mlp_of_odd_width_is_padded_with_zeros(monkeypatch):
+    """As on a GPU in 16 bits, where rows that begin anywhere are slow: the same numbers and gradients."""
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLMLP
+
+    cfg = tiny_cfg(MODEL__VISION__MLP=60)
+    mlp = tiny_model(cfg).backbone.model.visual.blocks[0].mlp.double()
+    with torch.no_grad():
+        for parameter in mlp.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(1))
+    assert type(mlp) is AlignedMLP and mlp.gate_proj.weight.shape == (60, 32)
+    sizes, linear = [], torch.nn.functional.linear
+    results = []
+    for forward in (lambda x: mlp.padded(x, torch.float64), lambda x: Qwen2_5_VLMLP.forward(mlp, x), mlp):
+        x = torch.linspace(-1, 1, 5 * 32, dtype=torch.float64).view(5, 32).requires_grad_()
+        mlp.zero_grad()
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                torch.nn.functional, "linear", lambda x, w, b: sizes.append(tuple(w.shape)) or linear(x, w, b)
+            )
+            forward(x).square().sum().backward()
+        results.append([x.grad, *(parameter.grad.clone() for parameter in mlp.parameters())])
+    assert sizes == [(64, 32), (64, 32), (32, 64)] + 2 * [(60, 32), (60, 32), (32, 60)]
+    for padded, library, on_a_cpu in zip(*results, strict=True):
+        torch.testing.assert_close(padded, library, rtol=1e-12, atol=1e-12)
+        assert torch.equal(library, on_a_cpu)
