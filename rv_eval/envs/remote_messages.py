@@ -29,8 +29,7 @@ MAX_FACTS = 4096  # bytes of them as JSON
 MAX_INSTRUCTION = 512  # bytes of UTF-8, as a served policy takes it
 KINDS = ("request", "start", "failed")
 
-_NAME = re.compile(r"[\w.-]{1,80}")  # goes into file names and tables
-_VIEW = re.compile(r"[\w./-]{1,80}")
+_NAME = re.compile(r"\w[\w.-]{0,79}")  # goes into file names, tables and key maps
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def read_greeting(message: dict) -> Greeting:
     description = Description(
         name=_text(message, "name", _NAME),
         benchmark=_text(message, "benchmark"),
-        views=_distinct([_fits(view, _VIEW, "a view") for view in _list(message, "views", 16)], "views"),
+        views=_distinct([_fits(view, _NAME, "a view") for view in _list(message, "views", 16)], "views"),
         proprio={part: _in(size, 1, 1000, part) for part, size in _names(message, "proprio").items()},
         actions=actions,
         control_hz=float(_in(message.get("control_hz"), 1e-3, 1e5, "control_hz", (int, float))),
@@ -186,7 +185,7 @@ def _names(message, name, kind=None):
     if not isinstance(found, dict) or not all(kind is None or type(value) is kind for value in found.values()):
         raise BadInput(f"its {name} is not a map of names{' to texts' if kind else ''}")
     for key in found:
-        _fits(key, _VIEW, f"a name in {name}")
+        _fits(key, _NAME, f"a name in {name}")
     return found
 
 
