@@ -3,7 +3,7 @@
     python tools/collect_env.py --env_command "THERE/bin/python serve_metaworld.py" --num_demos 50 --render fast \\
         --pushed 0.5 --push position=0.6 --out data/metaworld
 
-Writes DIR/TASK/episode_000000.hdf5 ... and DIR/TASK/key_map.json, which reads them (DATA.KEY_MAP; that of any task, they
+Writes DIR/TASK/episode_000000.hdf5 ... and DIR/TASK/key_map.json, which reads them (DATA.KEY_MAP; those of all tasks
 are the same). The same command continues after an interruption; the result depends neither on interruptions nor on the
 number of workers, and no demonstration begins where an evaluation does.
 """

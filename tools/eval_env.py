@@ -2,11 +2,11 @@
 
     python tools/eval_env.py --env stack --model_path RUN --episodes 20
     python tools/eval_env.py --env libero --help
-    python tools/eval_env.py --env_command "THERE/bin/python serve_metaworld.py" --num_envs 2 --model_path RUN --episodes 20
-    python tools/eval_env.py --env ws://HOST:8020 ws://HOST:8021 --model_path RUN --episodes 20
+    python tools/eval_env.py --env_command "THERE/bin/python serve_metaworld.py" --num_envs 2 --model_path RUN
+    python tools/eval_env.py --env ws://HOST:8020 ws://HOST:8021 --model_path RUN
 
-The last two play in environments that live elsewhere, see docs/remote_environments.md: programs that the command starts,
---num_envs of them at a time, or that stand at these addresses already, one environment each.
+The last two play in environments that live elsewhere, see docs/remote_environments.md: programs that the command
+starts, --num_envs of them at a time, or that stand at these addresses already, one environment each.
 
 Each simulator has options of its own for its tasks. Everything else is as in tools/eval_libero.py: finished episodes
 are kept, the same command with --skip_evaluated continues, tools/summarize_eval.py puts LOGS together; exit codes 0

@@ -1,12 +1,12 @@
 """A simulator in a Python environment of its own takes part in this project's evaluations: copy this file there, where
-numpy, websockets (15 or later) and msgpack are installed, and write a class like `Toy` below in a file beside it that ends
-with `serve_env.main(MySimulation)`. docs/examples/serve_metaworld.py is one. Here is nothing to change.
+numpy, websockets (15 or later) and msgpack are installed, and write a class like `Box` below in a file beside it that
+ends with `serve_env.main(MySimulation)`. docs/examples/serve_metaworld.py is one. Here is nothing to change.
 
     python my_env.py --port 8020        waits for evaluations, one after the other: tools/eval_env.py --env ws://HOST:8020
     tools/eval_env.py --env_command "THERE/bin/python my_env.py"        starts as many of them as it wants, with --child
 
 A process is one environment and has one client at a time; the simulation runs in its main thread. Nothing of what comes
-is trusted: messages are small, nothing is unpickled, and what is wrong is refused in words. But whoever reaches the port
+is trusted: messages are small, nothing is unpickled, what is wrong is refused in words. But whoever reaches the port
 can play, so leave it on 127.0.0.1 or in a network of yours.
 """
 
@@ -30,7 +30,7 @@ BUSY = 1013  # websocket's "try again later"
 NUMBERS = ("<f4", "<f8")
 
 
-class Toy:
+class Box:
     """What is to be written: a hand in a box has to close at a ball. Every method but `expert` is needed."""
 
     @staticmethod
@@ -40,17 +40,17 @@ class Toy:
         of a gripper that opens or closes, None where any number is. versions: results of other ones are not compared.
         reported_render: the render setting of everybody's results, None: there is none. drawn_by: what else is to be
         known of the pictures."""
-        task = {"suite": "toy", "task_id": 0, "name": "close_at_the_ball", "instruction": "close the hand at the ball"}
+        task = {"suite": "box", "task_id": 0, "name": "close_at_the_ball", "instruction": "close the hand at the ball"}
         return {
-            "name": "toy",
-            "benchmark": "toy",
+            "name": "box",
+            "benchmark": "box",
             "views": ["front"],
             "proprio": {"hand": 3, "gripper": 1},
             "actions": [{"name": "move", "size": 3, "levels": None}, {"name": "gripper", "size": 1, "levels": None}],
             "control_hz": 5.0,
             "num_settle_steps": 0,
             "reported_render": None,
-            "versions": {"toy": "1.0"},
+            "versions": {"box": "1.0"},
             "drawn_by": {},
             "tasks": [{**task, "max_steps": 12, "num_init_states": 100}],
         }
@@ -285,4 +285,4 @@ def main(kind):
 
 
 if __name__ == "__main__":
-    main(Toy)
+    main(Box)

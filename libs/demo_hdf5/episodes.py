@@ -93,8 +93,8 @@ class EpisodeWriter:
 
     @contextlib.contextmanager
     def episode(self, instruction: str, attrs: Mapping[str, str | float] | None = None) -> Iterator["Episode"]:
-        """The next episode; it is kept where the block ends well and holds a step. attrs: more attributes of its `data`.
-        BadInput: an instruction without a word, no step."""
+        """The next episode; it is kept where the block ends well and holds a step. attrs: more attributes of its
+        `data`. BadInput: an instruction without a word, no step."""
         if not any(map(str.isalnum, instruction)):
             raise BadInput(f"an instruction says in words what is done, not {instruction!r}")
         path = self.folder / f"episode_{self._next():06d}.hdf5"

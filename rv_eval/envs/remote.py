@@ -14,8 +14,8 @@ from rv_eval.envs.remote_messages import RemoteTask, read_action, read_error, re
 from rv_eval.serving import wire
 
 START_S = 180.0  # an environment that says nothing for so long does not start
-# How long a standing environment is tried that does not answer, or has a client, at the beginning and later, when it was
-# there before: somebody may be starting it again.
+# How long a standing environment is tried that does not answer, or has a client: at the beginning; and later, when it
+# was there before and somebody may be starting it again.
 FIRST_PATIENCE_S, PATIENCE_S = 5.0, 60.0
 
 

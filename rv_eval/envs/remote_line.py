@@ -108,8 +108,8 @@ class StartedServer:
 
 
 class Line:
-    """Requests to a server and its answers, in order. The constructor returns at once; what is sent before the server is
-    there waits. A thread of its own receives, so `fileno` is readable when there is something to `receive`.
+    """Requests to a server and its answers, in order. The constructor returns at once; what is sent before the server
+    is there waits. A thread of its own receives, so `fileno` is readable when there is something to `receive`.
 
     wanted: the Greeting that the server must have, None: any; `greeting` is its own, once it is there.
     """
@@ -202,7 +202,7 @@ class Line:
         options = {"compression": None, "proxy": None, "ping_interval": None, "max_size": MAX_BYTES, "legacy": True}
         try:
             connection = connect(address, open_timeout=ANSWER_S, close_timeout=1, **options)
-        except InvalidURI as error:
+        except (InvalidURI, ValueError) as error:  # ValueError: of a port that is none
             raise BadInput(f"the address of an environment is ws://host:port, not {address!r}") from error
         try:
             found = read_greeting(unpack(connection.recv(ANSWER_S)))

@@ -1,7 +1,7 @@
 """What an environment in a program of its own and an evaluation say to each other, and what is taken of it.
 
 Over one websocket, every message as `wire.Form.TEXT_KEYS`; docs/examples/serve_env.py is the other end:
-    environment, once connected  {"protocol": PROTOCOL, "expert": bool} and what `serve_env.Toy.describe` explains
+    environment, once connected  {"protocol": PROTOCOL, "expert": bool} and what `serve_env.Box.describe` explains
     here  {"do": "make", "suite", "task_id", "resolution", "render"}        environment  {"done": true}
     here  {"do": "begin", "init_state", "seed", "settle", "views": [name]}  environment  an observation
     here  {"do": "act", "action": (A,) float64, "views": [name]}            environment  an observation

@@ -1,4 +1,4 @@
-"""Demonstrations of an environment that lives elsewhere, by its own expert: what was seen, and what the expert would do.
+"""Demonstrations of an environment that lives elsewhere, by its own expert: what is seen, what the expert would do.
 
 Some are pushed off their way in bursts, and the expert is asked all the same: so a policy sees how to come back. An
 attempt depends on its number and the settings only, and nothing begins where an evaluation begins.
