@@ -68,7 +68,7 @@ def unpack(data: bytes | str) -> dict:
 
 def read_greeting(message: dict) -> Greeting:
     """BadInput: not the greeting of an environment server, and what is wrong with it."""
-    if message.get("protocol") != PROTOCOL:
+    if not _is(message.get("protocol"), (PROTOCOL,)):
         found = str(message.get("protocol"))[:40]
         raise BadInput(f"it does not say protocol {PROTOCOL!r} but {found!r}: not an environment of this version")
     actions = tuple(_action_part(part) for part in _list(message, "actions", 100))
@@ -99,7 +99,7 @@ def read_error(message: dict) -> None:
     if "error" not in message:
         return
     text = str(message["error"])[:500]
-    if message.get("kind") not in KINDS:
+    if not _is(message.get("kind"), KINDS):
         raise BadInput(f"its error has no kind of {', '.join(KINDS)}: {text}")
     if message["kind"] == "request":
         raise BadInput(f"the environment refuses a request: {text}")
@@ -130,6 +130,11 @@ def read_action(message: dict, about: Description) -> np.ndarray:
     """The expert's action (A,) float64. BadInput: it is none. WorkerFailure: it is not finite."""
     read_error(message)
     return _floats(message.get("action"), about.action_dim, "action")
+
+
+def _is(found, texts):
+    """Whether it is one of these; an array is equal to nothing, and fails where it is compared."""
+    return type(found) is str and found in texts
 
 
 def _facts(facts):
