@@ -120,8 +120,8 @@ class Line:
         self._lock, self._connection, self._closed = threading.Lock(), None, False
         self._unsent: list[bytes] = []
         self._arrived: deque[dict | Exception] = deque()
-        self._bell, self._rung = socket.socketpair()
-        self._rung.setblocking(False)
+        self._arriving = threading.Lock()
+        self._bell, self._rung = socket.socketpair()  # holds a byte as long as something has arrived
         threading.Thread(target=self._run, daemon=True).start()
 
     def wait(self, timeout_s: float) -> Greeting:
@@ -146,8 +146,10 @@ class Line:
 
     def receive(self) -> dict:
         """The next answer: call when readable. Raises what went wrong instead: BadInput, CannotStart, WorkerFailure."""
-        self._bell.recv(1)
-        answer = self._arrived.popleft()
+        with self._arriving:
+            answer = self._arrived.popleft()
+            if not self._arrived:
+                self._bell.recv(1)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -223,9 +225,10 @@ class Line:
         return connection
 
     def _deliver(self, answer):
-        self._arrived.append(answer)
-        with contextlib.suppress(OSError):  # closed, or nobody listens: nobody will ask
-            self._rung.send(b"\0")
+        with self._arriving, contextlib.suppress(OSError):  # closed: nobody will ask
+            self._arrived.append(answer)
+            if len(self._arrived) == 1:
+                self._rung.send(b"\0")
 
 
 def split_command(command: str) -> list[str]:

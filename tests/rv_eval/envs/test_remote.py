@@ -139,6 +139,20 @@ def test_closing_ends_the_process_and_says_nothing_twice():
         assert gone(pid)
 
 
+def test_more_answers_than_a_socket_holds_may_wait():
+    with RemoteSimulator(command=COMMAND) as simulator:
+        env = simulator.make(simulator.tasks[0], 32, "plain")
+        env.begin(Episode(env.task, 0, 7, 12), ())
+        for _ in range(600):
+            env.act(np.zeros(4), ())
+        time.sleep(1.0)
+        replies = [env.wait(20.0) for _ in range(601)]
+        assert len({reply.facts["distance"] for reply in replies}) == 1
+        with pytest.raises(WorkerFailure, match="no answer within"):
+            env.wait(0.1)
+        env.close()
+
+
 # ---- what cannot be used
 
 
