@@ -35,7 +35,7 @@ quickstart: setup gl
 	@echo "curves:  $(BIN)/tensorboard --logdir $(RUN)"
 
 metaworld: setup gl $(METAWORLD)/complete
-	$(BIN)/python tools/collect_env.py --env_command "$(ENV_COMMAND)" --num_demos 60 --resolution 128 --render fast \
+	$(BIN)/python tools/collect_env.py --env_command "$(ENV_COMMAND)" --num_demos 80 --resolution 128 --render fast \
 		--pushed 0.5 --push position=0.6 --workers 2 --out $(MW_DEMOS)
 	$(BIN)/python -m rv_train.train --cfg configs/metaworld_small.yaml --nproc 2 \
 		$$(ls $(MW_RUN)/step_*/complete >/dev/null 2>&1 && echo --resume) EXP.ID $(MW_NAME)
