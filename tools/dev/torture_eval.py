@@ -43,7 +43,7 @@ class Torture:
     """Both evaluations. out: folder for everything; mark: of all processes; server: None, or the policy's Server;
     standing: Servers of the environments, where the evaluation starts none."""
 
-    def __init__(self, out, mark, arguments, episodes, num_envs, server, standing, rng):
+    def __init__(self, out, mark, arguments, episodes, num_envs, server, rng, standing=()):
         self.standing = standing
         self.out, self.mark, self.arguments = out, mark, arguments
         self.episodes, self.num_envs, self.server, self.rng = episodes, num_envs, server, rng
@@ -247,7 +247,7 @@ def torture(args, out, mark):
     arguments += ["--episodes", str(args.episodes), "--num_envs", str(args.num_envs)]
     arguments += ["--num_steps", str(args.num_steps)] if args.num_steps is not None else []
     rng = np.random.default_rng(args.seed)
-    test = Torture(out, mark, arguments, args.episodes, args.num_envs, server, standing, rng)
+    test = Torture(out, mark, arguments, args.episodes, args.num_envs, server, rng, standing)
     for other in [server] * bool(server) + standing:
         other.wait_until_ready()
     began = time.monotonic()
