@@ -114,15 +114,15 @@ def record_expert(env: RemoteEnvironment, episode: Episode, demo, pushes: "Pushe
     env.begin(episode, views)
     reply, left = env.wait(timeout_s + START_TIMEOUT_S), AFTER_SUCCESS
     for _ in range(episode.max_steps):
-        if reply.success:
-            left -= 1
-            if left < 0:
-                return
+        left -= reply.success
+        if left < 0:
+            return
         action = env.ask_expert(timeout_s)
         demo.add(reply.observation["views"], reply.observation["proprio"], action)
         env.act(action if pushes is None else action + pushes.next(), views)
         reply = env.wait(timeout_s)
-    raise NoDemo(f"no success within {episode.max_steps} steps")
+    if left == AFTER_SUCCESS and not reply.success:
+        raise NoDemo(f"no success within {episode.max_steps} steps")
 
 
 class Pushes:
