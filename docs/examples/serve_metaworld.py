@@ -1,4 +1,4 @@
-"""Meta-World's MT10 for this project's evaluations, from an environment of its own (Python 3.9 to 3.12):
+"""Meta-World's MT10 for this project's evaluations, from an environment of its own (Python 3.10 to 3.13):
 
     python -m venv .venv-metaworld
     .venv-metaworld/bin/pip install metaworld==3.1.1 mujoco==3.3.0 packaging numpy "websockets>=15" msgpack
