@@ -1,5 +1,6 @@
-# Two commands: `make quickstart` (collect, train, evaluate: the whole loop) and `make test`.
-# Each creates .venv with everything it needs first. Another Python: make PYTHON=/path/to/python3.11 quickstart
+# `make quickstart` (collect, train, evaluate: the whole loop), `make metaworld` (the same in a simulator that lives in an
+# environment of its own) and `make test`. Each creates .venv with everything it needs first.
+# Another Python: make PYTHON=/path/to/python3.11 quickstart
 
 # python3 if it is 3.11, else python3.11, else the one that uv has or fetches.
 PYTHON ?= $(shell for python in python3 python3.11; do \
@@ -21,7 +22,14 @@ NAME := quickstart_run
 RUN := checkpoints/$(NAME)
 EVAL := eval_logs/$(NAME)
 
-.PHONY: quickstart test test-python check lint setup gl browser docs docs-check
+# Ten tasks, four hours on two cores: see configs/metaworld_small.yaml and docs/remote_environments.md.
+METAWORLD := .venv-metaworld
+ENV_COMMAND := $(METAWORLD)/bin/python docs/examples/serve_metaworld.py
+MW_DEMOS := data/metaworld
+MW_NAME := metaworld_run
+MW_RUN := checkpoints/$(MW_NAME)
+
+.PHONY: quickstart metaworld test test-python check lint setup gl browser docs docs-check
 
 quickstart: setup gl
 	$(BIN)/python tools/collect_demos.py --task_suite libero_object --task_ids $(TASK_ID) --num_demos 120 \
@@ -31,6 +39,22 @@ quickstart: setup gl
 	$(BIN)/python tools/eval_libero.py --model_path $(RUN) --task_suite libero_object --task_id $(TASK_ID) \
 		--episodes 10 --num_envs 2 --log_dir $(EVAL) --skip_evaluated
 	@echo "curves:  $(BIN)/tensorboard --logdir $(RUN)"
+
+metaworld: setup gl $(METAWORLD)/complete
+	$(BIN)/python tools/collect_env.py --env_command "$(ENV_COMMAND)" --num_demos 80 --resolution 128 --render fast \
+		--pushed 0.5 --push position=0.6 --workers 2 --out $(MW_DEMOS)
+	$(BIN)/python -m rv_train.train --cfg configs/metaworld_small.yaml --nproc 2 \
+		$$(ls $(MW_RUN)/step_*/complete >/dev/null 2>&1 && echo --resume) EXP.ID $(MW_NAME)
+	$(BIN)/python tools/eval_env.py --env_command "$(ENV_COMMAND)" --model_path $(MW_RUN) --episodes 20 --num_envs 2 \
+		--save_video failures --log_dir eval_logs/$(MW_NAME) --skip_evaluated
+	$(BIN)/python tools/summarize_eval.py eval_logs/$(MW_NAME)
+
+# Meta-World wants another mujoco and numpy than LIBERO: an environment of its own, which speaks to ours over a wire.
+$(METAWORLD)/complete:
+	$(PYTHON) -m venv $(METAWORLD)
+	$(METAWORLD)/bin/pip install --quiet --disable-pip-version-check metaworld==3.1.1 mujoco==3.3.0 packaging==26.4 \
+		numpy==2.4.6 websockets==17.4 msgpack==1.2.4
+	@touch $(METAWORLD)/complete
 
 # Two processes at a time, each with the tests of a file: what a file's tests share is made once. Files in the order of
 # tests/conftest.py.

@@ -92,9 +92,9 @@ class EpisodeWriter:
         return known
 
     @contextlib.contextmanager
-    def episode(self, instruction: str) -> Iterator["Episode"]:
-        """The next episode; it is kept where the block ends well and holds a step. BadInput: an instruction without a
-        word, no step."""
+    def episode(self, instruction: str, attrs: Mapping[str, str | float] | None = None) -> Iterator["Episode"]:
+        """The next episode; it is kept where the block ends well and holds a step. attrs: more attributes of its
+        `data`. BadInput: an instruction without a word, no step."""
         if not any(map(str.isalnum, instruction)):
             raise BadInput(f"an instruction says in words what is done, not {instruction!r}")
         path = self.folder / f"episode_{self._next():06d}.hdf5"
@@ -102,12 +102,19 @@ class EpisodeWriter:
         with whole_file(hidden, sync=True) as part, open_file(part, "w") as file:
             episode = Episode(file, self.key_map, self._packing, self._sizes)
             yield episode
-            episode.finish(instruction, self.rate)
+            episode.finish(instruction, self.rate, attrs or {})
         os.rename(hidden, path)
 
+    def paths(self) -> list[Path]:
+        """The files of the complete episodes, in their order."""
+        return sorted(self.folder.glob("episode_[0-9]*.hdf5"), key=_number)
+
     def _next(self):
-        numbers = [int(path.stem.rpartition("_")[2]) for path in self.folder.glob("episode_[0-9]*.hdf5")]
-        return max(numbers, default=-1) + 1
+        return max(map(_number, self.paths()), default=-1) + 1
+
+
+def _number(path):
+    return int(path.stem.rpartition("_")[2])
 
 
 class Episode:
@@ -135,7 +142,7 @@ class Episode:
             self._rows[key].append(values)
         self.length += 1
 
-    def finish(self, instruction: str, rate: float) -> None:
+    def finish(self, instruction: str, rate: float, attrs: Mapping[str, str | float]) -> None:
         """Write what belongs to the whole episode; BadInput where it has no step."""
         if not self.length:
             raise BadInput(f"{self._file.filename}: an episode without a step: nothing was added")
@@ -149,6 +156,7 @@ class Episode:
                 "macros_image_convention": IMAGE_CONVENTIONS[False],
                 "num_demos": 1,
                 "total": self.length,
+                **attrs,
             }
         )
 

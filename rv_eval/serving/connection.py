@@ -1,15 +1,24 @@
-"""A server's side of a websocket whose client may be gone, silent, or greedy."""
+"""Websockets whose other end may be gone, silent, or greedy: a server's side, and how to hang up without waiting."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from websockets.asyncio.server import ServerConnection
+from websockets.sync.connection import Connection
 
 T = TypeVar("T")
 
 MAX_UNREAD = 2**20  # bytes sent to a client that does not read them
+
+
+def abort(connection: Connection) -> None:
+    """Close a connection of websockets.sync without waiting for the other side."""
+    with contextlib.suppress(OSError):  # closed already
+        connection.socket.shutdown(socket.SHUT_RDWR)
+    connection.close()
 
 
 async def unless_gone(connection: ServerConnection, coroutine: Coroutine[Any, Any, T]) -> T | None:

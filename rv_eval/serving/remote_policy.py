@@ -1,6 +1,5 @@
 """A policy that answers somewhere else: `rv_eval.policy.Policy`'s methods, over `rv_eval.serving.protocol`."""
 
-import contextlib
 import socket
 import struct
 import time
@@ -15,6 +14,7 @@ from rv_eval.agent import AgentSettings
 from rv_eval.drafts import numbers_of
 from rv_eval.policy import Policy
 from rv_eval.serving import wire
+from rv_eval.serving.connection import abort
 from rv_eval.serving.protocol import (
     FAILED,
     KEY_VARIABLE,
@@ -194,7 +194,7 @@ class RemotePolicy:
             limit = struct.pack("ll", int(self.timeout_s), int(self.timeout_s % 1 * 1e6))
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         except BaseException:
-            _abort(connection)
+            abort(connection)
             raise
         return connection
 
@@ -229,15 +229,8 @@ class RemotePolicy:
 
     def _hang_up(self):
         for connection in self._connections:
-            _abort(connection)
+            abort(connection)
         self._connections = []
-
-
-def _abort(connection):
-    """Close without waiting for the other side."""
-    with contextlib.suppress(OSError):  # closed already
-        connection.socket.shutdown(socket.SHUT_RDWR)
-    connection.close()
 
 
 def _refuse_if_too_large(error):

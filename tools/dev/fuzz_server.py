@@ -2,13 +2,15 @@
 
     python tools/dev/fuzz_server.py --model_path checkpoints/quickstart [--seconds 60] [--clients 50] [--seed 0]
     python tools/dev/fuzz_server.py --url ws://127.0.0.1:8000           (a server that runs already)
+    python tools/dev/fuzz_server.py --env_command "python docs/examples/serve_env.py" --render plain
 
 Attackers send random bytes, truncated and flipped messages, huge and wrong arrays, pickles, deep and wide messages,
 broken frames, half handshakes, pictures that lie, in the forms of all its clients; they flood, hang and leave.
 Meanwhile honest clients, openpi-client where it is installed and one of vla-eval's form, ask the same questions again
 and again. They must get the same answers to the bit, and at the end the server must be alive, free of the attackers, no
 larger than after the warm-up (a third of the time) but for TOLERANCE_MB, and must have unpickled nothing and printed no
-traceback. The server that is started here has an API key.
+traceback. The server that is started here has an API key. The last command attacks both ends of the wire of an
+environment that lives elsewhere, see tools/dev/fuzz_env.py.
 
 Exit code: 0 all of that holds, 1 not, 2 bad input.
 """
@@ -95,6 +97,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--model_path", help="start a server of this checkpoint, and look into its process")
     where.add_argument("--url", help="attack this server; its memory and console are not seen")
+    where.add_argument("--env_command", metavar="CMD", help="starts an environment; --child is added to it")
+    parser.add_argument("--render", default="fast", help="a render setting of --env_command's")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--clients", type=int, default=50, help="attackers")
     parser.add_argument("--seed", type=int, default=0)
@@ -113,6 +117,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         from rv_train.checkpoint import find_model_folder
 
         find_model_folder(args.model_path)  # else its absence would stand in the server's console
+    if args.env_command:
+        from tools.dev.fuzz_env import fuzz_env
+
+        with tempfile.TemporaryDirectory(prefix="fuzz_env_") as folder:
+            _end(fuzz_env(args.env_command, args.render, Path(folder), args.seconds, args.seed), "the environment")
+        return
     with tempfile.TemporaryDirectory(prefix="fuzz_server_") as folder:
         server = ServerProcess(args.model_path, Path(folder)) if args.model_path else None
         try:
@@ -126,7 +136,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             problems.append(f"the server ended with exit code {code} at SIGTERM")
         if server and "Traceback" in server.printed():
             problems.append(f"the server printed a traceback: {server.printed()[-1000:]}")
-    print("\n".join(f"FAILED: {problem}" for problem in problems) or "\nthe server holds")
+    _end(problems, "the server")
+
+
+def _end(problems, what):
+    print("\n".join(f"FAILED: {problem}" for problem in problems) or f"\n{what} holds")
     if problems:
         raise SystemExit(1)
 

@@ -1,11 +1,15 @@
 """Kill an evaluation at random moments, continue it each time, and compare it with one that nobody touched.
 
     python tools/dev/torture_eval.py [--kills 10] [--seed 0] [--served] [--out DIR]
+    python tools/dev/torture_eval.py --env_command CMD [--standing] --model_path RUN [...]
 
 Each SIGKILL hits the evaluation, one of its simulator processes, the policy's server (--served; else the policy lives
 in the evaluation), or everything at once; at start-up, in the middle of episodes, or right after a result was written.
 A killed evaluation is started again with --skip_evaluated, a killed server on the same port; a killed simulator is the
 evaluation's own business. The last kill is a simulator's: the evaluation that comes to its end has survived one.
+
+With --env_command the simulators are environments that live elsewhere, see docs/remote_environments.md: programs that
+the evaluation starts, or with --standing ones that stand at addresses of their own, and are started again there.
 
 At the end every episode must be there exactly once, as in the undisturbed evaluation, with its video; simulators that
 were killed are incidents, never failures; no process and no unfinished file may be left.
@@ -14,14 +18,9 @@ Ten minutes on two cores. Exit code: 0 equal, 1 not, or an evaluation failed or 
 """
 
 import argparse
-import contextlib
-import functools
-import os
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,124 +28,25 @@ import numpy as np
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
+from rv_eval.envs.remote_line import split_command
 from rv_eval.playing.rollout import MAX_INCIDENTS
 from rv_eval.results.records import ResultsFile
 from rv_train.checkpoint import find_model_folder
 from tools.compare_evals import compare_evals
 from tools.dev.processes import TortureFailed, kill, processes, run_torture, wait_for_nobody
+from tools.dev.watched import MARK, Attempt, Server
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = ("start-up", "episodes", "result")
-MARK = "TORTURE_EVAL"  # environment variable by which every process is found, whoever its parent is
 PATIENCE_S = 120.0  # without a new result, beside what start-up and an episode take undisturbed
 
 
-class Attempt:
-    """One start of the evaluation, watched from outside: its console, its results, its processes."""
-
-    def __init__(self, arguments: Sequence[str], log_dir: Path, log: Path, mark: str) -> None:
-        self.results, self.log, self.mark = ResultsFile(log_dir / "results.jsonl"), log, f"{MARK}={mark}"
-        self.simulators_killed = 0
-        self.incidents_due = 0  # of them, those that certainly played an episode
-        self.had = self.count()
-        command = [sys.executable, str(ROOT / "tools/eval_libero.py"), *arguments, "--log_dir", str(log_dir)]
-        self.process = start(command, log, mark)
-        self.began = time.monotonic()
-
-    def count(self) -> int:
-        """Results written so far, those of earlier attempts among them."""
-        return len(self.results.read())
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
-
-    def records(self) -> list[dict[str, Any]]:
-        """What this attempt has written."""
-        return self.results.read()[self.had :]
-
-    def simulators(self) -> list[int]:
-        """Its simulator processes that live."""
-        return [
-            pid
-            for pid, (parent, command) in processes(self.mark).items()
-            if parent == self.process.pid and b"robosuite_sim.remote" in command
-        ]
-
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = float("inf")) -> bool:
-        """False where the evaluation ends before. TortureFailed: nothing of it for `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            if self.process.poll() is not None:
-                return False
-            if time.monotonic() > deadline:
-                raise TortureFailed(f"the evaluation hangs:\n{self.tail()}")
-            time.sleep(0.005)
-        return self.process.poll() is None
-
-    def wait_for_end(self, patience_s: float) -> int:
-        """Exit code. TortureFailed: it hangs."""
-        count = -1
-        while count < self.count() and self.process.poll() is None:
-            count = self.count()
-            self.wait_until(functools.partial(self._has_more_than, count), patience_s)
-        return self.process.wait()
-
-    def _has_more_than(self, count: int) -> bool:
-        return self.count() > count
-
-    def tail(self) -> str:
-        return self.log.read_text(errors="replace")[-3000:]
-
-
-class Server:
-    """tools/serve_policy.py on a port of its own, started again whenever it was killed."""
-
-    def __init__(self, model_path: Path | str, log: Path, mark: str) -> None:
-        self.port, self.log, self.mark = free_port(), log, mark
-        self.command = [sys.executable, str(ROOT / "tools/serve_policy.py"), "--model_path", str(model_path)]
-        self.command += ["--port", str(self.port)]
-        self.starts = 0
-        self.start()
-
-    def start(self) -> None:
-        self.starts += 1
-        log = self.log.with_name(f"{self.log.stem}_{self.starts:03d}.log")
-        self.process = start(self.command, log, f"{self.mark}.server.")
-
-    def wait_until_ready(self, timeout_s: float = 120.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
-            time.sleep(0.1)
-        raise TortureFailed(f"the policy server does not start, see {self.log.parent}")
-
-
-def start(command: Sequence[str], log: Path, mark: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as console:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=console, stderr=subprocess.STDOUT)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 class Torture:
-    """Both evaluations. out: folder for everything; mark: of all processes; server: None, or the policy's Server."""
+    """Both evaluations. out: folder for everything; mark: of all processes; server: None, or the policy's Server;
+    standing: Servers of the environments, where the evaluation starts none."""
 
-    def __init__(
-        self,
-        out: Path,
-        mark: str,
-        arguments: Sequence[str],
-        episodes: int,
-        num_envs: int,
-        server: Server | None,
-        rng: np.random.Generator,
-    ) -> None:
+    def __init__(self, out, mark, arguments, episodes, num_envs, server, rng, standing=()):
+        self.standing = standing
         self.out, self.mark, self.arguments = out, mark, arguments
         self.episodes, self.num_envs, self.server, self.rng = episodes, num_envs, server, rng
         self.victims = ("evaluation", "simulator", "all") + (("server",) if server else ())
@@ -155,7 +55,8 @@ class Torture:
 
     def run_whole(self) -> None:
         """The undisturbed evaluation; it also tells how long things take. TortureFailed where it fails."""
-        attempt = Attempt(self.arguments, self.out / "whole", self.out / "whole.log", f"{self.mark}.whole.")
+        mark = f"{self.mark}.whole."
+        attempt = Attempt(self.arguments, self.out / "whole", self.out / "whole.log", mark, self.standing)
         attempt.wait_until(lambda: attempt.count() > 0)
         first_s = attempt.seconds()
         if attempt.process.wait() != 0:
@@ -186,6 +87,8 @@ class Torture:
             if victim in ("server", "all") and self.server:
                 self.server.process.wait()
                 self.server.start()
+            for server in self.standing:
+                server.start_again()
         attempt = attempt or self.start_attempt(kills)
         if attempt.wait_for_end(self.startup_s + self.episode_s + PATIENCE_S) != 0:
             raise TortureFailed(f"the evaluation failed by itself:\n{attempt.tail()}")
@@ -195,7 +98,8 @@ class Torture:
         if self.server:
             self.server.wait_until_ready()
         log = self.out / f"attempt_{number:03d}.log"
-        return Attempt([*self.arguments, "--skip_evaluated"], self.out / "killed", log, f"{self.mark}.{number}.")
+        mark = f"{self.mark}.{number}."
+        return Attempt([*self.arguments, "--skip_evaluated"], self.out / "killed", log, mark, self.standing)
 
     def wait_for_moment(self, attempt: Attempt, number: int, kills: int) -> str:
         """Sleep to a random moment, such that the results last for all kills. Returns its name."""
@@ -229,8 +133,9 @@ class Torture:
             victim = "evaluation"  # it has no simulators yet, and may not have met the server
         if victim == "simulator":
             attempt.simulators_killed += 1
-            attempt.incidents_due += self.episodes - attempt.count() > self.num_envs
-            kill([simulators[self.rng.integers(len(simulators))]])
+            busy = not self.standing  # those that stand elsewhere may be at rest
+            attempt.incidents_due += busy and self.episodes - attempt.count() > self.num_envs
+            self.end(simulators[self.rng.integers(len(simulators))])
         elif victim == "evaluation":
             kill([attempt.process.pid])
         elif victim == "server":
@@ -240,7 +145,14 @@ class Torture:
             kill(processes(f"{MARK}={self.mark}"))
         return victim
 
-    def see_off(self, attempt: Attempt, victim: str) -> None:
+    def end(self, simulator):
+        """Kill a simulator; of one that stands elsewhere its end is seen here."""
+        kill([simulator])
+        for server in self.standing:
+            if server.process.pid == simulator:
+                server.process.wait()
+
+    def see_off(self, attempt, victim):
         """Wait until nothing of a killed attempt lives."""
         attempt.process.wait()
         left = wait_for_nobody(attempt.mark)
@@ -296,6 +208,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--model_path", default="checkpoints/quickstart")
     add("--task_suite", default="libero_object")
     add("--task_id", type=int, default=0)
+    add("--env_command", metavar="CMD", help="play in environments that it starts, not in LIBERO")
+    add("--standing", action="store_true", help="the environments stand at addresses, and are started again there")
     add("--episodes", type=int, default=16)
     add("--num_steps", type=int, help="step limit per episode (default: the suite's)")
     add("--num_envs", type=int, default=4)
@@ -310,21 +224,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.kills < 1 or args.episodes < 1 or args.num_envs < 1:
         numbers = f"{args.kills}, {args.episodes} and {args.num_envs}"
         raise BadInput(f"--kills, --episodes and --num_envs must be at least 1, got {numbers}")
+    if args.standing and args.env_command is None:
+        raise BadInput("--standing is of environments that --env_command starts")
     find_model_folder(args.model_path)  # else its absence would stand in a console's file
     run_torture(MARK, args.out, "equal", lambda out, mark: torture(args, out, mark))
 
 
-def torture(args: argparse.Namespace, out: Path, mark: str) -> list[str]:
+def simulator_arguments(args, standing):
+    """The program of the evaluation, and what says where it plays."""
+    if args.env_command is None:
+        return [str(ROOT / "tools/eval_libero.py"), "--task_suite", args.task_suite]
+    urls = [f"ws://127.0.0.1:{server.port}" for server in standing]
+    return [str(ROOT / "tools/eval_env.py"), *(["--env", *urls] if urls else ["--env_command", args.env_command])]
+
+
+def torture(args, out, mark):
     """Both evaluations; returns what is wrong, one line each."""
-    server = Server(args.model_path, out / "server.log", mark) if args.served else None
+    policy = [sys.executable, str(ROOT / "tools/serve_policy.py"), "--model_path", str(args.model_path)]
+    server = Server(policy, out / "server.log", mark) if args.served else None
     model_path = f"ws://127.0.0.1:{server.port}" if server else args.model_path
-    arguments = ["--model_path", str(model_path), "--task_suite", args.task_suite, "--task_id", str(args.task_id)]
+    standing = [
+        Server(split_command(args.env_command), out / f"environment_{number}.log", f"{mark}.standing{number}.")
+        for number in range(args.num_envs if args.standing else 0)
+    ]
+    arguments = [*simulator_arguments(args, standing), "--model_path", str(model_path), "--task_id", str(args.task_id)]
     arguments += ["--episodes", str(args.episodes), "--num_envs", str(args.num_envs)]
     arguments += ["--num_steps", str(args.num_steps)] if args.num_steps is not None else []
     rng = np.random.default_rng(args.seed)
-    test = Torture(out, mark, arguments, args.episodes, args.num_envs, server, rng)
-    if server:
-        server.wait_until_ready()
+    test = Torture(out, mark, arguments, args.episodes, args.num_envs, server, rng, standing)
+    for other in [server] * bool(server) + standing:
+        other.wait_until_ready()
     began = time.monotonic()
     test.run_whole()
     print(
@@ -335,9 +264,9 @@ def torture(args: argparse.Namespace, out: Path, mark: str) -> list[str]:
     began = time.monotonic()
     test.run_killed(args.kills)
     print(f"\nkilled {args.kills} times, done after {time.monotonic() - began:.0f} s", flush=True)
-    if server:
-        kill([server.process.pid])
-        server.process.wait()
+    for other in [server] * bool(server) + standing:
+        kill([other.process.pid])
+        other.process.wait()
     left = wait_for_nobody(f"{MARK}={mark}")
     found = [f"{left} processes were left behind"] if left else test.check()
     if not found:

@@ -12,13 +12,14 @@ import pytest
 
 from rv_eval.envs import SIMULATORS, get_simulator
 from rv_eval.envs.base import Environment, Episode, Simulator
+from tests.rv_eval.envs.elsewhere import box
 from tests.rv_eval.envs.toy import ToySimulator
 from tests.rv_eval.fakes import FakeSimulator
 
 # Arguments that choose a few tasks, of simulators that want to be told; the others' parsers get nothing.
 CHOICE = {"libero": ["--task_suite", "libero_object", "--task_id", "5", "0"]}
-RENDER = {"toy": "plain"}  # a setting that the simulator knows, where it does not know "fast"
-HERE = {"toy": ToySimulator, "fake": FakeSimulator}
+RENDER = {"toy": "plain", "box": "plain"}  # a setting that the simulator knows, where it does not know "fast"
+HERE = {"toy": ToySimulator, "fake": FakeSimulator, "box": box}
 R = 32  # pixels
 START_S = 180  # an environment may take so long until its first reply
 

@@ -1,0 +1,164 @@
+"""tools/eval_env.py and tools/collect_env.py with an environment that lives elsewhere: serve_env.py's box."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from libs.demo_hdf5 import DemoFile, KeyMap
+from rv_eval.envs.base import ActionPart, Description
+from rv_eval.envs.remote import RemoteSimulator
+from rv_eval.playing.demonstrations import Pushes
+from rv_train.checkpoint import save_model_folder
+from rv_train.policies import build_encoder, build_policy
+from tests.refusal import refusal
+from tests.rv_eval.envs.elsewhere import COMMAND, gone, misbehaving
+from tests.tiny import ACTION_STATS, ROOT, tiny_cfg
+from tools.collect_env import main as collect
+from tools.compare_evals import compare_evals
+from tools.dev.processes import processes
+from tools.eval_env import main
+from tools.summarize_eval import main as summarize
+
+MARK = "REMOTE_TEST"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A random policy of four numbers that looks at one camera."""
+    cfg = tiny_cfg(ACTION__DIM=4, DATA__VIEWS=["front"], ACTION__HORIZON=2)
+    stats = {name: value[:4] if isinstance(value, list) else value for name, value in ACTION_STATS.items()}
+    model = build_policy(cfg, build_encoder(cfg, stats)).eval()
+    folder = tmp_path_factory.mktemp("run") / "box_run" / "model"
+    save_model_folder(folder, model, cfg, stats, {"render": "dark", "resolution": 32})
+    return folder
+
+
+def arguments(model, log, command=COMMAND, episodes=3):
+    given = ["--env_command", command, "--model_path", str(model), "--episodes", str(episodes), "--video_every", "1"]
+    return [*given, "--num_envs", "2", "--log_dir", str(log)]
+
+
+def records(log):
+    return [json.loads(line) for line in (log / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """The log folder of an undisturbed evaluation of six episodes."""
+    log = tmp_path_factory.mktemp("whole")
+    main(arguments(model, log, episodes=6))
+    return log
+
+
+def test_from_the_command_to_the_report(model, whole, capsys):
+    assert sorted(record["init_state"] for record in records(whole)) == list(range(6))
+    for record in records(whole):
+        assert record["suite"] == "box" and record["environment"]["benchmark"] == "box"
+        assert record["simulator_packages"] == ["box"] and record["versions"]["box"] == "1.0"
+        assert 0 <= record["facts"]["distance"] <= 1 and (whole / record["video"]).stat().st_size > 0
+    main([*arguments(model, whole, episodes=6), "--skip_evaluated"])
+    assert "6 of 6 episodes are in" in capsys.readouterr().out
+    summarize([str(whole)])
+    assert "close the hand at the ball" in capsys.readouterr().out + (whole / "report.html").read_text()
+
+
+def test_shards_and_an_environment_that_dies_once_give_the_same_results(model, whole, tmp_path):
+    command = misbehaving(tmp_path, "os._exit(1)", at=2)
+    for shard in ("0", "1"):
+        shared = arguments(model, tmp_path / "log", command, episodes=6)
+        main([*shared, "--num_shards", "2", "--shard_id", shard])
+    assert compare_evals(whole, tmp_path / "log") == []
+    found = [json.loads(line) for path in (tmp_path / "log").glob("results*") for line in path.open()]
+    assert sorted(record["incidents"] for record in found) == [0] * 5 + [1]
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_leaves_no_environment_and_goes_on_to_the_same_results(model, whole, tmp_path):
+    slow = misbehaving(tmp_path, "time.sleep(600)", at=4)  # so that there is something to kill
+    words = [sys.executable, str(ROOT / "tools/eval_env.py"), *arguments(model, tmp_path / "log", slow, episodes=6)]
+    mark = f"{tmp_path}"
+    child = subprocess.Popen(words, cwd=ROOT, env={**os.environ, MARK: mark, "PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "marker").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    environments = [pid for pid in processes(f"{MARK}={mark}") if pid != child.pid]
+    assert environments
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert all(map(gone, environments))
+    main([*arguments(model, tmp_path / "log", slow, episodes=6), "--skip_evaluated"])
+    assert compare_evals(whole, tmp_path / "log") == []
+
+
+def test_bad_input_is_a_line(model, tmp_path, capsys):
+    given = arguments(model, tmp_path / "log")[2:]
+    for where, told in (
+        (["--env_command", "no_such_program"], "no_such_program cannot be started"),
+        (["--env_command", f"{sys.executable} -c 'import no_such_simulator'"], "No module named 'no_such_simulator'"),
+        (["--env", "ws://127.0.0.1:1", "stack"], "--env stack: addresses are ws://host:port"),
+        (["--env", "stack", "libero"], "--env takes one of libero, stack"),
+    ):
+        assert told in refusal(main, capsys, *where, *given)
+    assert not (tmp_path / "log").exists()
+    assert "looks at front" not in refusal(main, capsys, *arguments(model, tmp_path), "--render", "plain")
+    with pytest.raises(SystemExit):
+        main([*arguments(model, tmp_path), "--help"])
+    assert "of box (default: all)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--env", "stack", "--env_command", COMMAND])
+    assert "not allowed with" in capsys.readouterr().err
+
+
+# ---- demonstrations
+
+
+def collected(out, num_demos, *more):
+    words = ["--env_command", COMMAND, "--num_demos", str(num_demos), "--out", str(out), "--render", "plain"]
+    collect([*words, "--resolution", "24", "--pushed", "0.5", "--push", "move=0.5", *more])
+    return [DemoFile(path, KeyMap.load(path.parent / "key_map.json")) for path in sorted(out.glob("*/episode_*.hdf5"))]
+
+
+def test_demonstrations_are_the_same_however_they_are_collected(tmp_path, capsys):
+    first = collected(tmp_path / "a", 3)
+    collected(tmp_path / "b", 1)
+    again = collected(tmp_path / "b", 3)
+    assert len(first) == len(again) == 3
+    with RemoteSimulator(command=COMMAND) as simulator:
+        (task,) = simulator.tasks
+    for one, other in zip(first, again, strict=True):
+        assert one.instruction_of("demo_0") == task.instruction
+        np.testing.assert_array_equal(one.actions("demo_0"), other.actions("demo_0"))
+        np.testing.assert_array_equal(one.frame("demo_0", 0, "front"), other.frame("demo_0", 0, "front"))
+        assert one.frame("demo_0", 0, "front").shape == (24, 24, 3) and one.render == "plain"
+    assert len({demo.actions("demo_0").tobytes() for demo in first}) == 3
+    told = refusal(
+        collect, capsys, "--env_command", COMMAND, "--num_demos", "3", "--out", tmp_path / "a", "--render", "dark"
+    )
+    assert "choose another --out" in told
+
+
+def test_pushes_come_in_bursts_and_move_only_what_is_named():
+    parts = (ActionPart("move", 3), ActionPart("gripper", 1))
+    about = Description("box", "box", ("front",), {}, parts, control_hz=5)
+    pushes = Pushes(about, {"move": 0.5}, np.random.default_rng(0))
+    added = np.stack([pushes.next() for _ in range(2000)])  # (T, 4)
+    pushed = np.abs(added).max(1) > 0
+    assert 0.1 < pushed.mean() < 0.4 and np.abs(added).max() <= 0.5 and not added[:, 3].any()
+    bursts = np.flatnonzero(pushed[1:] & ~pushed[:-1])
+    assert len(bursts) > 30, "one after the other"
+    assert all((added[start + 1] == added[start + 2]).all() for start in bursts), "the same push for a while"
+
+
+def test_what_cannot_be_collected_is_a_line(tmp_path, capsys, monkeypatch):
+    given = ["--env_command", COMMAND, "--num_demos", "1", "--out", tmp_path / "a", "--render", "plain"]
+    assert "--push arm=1: PART=MOST" in refusal(collect, capsys, *given, "--push", "arm=1")
+    assert "--push move=far" in refusal(collect, capsys, *given, "--push", "move=far")
+    assert "unknown render setting 'bright'" in refusal(collect, capsys, *given[:-1], "bright")
+    monkeypatch.setattr(RemoteSimulator, "has_expert", False)
+    assert "has no expert" in refusal(collect, capsys, *given)

@@ -1,0 +1,86 @@
+"""Collect demonstrations in environments that live elsewhere, by their own experts: see docs/remote_environments.md.
+
+    python tools/collect_env.py --env_command "THERE/bin/python serve_metaworld.py" --num_demos 50 --render fast \\
+        --pushed 0.5 --push position=0.6 --out data/metaworld
+
+Writes DIR/TASK/episode_000000.hdf5 ... and DIR/TASK/key_map.json, which reads them (DATA.KEY_MAP; those of all tasks
+are the same). The same command continues after an interruption; the result depends neither on interruptions nor on the
+number of workers, and no demonstration begins where an evaluation does.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+from libs.cli import cli_errors
+from libs.errors import BadInput
+from libs.files import check_new_folder
+from libs.jobs import run_jobs
+from rv_eval.envs.remote import RemoteSimulator
+from rv_eval.playing.demonstrations import DemoSettings, TaskRecorder
+from tools.collect_demos import COUNTS, check_ranges
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--env_command", required=True, metavar="CMD", help="starts an environment; --child is added to it")
+    add("--num_demos", required=True, type=int, help="of each task")
+    add("--out", required=True, type=Path, help="a folder for each task is made in it")
+    add("--task_suite", nargs="+", help="default: all")
+    add("--task_id", type=int, nargs="+", help="tasks of each suite (default: all)")
+    add("--task_name", nargs="+", help="tasks by name")
+    add("--resolution", type=int, default=128, help="pixels on each side of a picture")
+    add("--render", required=True, help="how pictures are drawn, a name of the environment's; evaluate with the same")
+    add("--seed", type=int, default=0, help="another seed gives other demos")
+    add(
+        "--pushed",
+        type=float,
+        default=0.0,
+        metavar="FRACTION",
+        help="this fraction is pushed off its way in bursts ...",
+    )
+    add("--push", nargs="+", default=[], metavar="PART=MOST", help="... these parts of an action, so far at most")
+    add("--workers", type=int, default=1, help="environments at a time, each with another task")
+    add("--timeout", type=float, default=60.0, help="seconds after which an environment counts as hanging")
+    return parser.parse_args(argv)
+
+
+def read_pushes(words, parts) -> dict[str, float]:
+    """{part: how far}. BadInput: no such part, or no number above 0."""
+    pushes = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        try:
+            pushes[name] = float(number)
+        except ValueError:
+            pushes[name] = math.nan
+        if name not in parts or not 0 < pushes[name] < math.inf:
+            raise BadInput(f"--push {word}: PART=MOST, a number above 0, of {', '.join(parts)}")
+    return pushes
+
+
+@cli_errors
+def main(argv=None):
+    args = parse_args(argv)
+    check_ranges(args, **COUNTS, pushed=(0, 1), timeout=(1e-3, math.inf))
+    check_new_folder(args.out)
+    with RemoteSimulator(command=args.env_command) as simulator:
+        if not simulator.has_expert:
+            raise BadInput("--env_command: this environment has no expert: nobody there knows how")
+        about, tasks, versions = simulator.description, simulator.choose_tasks(args), simulator.versions()
+    push = read_pushes(args.push, [part.name for part in about.actions])
+    settings = DemoSettings(about.name, args.resolution, args.render, args.seed, args.pushed, push, versions)
+    record = TaskRecorder(args.env_command, args.out, settings, args.num_demos, args.timeout)
+    try:
+        run_jobs(
+            record, tasks, args.workers, lambda task: print(f"{args.out / task.name}: {args.num_demos} demos"), args.out
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command continues") from None
+
+
+if __name__ == "__main__":
+    main()
