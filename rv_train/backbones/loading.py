@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import shutil
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from libs.errors import BadInput, first_line
+from libs.files import link_or_copy
 from rv_train.backbones.folders import check_model_type, check_source, find_weights, is_model_folder, missing_files
 from rv_train.backbones.lora import attach, is_frozen, read_base, save_adapter, weights_sha256
 from rv_train.backbones.running import DTYPES, FLASH, has_flash
@@ -113,10 +113,7 @@ def copy_base(backbone, folder):
     target = Path(folder) / BASE_COPY
     target.mkdir()
     for path in (p for p in backbone.base_folder.iterdir() if p.suffix in (".json", ".safetensors")):
-        try:
-            os.link(path.resolve(), target / path.name)  # all checkpoints of a run share one copy
-        except OSError:
-            shutil.copyfile(path, target / path.name)
+        link_or_copy(path, target / path.name)  # all checkpoints of a run share one copy
 
 
 def save_weights(backbone, folder):
