@@ -416,7 +416,7 @@ def test_a_real_demonstration(tmp_path, monkeypatch):
     demos = DemoFile(tmp_path / "new" / path.name)
     assert np.array_equal(demos.actions("demo_0"), without_noops(actions))
     still = (np.abs(recording.actions[:, :6]) < 1e-4).all(axis=1)
-    assert still[-1] and np.array_equal(demos.actions("demo_2"), recording.actions)  # it waits, at the end at least
+    assert still[-1] and np.array_equal(demos.actions("demo_1"), recording.actions)  # it waits, at the end at least
     with h5py.File(demos.path) as file:
         joints = file["data/demo_0/obs/joint_states"][()]
     # published: after each action; new: before the next one. The first two are idle, then 30 until the next idle ones
@@ -424,6 +424,6 @@ def test_a_real_demonstration(tmp_path, monkeypatch):
     assert np.abs(joints[:29] - after["joint_states"][2:31]).max() > 0.02
     assert verify_demo_file(demos.path) == []
     monkeypatch.setattr(replay, "LiberoEnv", lambda *_: env)
-    for _, result in replay_demos(demos, env.task, ["demo_0", "demo_2"]):
+    for _, result in replay_demos(demos, env.task, ["demo_0", "demo_1"]):
         assert result.problems() == [] and result.success and result.state_max == result.robot_state_max == 0
         assert result.picture_max == {"agentview": 0, "eye_in_hand": 0}
