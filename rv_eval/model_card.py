@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 
-from libs.config_tree import pair
 from rv_train.backbones.prompt import STATE
 
 MARK = "\0"  # where the instruction goes
@@ -16,8 +15,7 @@ tags: [robotics, vision-language-action]
 
 # A policy for a robot, in {title}
 
-{kind}. Trained in this repository's form of VLA-0 (Goyal et al. 2025, arXiv:2510.13054). Opens with transformers
-{versions}{tried}.
+{kind}. Opens with transformers {versions}.
 
 {recipe}
 """
@@ -44,13 +42,14 @@ lets the model write nothing but such integers:
 ```
 """
 
-CODE = '''import cv2
+CODE = """import cv2
 import numpy as np
 import torch
+import transformers
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 FOLDER = "."  # of this card
-CAMERAS = [  # name; top, left, height and width of what is seen of a frame; how that is resized
+CAMERAS = [  # name; top, left, height and width of what is seen of a frame; (width, height) it is resized to, and how
 {cameras}
 ]
 HEAD = {head}
@@ -62,18 +61,27 @@ model = AutoModelForImageTextToText.from_pretrained(FOLDER, dtype=torch.float32)
 
 
 def inputs(frames, instruction{state}):  # {{camera: (height, width, 3) uint8}}, text{state_form}
-    seen = [cv2.resize(frames[name][t : t + h, l : l + w], {size}, interpolation=how) for name, t, l, h, w, how in CAMERAS]
+    cuts = [(frames[name][t : t + h, l : l + w], size, how) for name, t, l, h, w, size, how in CAMERAS]
+    seen = [cv2.resize(cut, size, interpolation=how) for cut, size, how in cuts]
 {bars}{integers}    words = tokenizer(HEAD + instruction{state_text} + TAIL, return_tensors="pt")
     batch = {{**words, **processor(images={images}, return_tensors="pt")}}
-    return batch{types}
+{types}
 
 
 def actions(frames, instruction{state}):  # -> ({horizon}, {dim}) float32
     batch = inputs(frames, instruction{state})
     ids = model.generate(**batch, max_new_tokens={longest}, do_sample=False)[0, batch["input_ids"].shape[1] :]
-    written = np.array(tokenizer.decode(ids, skip_special_tokens=True).split(), dtype=float).reshape(-1, {dim})
-    return (LOW + written / {bins} * (HIGH - LOW)).astype(np.float32)'''
+    words = tokenizer.decode(ids, skip_special_tokens=True).split()[: {values}]
+    written = np.array(words, dtype=float).reshape({horizon}, {dim})
+    return (LOW + written / {bins} * (HIGH - LOW)).astype(np.float32)"""
 
+BARS = """    room = [({} - one.shape[0], {} - one.shape[1]) for one in seen]
+    around = [((y // 2, y - y // 2), (x // 2, x - x // 2), (0, 0)) for y, x in room]
+    seen = [np.pad(one, bars) for one, bars in zip(seen, around)]
+"""
+TYPES = """    if transformers.__version__ >= "5":  # tells pictures from words by this, 4.57 by itself
+        batch["mm_token_type_ids"] = (batch["input_ids"] == model.config.image_token_id).int()
+    return batch"""
 STATE_RANGE = """STATE_LOW, STATE_SPAN = np.array({low}), np.array({span})
 """
 STATE_INTEGERS = """    state = np.rint(np.clip((state - STATE_LOW) / STATE_SPAN, 0, 1) * {bins}).astype(int)
@@ -83,19 +91,15 @@ OWN = """Its actions come out of an expert beside the vision-language model, whi
 """
 
 
-def model_card(policy, versions: str, tried: str = "") -> str:
-    """The card of a `rv_eval.policy.Policy`, Markdown; versions: of transformers, that open the folder it stands in.
-
-    tried: what was tried with them, in words.
-    """
+def model_card(policy, versions: str) -> str:
+    """The card of a `rv_eval.policy.Policy`, Markdown; versions: of transformers, that open the folder it stands in."""
     family, of_text = policy.model.family, policy.model.INTEGERS
-    kind = "Vision-language model whose answers are actions" if of_text else "Vision-language model with an action expert"
-    recipe = _text(policy, versions) if of_text else OWN
-    said = f" ({tried})" if tried else ""
-    return CARD.format(title=family.name, kind=kind, versions=versions, tried=said, recipe=recipe.rstrip())
+    kind = "Vision-language model " + ("that writes actions (VLA-0)" if of_text else "with an action expert")
+    recipe = _text(policy) if of_text else OWN
+    return CARD.format(title=family.name, kind=kind, versions=versions, recipe=recipe.rstrip())
 
 
-def _text(policy, versions):
+def _text(policy):
     encoder, pictures, preset = policy.encoder, policy.pictures, policy.preset
     height, width = pictures["size"]
     cut = f"to the middle {encoder.transform.crop:g} of height and width"
@@ -120,29 +124,29 @@ def _text(policy, versions):
         width=f"{width}{bars}",
         shown="side by side in one picture" if encoder.transform.tile else "one picture each",
         executed=executed,
-        code=_code(policy, versions),
+        code=_code(policy),
     )
 
 
-def _code(policy, versions):
+def _code(policy):
     encoder, transform = policy.encoder, policy.encoder.transform
     prompt, codec, state = encoder.prompt, encoder.codec, encoder.state_codec
     plans = {view: transform.evaluation_plan(*policy.pictures["cameras"][view]) for view in policy.views}
     head, tail = prompt.chat.prompt(prompt.system, prompt.pictures, MARK, prompt.numbered).split(MARK)
     sizes = {plan.resized for plan in plans.values()}
-    needs_types = versions.startswith("5") and prompt.chat.image == "<|image_pad|>"  # without: positions in one row
+    types = prompt.chat.image == "<|image_pad|>"  # of Qwen's: without them 5.x numbers all positions in one row
     return CODE.format(
         cameras="\n".join(f"    {_camera(view, plan)}," for view, plan in plans.items()),
         head=_shortened(head, prompt.chat.image),
         tail=repr(tail),
         low=codec.low.tolist(),
         high=codec.high.tolist(),
-        size=f"({transform.width}, {transform.height})",
-        bars="" if sizes == {(transform.height, transform.width)} else _bars(transform),
+        bars="" if sizes == {(transform.height, transform.width)} else BARS.format(transform.height, transform.width),
         images="[np.hstack(seen)]" if transform.tile else "seen",
-        types=' | {"mm_token_type_ids": (batch["input_ids"] == model.config.image_token_id).int()}' if needs_types else "",
+        types=TYPES if types else "    return batch",
         horizon=policy.horizon,
         dim=policy.action_dim,
+        values=policy.horizon * policy.action_dim,
         bins=encoder.num_bins,
         longest=policy.model.decoder.grammar.longest,
         state=", state" if policy.proprio else "",
@@ -150,4 +154,26 @@ def _code(policy, versions):
         state_range=_state_range(state) if policy.proprio else "",
         state_text=f' + {STATE!r} + " ".join(map(str, state))' if policy.proprio else "",
         integers=STATE_INTEGERS.format(bins=encoder.num_bins) if policy.proprio else "",
+    )
+
+
+def _camera(view, plan):
+    shrinks = plan.height * plan.width > plan.resized[0] * plan.resized[1]
+    how = "cv2.INTER_AREA" if shrinks else "cv2.INTER_LINEAR"
+    numbers = f"{plan.top}, {plan.left}, {plan.height}, {plan.width}, ({plan.resized[1]}, {plan.resized[0]})"
+    return f"({view!r}, {numbers}, {how})"
+
+
+def _state_range(codec):
+    span = np.where(codec.high > codec.low, codec.high - codec.low, 1.0)
+    return STATE_RANGE.format(low=codec.low.tolist(), span=span.tolist())
+
+
+def _shortened(text, image):
+    """A text as Python, runs of the image token written as a product."""
+    parts = re.split(f"((?:{re.escape(image)}){{2,}})", text)
+    return " + ".join(
+        f"{len(part) // len(image)} * {image!r}" if place % 2 else repr(part)
+        for place, part in enumerate(parts)
+        if part
     )

@@ -28,8 +28,14 @@ def make_original_run(folder, model, form="today", stats=None):
         (theirs / "config.json").write_text(json.dumps(flat(config)))
     elif form == "long_names":
         weights = load_file(theirs / "model.safetensors")
-        save_file({long_name(name): value for name, value in weights.items()}, theirs / "model.safetensors", {"format": "pt"})
-    stats = {"out_ori_act": {key: [np.float64(x) for x in values] for key, values in RANGE.items()}} if stats is None else stats
+        save_file(
+            {long_name(name): value for name, value in weights.items()}, theirs / "model.safetensors", {"format": "pt"}
+        )
+    stats = (
+        {"out_ori_act": {key: [np.float64(x) for x in values] for key, values in RANGE.items()}}
+        if stats is None
+        else stats
+    )
     (folder / "dataset_stats.pkl").write_bytes(pickle.dumps(stats))
     (folder / "model_last.pth").write_bytes(b"not to be opened")
     return folder
@@ -40,8 +46,13 @@ def flat(config):
     text = {key: value for key, value in config.pop("text_config").items() if not key.startswith("model_")}
     rope = text.pop("rope_parameters")
     del text["layer_types"], text["dtype"]
-    text |= {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
-    vision = {key: value for key, value in config.pop("vision_config").items() if key not in ("rope_parameters", "dtype")}
+    text |= {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
+    }
+    vision = {
+        key: value for key, value in config.pop("vision_config").items() if key not in ("rope_parameters", "dtype")
+    }
     dtype = config.pop("dtype", "float32")
     return {**config, **text, "vision_config": vision, "torch_dtype": dtype, "transformers_version": "4.49.0"}
 

@@ -52,7 +52,7 @@ def write_folder(folder, original, cfg):
     info = {
         "render": RENDER,
         "resolution": RESOLUTION,
-        "cameras": dict.fromkeys(cfg.DATA.VIEWS, [RESOLUTION, RESOLUTION]),
+        "cameras": {view: [RESOLUTION, RESOLUTION] for view in cfg.DATA.VIEWS},
         "fingerprint": f"imported from {original.model.resolve().parent.name}",
         "files": [],
     }

@@ -191,7 +191,7 @@ def test_pictures_come_before_actions_and_no_ops_are_gone(tmp_path, log):
     assert verify_demo_file(new) == []
 
 
-THROW = STILL + [0, 0.125, 0, 0, 0, 0, 0]
+THROW = STILL + np.array([0, 0.125, 0, 0, 0, 0, 0])
 
 
 def test_what_is_still_moving_at_the_end_is_waited_for_where_that_is_asked(tmp_path, log, capsys):
