@@ -1,5 +1,6 @@
 """A model card: what a policy is, and how it is asked by `transformers` alone, as code that runs as it stands."""
 
+import inspect
 import re
 
 import numpy as np
@@ -134,7 +135,8 @@ def _code(policy):
     plans = {view: transform.evaluation_plan(*policy.pictures["cameras"][view]) for view in policy.views}
     head, tail = prompt.chat.prompt(prompt.system, prompt.pictures, MARK, prompt.numbered).split(MARK)
     sizes = {plan.resized for plan in plans.values()}
-    types = prompt.chat.image == "<|image_pad|>"  # of Qwen's: without them 5.x numbers all positions in one row
+    takes = inspect.signature(policy.model.backbone.forward).parameters
+    types = "mm_token_type_ids" in takes  # without them the library would number all positions in one row
     return CODE.format(
         cameras="\n".join(f"    {_camera(view, plan)}," for view, plan in plans.items()),
         head=_shortened(head, prompt.chat.image),

@@ -27,15 +27,11 @@ def make_original_run(folder, model, form="today", stats=None):
         config = json.loads((theirs / "config.json").read_text())
         (theirs / "config.json").write_text(json.dumps(flat(config)))
     elif form == "long_names":
-        weights = load_file(theirs / "model.safetensors")
-        save_file(
-            {long_name(name): value for name, value in weights.items()}, theirs / "model.safetensors", {"format": "pt"}
-        )
-    stats = (
-        {"out_ori_act": {key: [np.float64(x) for x in values] for key, values in RANGE.items()}}
-        if stats is None
-        else stats
-    )
+        path = theirs / "model.safetensors"
+        weights = {long_name(name): value for name, value in load_file(path).items()}
+        save_file(weights, path, {"format": "pt"})
+    if stats is None:
+        stats = {"out_ori_act": {key: [np.float64(value) for value in values] for key, values in RANGE.items()}}
     (folder / "dataset_stats.pkl").write_bytes(pickle.dumps(stats))
     (folder / "model_last.pth").write_bytes(b"not to be opened")
     return folder
@@ -43,17 +39,12 @@ def make_original_run(folder, model, form="today", stats=None):
 
 def flat(config):
     """A config.json as versions before 4.52 wrote it."""
-    text = {key: value for key, value in config.pop("text_config").items() if not key.startswith("model_")}
+    text, vision, dtype = config.pop("text_config"), config.pop("vision_config"), config.pop("dtype", "float32")
     rope = text.pop("rope_parameters")
-    del text["layer_types"], text["dtype"]
-    text |= {
-        "rope_theta": rope["rope_theta"],
-        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
-    }
-    vision = {
-        key: value for key, value in config.pop("vision_config").items() if key not in ("rope_parameters", "dtype")
-    }
-    dtype = config.pop("dtype", "float32")
+    text = {key: value for key, value in text.items() if key not in ("model_type", "layer_types", "dtype")}
+    text |= {"rope_theta": rope["rope_theta"]}
+    text |= {"rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
+    vision = {key: value for key, value in vision.items() if key not in ("rope_parameters", "dtype")}
     return {**config, **text, "vision_config": vision, "torch_dtype": dtype, "transformers_version": "4.49.0"}
 
 
