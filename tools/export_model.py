@@ -19,7 +19,7 @@ from libs.files import check_new_folder, kind_of
 from rv_eval.model_card import model_card
 from rv_eval.policy import Policy
 from rv_train.backbones.lora import is_adapter_folder
-from rv_train.backbones.older import VERSIONS, rewrite_for_4_57
+from rv_train.backbones.older import VERSIONS, check_known_to_4_57, rewrite_for_4_57
 from rv_train.checkpoint import find_model_folder, load_model_folder, save_model_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -46,6 +46,10 @@ def main(argv=None):
             "makes an ordinary model of it and the weights below it"
         )
     model, cfg, extras = load_model_folder(folder)
+    if args.transformers == "4.57":
+        if not model.INTEGERS:
+            raise BadInput(f"{folder} has an action expert, which no transformers opens: leave out --transformers")
+        check_known_to_4_57(model.family.model_type)
     policy = Policy(model, extras["encoder"], cfg, extras["data_info"], folder)
     model.to(DTYPES[args.dtype])
     beside = args.out / "model.tmp"

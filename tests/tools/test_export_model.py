@@ -55,10 +55,16 @@ def test_the_older_form_says_what_transformers_4_57_reads(tmp_path):
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_a_model_that_4_57_does_not_have_is_refused(tmp_path, capsys):
-    cfg = tiny_cfg(tiny_recipe(tmp_path, "qwen3_5"))
+@pytest.mark.parametrize(
+    ("family", "options", "says"),
+    [
+        ("qwen3_5", {}, "a qwen3_5 cannot be written for transformers 4.57; what can is qwen2_5_vl, qwen3_vl"),
+        ("qwen2_5_vl", flow_opts(DATA__PROPRIO=[]), "has an action expert, which no transformers opens"),
+    ],
+)
+def test_what_4_57_does_not_have_is_refused(family, options, says, tmp_path, capsys):
+    cfg = tiny_cfg(tiny_recipe(tmp_path, family), **options)
     save_model_folder(tmp_path / "run/model", tiny_model(cfg), cfg, ACTION_STATS, {})
     with pytest.raises(SystemExit, match="2"):
         main(["--model_path", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--transformers", "4.57"])
-    assert "transformers 4.57 has no qwen3_5; it has qwen2_5_vl" in capsys.readouterr().err
-    assert not (tmp_path / "out/model").exists()
+    assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
