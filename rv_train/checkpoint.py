@@ -69,8 +69,13 @@ def save_model_folder(
     model.save(folder)
     if cfg.TRAIN.save_base:
         copy_base(model.backbone, folder)
-    model.prompt.tokenizer.save_pretrained(folder)
-    for name, settings in model.family.processor_files(model.prompt.pictures).items():
+    save_beside_weights(folder, model.family, model.prompt, cfg, action_stats, data_info)
+
+
+def save_beside_weights(folder, family, prompt, cfg, action_stats, data_info):
+    """What a model folder holds beside its weights; prompt: a PromptEncoder of the family."""
+    prompt.tokenizer.save_pretrained(folder)
+    for name, settings in family.processor_files(prompt.pictures).items():
         (folder / name).write_text(json.dumps(settings, indent=1) + "\n")
     (folder / CONFIG).write_text(yaml.safe_dump(to_dict(cfg), sort_keys=False))
     (folder / DATA_INFO).write_text(json.dumps(data_info, indent=1) + "\n")

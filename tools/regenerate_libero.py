@@ -5,7 +5,10 @@
 Each demo is played again in the simulator: its first recorded state, ten steps to settle, then its actions except
 those that neither move the arm nor change the gripper. All actions are run, and the demo is kept if the task is
 solved after the last one, as in the sets that VLA-0's and OpenVLA's published numbers were trained on; with
---stop_at_success it ends, and counts, where the task is first solved.
+--stop_at_success it ends, and counts, where the task is first solved, and with --wait N also up to N steps later, which
+are not recorded: what was let go may still be falling.
+
+Demonstrations that tools/collect_demos.py recorded begin as they began there, at rest, and keep all of their actions.
 
 Writes DIR/<same name> and DIR/summary.json. The same command continues after an interruption; the files
 depend neither on interruptions nor on the number of workers. Exit code: 0; 1 where no demo of a file succeeds (the
@@ -52,6 +55,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--render", choices=tuple(RENDER_SETTINGS), default="standard", help="fast: cheap, other pictures"
     )
     parser.add_argument("--stop_at_success", action="store_true", help="end each demo where the task is first solved")
+    parser.add_argument("--wait", type=int, default=0, metavar="N", help="steps after the last action to be solved in")
     return parser.parse_args(argv)
 
 
@@ -60,6 +64,8 @@ def make_jobs(args: argparse.Namespace) -> list[FileJob]:
     for name in ("resolution", "workers"):
         if getattr(args, name) < 1:
             raise BadInput(f"--{name} must be at least 1, not {getattr(args, name)}")
+    if args.wait < 0:
+        raise BadInput(f"--wait must be at least 0, not {args.wait}")
     check_new_folder(args.out)
     sources = {}  # name -> path
     for path in source_files(args.files, args.out):
@@ -70,7 +76,7 @@ def make_jobs(args: argparse.Namespace) -> list[FileJob]:
     for path in sources.values():
         source = DemoFile(path)
         task = recorded_task(source)
-        jobs.append(FileJob(source, task, args.out, args.resolution, args.render, args.stop_at_success))
+        jobs.append(FileJob(source, task, args.out, args.resolution, args.render, args.stop_at_success, args.wait))
     return jobs
 
 
@@ -123,6 +129,7 @@ def summary(jobs: Sequence[FileJob], args: argparse.Namespace, replayed: int, se
             "resolution": args.resolution,
             "render": args.render,
             "stop_at_success": args.stop_at_success,
+            "wait": args.wait,
             "num_settle_steps": SETTLE_STEPS,
             "noop_norm": NOOP_NORM,
         },

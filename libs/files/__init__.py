@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +132,15 @@ def write_whole(path: Path | str, content: str | bytes, sync: bool = False, cont
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, sync, contested) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def link_or_copy(path: Path | str, target: Path | str) -> None:
+    """Let a file stand at `target`, too: as a link that shares its space, or as a copy where that cannot be. For files
+    that are never written again; links on the way to `path` are followed."""
+    try:
+        os.link(Path(path).resolve(), target)
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 def flush(path: Path | str) -> None:

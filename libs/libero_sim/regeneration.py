@@ -4,6 +4,10 @@ A demo starts from its first recorded state, waits `SETTLE_STEPS` steps for the 
 its recorded actions but for the no-ops. What is recorded at each step is what the simulator showed before the
 action, as an evaluation would see it. A demo stays in the set if the task is solved after its last action.
 (The procedure is the one of Kim et al. 2024, OpenVLA, arXiv:2406.09246, appendix on LIBERO.)
+
+Demos that this project recorded say how they began (attribute `start_gripper`): already at rest, perhaps in the middle
+of a run with the hand closed, which settling would open. Where their expert holds still it waits for something, mostly
+for what it let go to fall. They are played as they were recorded, to the bit, and drawn anew.
 """
 
 import hashlib
@@ -18,12 +22,13 @@ from libs.demo_hdf5.schema import demo_number, json_object
 from libs.errors import BadInput
 from libs.files import read_json_object, write_whole
 from libs.libero_sim.env import VIEWS, LiberoEnv
-from libs.libero_sim.recording import file_attrs, write_demo
+from libs.libero_sim.recording import file_attrs, observe_states, write_demo
 from libs.libero_sim.suites import LiberoTask, get_task
 from libs.robosuite_sim.pool import Job
 
 SETTLE_STEPS = 10
 NOOP_NORM = 1e-4
+LOOK_AHEAD = 20  # steps behind the last action of a demo that fails, to say whether waiting would have helped
 RECORD = "regeneration"  # attribute of `data`: settings and what became of every demo, as JSON
 _DEMO_TIMEOUT_S, _STEP_TIMEOUT_S = 300.0, 5.0  # making an env included; a step takes 0.4 s on one free core
 _NOT_CARRIED = ("num_demos", "total", "macros_image_convention", "collection")
@@ -38,6 +43,7 @@ class RegenerationSettings:
     resolution: int
     render: str
     stop_at_success: bool
+    wait: int
     source_sha256: str
 
 
@@ -77,6 +83,25 @@ def play_episode(
     return np.stack(states), {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}, success
 
 
+def play_recording(env: LiberoEnv, seed: int, start_gripper: float, states: np.ndarray, actions: np.ndarray):
+    """The same of a demo that says how it began: `states` (T, D) are its own, drawn again after `actions` (T, 7) have
+    run through them."""
+    env.reset(seed)
+    env.set_sim_state(states[0], start_gripper)
+    success = False
+    for action in actions:
+        _, success = env.step(action)
+    return states, observe_states(env, states), success
+
+
+def steps_to_success(env: LiberoEnv, gripper: float, most: int) -> int:
+    """Hold the arm still until the task is solved: after how many steps, 0 if not within `most`."""
+    for step in range(1, most + 1):
+        if env.step(np.array([0.0] * 6 + [gripper]), ())[1]:
+            return step
+    return 0
+
+
 class RegenerationWorker:
     """Runs in a simulator process: replays the demos of one file."""
 
@@ -93,30 +118,44 @@ class RegenerationWorker:
         """
         demos, record = DemoFile(source), {"frames": 0, "kept": 0, "noops": 0, "reason": ""}
         record["frames"] = demos.num_frames(demo)
+        settings = self.settings
         try:
             all_actions, init_state = demos.actions(demo).astype(np.float64), demos.states(demo)[0]
-            actions = without_noops(all_actions)
+            start = _recorded_start(demos, demo)
+            actions = all_actions if start else without_noops(all_actions)
             record["noops"] = len(all_actions) - len(actions)
             if len(actions) == 0:
                 return {**record, "reason": "every action is a no-op"}
-            seed = demo_number(demo)
-            states, obs, success = play_episode(self.env, seed, init_state, actions, self.settings.stop_at_success)
+            began = start or {"seed": demo_number(demo), "num_settle_steps": SETTLE_STEPS}
+            if start:
+                played = play_recording(self.env, **start, states=demos.states(demo), actions=actions)
+            else:
+                played = play_episode(self.env, began["seed"], init_state, actions, settings.stop_at_success)
+            states, obs, success = played
+            if not success and (reason := self._after_the_end(actions[-1, -1])):
+                return {**record, "reason": reason}
         except BadInput as error:  # recorded in another scene, or numbers that are not finite
             return {**record, "reason": str(error)}
         finally:
             demos.close()
-        if not success:
-            return {**record, "reason": "the replay does not succeed"}
         attrs = {
             "model_file": self.env.model_xml(),
-            "init_state": init_state,
-            "num_settle_steps": SETTLE_STEPS,  # between init_state and the first of `states`
-            "seed": seed,
+            "init_state": init_state,  # num_settle_steps lie between it and the first of `states`
+            **began,
             "source_file": demos.path.name,
             "source_demo": demo,
         }
         write_demo(path, self._data_attrs(demos), actions[: len(states)], states, obs, attrs)
         return {**record, "kept": len(states)}
+
+    def _after_the_end(self, gripper: float) -> str:
+        """Why a demo is dropped that is not solved after its last action; "" where waiting as asked solves it."""
+        steps = steps_to_success(self.env, gripper, max(self.settings.wait, LOOK_AHEAD))
+        if steps == 0:
+            return "the replay does not succeed"
+        if steps > self.settings.wait:
+            return f"the replay succeeds {steps} steps after its last action (--wait {steps} would keep it)"
+        return ""
 
     def close(self) -> None:
         self.env.close()
@@ -138,6 +177,14 @@ class RegenerationWorker:
         return {**own, **carried, **replaced, "render": own["render"], "resolution": own["resolution"]}
 
 
+def _recorded_start(demos: DemoFile, demo: str) -> dict:
+    """{"seed", "start_gripper"} of a demo that says how it began, else {}."""
+    attrs = demos.demo_attrs(demo)
+    if "seed" not in attrs or "start_gripper" not in attrs:
+        return {}
+    return {"seed": int(attrs["seed"]), "start_gripper": float(attrs["start_gripper"])}
+
+
 class FileJob(Job):
     """The demos of one published file; the regenerated file keeps its name and holds those that succeed again.
 
@@ -150,14 +197,21 @@ class FileJob(Job):
     PIECE = "demo"
 
     def __init__(
-        self, source: DemoFile, task: LiberoTask, out: Path, resolution: int, render: str, stop_at_success: bool = False
+        self,
+        source: DemoFile,
+        task: LiberoTask,
+        out: Path,
+        resolution: int,
+        render: str,
+        stop_at_success: bool = False,
+        wait: int = 0,
     ) -> None:
         self.source, self.task = source, task
         self.names = {demo_number(demo): demo for demo in source.demos}
         if RECORD in source.attrs:
             raise BadInput(f"{source.path} is regenerated already: give the published file")
         settings = RegenerationSettings(
-            task.suite, task.task_id, resolution, render, stop_at_success, fingerprint(source)
+            task.suite, task.task_id, resolution, render, stop_at_success, wait, fingerprint(source)
         )
         super().__init__(out / source.path.name, settings, len(source.demos))
 
@@ -205,11 +259,13 @@ class FileJob(Job):
 
 
 def fingerprint(source: DemoFile) -> str:
-    """sha256 over what a replay uses: names, first states and actions of the demos. BadInput where one lacks them
-    or is damaged."""
+    """sha256 over what a replay uses: names, first states and actions of the demos, and how they say they began.
+    BadInput where one lacks them or is damaged."""
     digest = hashlib.sha256()
     for demo in source.demos:
         digest.update(demo.encode())
+        if start := _recorded_start(source, demo):
+            digest.update(json.dumps(start).encode())
         for values in (source.states(demo)[0], source.actions(demo)):
             digest.update(np.ascontiguousarray(values, dtype=np.float64).tobytes())
     source.close()

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from yacs.config import CfgNode
 
 from libs.errors import BadInput, first_line
+from libs.files import link_or_copy
 from rv_train.backbones.folders import check_model_type, check_source, find_weights, is_model_folder, missing_files
 from rv_train.backbones.lora import attach, is_frozen, read_base, save_adapter, weights_sha256
 from rv_train.backbones.running import DTYPES, FLASH, has_flash
@@ -127,10 +127,7 @@ def copy_base(backbone: "PreTrainedModel", folder: Path | str) -> None:
     target = Path(folder) / BASE_COPY
     target.mkdir()
     for path in (p for p in backbone.base_folder.iterdir() if p.suffix in (".json", ".safetensors")):
-        try:
-            os.link(path.resolve(), target / path.name)  # all checkpoints of a run share one copy
-        except OSError:
-            shutil.copyfile(path, target / path.name)
+        link_or_copy(path, target / path.name)  # all checkpoints of a run share one copy
 
 
 def save_weights(backbone: "PreTrainedModel", folder: Path | str) -> None:
@@ -151,7 +148,12 @@ def _load(path, family, attention, dtype):
     try:
         with without_progress_bars():
             model, report = family.model_class().from_pretrained(
-                source, attn_implementation=attention, dtype=dtype, use_safetensors=True, output_loading_info=True
+                source,
+                attn_implementation=attention,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told, and refused below
             )
     except (OSError, SafetensorError) as error:
         raise BadInput(
@@ -159,9 +161,14 @@ def _load(path, family, attention, dtype):
             "or train from scratch with MODEL.INIT random"
         ) from error
     # The library would fill what is missing with random numbers and say so in a warning.
-    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if wrong:
-        raise BadInput(f"MODEL.PATH: {source} lacks {len(wrong)} weights of this model, the first is {wrong[0]}")
+    if missing := sorted(report["missing_keys"]):
+        raise BadInput(f"MODEL.PATH: {source} lacks {len(missing)} weights of this model, the first is {missing[0]}")
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
+        raise BadInput(
+            f"MODEL.PATH: {source} has {len(mismatched)} weights of other sizes than its config.json says, the first "
+            f"is {name}: {tuple(stored)}, not {tuple(wanted)}"
+        )
     return model
 
 

@@ -5,6 +5,7 @@ and normalising happen on the model's device (`rv_train/backbones/patches.py`), 
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from yacs.config import CfgNode
@@ -14,6 +15,16 @@ from libs.errors import BadInput
 
 FITS = ("crop", "pad", "stretch")  # IMAGE.FIT
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601: shares of red, green and blue
+
+
+class Plan(NamedTuple):
+    """The part of a frame that is seen, and the (height, width) that it is resized to."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    resized: tuple[int, int]
 
 
 class ImageTransform:
@@ -75,6 +86,13 @@ class ImageTransform:
             pictures = [jitter(picture, *colours) for picture in pictures]
         pictures = [self._between_bars(picture) for picture in pictures]
         return np.concatenate(pictures, axis=1)[None] if self.tile else np.stack(pictures)
+
+    def evaluation_plan(self, height: int, width: int) -> "Plan":
+        """What becomes of a frame of this size in evaluation."""
+        frame = np.empty((height, width, 3), np.uint8)
+        seen = self._cut(self._taken(frame), None)
+        top, left = divmod((seen.ctypes.data - frame.ctypes.data) // 3, width)
+        return Plan(top, left, *seen.shape[:2], self._resize(seen).shape[:2])
 
     def _taken(self, view):
         """What of a frame is seen at all."""

@@ -7,6 +7,7 @@ import pytest
 
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import build
+from tests.original_runs import make_original_run
 from tests.rv_eval.records import record, write
 from tests.tiny import ROOT, make_tiny_checkpoint
 
@@ -82,6 +83,9 @@ COMMANDS = (
     "tools.export_model --model_path RUN --out NEW_FOLDER",
     "tools.dev.fuzz_server --model_path FOLDER",
     "tools.dev.fuzz_server --url ws://127.0.0.1:1 --api_key_file FILE",
+    "tools.import_vla0 FOLDER --out OUT",
+    "tools.import_vla0 ORIGINAL --out OUT --cfg RECIPE",
+    f"tools.import_vla0 ORIGINAL --out NEW_FOLDER --cfg {TINY}",
     "tools.inspect_demos FILE",
     "tools.inspect_demos DEMO --key_map FILE.json",
     "tools.inspect_demos DEMO --video NEW_FILE.mp4",
@@ -117,6 +121,7 @@ def good(tmp_path_factory):
     robot, limits = folder / "robot.py", folder / "limits.json"
     robot.write_text("class Robot:\n    observe = act = hold = print\n\n\nmake_robot = Robot\n")
     limits.write_text(json.dumps({"low": [-1] * 7, "high": [1] * 7, "max_change": None, "position": None}))
+    run = make_tiny_checkpoint(folder)
     return {
         "DEMO": demo,
         "ROBOT.py": robot,
@@ -125,7 +130,8 @@ def good(tmp_path_factory):
         "MANIFEST": build(folder / "manifest", demo),
         "STATS": folder / "manifest" / "action_stats.json",
         "LOGS": write(folder / "logs" / "results.jsonl", [record(0, 0)]),
-        "RUN": make_tiny_checkpoint(folder),
+        "RUN": run,
+        "ORIGINAL": make_original_run(folder / "original", run / "last/model"),
     }
 
 

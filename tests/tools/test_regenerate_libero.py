@@ -32,7 +32,8 @@ STEP = np.array([0.25, 0, 0, 0, 0, 0, -1.0])
 
 
 class FakeEnv:
-    """A state (time, x, gripper); the first action value moves x, and the task is solved while x is 1 or more."""
+    """A state (time, x, gripper). The first action value moves x, the second gives it a speed that stays until the
+    next reset; the task is solved while x is 1 or more."""
 
     robosuite_env = SimpleNamespace(control_freq=20)
 
@@ -40,17 +41,23 @@ class FakeEnv:
         self.task = SimpleNamespace(instruction=INSTRUCTION, bddl_file=__file__)  # LIBERO takes a second to import
         self.resolution, self.render_setting = settings.resolution, settings.render
 
-    def reset(self, seed, init_state):
-        if init_state.shape != (3,):
-            raise BadInput(f"a state has shape (3,), not {init_state.shape}")
-        self.state = init_state.copy()
+    def reset(self, seed, init_state=None):
+        self.speed = 0.0
+        if init_state is not None:
+            self.set_sim_state(init_state)
+
+    def set_sim_state(self, state, gripper_action=-1.0):
+        if state.shape != (3,):
+            raise BadInput(f"a state has shape (3,), not {state.shape}")
+        self.state = state.copy()
 
     def settle(self, num_settle_steps):
         self.state[0] += num_settle_steps
         return self.observation(("agentview", "eye_in_hand"))
 
-    def step(self, action, views):
-        self.state += [1, action[0], action[-1] - self.state[2]]
+    def step(self, action, views=()):
+        self.speed += action[1]
+        self.state += [1, action[0] + self.speed, action[-1] - self.state[2]]
         return self.observation(views), self.state[1] >= 1
 
     def observation(self, views):
@@ -59,12 +66,17 @@ class FakeEnv:
         picture[1] = 50
         return {"views": dict.fromkeys(views, picture)}
 
+    def render(self, views):
+        return self.observation(views)["views"]
+
     def sim_state(self):
         return self.state.copy()
 
-    def observed_proprio(self):
+    def proprio_dict(self):
         sizes = {"gripper_states": 2, "joint_states": 7, "ee_pos": 3, "ee_ori": 3, "ee_states": 6, "robot_states": 9}
         return {name: np.full(size, self.state[1]) for name, size in sizes.items()}
+
+    observed_proprio = proprio_dict
 
     def model_xml(self):
         return "<mujoco/>"
@@ -177,6 +189,38 @@ def test_pictures_come_before_actions_and_no_ops_are_gone(tmp_path, log):
     with h5py.File(new) as file:
         assert list(file["data/demo_1/dones"]) == [0, 0, 0, 0, 1] == list(file["data/demo_1/rewards"])
     assert verify_demo_file(new) == []
+
+
+THROW = STILL + np.array([0, 0.125, 0, 0, 0, 0, 0])
+
+
+def test_what_is_still_moving_at_the_end_is_waited_for_where_that_is_asked(tmp_path, log, capsys):
+    """The first demo waits at its end, by no-ops; the second is never solved."""
+    demos = [[STEP] * 3 + [THROW] + [STILL] * 5, [STEP]]
+    path = publish(tmp_path / "published" / f"{TASK}_demo.hdf5", demos)
+    assert regenerate(path, "--out", tmp_path / "strict") == 1
+    said = capsys.readouterr().out
+    assert "demo_0: the replay succeeds 1 steps after its last action (--wait 1 would keep it)" in said
+    assert "demo_1: the replay does not succeed" in said
+    assert regenerate(path, "--out", tmp_path / "new", "--wait", 1) == 0
+    found = DemoFile(tmp_path / "new" / path.name)
+    assert found.demos == ["demo_0"] and np.array_equal(found.actions("demo_0"), [STEP] * 3 + [THROW])
+
+
+def test_a_demonstration_of_this_project_is_played_as_it_was_recorded(tmp_path, log):
+    actions = np.array([STEP] * 3 + [THROW] + [STILL])  # the last one waits
+    path = publish(tmp_path / "ours" / f"{TASK}_demo.hdf5", [actions])
+    states = np.column_stack([np.arange(5.0), [0, 0.25, 0.5, 0.75, 0.875], [1, -1, -1, -1, -1]])
+    with h5py.File(path, "r+") as file:
+        file["data/demo_0/states"][:] = states
+        file["data/demo_0"].attrs.update({"seed": 77, "start_gripper": 1.0})
+    assert regenerate(path, "--out", tmp_path / "new") == 0
+    found = DemoFile(tmp_path / "new" / path.name)
+    attrs = found.demo_attrs("demo_0")
+    assert (attrs["seed"], attrs["start_gripper"]) == (77, 1.0) and "num_settle_steps" not in attrs
+    assert np.array_equal(found.actions("demo_0"), actions) and np.array_equal(found.states("demo_0"), states)
+    brightness = [found.frame("demo_0", t, "agentview")[0, 0, 0] for t in range(5)]
+    np.testing.assert_array_equal(brightness, np.uint8(100 + 100 * states[:, 1]))
 
 
 def test_attributes_of_a_regenerated_file(tmp_path, log):
@@ -316,6 +360,7 @@ def without_states(path):
         (lambda path: path.rename(path.with_name("file")), ["old"], "but others such as file"),
         (lambda path: None, ["nowhere.hdf5"], "does not exist"),
         (lambda path: None, ["old", "--workers", "0"], "--workers must be at least 1"),
+        (lambda path: None, ["old", "--wait", "-1"], "--wait must be at least 0"),
         (lambda path: None, [f"old/{TASK}_demo.hdf5", "--out", "old"], "stands in --out"),
         (lambda path: None, ["old", "--out", "old"], "stands in --out"),
         (lambda path: regenerate(path, "--out", "made"), ["made"], "regenerated already"),
@@ -331,11 +376,12 @@ def test_wrong_input_is_one_line_and_exit_code_2(prepare, arguments, message, tm
 
 
 def published_expert(env, path):
-    """A file in the published layout: an expert's demo, idle now and then, and the same one with its actions negated.
+    """A file in the published layout: an expert's demo, idle now and then, the same one with its actions negated, and
+    the expert's own recording, which says how it began.
 
     Nobody's hand is perfectly still, so where the expert waits for its fingers the arm moves a little: an exact
     zero would count as a no-op, and without the waiting the grasp fails. Returns the actions but for the first idle
-    ones, and the proprioception after each published action.
+    ones, the proprioception after each published action, and the recording.
     """
     recording = record_expert(env, 3, np.random.default_rng(0), StartVariation())
     actions = recording.actions.copy()
@@ -349,26 +395,30 @@ def published_expert(env, path):
         env.step(action)
         states.append(env.sim_state())
     after, attrs = observe_states(env, np.stack(states[6:]), ()), {"model_file": env.model_xml()}
-    publish(path, [actions[5:], actions[5:] * ([-1] * 6 + [1])])
+    publish(path, [actions[5:], actions[5:] * ([-1] * 6 + [1]), recording.actions])
     with h5py.File(path, "r+") as file:
-        for demo in file["data"].values():
+        for name, demo in file["data"].items():
             del demo["states"]
-            demo["states"] = np.stack(states[5:-1])
+            demo["states"] = recording.states if name == "demo_2" else np.stack(states[5:-1])
             demo.attrs.update({**attrs, "init_state": states[0]})
-    return actions[7:], after
+        file["data/demo_2"].attrs.update({"seed": 3, "start_gripper": recording.start_gripper})
+    return actions[7:], after, recording
 
 
 @pytest.mark.sim
 def test_a_real_demonstration(tmp_path, monkeypatch):
     env = LiberoEnv(get_task("libero_object", 5), resolution=32, render="fast")
     path = tmp_path / "libero_object" / f"{TASK}_demo.hdf5"
-    actions, after = published_expert(env, path)
+    actions, after, recording = published_expert(env, path)
     main([str(path.parent), "--out", str(tmp_path / "new"), "--resolution", "32", "--render", "fast"])
     summary = json.loads((tmp_path / "new" / "summary.json").read_text())
     assert summary["files"][0]["dropped"] == {"demo_1": "the replay does not succeed"}
-    assert (summary["total"]["noops_removed"], summary["total"]["frames_kept"]) == (4, len(actions) - 2)
+    kept = len(actions) - 2 + len(recording.actions)
+    assert (summary["total"]["noops_removed"], summary["total"]["frames_kept"]) == (4, kept)
     demos = DemoFile(tmp_path / "new" / path.name)
     assert np.array_equal(demos.actions("demo_0"), without_noops(actions))
+    still = (np.abs(recording.actions[:, :6]) < 1e-4).all(axis=1)
+    assert still[-1] and np.array_equal(demos.actions("demo_1"), recording.actions)  # it waits, at the end at least
     with h5py.File(demos.path) as file:
         joints = file["data/demo_0/obs/joint_states"][()]
     # published: after each action; new: before the next one. The first two are idle, then 30 until the next idle ones
@@ -376,6 +426,6 @@ def test_a_real_demonstration(tmp_path, monkeypatch):
     assert np.abs(joints[:29] - after["joint_states"][2:31]).max() > 0.02
     assert verify_demo_file(demos.path) == []
     monkeypatch.setattr(replay, "LiberoEnv", lambda *_: env)
-    ((_, result),) = replay_demos(demos, env.task, ["demo_0"])
-    assert result.problems() == [] and result.success and result.state_max == result.robot_state_max == 0
-    assert result.picture_max == {"agentview": 0, "eye_in_hand": 0}
+    for _, result in replay_demos(demos, env.task, ["demo_0", "demo_1"]):
+        assert result.problems() == [] and result.success and result.state_max == result.robot_state_max == 0
+        assert result.picture_max == {"agentview": 0, "eye_in_hand": 0}

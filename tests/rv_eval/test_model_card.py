@@ -1,0 +1,57 @@
+"""rv_eval.model_card: its code asks the model the same question as this repository does."""
+
+import numpy as np
+import pytest
+import torch
+
+from rv_eval.model_card import model_card
+from rv_eval.policy import Policy
+from rv_train.checkpoint import save_model_folder
+from rv_train.policies import build_encoder, build_policy
+from tests.cards import run_card
+from tests.tiny import ACTION_STATS, flow_opts, make_tiny_checkpoint, tiny_cfg, tiny_recipe
+
+STATE = {"parts": {"ee_pos": 3}, "min": [-1.0, 0.0, 2.0], "max": [1.0, 0.0, 4.0], "mean": [0.0] * 3, "std": [1.0] * 3}
+
+
+def tiny_policy(folder, cfg, stats):
+    torch.manual_seed(0)
+    model = build_policy(cfg, build_encoder(cfg, stats)).eval()
+    info = {"cameras": {"agentview": [96, 128], "eye_in_hand": [60, 50]}}
+    save_model_folder(folder, model, cfg, stats, info)
+    return Policy.from_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("qwen2_5_vl", {"IMAGE__FIT": "pad", "IMAGE__TILE": False, "PROMPT__SYSTEM": "Write {num_values} integers."}),
+        ("qwen2_5_vl", {"IMAGE__FIT": "stretch", "IMAGE__SIZE": [56, 84], "DATA__PROPRIO": ["ee_pos"]}),
+        ("qwen3_vl", {"IMAGE__CROP": 0.9, "PROMPT__VISION_ID": True}),
+        ("qwen3_5", {}),
+        ("smolvlm", {}),
+    ],
+)
+def test_its_code_asks_the_same_question(family, options, tmp_path):
+    cfg = tiny_cfg(tiny_recipe(tmp_path, family), **options)
+    stats = {**ACTION_STATS, "proprio": STATE} if cfg.DATA.PROPRIO else ACTION_STATS
+    policy = tiny_policy(tmp_path / "model", cfg, stats)
+    card = run_card(model_card(policy, "5.x"), tmp_path / "model")
+    rng = np.random.default_rng(0)
+    sizes = policy.pictures["cameras"]
+    frames = {view: rng.integers(0, 256, (*sizes[view], 3), dtype=np.uint8) for view in policy.views}
+    state = [np.array([0.25, 0.0, 3.5])] if cfg.DATA.PROPRIO else []
+    asked = {"views": frames, "instruction": "pick up the bowl", "proprio": state[0] if state else None}
+    batch = policy.encoder.collate([policy.encoder.encode(asked)])
+    theirs = card["inputs"](frames, "pick up the bowl", *state)
+    assert theirs["input_ids"].tolist() == batch["input_ids"].tolist()
+    with torch.no_grad():
+        ours = policy.model.backbone.lm_head(policy.model.condition(batch))[0]
+        found = card["model"](**theirs).logits[0, -1]
+    torch.testing.assert_close(found, ours, rtol=1e-3, atol=1e-4)
+
+
+def test_the_card_of_an_expert_says_that_it_needs_this_repository(tmp_path):
+    policy = Policy.from_checkpoint(make_tiny_checkpoint(tmp_path, **flow_opts(DATA__PROPRIO=[])))
+    card = model_card(policy, "5.x")
+    assert "tools/serve_policy.py --model_path" in card and "```" not in card
