@@ -22,6 +22,8 @@ COMMANDS = {
     "peek-manifest": ("tools.peek_manifest", "look into a manifest"),
     "export-lerobot": ("tools.export_lerobot", "demonstrations as a LeRobot data set"),
     "export": ("tools.export_model", "a checkpoint as a model folder to pass on"),
+    "import-vla0": ("tools.import_vla0", "the published weights as a model folder"),
+    "collect-env": ("tools.collect_env", "demonstrations of a simulator that lives elsewhere"),
     "merge-lora": ("tools.merge_lora", "one model of weights and adapter"),
 }
 
