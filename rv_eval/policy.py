@@ -43,8 +43,8 @@ class Policy:
     shape are brought to what the model sees: "fit" and "crop" (IMAGE.FIT and CROP), "size": [height, width]}. preset:
     how its recipe wants chunks executed (EVAL.*). folder: the model folder.
 
-    Of the model it knows `predict`, `compile_predict`, TEMPERATURE and DRAFTS only, of the encoder `encode`, `collate`
-    and `proprio`.
+    Of the model it knows `predict`, `compile_predict`, TEMPERATURE and DRAFTS only, of the encoder `encode`, `collate`,
+    `recorded`, `form` and `proprio`.
     """
 
     def __init__(
@@ -143,8 +143,11 @@ class Policy:
         """
         return self.predict_detailed(observations).chunk
 
-    def predict_detailed(self, observations: list[dict]) -> Prediction:
-        """The same with everything else that a Prediction says."""
+    def predict_detailed(self, observations: list[dict], origins: list[dict] | None = None) -> Prediction:
+        """The same with everything else that a Prediction says.
+
+        origins: observations whose robot state differences lead away from (ACTION.MODE delta); None: the same ones.
+        """
         features = [self._encode(observation) for observation in observations]
         answers = [None] * len(features)  # (Prediction of a call, row in it) per observation
         for length, places in self._calls(features):
@@ -152,14 +155,14 @@ class Policy:
             batch = self.encoder.collate([features[place] for place in rows], length)
             batch["real"] = torch.arange(self.batch_rows) < len(places)
             if self.drafts:
-                numbers = self.horizon * self.action_dim
+                numbers = self.horizon * self.encoder.form.written_dim
                 batch["drafts"] = torch.tensor([_draft(observations[place], numbers) for place in rows])
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
             generators = [_generator(observations[place]) for place in rows]
             prediction = self.model.predict(batch, self.temperature, generators)
             for row, place in enumerate(places):
                 answers[place] = prediction, row
-        return gather(answers)
+        return self.encoder.recorded(gather(answers), origins or observations)
 
     def _encode(self, observation):
         views, instruction = observation.get("views"), observation.get("instruction")

@@ -102,7 +102,7 @@ _C.IMAGE.HUE = 0.05
 
 # ------------------------------------------------------------------------------------------------ actions as text
 _C.ACTION = CfgNode()
-_C.ACTION.DIM = 7  # numbers per action (LIBERO: 3 position, 3 rotation, gripper)
+_C.ACTION.DIM = 7  # numbers per action, as the data hold it (LIBERO: 3 position, 3 rotation, gripper)
 _C.ACTION.HORIZON = 8  # actions predicted at once (the chunk)
 _C.ACTION.NUM_BINS = 1000  # an action is written as an integer 0..NUM_BINS between the ends of ACTION.RANGE
 # What the integers are spread over, dimension by dimension. What lies outside is clipped, and counted at the start.
@@ -110,6 +110,28 @@ _C.ACTION.NUM_BINS = 1000  # an action is written as an integer 0..NUM_BINS betw
 # q01_q99: the quantiles that leave out 1 % on either side: a few wild values do not take the bins from all others. But
 #          what the robot does seldom lies there, too. For text; of a flow policy FLOW.NORMALIZE says what is used.
 _C.ACTION.RANGE = "min_max"
+# absolute: actions are written as they are recorded
+# delta:    some of their numbers, DELTA, as the difference to where the robot is: for data whose actions are goals, of
+#           joints or of a hand. Who asks the policy gets goals back, and must send the robot's state.
+# Everything below, ACTION.RANGE included, is then about what is written. Both keys: docs/your_data.md
+_C.ACTION.MODE = "absolute"
+_C.ACTION.DELTA = []  # the numbers of an action that are differences, counted from 0: [0, 1, 2, 3, 4, 5]
+# What of DATA.PROPRIO says where the robot is, a number for each of DELTA, in its order: parts, or some of their
+# numbers: ["joint_pos"], ["observation.state[0:6]"], ["ee_pos", "ee_ori[2]"]
+_C.ACTION.STATE = []
+# state:  all actions of a chunk as differences to the state at its start: no error adds up
+# action: each to the action before, the first to the state: smaller numbers and a finer range, and errors add up
+_C.ACTION.DELTA_TO = "state"
+# Rotations, which jump or cannot be subtracted as they are recorded, in another form. Differences of rotations (DELTA
+# names all their numbers) are rotations: about the axes of the frame that the data's are in.
+_C.ACTION.ROTATION = CfgNode()
+_C.ACTION.ROTATION.DIMS = []  # where they begin in an action: [3], of two arms [3, 10]; []: there are none
+# axis_angle | quaternion_xyzw | quaternion_wxyz | 6d_columns | 6d_rows | euler_xyz, or any order of three axes: lower
+# case about fixed axes (roll, pitch, yaw of URDF are euler_xyz), upper case about turned ones. What each is in numbers:
+# libs/action_form/rotation.py. RECORDED: in the data, state and actions alike
+_C.ACTION.ROTATION.RECORDED = "axis_angle"
+# What the model writes. 6d_columns (six numbers, no jumps) suits whole rotations, axis_angle small differences
+_C.ACTION.ROTATION.WRITTEN = "axis_angle"
 # Hiding digits in training, so that the model looks at the picture instead of copying the numbers before:
 _C.ACTION.MASK_MIN = 0.0  # per sample a share drawn uniformly from MASK_MIN..MASK_MAX of the digits is hidden
 _C.ACTION.MASK_MAX = 0.4  # MASK_MIN 0.3, MASK_MAX 0.3, MASK_NONE 0 is "each digit with probability 0.3"
@@ -257,6 +279,9 @@ _LIST_ITEMS = {
     "DATA.VIEWS": str,
     "DATA.PROPRIO": str,
     "IMAGE.SIZE": int,
+    "ACTION.DELTA": int,
+    "ACTION.STATE": str,
+    "ACTION.ROTATION.DIMS": int,
     "TRAIN.betas": float,
 }
 

@@ -6,6 +6,7 @@ import re
 from libs.config_tree import get_leaf
 from libs.errors import BadInput
 from rv_train.backbones import FAMILIES, family_named, family_of, pictures_of
+from rv_train.data.forms import ABSOLUTE, ACTION, DELTA, STATE, check_form
 from rv_train.data.images import FITS
 from rv_train.data.sources import SOURCES, find_source
 from rv_train.policies import POLICIES, policy_class
@@ -17,6 +18,8 @@ _CHOICES = {
     "DATA.PREPROCESS": ("fast", "reference"),
     "ACTION.RANGE": ("min_max", "q01_q99"),
     "ACTION.MASK_STYLE": ("dropped", "learned"),
+    "ACTION.MODE": (ABSOLUTE, DELTA),
+    "ACTION.DELTA_TO": (STATE, ACTION),
     "MODEL.NAME": POLICIES,
     "MODEL.BACKBONE": FAMILIES,
     "MODEL.INIT": ("pretrained", "random"),
@@ -121,6 +124,7 @@ def check(cfg, origin):
     _check_sizes(cfg.MODEL, origin)
     _check_frozen(cfg.MODEL, cfg.TRAIN, cfg.AMP, origin)
     try:
+        check_form(cfg)
         pictures_of(cfg)
         family_of(cfg).check(cfg)
         policy_class(cfg).check(cfg)

@@ -76,6 +76,8 @@ def data_lines(cfg, data):
     )
     held_out = plural(info["num_valid_demos"], "demo") if data.valid else "none"
     yield "", f"trained on {len(data.train):,} frames, held out: {held_out} (DATA.VAL_SHARE {cfg.DATA.VAL_SHARE:g})"
+    if info.get("written"):
+        yield "", f"actions are written with {info['written']}"
     origin = info["stats"] or "of this data"
     written = "are clipped" if policy_class(cfg).INTEGERS else "stay what they are"
     yield "", f"range of the actions {origin}, {cfg.ACTION.RANGE}, {info['num_clipped']:,} values outside it {written}"

@@ -58,6 +58,7 @@ TRAINER_STATE = ("step", "world_size", "data_fingerprint", "optimizer", "scaler"
 # What a checkpoint's weights and optimizer states are made for; nothing can allow another value.
 FIXED_ON_RESUME = (
     "ACTION.DIM",
+    "ACTION.ROTATION.",
     "MODEL.NAME",
     "MODEL.BACKBONE",
     "MODEL.TOKENIZER",
@@ -155,6 +156,8 @@ def changed(cfg, data, world_size, folder):
         if trainer[name] != now:
             found.append(f"{folder} was written with {name} {trainer[name]}, this run has {now}")
     stored = read_stats(folder / "model")
+    if stored.get("form") != data.action_stats.get("form"):
+        found.append(f"{folder} was written with actions as {stored.get('form')}, now {data.action_stats.get('form')}")
     for key in (*RANGES[cfg.ACTION.RANGE], *(("mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ())):
         before, now = stored.get(key), data.action_stats.get(key)
         if before != now:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from rv_train.data.stats import action_range
+from rv_train.data.stats import recorded_range
 from rv_train.data.training_set import TrainingSet
 from rv_train.distributed import ignore_signals
 
@@ -32,7 +32,7 @@ class Validation:
 
     def __init__(self, cfg, dataset, encoder, stats, rank):
         self.dataset, self.encoder, self.rank, self.seed = dataset, encoder, rank, cfg.EXP.SEED
-        self.low, self.high = map(np.array, action_range(stats, cfg.ACTION.RANGE))
+        self.low, self.high = map(np.array, recorded_range(stats, cfg.ACTION.RANGE))
         self.batch_size, self.num_workers = cfg.TRAIN.batch_size, cfg.DATA.NUM_WORKERS
         self.features = TrainingSet(dataset, encoder, cfg.EXP.SEED, augment=False)
         whole, share = len(dataset), slice(rank.rank, None, rank.world_size)
@@ -75,9 +75,11 @@ class Validation:
         with _evaluating(model):
             for indices in _pieces(self.gen_samples, self.batch_size):
                 samples = [self.dataset[index] for index in indices]
-                batch = self.encoder.collate([self._open_prompt(sample) for sample in samples])
+                shown = [self._observation(sample) for sample in samples]
+                batch = self.encoder.collate([self.encoder.encode(one) for one in shown])
                 generators = [np.random.default_rng([self.seed, index]) for index in indices]  # for who needs noise
                 prediction = model.predict(self._to_device(batch), generators=generators)
+                prediction = self.encoder.recorded(prediction, shown)
                 answers.append(prediction.chunk)
                 truths.append(np.stack([sample.actions for sample in samples]))
                 valid.append(prediction.valid)
@@ -97,10 +99,9 @@ class Validation:
             pin_memory=self.rank.device.type == "cuda",
         )
 
-    def _open_prompt(self, sample):
+    def _observation(self, sample):
         views = dict(zip(self.dataset.views, sample.views, strict=True))
-        state = {"views": views, "instruction": sample.instruction, "proprio": sample.proprio}
-        return self.encoder.encode(state)
+        return {"views": views, "instruction": sample.instruction, "proprio": sample.proprio}
 
     def _to_device(self, batch):
         return {name: tensor.to(self.rank.device, non_blocking=True) for name, tensor in batch.items()}

@@ -1,4 +1,4 @@
-"""How actions are written for a model: as differences to where the robot is, rotations in a form that can be learned."""
+"""How actions are written for a model: as differences, rotations in another form."""
 
 from libs.action_form.form import ActionForm, written_dim
 from libs.action_form.rotation import FORMS, is_form, size

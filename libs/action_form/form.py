@@ -58,7 +58,8 @@ class ActionForm:
             inside = [number for number in range(first, first + width) if number in self.relative]
             if inside and len(inside) < width:
                 raise BadInput(
-                    f"of the rotation in numbers {first} to {first + width - 1} only {inside} are differences: all or none"
+                    f"of the rotation in numbers {first} to {first + width - 1} only {inside} are differences: all or "
+                    "none of them are"
                 )
 
     @property
@@ -92,7 +93,7 @@ class ActionForm:
         return np.concatenate(pieces, axis=-1).astype(np.float32)
 
     def read(self, chunk: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """(..., H, B) written actions and (..., P) the state before the first → (..., H, A) float32, as recorded.
+        """(..., H, B) written actions, (..., P) the state before the first → (..., H, A) float32, as recorded.
 
         Of the numbers that a rotation can have, those nearest to the action before, of the first to the state.
         """
@@ -114,7 +115,7 @@ class ActionForm:
         return np.concatenate(pieces, axis=-1).astype(np.float32)
 
     def faults(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """(T, A) actions and (T, P) states as recorded → (T,) bool: where numbers that should be a rotation are none."""
+        """(T, A) actions and (T, P) states as recorded → (T,) bool: where what should be a rotation is none."""
         bad, width = np.zeros(len(actions), dtype=bool), size(self.recorded)
         start = self._start(state, (len(actions), 1, self.dim))[:, 0]
         for first in self.rotations:

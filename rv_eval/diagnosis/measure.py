@@ -110,7 +110,7 @@ def diagnose(policy, dataset, known, num_demos, num_frames, seed):
     Args:
         policy: a Policy on weights of this machine, not a served one.
         dataset: `Demonstrations`, read with the policy's views and parts of the robot's state.
-        known: the statistics of actions that the checkpoint was trained with.
+        known: {"min", "max"} of the recorded actions that the checkpoint was trained with.
         num_demos: demos to play open loop, evenly spaced over the data, and to take frames of.
         num_frames: frames whose inputs are varied, in all; evenly spaced over those demos, at least two of each.
         seed: of what is random in answers.
@@ -136,7 +136,10 @@ def diagnose(policy, dataset, known, num_demos, num_frames, seed):
         known=known,
         conditions=conditions,
         chunks=chunks,
-        variants=[measure(policy, *variant) for variant in variants(policy, frames, list(dataset.facts.cameras))],
+        variants=[
+            measure(policy, *variant, frames.observations)
+            for variant in variants(policy, frames, list(dataset.facts.cameras))
+        ],
         adapters=measure_adapters(policy, frames.observations, conditions),
         open_loop=[play(policy, dataset, number, seed) for number in chosen],
     )
@@ -167,9 +170,9 @@ def observation(sample: Sample, views: list[str], random_key: tuple[int, ...]) -
 # ------------------------------------------------------------------------------------------------ asking the policy
 
 
-def answer(policy, observations):
-    """(n, H, A) float64, environment units."""
-    return policy.predict(observations).astype(np.float64)
+def answer(policy, observations, origins=None):
+    """(n, H, A) float64, environment units. origins: see `Policy.predict_detailed`."""
+    return policy.predict_detailed(observations, origins).chunk.astype(np.float64)
 
 
 def condition(policy, observations):
@@ -248,13 +251,14 @@ def variants(policy, frames, file_views):
     yield "proprio of another frame", "proprio", moved if taken else None, why
 
 
-def measure(policy, name, kind, observations, why_not):
-    """The Variant of what `variants` yields."""
+def measure(policy, name, kind, observations, why_not, shown):
+    """The Variant of what `variants` yields; shown: the observations as they are. Another state may change what the
+    policy writes: differences are read from where the robot really is, else they would change of themselves."""
     if observations is None:
         return Variant(name, kind, why_not)
     # The robot's state reaches the answer beside the condition, which is of pictures and instruction.
     conditions = None if kind == "proprio" else condition(policy, observations)
-    return Variant(name, kind, why_not, conditions, answer(policy, observations))
+    return Variant(name, kind, why_not, conditions, answer(policy, observations, shown))
 
 
 def measure_adapters(policy, observations, conditions):

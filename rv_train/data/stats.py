@@ -8,14 +8,16 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from libs.action_form import ActionForm
 from libs.errors import BadInput
 from libs.files import kind_of, named_path, read_json, write_whole
 from rv_train.data.base import Demonstrations
+from rv_train.data.forms import describe_form, written_actions
 
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
 RANGES = {"min_max": ("min", "max"), "q01_q99": ("q01", "q99")}  # ACTION.RANGE -> keys of the statistics
@@ -54,36 +56,43 @@ class Moments:
         return {name: values.tolist() for name, values in found.items()}
 
 
-def compute_action_stats(data: Demonstrations) -> dict:
-    """Per-dimension statistics of every action, and of the chosen proprio parts.
+def compute_action_stats(data: Demonstrations, form: ActionForm | None = None) -> dict:
+    """Per-dimension statistics of every action as it is written, and of the chosen proprio parts.
 
     Computed demo by demo from what data mostly holds anyway, float32 actions and parts; the quantiles need the column
     of one dimension at a time.
 
+    form: how actions are written; None: as they are recorded. What is written of differences (`written_actions`) is
+    held in memory meanwhile, 4 bytes a number of every chunk.
+
     Returns:
-        {"min", "max", "mean", "std", "q01", "q99": lists of A floats, "count": frames, "num_demos": demos,
+        {"min", "max", "mean", "std", "q01", "q99": lists of B floats, "count": frames, "num_demos": demos,
         "fingerprint": the data's}; with chosen parts also "proprio": {"parts": {part: dim} in their order,
-        "min", "max", "mean", "std": lists of P floats}.
+        "min", "max", "mean", "std": lists of P floats}; where actions are written otherwise than recorded also "form",
+        how, and "recorded": {"min", "max": lists of A floats}.
     """
-    actions, proprio = Moments(), Moments()
+    form = form or ActionForm(data.facts.action_dim)
+    written, recorded, proprio, held = Moments(), Moments(), Moments(), []
     for rows in data.demos:
-        actions.add(rows.actions)
+        held.append(written_actions(rows, form, data.horizon))
+        written.add(held[-1])
+        recorded.add(rows.actions)
         proprio.add(rows.proprio)
-    columns = (
-        np.concatenate([rows.actions[:, dim] for rows in data.demos]).astype(np.float64)
-        for dim in range(len(actions.mean))
-    )
+    columns = (np.concatenate([one[:, dim] for one in held]).astype(np.float64) for dim in range(form.written_dim))
     quantiles = [np.quantile(column, [0.01, 0.99]).tolist() for column in columns]
     stats = {
-        **actions.as_lists(),
+        **written.as_lists(),
         "q01": [low for low, _ in quantiles],
         "q99": [high for _, high in quantiles],
-        "count": actions.count,
+        "count": recorded.count,
         "num_demos": len(data.demos),
         "fingerprint": data.fingerprint(),
     }
     if data.parts:
         stats["proprio"] = {"parts": dict(data.parts), **proprio.as_lists()}
+    if not form.plain:
+        stats["form"] = describe_form(form, data.horizon)
+        stats["recorded"] = {"min": recorded.low.tolist(), "max": recorded.high.tolist()}
     return stats
 
 
@@ -108,6 +117,12 @@ def action_range(stats: dict, choice: str = "min_max") -> tuple[list[float], lis
     return low, high
 
 
+def recorded_range(stats: dict, choice: str = "min_max") -> tuple[list[float], list[float]]:
+    """(low, high) of the actions as they are recorded, lists of A floats: what ACTION.RANGE chooses, or, where they are
+    written otherwise, their smallest and largest values."""
+    return (stats["recorded"]["min"], stats["recorded"]["max"]) if "form" in stats else action_range(stats, choice)
+
+
 def write_stats(stats: dict, path: Path | str) -> None:
     """Write statistics as `path`, or as action_stats.json in the folder `path`, whole or not at all.
 
@@ -118,9 +133,11 @@ def write_stats(stats: dict, path: Path | str) -> None:
 
 
 def stats_as_bytes(stats: dict, suffix: str) -> bytes:
-    """The content of a file of that suffix, ".npz" or any other for JSON."""
+    """The content of a file of that suffix, ".npz" or any other for JSON; BadInput for what .npz does not hold."""
     if suffix != ".npz":
         return (json.dumps(stats, indent=1) + "\n").encode()
+    if "form" in stats:
+        raise BadInput(f"statistics of actions that are written as {stats['form']} are stored as .json, not .npz")
     arrays = {NPZ_KEYS.get(key, key): np.array(value) for key, value in stats.items() if key != "proprio"}
     for key, value in stats.get("proprio", {}).items():
         if key == "parts":
@@ -162,15 +179,24 @@ def read_stats(path: Path | str) -> dict:
             raise BadInput(f"{path}: dimension {dim} has min {low} above max {high}")
     if "proprio" in stats:
         _check_proprio(path, stats["proprio"])
+    if "form" in stats:
+        _check_recorded(path, stats)
     return stats
 
 
-def read_given(path: str, action_dim: int, parts: Iterable[str] = ()) -> dict:
-    """Statistics of DATA.STATS with the proprio of these parts, and of no others; BadInput where they are not."""
+def read_given(path: str, action_dim: int, parts: Iterable[str] = (), form: Mapping | None = None) -> dict:
+    """Statistics of DATA.STATS with the proprio of these parts, and of no others; BadInput where they are not, or of
+    actions that are written otherwise than `form` says (`describe_form`)."""
     try:
         stats = read_stats(path)
     except BadInput as error:
         raise BadInput(f"DATA.STATS: {error}") from None
+    if stats.get("form", {}) != (form or {}):
+        found, wanted = (one or "recorded" for one in (stats.get("form"), form))
+        raise BadInput(
+            f"DATA.STATS: {path} is of actions written as {found}, this recipe writes them as {wanted}: compute it "
+            "with tools/compute_stats.py --set ACTION.MODE ..., the keys of ACTION as in the recipe, HORIZON included"
+        )
     if len(stats["min"]) != action_dim:
         raise BadInput(f"DATA.STATS: {path} has {len(stats['min'])} action dimensions, ACTION.DIM is {action_dim}")
     found = list(stats["proprio"]["parts"]) if "proprio" in stats else []
@@ -191,6 +217,15 @@ def _check_proprio(path, proprio):
         values = proprio.get(key)
         if not isinstance(values, list) or len(values) != count or not all(map(_is_finite, values)):
             raise BadInput(f"{path}: proprio {key!r} must hold {count} finite numbers, got {values!r}")
+
+
+def _check_recorded(path, stats):
+    recorded, form = stats.get("recorded"), stats["form"]
+    dim = form.get("dim") if isinstance(form, dict) else None
+    for key in ("min", "max"):
+        values = recorded.get(key) if isinstance(recorded, dict) else None
+        if not isinstance(values, list) or len(values) != dim or not all(map(_is_finite, values)):
+            raise BadInput(f"{path}: 'recorded' must hold {key!r} of {dim} finite numbers, got {values!r}")
 
 
 def _is_finite(value):

@@ -14,6 +14,8 @@ and in training:
 What else a policy learns from, its encoder adds.
 """
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -21,6 +23,7 @@ from libs.errors import BadInput
 from rv_train.backbones import build_prompt, family_of
 from rv_train.backbones.prompt import IGNORE
 from rv_train.backbones.reference import ReferenceEncoder
+from rv_train.data.forms import action_form
 from rv_train.data.images import ImageTransform
 from rv_train.data.sources import find_source
 
@@ -35,23 +38,40 @@ class ObservationEncoder:
         reference: a ReferenceEncoder that encodes in place of `prompt`, or None.
         stats: of the data, None where there are none.
         proprio: {part of the robot's state: numbers in it} that an observation must hold, in the model's order.
+        form: how actions are written, an ActionForm.
     """
 
-    def __init__(self, views, transform, prompt, reference, stats, proprio):
+    def __init__(self, views, transform, prompt, reference, stats, proprio, form):
         self.views, self.transform, self.prompt, self.reference = list(views), transform, prompt, reference
-        self.stats, self.proprio = stats, dict(proprio)
+        self.stats, self.proprio, self.form = stats, dict(proprio), form
 
     @classmethod
     def from_cfg(cls, cfg, tokenizer=None, stats=None, **more):
         """From the config tree; without statistics the key map says how long the parts of the state are.
 
         more: of a subclass.
-        BadInput: DATA.PREPROCESS reference lacks its packages; statistics of other parts than DATA.PROPRIO.
+        BadInput: DATA.PREPROCESS reference lacks its packages; statistics of other parts than DATA.PROPRIO; numbers of
+        ACTION.STATE or DELTA that are not there.
         """
         prompt = build_prompt(cfg, tokenizer)
         reference = ReferenceEncoder(family_of(cfg), prompt) if cfg.DATA.PREPROCESS == "reference" else None
         transform = ImageTransform.from_cfg(cfg)
-        return cls(cfg.DATA.VIEWS, transform, prompt, reference, stats, state_parts(cfg, stats), **more)
+        parts = state_parts(cfg, stats)
+        return cls(cfg.DATA.VIEWS, transform, prompt, reference, stats, parts, action_form(cfg, parts), **more)
+
+    def written(self, sample):
+        """A Sample whose actions are as the model writes them: what is learned of it."""
+        if self.form.plain:
+            return sample
+        return dataclasses.replace(sample, actions=self.form.write(sample.actions, sample.proprio))
+
+    def recorded(self, prediction, observations):
+        """A Prediction about observations with its chunks as the data have them: what a robot executes. The robot's
+        state, which differences are relative to, is that of the observations."""
+        if self.form.plain:
+            return prediction
+        states = np.stack([self.state(observation.get("proprio")).numpy() for observation in observations])
+        return dataclasses.replace(prediction, chunk=self.form.read(prediction.chunk, states))
 
     def encode(self, observation):
         """An observation dict (`views`, `instruction`, `proprio`) → features for `collate`; the prompt stays open.

@@ -6,6 +6,7 @@ actions, spread over the range that the data's states have.
 
 from libs.action_text import ActionTextCodec
 from rv_train.backbones.prompt import IGNORE
+from rv_train.data.forms import dim_written
 from rv_train.data.stats import action_range
 from rv_train.policies.encoding import ObservationEncoder
 
@@ -33,7 +34,7 @@ class TextEncoder(ObservationEncoder):
             codec = ActionTextCodec(*action_range(stats, action.RANGE), action.NUM_BINS)
         if stats and cfg.DATA.PROPRIO and "proprio" in stats:
             state_codec = ActionTextCodec(stats["proprio"]["min"], stats["proprio"]["max"], action.NUM_BINS)
-        more = {"horizon": action.HORIZON, "action_dim": action.DIM, "num_bins": action.NUM_BINS}
+        more = {"horizon": action.HORIZON, "action_dim": dim_written(cfg), "num_bins": action.NUM_BINS}
         return super().from_cfg(cfg, tokenizer, stats, codec=codec, state_codec=state_codec, **more)
 
     def encode(self, observation):
