@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from libs.action_form.rotation import from_matrix, is_rotation, near, size, to_matrix
+from libs.action_form.rotation import from_matrix, is_rotation, is_usual, near, size, to_matrix
 from libs.errors import BadInput
 
 
@@ -26,7 +26,9 @@ class ActionForm:
     relative: numbers of an action that are written as differences; origin: as many places in the robot's state (P),
     which say where the robot is. to_before: differences to the action before, of the first to the state; else all to
     the state at the chunk's start. rotations: the first number of each rotation in an action; recorded, written: its
-    form there and as it is written. A rotation is relative with all its numbers, or with none.
+    form there and as it is written. A rotation is relative with all its numbers, or with none. usual: recorded
+    rotations are those of `is_usual`; else they are read as the numbers nearest to the action before, of the first to
+    the state.
 
     BadInput: numbers that an action does not have, or that overlap.
     """
@@ -38,6 +40,7 @@ class ActionForm:
     rotations: tuple[int, ...] = ()
     recorded: str = "axis_angle"
     written: str = "axis_angle"
+    usual: bool = True
 
     def __post_init__(self):
         width = size(self.recorded)
@@ -93,10 +96,7 @@ class ActionForm:
         return np.concatenate(pieces, axis=-1).astype(np.float32)
 
     def read(self, chunk: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """(..., H, B) written actions, (..., P) the state before the first → (..., H, A) float32, as recorded.
-
-        Of the numbers that a rotation can have, those nearest to the action before, of the first to the state.
-        """
+        """(..., H, B) written actions, (..., P) the state before the first → (..., H, A) float32, as recorded."""
         if self.plain:
             return chunk
         chunk = np.asarray(chunk, dtype=np.float64)
@@ -123,6 +123,11 @@ class ActionForm:
                 bad |= ~is_rotation(self.recorded, rows[:, first : first + width])
         return bad
 
+    def are_usual(self, actions: np.ndarray) -> bool:
+        """(T, A) recorded actions: whether all their rotations are usual ones, see `is_usual`."""
+        width = size(self.recorded)
+        return all(is_usual(self.recorded, actions[:, first : first + width]).all() for first in self.rotations)
+
     def _turned(self, piece, start):
         """(..., H, n) written rotations → as recorded; start: (..., 1, n) what they lead away from, None: nothing."""
         matrix = to_matrix(self.written, piece)
@@ -133,6 +138,8 @@ class ActionForm:
                 matrix = np.stack(list(turns), axis=-3)
             matrix = matrix @ base
         values = from_matrix(self.recorded, matrix)
+        if self.usual:
+            return values
         before = values[..., 0, :] if start is None else start[..., 0, :]
         for step in range(piece.shape[-2]):
             before = values[..., step, :] = near(self.recorded, values[..., step, :], before)

@@ -21,6 +21,7 @@ ORDERS = ["".join(order) for axes in ("xyz", "XYZ") for order in itertools.permu
 SIZES = {"axis_angle": 3, **dict.fromkeys(QUATERNIONS, 4), "6d_columns": 6, "6d_rows": 6}
 SIZES |= {EULER + order: 3 for order in ORDERS}
 FORMS = ("axis_angle", *QUATERNIONS, "6d_columns", "6d_rows", "euler_xyz (or another order, XYZ: about turned axes)")
+BEYOND = 0.01  # radians, or the like of a quaternion, behind which numbers are not usual ones that were rounded
 LOOSE = 0.02  # how far from length 1, or from a right angle, recorded numbers may be that are still a rotation
 TINY = 1e-8  # a length below that has no direction
 
@@ -83,6 +84,19 @@ def near(form: str, values: np.ndarray, other: np.ndarray) -> np.ndarray:
         turned = values + axis * 2 * np.pi * np.round((wanted - angle) / (2 * np.pi))
         return np.where(angle > TINY, turned, values)
     return values
+
+
+def is_usual(form: str, values: np.ndarray) -> np.ndarray:
+    """(..., n) → (...) bool: whether the numbers are those of all for a rotation that `from_matrix` gives, as far as
+    rounding lets it be told; False: a sign or a number of turns says something more, where a path came from."""
+    values = np.asarray(values, dtype=np.float64)
+    if form in QUATERNIONS:
+        return values[..., QUATERNIONS[form][3]] >= -BEYOND
+    if form == "axis_angle":
+        return np.linalg.norm(values, axis=-1) <= np.pi + BEYOND
+    if form.startswith(EULER):
+        return (np.abs(values) <= np.array([1, 0.5, 1]) * np.pi + BEYOND).all(-1)
+    return np.ones(values.shape[:-1], dtype=bool)
 
 
 def is_rotation(form: str, values: np.ndarray) -> np.ndarray:

@@ -23,10 +23,11 @@ def dim_written(cfg: CfgNode) -> int:
     return written_dim(cfg.ACTION.DIM, len(turns.DIMS), turns.RECORDED, turns.WRITTEN)
 
 
-def action_form(cfg: CfgNode, parts: Mapping[str, int]) -> ActionForm:
+def action_form(cfg: CfgNode, parts: Mapping[str, int], stats: Mapping[str, Any] | None = None) -> ActionForm:
     """The ActionForm of a config tree.
 
-    parts: {part of the robot's state that comes with a sample: numbers in it}, DATA.PROPRIO's in its order.
+    parts: {part of the robot's state that comes with a sample: numbers in it}, DATA.PROPRIO's in its order. stats: of
+    the data, which know how rotations are recorded; None: nothing is to be read.
     BadInput: as `check_form`; a part or a number of it that is not there; numbers that an action does not have.
     """
     check_form(cfg)
@@ -41,6 +42,7 @@ def action_form(cfg: CfgNode, parts: Mapping[str, int]) -> ActionForm:
             rotations=tuple(turns.DIMS),
             recorded=turns.RECORDED,
             written=turns.WRITTEN,
+            usual=stats["recorded"]["usual"] if stats and "form" in stats else True,
         )
     except BadInput as error:
         raise BadInput(

@@ -69,7 +69,7 @@ def compute_action_stats(data: Demonstrations, form: ActionForm | None = None) -
         {"min", "max", "mean", "std", "q01", "q99": lists of B floats, "count": frames, "num_demos": demos,
         "fingerprint": the data's}; with chosen parts also "proprio": {"parts": {part: dim} in their order,
         "min", "max", "mean", "std": lists of P floats}; where actions are written otherwise than recorded also "form",
-        how, and "recorded": {"min", "max": lists of A floats}.
+        how, and "recorded": {"min", "max": lists of A floats, "usual": of rotations, see `ActionForm`}.
     """
     form = form or ActionForm(data.facts.action_dim)
     written, recorded, proprio, held = Moments(), Moments(), Moments(), []
@@ -92,7 +92,8 @@ def compute_action_stats(data: Demonstrations, form: ActionForm | None = None) -
         stats["proprio"] = {"parts": dict(data.parts), **proprio.as_lists()}
     if not form.plain:
         stats["form"] = describe_form(form, data.horizon)
-        stats["recorded"] = {"min": recorded.low.tolist(), "max": recorded.high.tolist()}
+        usual = all(form.are_usual(rows.actions) for rows in data.demos)
+        stats["recorded"] = {"min": recorded.low.tolist(), "max": recorded.high.tolist(), "usual": usual}
     return stats
 
 
@@ -226,6 +227,8 @@ def _check_recorded(path, stats):
         values = recorded.get(key) if isinstance(recorded, dict) else None
         if not isinstance(values, list) or len(values) != dim or not all(map(_is_finite, values)):
             raise BadInput(f"{path}: 'recorded' must hold {key!r} of {dim} finite numbers, got {values!r}")
+    if type(recorded.get("usual")) is not bool:
+        raise BadInput(f"{path}: 'recorded' must hold 'usual', true or false, got {recorded.get('usual')!r}")
 
 
 def _is_finite(value):

@@ -57,7 +57,7 @@ class ObservationEncoder:
         reference = ReferenceEncoder(family_of(cfg), prompt) if cfg.DATA.PREPROCESS == "reference" else None
         transform = ImageTransform.from_cfg(cfg)
         parts = state_parts(cfg, stats)
-        return cls(cfg.DATA.VIEWS, transform, prompt, reference, stats, parts, action_form(cfg, parts), **more)
+        return cls(cfg.DATA.VIEWS, transform, prompt, reference, stats, parts, action_form(cfg, parts, stats), **more)
 
     def written(self, sample):
         """A Sample whose actions are as the model writes them: what is learned of it."""

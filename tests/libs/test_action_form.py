@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from libs.action_form import ActionForm, is_form, size, written_dim
-from libs.action_form.rotation import SIZES, from_matrix, is_rotation, near, to_matrix
+from libs.action_form.rotation import SIZES, from_matrix, is_rotation, is_usual, near, to_matrix
 from libs.errors import BadInput
 
 EULER = [form for form in SIZES if form.startswith("euler_")]
@@ -182,9 +182,28 @@ def test_without_differences_a_rotation_alone_changes_its_form():
 
 
 def test_angles_beyond_a_turn_come_back_as_they_were_recorded():
-    form = ActionForm(3, (0, 1, 2), (0, 1, 2), rotations=(0,), recorded="euler_xyz", written="6d_columns")
     path = np.linspace([3.0, 0.2, -2.0], [7.0, -0.2, -4.5], 6, dtype=np.float32)
+    form = ActionForm(3, (0, 1, 2), (0, 1, 2), False, (0,), "euler_xyz", "6d_columns", usual=False)
+    assert not form.are_usual(path)
     np.testing.assert_allclose(form.read(form.write(path[1:], path[0]), path[0]), path[1:], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", SIZES)
+def test_usual_numbers_are_those_that_are_given(form):
+    for kind in KINDS:
+        assert is_usual(form, from_matrix(form, rotations(kind, np.random.default_rng(8))).astype(np.float32)).all()
+    unusual = {"axis_angle": [0, 3.3, 0], "quaternion_xyzw": [0.6, 0, 0, -0.8], "quaternion_wxyz": [-0.8, 0.6, 0, 0]}
+    unusual |= {name: [3.3, 0, 0] for name in EULER}
+    if form in unusual:
+        assert not is_usual(form, unusual[form])
+
+
+def test_recorded_numbers_come_back_where_they_are_usual_ones():
+    """From a state this side of half a turn to a goal beyond, recorded from the other side."""
+    form = ActionForm(3, (0, 1, 2), (0, 1, 2), rotations=(0,))
+    state, goal = np.array([0.0, 0.0, 3.0], np.float32), np.array([[0.0, 0.0, 3.2 - 2 * np.pi]], np.float32)
+    assert form.are_usual(goal)
+    np.testing.assert_allclose(form.read(form.write(goal, state), state), goal, atol=1e-6)
 
 
 def test_plain_actions_are_left_alone():
