@@ -25,12 +25,19 @@ _C.DATA = CfgNode()
 # hdf5:     demonstration files
 # manifest: manifest.jsonl, a JSON line per sample with its pictures beside (tools/build_manifest.py, or anybody's)
 # lerobot:  LeRobot data sets of versions 2.0, 2.1 and 3.0, see docs/your_data.md
+# mix:      several of these, as often as MIX says
 _C.DATA.SOURCE = "hdf5"
 # hdf5: demo files or folders of them, searched for *.hdf5 and *.h5; several suites may be mixed
 # manifest: manifests or folders that hold a manifest.jsonl
 # lerobot: sets, folders that hold some, or names on the Hugging Face hub (OWNER/NAME@REVISION); several sets are joined
 # one after another
+# mix: nothing, or in place of MIX one recipe whose DATA.MIX it is
 _C.DATA.FILES = []
+# mix: the sets, a list of {FILES: [...], WEIGHT: 2, ...}. Of two sets of weights 2 and 1, whatever their sizes, two of
+# three samples are of the first; without weights (all or none) every frame is drawn as often as any other. A set may
+# have a SOURCE (default: what its files look like), KEY_MAP, ACTION and INSTRUCTION of its own, those of DATA else; a
+# NAME, for summaries; and RENAME: {a name of VIEWS or PROPRIO: what this set calls it}. See docs/your_data.md
+_C.DATA.MIX = []
 _C.DATA.MAX_DEMOS = 0  # use only the first so many demos: for a look, or to see them learned by heart; 0: all
 _C.DATA.SKIP_BAD = False  # train without the lines of a manifest that cannot be used, instead of refusing it
 # hdf5: where the files keep pictures, robot states, actions and instruction: a name (libero, robomimic, isaac_cosmos,
@@ -276,6 +283,7 @@ _C.AMP.frozen_dtype = "float32"
 
 _LIST_ITEMS = {
     "DATA.FILES": str,
+    "DATA.MIX": dict,
     "DATA.VIEWS": str,
     "DATA.PROPRIO": str,
     "IMAGE.SIZE": int,

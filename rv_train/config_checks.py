@@ -8,6 +8,7 @@ from libs.errors import BadInput
 from rv_train.backbones import FAMILIES, family_named, family_of, pictures_of
 from rv_train.data.forms import ABSOLUTE, ACTION, DELTA, STATE, check_form
 from rv_train.data.images import FITS
+from rv_train.data.mixture import check_mix
 from rv_train.data.sources import SOURCES, find_source
 from rv_train.policies import POLICIES, policy_class
 
@@ -124,6 +125,7 @@ def check(cfg, origin):
     _check_sizes(cfg.MODEL, origin)
     _check_frozen(cfg.MODEL, cfg.TRAIN, cfg.AMP, origin)
     try:
+        check_mix(cfg)
         check_form(cfg)
         pictures_of(cfg)
         family_of(cfg).check(cfg)

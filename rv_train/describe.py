@@ -74,6 +74,7 @@ def data_lines(cfg, data):
         f"{info['num_frames']:,} frames of {info['num_demos']:,} demos in {plural(len(info['files']), 'file')}, "
         f"{sizes_text(info['cameras'])}, rendering {info['render']}",
     )
+    yield from mix_lines(data)
     held_out = plural(info["num_valid_demos"], "demo") if data.valid else "none"
     yield "", f"trained on {len(data.train):,} frames, held out: {held_out} (DATA.VAL_SHARE {cfg.DATA.VAL_SHARE:g})"
     if info.get("written"):
@@ -89,6 +90,20 @@ def data_lines(cfg, data):
         yield "", f"{info['num_bad_lines']:,} bad lines of the manifest are left out (DATA.SKIP_BAD)"
     if info.get("num_hidden"):
         yield "", f"{info['num_hidden']:,} samples hide digits (X), where nothing is learned"
+
+
+def mix_lines(data):
+    """The sets of a mixture: what is trained on of each, and how often."""
+    blocks = data.train.mix
+    held_out = {block.name: block.demos for block in data.valid.mix} if data.valid else {}
+    for block in blocks:
+        drawn = f"weight {block.weight:g}, {block.share:.1%}" if block.weight else f"{block.share:.1%}"
+        passes = block.share * len(data.train) / block.samples
+        yield (
+            "",
+            f"  {block.name}: {block.samples:,} frames of {plural(block.demos, 'demo')}, "
+            f"{held_out.get(block.name, 0)} held out; {drawn} of the samples, {passes:.3g} passes an epoch",
+        )
 
 
 def sizes_text(cameras):

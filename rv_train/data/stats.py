@@ -4,11 +4,12 @@ A range of the actions is what integers are spread over; what is generated as nu
 """
 
 import io
+import itertools
 import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from rv_train.data.forms import describe_form, written_actions
 
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
 RANGES = {"min_max": ("min", "max"), "q01_q99": ("q01", "q99")}  # ACTION.RANGE -> keys of the statistics
+QUANTILES = [0.01, 0.99]
 NPZ_KEYS = {"min": "action_mins", "max": "action_maxs"}  # what others call them; further keys have our names
 
 
@@ -50,6 +52,20 @@ class Moments:
         self.low, self.high = np.minimum(self.low, rows.min(axis=0)), np.maximum(self.high, rows.max(axis=0))
         self.count = total
 
+    @classmethod
+    def drawn(cls, sets: Sequence["Moments"], shares: Sequence[float]) -> "Moments":
+        """Of what is drawn from several sets by shares that add up to 1; the count is that of all rows."""
+        if len(sets) == 1:
+            return sets[0]
+        both, all_of = list(zip(sets, shares, strict=True)), cls()
+        all_of.count = sum(one.count for one in sets)
+        all_of.mean = sum(share * one.mean for one, share in both)
+        spread = sum(share * (one._squares / one.count + (one.mean - all_of.mean) ** 2) for one, share in both)
+        all_of._squares = spread * all_of.count
+        all_of.low = np.min([one.low for one in sets], axis=0)
+        all_of.high = np.max([one.high for one in sets], axis=0)
+        return all_of
+
     def as_lists(self) -> dict[str, list[float]]:
         """{"min", "max", "mean", "std": lists of D floats}; std is the population's."""
         found = {"min": self.low, "max": self.high, "mean": self.mean, "std": np.sqrt(self._squares / self.count)}
@@ -58,6 +74,9 @@ class Moments:
 
 def compute_action_stats(data: Demonstrations, form: ActionForm | None = None) -> dict:
     """Per-dimension statistics of every action as it is written, and of the chosen proprio parts.
+
+    Of a mixture with weights they are those of what is drawn from it: mean, deviation and quantiles weigh every set by
+    its share, min and max are those of all sets.
 
     Computed demo by demo from what data mostly holds anyway, float32 actions and parts; the quantiles need the column
     of one dimension at a time.
@@ -72,14 +91,15 @@ def compute_action_stats(data: Demonstrations, form: ActionForm | None = None) -
         how, and "recorded": {"min", "max": lists of A floats, "usual": of rotations, see `ActionForm`}.
     """
     form = form or ActionForm(data.facts.action_dim)
-    written, recorded, proprio, held = Moments(), Moments(), Moments(), []
-    for rows in data.demos:
-        held.append(written_actions(rows, form, data.horizon))
-        written.add(held[-1])
-        recorded.add(rows.actions)
-        proprio.add(rows.proprio)
-    columns = (np.concatenate([one[:, dim] for one in held]).astype(np.float64) for dim in range(form.written_dim))
-    quantiles = [np.quantile(column, [0.01, 0.99]).tolist() for column in columns]
+    shares = [block.share for block in data.mix if block.weight] or [1.0]
+    lengths = [block.demos for block in data.mix if block.weight] or [len(data.demos)]
+    demos, sets = iter(data.demos), []
+    for length in lengths:
+        sets.append(
+            _Set([(rows, written_actions(rows, form, data.horizon)) for rows in itertools.islice(demos, length)])
+        )
+    written, recorded, proprio = (Moments.drawn([getattr(one, of) for one in sets], shares) for of in _Set.MOMENTS)
+    quantiles = [_quantiles([one.column(dim) for one in sets], shares) for dim in range(form.written_dim)]
     stats = {
         **written.as_lists(),
         "q01": [low for low, _ in quantiles],
@@ -95,6 +115,35 @@ def compute_action_stats(data: Demonstrations, form: ActionForm | None = None) -
         usual = all(form.are_usual(rows.actions) for rows in data.demos)
         stats["recorded"] = {"min": recorded.low.tolist(), "max": recorded.high.tolist(), "usual": usual}
     return stats
+
+
+class _Set:
+    """What statistics need of some demos. MOMENTS: of what is written, of recorded actions, of the state."""
+
+    MOMENTS = ("written", "recorded", "proprio")
+
+    def __init__(self, demos):
+        self.held = [rows for _, rows in demos]
+        self.written, self.recorded, self.proprio = Moments(), Moments(), Moments()
+        for rows, written in demos:
+            self.written.add(written)
+            self.recorded.add(rows.actions)
+            self.proprio.add(rows.proprio)
+
+    def column(self, dim):
+        """(N,) float64: a number of everything that is written."""
+        return np.concatenate([rows[:, dim] for rows in self.held]).astype(np.float64)
+
+
+def _quantiles(columns, shares):
+    """[q01, q99] of what is drawn from several sets: where the shares of the values below reach them."""
+    if len(columns) == 1:
+        return np.quantile(columns[0], QUANTILES).tolist()
+    values = np.concatenate(columns)
+    weights = np.concatenate([np.full(len(one), share / len(one)) for one, share in zip(columns, shares, strict=True)])
+    order = np.argsort(values, kind="stable")
+    reached = np.searchsorted(np.cumsum(weights[order]), QUANTILES)
+    return values[order][np.minimum(reached, len(values) - 1)].tolist()
 
 
 def action_range(stats: dict, choice: str = "min_max") -> tuple[list[float], list[float]]:

@@ -30,7 +30,7 @@ class Trajectories:
     Args: see `Demonstrations`.
     """
 
-    written_with = None
+    written_with, mix = None, ()
 
     def __init__(
         self,
