@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 from tests.demo_files import write_synthetic_demo_file
 
 AHEAD, TURN = np.array([0.1, 0.2, -0.1]), np.array([0.0, 0.0, 0.25])  # metres, radians
-MOVED, TURNED = np.array([0.02, 0.0, 0.0]), np.array([0.0, 0.0, 0.2])  # by the hand, in a frame
+MOVED, TURNED = np.array([0.1, 0.0, 0.0]), np.array([0.0, 0.0, 0.25])  # by the hand, in a frame
 # Keywords for `tiny_cfg`: such data, rotations as axis times angle.
 DELTA = {
     "DATA__PROPRIO": ["ee_pos", "ee_ori"],

@@ -74,13 +74,14 @@ def observations(run, demos):
 
 
 def check_goals(kind, answers, recorded):
-    """Poses as exact as numbers of float32 around 1 that are added up; a flow is not so exact."""
-    near = 0.02 if kind == "flow" else 1e-5
+    """Poses within the codec's step, of ranges of 0.2 and, of columns, of 0.3; of a flow within a share of them."""
+    near = 0.05 if kind == "flow" else 0.2 / 9
     np.testing.assert_allclose(answers[..., :3], recorded[..., :3], atol=near)
     one, other = (Rotation.from_rotvec(rows[..., 3:6].reshape(-1, 3)) for rows in (answers, recorded))
-    assert (one * other.inv()).magnitude().max() < 10 * near
-    # The same numbers, not only the same turn: beyond half a turn they go on as they were recorded.
-    np.testing.assert_allclose(answers[..., 3:6], recorded[..., 3:6], atol=10 * near)
+    assert (one * other.inv()).magnitude().max() < 3 * near
+    # The same numbers, not only the same turn, unless it is so near half a turn that the sign is a matter of rounding.
+    clear = np.linalg.norm(recorded[..., 3:6], axis=-1) < np.pi - 3 * near
+    np.testing.assert_allclose(answers[clear][:, 3:6], recorded[clear][:, 3:6], atol=3 * near)
 
 
 def test_the_recorded_goals_come_back(learned):
@@ -136,7 +137,7 @@ def test_a_diagnosis_compares_goals(learned, tmp_path, capsys):
     diagnose.main(["--model_path", str(run), "--data", str(demos), *out])
     found = json.loads((tmp_path / "out/diagnosis.json").read_text())
     mae = np.array(found["open_loop"]["mae"][:3], dtype=float)
-    assert np.nanmax(mae) < 0.05 if kind == "flow" else 0.005
+    assert np.nanmax(mae) < 0.05
     if kind == "text":  # what it writes is always the same: of itself a difference does not change with the state
         assert found["variants"]["proprio zero"]["answer"] < 0.02
     assert not any("leaves the range" in one["text"] for one in found["verdicts"])
@@ -174,4 +175,4 @@ def test_a_lerobot_set_of_goals(tmp_path):
         sample = data[index]
         shown = {"views": dict(zip(data.views, sample.views, strict=True)), "instruction": sample.instruction}
         answer = policy.predict([{**shown, "proprio": sample.proprio}])[0]
-        np.testing.assert_array_less(np.abs(answer - sample.actions), step + 1e-5)
+        assert (np.abs(answer - sample.actions) <= step + 1e-5).all()

@@ -112,11 +112,11 @@ def test_every_frame_is_learned_so_that_it_comes_back(demos, model, to, written)
 def test_statistics_are_those_of_what_is_written(demos):
     data = load_data(tiny_cfg(**opts_of(demos)))
     stats, rows = data.action_stats, data.train.demos[0]
-    # A goal is (0.1, 0.2, -0.1) and a turn of 0.25 ahead of the hand, which moves by (0.02, 0, 0) and turns by 0.2 a
+    # A goal is (0.1, 0.2, -0.1) and a turn of 0.25 ahead of the hand, which moves by (0.1, 0, 0) and turns by 0.25 a
     # frame: what is two frames ahead is that much more, unless the demo ends.
     np.testing.assert_allclose(stats["min"][:3], [0.1, 0.2, -0.1], atol=1e-6)
-    np.testing.assert_allclose(stats["max"][:3], [0.14, 0.2, -0.1], atol=1e-6)
-    np.testing.assert_allclose((stats["min"][5], stats["max"][5]), (0.25, 0.65), atol=1e-6)
+    np.testing.assert_allclose(stats["max"][:3], [0.3, 0.2, -0.1], atol=1e-6)
+    np.testing.assert_allclose((stats["min"][5], stats["max"][5]), (0.25, 0.75), atol=1e-6)
     assert stats["count"] == 18 and len(stats["proprio"]["min"]) == 6
     assert stats["form"]["horizon"] == 3 and stats["form"]["to"] == "state"
     actions = np.concatenate([demo.actions for demo in data.train.demos])
