@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from yacs.config import CfgNode
 
-from libs.action_form import ActionForm, is_form, written_dim
+from libs.action_form import FORMS, ActionForm, is_form, written_dim
 from libs.errors import BadInput
 from rv_train.data.base import Demo
 from rv_train.data.sources import SOURCES, find_source
@@ -55,10 +55,7 @@ def check_form(cfg: CfgNode) -> None:
     action, turns = cfg.ACTION, cfg.ACTION.ROTATION
     for key in ("RECORDED", "WRITTEN"):
         if not is_form(turns[key]):
-            raise BadInput(
-                f"ACTION.ROTATION.{key} is {turns[key]!r}; choose one of axis_angle, quaternion_xyzw, quaternion_wxyz, "
-                "euler_xyz (or another order; XYZ: about turned axes), 6d_columns, 6d_rows"
-            )
+            raise BadInput(f"ACTION.ROTATION.{key} is {turns[key]!r}; choose one of {', '.join(FORMS)}")
     if action.MODE == DELTA:
         _check_delta(cfg)
     else:

@@ -1,5 +1,6 @@
 """What DATA.MIX says of the sets of a mixture: entries of a list, in the recipe or in the one that DATA.FILES names."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from yacs.config import CfgNode
 from libs.errors import BadInput
 from libs.files import read_yaml
 from rv_train.data.base import Facts
-from rv_train.data.sources import find_source, source_that_fits
+from rv_train.data.sources import SOURCES, find_source, source_that_fits
 
 MIX = "mix"  # DATA.SOURCE of a mixture
 FILE = "mixture.yaml"  # of a folder that is a mixture
@@ -30,11 +31,20 @@ class Entry:
     rename: Mapping[str, str]
     data: Mapping[str, Any]
 
+    @functools.cached_property
+    def source(self) -> str:
+        """Of what kind it is: as stated, else what its files look like. BadInput: a kind that cannot be mixed."""
+        source = self.data.get("SOURCE") or source_that_fits(self.data["FILES"])
+        if source == MIX or not find_source(source).NUMBERS:
+            what = "a mixture itself" if source == MIX else "integers of a range of its own"
+            raise BadInput(f"DATA.MIX: {self} is {source}, {what}: list the demonstrations that it is made of")
+        return source
+
     def cfg(self, cfg: CfgNode) -> CfgNode:
         """The config tree of this set alone, by its own names."""
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.DATA.MIX, cfg.DATA.MAX_DEMOS = [], 0
+        cfg.DATA.MIX, cfg.DATA.MAX_DEMOS, cfg.DATA.SOURCE = [], 0, self.source
         for key, value in self.data.items():
             cfg.DATA[key] = value
         for key in ("VIEWS", "PROPRIO"):
@@ -44,7 +54,7 @@ class Entry:
 
     def look(self, cfg: CfgNode) -> Facts:
         """What the set holds, by the mixture's names."""
-        facts = find_source(self.data["SOURCE"]).look(self.cfg(cfg))
+        facts = find_source(self.source).look(self.cfg(cfg))
         known = {**facts.cameras, **facts.proprio}
         wrong = [name for name in self.rename.values() if name not in known]
         if wrong:
@@ -110,12 +120,9 @@ def _entry(number, said):
     name = said.get("NAME", re.sub(r"[^\w.-]", "_", Path(files[0]).name))
     if not re.fullmatch(r"[\w.-]+", name):
         raise BadInput(f"{where}: NAME is made of letters, digits, '_', '-' and '.', got {name!r}")
-    source = said.get("SOURCE") or source_that_fits(files)
-    if source == MIX or not find_source(source).NUMBERS:
-        what = "a mixture itself" if source == MIX else "integers of a range of its own"
-        raise BadInput(f"{where}: {name} is {source}, {what}: list the demonstrations that it is made of")
-    data = {key: value for key, value in said.items() if key in DATA_KEYS}
-    return Entry(name, float(weight), dict(rename), {**data, "SOURCE": source, "FILES": list(files)})
+    if said.get("SOURCE", MIX) not in SOURCES:
+        raise BadInput(f"{where}: no SOURCE {said['SOURCE']!r}: there are {', '.join(SOURCES)}")
+    return Entry(name, float(weight), dict(rename), {key: value for key, value in said.items() if key in DATA_KEYS})
 
 
 def file_of(entry: Path | str) -> Path:

@@ -141,7 +141,7 @@ class Mixture:
         for part, block in zip(self._parts, self.mix, strict=True):
             files = [str(file.path) for file in part.data.files]
             said = {"files": files, "fingerprint": part.fingerprint(), **part.data.about()}
-            listed.append({**block._asdict(), "source": part.entry.data["SOURCE"], **said})
+            listed.append({**block._asdict(), "source": part.entry.source, **said})
         return {"mix": listed}
 
     def remarks(self) -> list[str]:
@@ -180,7 +180,7 @@ class Mix:
         entries = read_entries(cfg)
         facts = [entry.look(cfg) for entry in entries]
         checks.refuse(_unlike(entries, facts, cfg))
-        parts = [Part(entry, find_source(entry.data["SOURCE"]).open(entry.cfg(cfg))) for entry in entries]
+        parts = [Part(entry, find_source(entry.source).open(entry.cfg(cfg))) for entry in entries]
         common = _common(facts)
         proprio = {name: common.proprio[name] for name in cfg.DATA.PROPRIO}
         return Mixture(parts, cfg.DATA.VIEWS, proprio, common)
