@@ -10,6 +10,7 @@ import numpy as np
 
 from libs.errors import BadInput
 from libs.temporal_ensemble import TemporalEnsembler
+from rv_eval.drafts import rest_of
 from rv_eval.envs.base import ActionPart, snap
 
 if TYPE_CHECKING:  # a command line that only shows its help loads no model code
@@ -131,7 +132,7 @@ class ChunkAgent:
 
     def add_chunk(self, chunk: np.ndarray, numbers: Sequence[int] = ()) -> None:
         """chunk (H, A); numbers: the integers that it was written with, none of a policy that writes none."""
-        self.draft = list(numbers[self.settings.n_action_steps * chunk.shape[-1] :])
+        self.draft = rest_of(numbers, len(chunk), self.settings.n_action_steps)
         averaged = self._ensembler.add(chunk)
         self._actions = deque(averaged[: self.settings.n_action_steps].astype(np.float64))
 

@@ -4,6 +4,7 @@ Probably, which makes it faster (a draft); or whatever the model would say, beca
 """
 
 import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,12 @@ def numbers_of(text: str) -> list[int]:
     return [int(word) for word in words] if readable else []
 
 
+def rest_of(numbers: Sequence[int], horizon: int, executed: int) -> list[int]:
+    """What the integers of an answer about `horizon` actions say of those behind the first `executed` ones. An action
+    may be written with more numbers or fewer than it has."""
+    return list(numbers[executed * (len(numbers) // horizon) :])
+
+
 def draft_of(observation: dict, numbers: int) -> list[int]:
     """What an observation expects of `numbers` numbers, -1 where it expects nothing. BadInput: it is no draft."""
     draft = observation.get("draft", ())
@@ -35,7 +42,7 @@ def draft_of(observation: dict, numbers: int) -> list[int]:
 
 
 def prefix_of(observation: dict, policy: "Answering") -> np.ndarray | None:
-    """What an observation wants its chunk to begin with: (H, A) float32, NaN behind; None where it wants nothing.
+    """What an observation wants its chunk to begin with: (d, A) float32; None where it wants nothing.
 
     policy: its `horizon`, `action_dim`, `takes_prefix` and `folder`. BadInput: it is no prefix, or not for this policy.
     """
@@ -52,4 +59,4 @@ def prefix_of(observation: dict, policy: "Answering") -> np.ndarray | None:
     most, size = policy.horizon, policy.action_dim
     if given.ndim != 2 or given.shape[1] != size or len(given) > most or not np.isfinite(given).all():
         raise BadInput(f"prefix is (d, {size}) finite numbers, d at most {most}, got {given.shape}: {given.tolist()}")
-    return np.pad(given, [(0, most - len(given)), (0, 0)], constant_values=np.nan)
+    return given

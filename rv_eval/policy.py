@@ -53,7 +53,7 @@ class Policy:
     with. folder: the model folder.
 
     Of the model it knows `predict`, `compile_predict`, TEMPERATURE, DRAFTS and PREFIX only, of the encoder `encode`,
-    `collate` and `proprio`.
+    `collate`, `recorded`, `form`, `state` and `proprio`.
     """
 
     def __init__(
@@ -168,20 +168,23 @@ class Policy:
         """
         return self.predict_detailed(observations).chunk
 
-    def predict_detailed(self, observations: list[dict]) -> Prediction:
-        """The same with everything else that a Prediction says."""
+    def predict_detailed(self, observations: list[dict], origins: list[dict] | None = None) -> Prediction:
+        """The same with everything else that a Prediction says.
+
+        origins: observations whose robot state differences lead away from (ACTION.MODE delta); None: the same ones.
+        """
         features = [self._encode(observation) for observation in observations]
-        prefixes = [prefix_of(observation, self) for observation in observations]
+        prefixes = [self._prefix(observation) for observation in observations]
         answers: dict[int, tuple[Prediction, int]] = {}  # of an observation: the Prediction of a call, the row in it
         for length, places in self._calls(features):
             rows = places + places[-1:] * (self.batch_rows - len(places))
             batch = self.encoder.collate([features[place] for place in rows], length)
             batch["real"] = torch.arange(self.batch_rows) < len(places)
             if self.drafts:
-                numbers = self.horizon * self.action_dim
+                numbers = self.horizon * self.encoder.form.written_dim
                 batch["drafts"] = torch.tensor([draft_of(observations[place], numbers) for place in rows])
             if any(prefixes[place] is not None for place in places):
-                free = np.full((self.horizon, self.action_dim), np.nan, np.float32)
+                free = np.full((self.horizon, self.encoder.form.written_dim), np.nan, np.float32)
                 given = [free if prefixes[place] is None else prefixes[place] for place in rows]
                 batch["prefix"] = torch.from_numpy(np.stack(given))
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
@@ -189,7 +192,18 @@ class Policy:
             prediction = self.model.predict(batch, self.temperature, generators)
             for row, place in enumerate(places):
                 answers[place] = prediction, row
-        return gather([answers[place] for place in range(len(features))])
+        prediction = gather([answers[place] for place in range(len(features))])
+        return self.encoder.recorded(prediction, origins or observations)
+
+    def _prefix(self, observation):
+        """(H, B) float32: what a chunk begins with, as the model writes it, NaN behind; None where it is free."""
+        given = prefix_of(observation, self)
+        if given is None:
+            return None
+        form = self.encoder.form
+        if not form.plain:
+            given = form.write(given, self.encoder.state(observation.get("proprio")).numpy())
+        return np.pad(given, [(0, self.horizon - len(given)), (0, 0)], constant_values=np.nan)
 
     def _encode(self, observation):
         views, instruction = observation.get("views"), observation.get("instruction")

@@ -41,6 +41,7 @@ from rv_train.backbones.loading import BASE_COPY, copy_base
 from rv_train.backbones.lora import BASE, is_adapter_folder
 from rv_train.backbones.tokenizer import read_tokenizer
 from rv_train.config import cfg_from_dict
+from rv_train.data.forms import dim_written
 from rv_train.data.stats import read_stats, write_stats
 from rv_train.policies import build_encoder, build_policy
 
@@ -101,8 +102,8 @@ def load_model_folder(
     cfg = read_model_cfg(folder, opts)
     stats = read_stats(folder)
     data_info = read_json_object(folder / DATA_INFO)
-    if len(stats["min"]) != cfg.ACTION.DIM:
-        raise BadInput(f"{folder}: statistics of {len(stats['min'])} action dimensions, config of {cfg.ACTION.DIM}")
+    if len(stats["min"]) != dim_written(cfg):
+        raise BadInput(f"{folder}: statistics of {len(stats['min'])} action dimensions, config of {dim_written(cfg)}")
     encoder = build_encoder(cfg, stats, read_tokenizer(folder))
     model = build_policy(cfg, encoder, weights=folder).to(device).eval()
     return model, cfg, {"encoder": encoder, "action_stats": stats, "data_info": data_info, "folder": folder}

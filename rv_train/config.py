@@ -29,12 +29,19 @@ _C.DATA = CfgNode()
 # hdf5:     demonstration files
 # manifest: manifest.jsonl, a JSON line per sample with its pictures beside (tools/build_manifest.py, or anybody's)
 # lerobot:  LeRobot data sets of versions 2.0, 2.1 and 3.0, see docs/your_data.md
+# mix:      several of these, as often as MIX says
 _C.DATA.SOURCE = "hdf5"
 # hdf5: demo files or folders of them, searched for *.hdf5 and *.h5; several suites may be mixed
 # manifest: manifests or folders that hold a manifest.jsonl
 # lerobot: sets, folders that hold some, or names on the Hugging Face hub (OWNER/NAME@REVISION); several sets are joined
 # one after another
+# mix: nothing, or in place of MIX one recipe whose DATA.MIX it is
 _C.DATA.FILES = []
+# mix: the sets, a list of {FILES: [...], WEIGHT: 2, ...}. Of two sets of weights 2 and 1, whatever their sizes, two of
+# three samples are of the first; without weights (all or none) every frame is drawn as often as any other. A set may
+# have a SOURCE (default: what its files look like), KEY_MAP, ACTION and INSTRUCTION of its own, those of DATA else; a
+# NAME, for summaries; and RENAME: {a name of VIEWS or PROPRIO: what this set calls it}. See docs/your_data.md
+_C.DATA.MIX = []
 _C.DATA.MAX_DEMOS = 0  # use only the first so many demos: for a look, or to see them learned by heart; 0: all
 _C.DATA.SKIP_BAD = False  # train without the lines of a manifest that cannot be used, instead of refusing it
 # hdf5: where the files keep pictures, robot states, actions and instruction: a name (libero, robomimic, isaac_cosmos,
@@ -106,7 +113,7 @@ _C.IMAGE.HUE = 0.05
 
 # ------------------------------------------------------------------------------------------------ actions as text
 _C.ACTION = CfgNode()
-_C.ACTION.DIM = 7  # numbers per action (LIBERO: 3 position, 3 rotation, gripper)
+_C.ACTION.DIM = 7  # numbers per action, as the data hold it (LIBERO: 3 position, 3 rotation, gripper)
 _C.ACTION.HORIZON = 8  # actions predicted at once (the chunk)
 _C.ACTION.NUM_BINS = 1000  # an action is written as an integer 0..NUM_BINS between the ends of ACTION.RANGE
 # What the integers are spread over, dimension by dimension. What lies outside is clipped, and counted at the start.
@@ -114,6 +121,28 @@ _C.ACTION.NUM_BINS = 1000  # an action is written as an integer 0..NUM_BINS betw
 # q01_q99: the quantiles that leave out 1 % on either side: a few wild values do not take the bins from all others. But
 #          what the robot does seldom lies there, too. For text; of a flow policy FLOW.NORMALIZE says what is used.
 _C.ACTION.RANGE = "min_max"
+# absolute: actions are written as they are recorded
+# delta:    some of their numbers, DELTA, as the difference to where the robot is: for data whose actions are goals, of
+#           joints or of a hand. Who asks the policy gets goals back, and must send the robot's state.
+# Everything below, ACTION.RANGE included, is then about what is written. Both keys: docs/your_data.md
+_C.ACTION.MODE = "absolute"
+_C.ACTION.DELTA = []  # the numbers of an action that are differences, counted from 0: [0, 1, 2, 3, 4, 5]
+# What of DATA.PROPRIO says where the robot is, a number for each of DELTA, in its order: parts, or some of their
+# numbers: ["joint_pos"], ["observation.state[0:6]"], ["ee_pos", "ee_ori[2]"]
+_C.ACTION.STATE = []
+# state:  all actions of a chunk as differences to the state at its start: no error adds up
+# action: each to the action before, the first to the state: smaller numbers and a finer range, and errors add up
+_C.ACTION.DELTA_TO = "state"
+# Rotations, which jump or cannot be subtracted as they are recorded, in another form. Differences of rotations (DELTA
+# names all their numbers) are rotations: about the axes of the frame that the data's are in.
+_C.ACTION.ROTATION = CfgNode()
+_C.ACTION.ROTATION.DIMS = []  # where they begin in an action: [3], of two arms [3, 10]; []: there are none
+# axis_angle | quaternion_xyzw | quaternion_wxyz | 6d_columns | 6d_rows | euler_xyz, or any order of three axes: lower
+# case about fixed axes (roll, pitch, yaw of URDF are euler_xyz), upper case about turned ones. What each is in numbers:
+# libs/action_form/rotation.py. RECORDED: in the data, state and actions alike
+_C.ACTION.ROTATION.RECORDED = "axis_angle"
+# What the model writes. 6d_columns (six numbers, no jumps) suits whole rotations, axis_angle small differences
+_C.ACTION.ROTATION.WRITTEN = "axis_angle"
 # Hiding digits in training, so that the model looks at the picture instead of copying the numbers before:
 _C.ACTION.MASK_MIN = 0.0  # per sample a share drawn uniformly from MASK_MIN..MASK_MAX of the digits is hidden
 _C.ACTION.MASK_MAX = 0.4  # MASK_MIN 0.3, MASK_MAX 0.3, MASK_NONE 0 is "each digit with probability 0.3"
@@ -260,9 +289,13 @@ _C.AMP.frozen_dtype = "float32"
 
 _LIST_ITEMS = {
     "DATA.FILES": str,
+    "DATA.MIX": dict,
     "DATA.VIEWS": str,
     "DATA.PROPRIO": str,
     "IMAGE.SIZE": int,
+    "ACTION.DELTA": int,
+    "ACTION.STATE": str,
+    "ACTION.ROTATION.DIMS": int,
     "TRAIN.betas": float,
 }
 

@@ -8,7 +8,9 @@ from yacs.config import CfgNode
 from libs.config_tree import get_leaf
 from libs.errors import BadInput
 from rv_train.backbones import FAMILIES, family_named, family_of, pictures_of
+from rv_train.data.forms import ABSOLUTE, ACTION, DELTA, STATE, check_form
 from rv_train.data.images import FITS
+from rv_train.data.mixture import check_mix
 from rv_train.data.sources import SOURCES, find_source
 from rv_train.policies import POLICIES, policy_class
 
@@ -19,6 +21,8 @@ _CHOICES = {
     "DATA.PREPROCESS": ("fast", "reference"),
     "ACTION.RANGE": ("min_max", "q01_q99"),
     "ACTION.MASK_STYLE": ("dropped", "learned"),
+    "ACTION.MODE": (ABSOLUTE, DELTA),
+    "ACTION.DELTA_TO": (STATE, ACTION),
     "MODEL.NAME": POLICIES,
     "MODEL.BACKBONE": FAMILIES,
     "MODEL.INIT": ("pretrained", "random"),
@@ -123,6 +127,8 @@ def check(cfg: CfgNode, origin: str) -> None:
     _check_sizes(cfg.MODEL, origin)
     _check_frozen(cfg.MODEL, cfg.TRAIN, cfg.AMP, origin)
     try:
+        check_mix(cfg)
+        check_form(cfg)
         pictures_of(cfg)
         family_of(cfg).check(cfg)
         policy_class(cfg).check(cfg)

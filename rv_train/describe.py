@@ -85,8 +85,11 @@ def data_lines(cfg: CfgNode, data: "TrainingData") -> Iterator[tuple[str, str]]:
         f"{info['num_frames']:,} frames of {info['num_demos']:,} demos in {plural(len(info['files']), 'file')}, "
         f"{sizes_text(info['cameras'])}, rendering {info['render']}",
     )
+    yield from mix_lines(data)
     held_out = plural(info["num_valid_demos"], "demo") if data.valid else "none"
     yield "", f"trained on {len(data.train):,} frames, held out: {held_out} (DATA.VAL_SHARE {cfg.DATA.VAL_SHARE:g})"
+    if info.get("written"):
+        yield "", f"actions are written with {info['written']}"
     origin = info["stats"] or "of this data"
     written = "are clipped" if policy_class(cfg).INTEGERS else "stay what they are"
     yield "", f"range of the actions {origin}, {cfg.ACTION.RANGE}, {info['num_clipped']:,} values outside it {written}"
@@ -98,6 +101,20 @@ def data_lines(cfg: CfgNode, data: "TrainingData") -> Iterator[tuple[str, str]]:
         yield "", f"{info['num_bad_lines']:,} bad lines of the manifest are left out (DATA.SKIP_BAD)"
     if info.get("num_hidden"):
         yield "", f"{info['num_hidden']:,} samples hide digits (X), where nothing is learned"
+
+
+def mix_lines(data: "TrainingData") -> Iterator[tuple[str, str]]:
+    """The sets of a mixture: what is trained on of each, and how often."""
+    blocks = data.train.mix
+    held_out = {block.name: block.demos for block in data.valid.mix} if data.valid else {}
+    for block in blocks:
+        drawn = f"weight {block.weight:g}, {block.share:.1%}" if block.weight else f"{block.share:.1%}"
+        passes = block.share * len(data.train) / block.samples
+        yield (
+            "",
+            f"  {block.name}: {block.samples:,} frames of {plural(block.demos, 'demo')}, "
+            f"{held_out.get(block.name, 0)} held out; {drawn} of the samples, {passes:.3g} passes an epoch",
+        )
 
 
 def sizes_text(cameras: Mapping[str, Sequence[int]]) -> str:

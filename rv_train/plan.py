@@ -63,9 +63,7 @@ def dry_run(cfg: CfgNode, devices: str | None = None, nproc: int | None = None) 
 
     lines = [*model_lines(cfg, policy), ("", f"sizes from {sizes}")]
     if data:
-        sampler = ResumableBatchSampler(
-            len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=world_size
-        )
+        sampler = ResumableBatchSampler.from_cfg(cfg, data.train, rank=0, world_size=world_size)
         steps = count_steps(cfg, sampler.batches_per_epoch)
         lines += [*data_lines(cfg, data), *(("warning", remark) for remark in data.remarks)]
         lines += step_lines(cfg, sampler.batches_per_epoch, steps)
@@ -206,9 +204,7 @@ def _sample(cfg, encoder, data):
         ids = encoder.prompt.encode(given or STAND_IN)["input_ids"]
         which = "DATA.INSTRUCTION" if given else "a stand-in for the instruction"
         return f"the prompt, with {which}\n{abbreviated(encoder.prompt, ids)}"
-    sampler = ResumableBatchSampler(
-        len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, rank=0, world_size=1
-    )
+    sampler = ResumableBatchSampler.from_cfg(cfg, data.train, rank=0, world_size=1)
     key = next(iter(sampler))[0]
     samples = TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)
     features = samples[key]

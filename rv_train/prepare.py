@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from libs.config_tree import differences
 from libs.errors import BadInput
-from libs.files import kind_of, make_folder
+from libs.files import kind_of, make_folder, read_json_object
 from rv_train import checkpoint
 from rv_train.backbones import family_of
 from rv_train.backbones.loading import base_path, check_weights
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FREE_ON_RESUME = (
     "EXP.DIR",
     "EXP.ID",
+    "DATA.MIX",  # likewise; its weights are compared
     "DATA.FILES",  # the same data may have moved: its fingerprint is compared
     "DATA.SKIP_BAD",
     "DATA.INSTRUCTIONS",  # so is what its wordings are
@@ -65,6 +66,7 @@ TRAINER_STATE = ("step", "world_size", "data_fingerprint", "optimizer", "scaler"
 # What a checkpoint's weights and optimizer states are made for; nothing can allow another value.
 FIXED_ON_RESUME = (
     "ACTION.DIM",
+    "ACTION.ROTATION.",
     "MODEL.NAME",
     "MODEL.BACKBONE",
     "MODEL.TOKENIZER",
@@ -118,9 +120,7 @@ def prepare_run(
     data = load_data(cfg, policy_class(cfg).INTEGERS)
     for line in data.remarks:
         print(f"warning: {line}", file=sys.stderr)
-    sampler = ResumableBatchSampler(
-        len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, 0, world_size, start_batch=0
-    )
+    sampler = ResumableBatchSampler.from_cfg(cfg, data.train, 0, world_size)
     count_steps(cfg, sampler.batches_per_epoch)
     encoder = build_encoder(cfg, data.action_stats)
     TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)[next(iter(sampler))[0]]
@@ -165,6 +165,11 @@ def changed(cfg: CfgNode, data: TrainingData, world_size: int, folder: Path) -> 
         if trainer[name] != now:
             found.append(f"{folder} was written with {name} {trainer[name]}, this run has {now}")
     stored = read_stats(folder / "model")
+    now, before = (mix_of(info) for info in (data.info, read_json_object(folder / "model" / checkpoint.DATA_INFO)))
+    if now != before:
+        found.append(f"{folder} was written with DATA.MIX of {before or 'no sets'}, now {now or 'no sets'}")
+    if stored.get("form") != data.action_stats.get("form"):
+        found.append(f"{folder} was written with actions as {stored.get('form')}, now {data.action_stats.get('form')}")
     for key in (*RANGES[cfg.ACTION.RANGE], *(("mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ())):
         before, now = stored.get(key), data.action_stats.get(key)
         if before != now:
@@ -175,3 +180,10 @@ def changed(cfg: CfgNode, data: TrainingData, world_size: int, folder: Path) -> 
         fixed = key.startswith(FIXED_ON_RESUME)
         (impossible if fixed else found).append(f"{key} is {now!r} now, the run was started with {before!r}")
     return impossible, found
+
+
+def mix_of(info):
+    """What a mixture is drawn from, in words: "a 2, b 1", "a, b" without weights; "" where data is none."""
+    return ", ".join(
+        f"{one['name']}{one['weight']: g}" if one["weight"] else one["name"] for one in info.get("mix", ())
+    )

@@ -41,7 +41,7 @@ def sanity_forward(cfg: CfgNode, device: torch.device) -> int:
     print(table([*data_lines(cfg, data), *(("warning", remark) for remark in data.remarks)]))
     torch.manual_seed(cfg.EXP.SEED)
     encoder = build_encoder(cfg, data.action_stats)
-    sampler = ResumableBatchSampler(len(data.train), cfg.TRAIN.batch_size, cfg.DATA.SAMPLER, cfg.EXP.SEED, 0, 1)
+    sampler = ResumableBatchSampler.from_cfg(cfg, data.train, rank=0, world_size=1)
     samples = TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)
     keys = next(iter(sampler))
     features = [samples[key] for key in keys]

@@ -73,15 +73,8 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
     # Demonstrations → batches. Which samples make batch number n is a pure function of n.
     tokenizer = read_tokenizer(job.resume / "model") if job.resume else None
     encoder = build_encoder(cfg, data.action_stats, tokenizer)
-    sampler = ResumableBatchSampler(
-        num_samples=len(data.train),
-        batch_size=cfg.TRAIN.batch_size,
-        mode=cfg.DATA.SAMPLER,
-        seed=cfg.EXP.SEED,
-        rank=rank.rank,
-        world_size=rank.world_size,
-        start_batch=start_step * cfg.TRAIN.grad_accum,
-    )
+    start_batch = start_step * cfg.TRAIN.grad_accum
+    sampler = ResumableBatchSampler.from_cfg(cfg, data.train, rank.rank, rank.world_size, start_batch)
     samples = TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)
     loader = DataLoader(
         samples,
@@ -151,7 +144,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
         if validation and (with_loss or with_answers):
             with ema.swapped():
                 if with_loss:
-                    scores["val/loss"] = validation.loss(bare, precision)
+                    scores |= validation.loss(bare, precision)
                 if with_answers:
                     answered, figure = validation.generate(bare)
                     scores |= answered

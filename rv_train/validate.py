@@ -5,6 +5,7 @@ who needs it, and none of the run's generators is drawn from, so it trains the s
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from rv_train.data.stats import action_range
+from rv_train.data.base import Block
+from rv_train.data.stats import recorded_range
 from rv_train.data.training_set import TrainingSet
 from rv_train.distributed import Rank, ignore_signals
 
@@ -46,12 +48,13 @@ class Validation:
         self, cfg: CfgNode, dataset: "Demonstrations", encoder: "Encoder", stats: Mapping[str, Any], rank: Rank
     ) -> None:
         self.dataset, self.encoder, self.rank, self.seed = dataset, encoder, rank, cfg.EXP.SEED
-        self.low, self.high = map(np.array, action_range(stats, cfg.ACTION.RANGE))
+        self.low, self.high = map(np.array, recorded_range(stats, cfg.ACTION.RANGE))
         self.batch_size, self.num_workers = cfg.TRAIN.batch_size, cfg.DATA.NUM_WORKERS
         self.features = TrainingSet(dataset, encoder, cfg.EXP.SEED, augment=False)
-        whole, share = len(dataset), slice(rank.rank, None, rank.world_size)
-        self.loss_samples = spread(whole, cfg.VALID.loss_batches * self.batch_size or whole)[share]
-        self.gen_samples = spread(whole, cfg.VALID.gen_samples)[share]
+        self.blocks, mine = dataset.mix or [whole_of(dataset)], slice(rank.rank, None, rank.world_size)
+        chosen = spread_over(self.blocks, cfg.VALID.loss_batches * self.batch_size)
+        self.loss_samples = [places[mine] for places in chosen]  # of every block
+        self.gen_samples = [*itertools.chain(*spread_over(self.blocks, cfg.VALID.gen_samples))][mine]
 
     def loss(self, model: "Policy", precision: "Precision") -> float:
         """The training loss (of text: cross-entropy per learned token), over the samples of all ranks.
@@ -59,16 +62,28 @@ class Validation:
         Args:
             model: the bare model; its training flag is left as found.
             precision: a Precision, for its autocast.
+
+        Returns:
+            {"val/loss"}, and of a mixture {"val/loss_NAME"} of each set; the first is then their mean by shares, as the
+            training loss is.
         """
-        total = torch.zeros(2, dtype=torch.float64, device=self.rank.device)  # summed loss, what it is a mean over
+        # Of every block: summed loss, what it is a mean over.
+        total = torch.zeros(len(self.blocks), 2, dtype=torch.float64, device=self.rank.device)
+        batches = [
+            (number, one) for number, all in enumerate(self.loss_samples) for one in _pieces(all, self.batch_size)
+        ]
         with _evaluating(model):
-            for batch in self._loss_batches():
+            loader = self._loss_batches([one for _, one in batches])
+            for (number, _), batch in zip(batches, loader, strict=True):
                 with precision.autocast():
                     result = model(self._to_device(batch))
                 count = result["count"]
-                total += torch.stack([result["loss"].double() * count, total.new_tensor(count)])
+                total[number] += torch.stack([result["loss"].double() * count, total.new_tensor(count)])
         dist.all_reduce(total)
-        return (total[0] / total[1]).item()
+        means = (total[:, 0] / total[:, 1]).tolist()
+        together = sum(block.share * mean for block, mean in zip(self.blocks, means, strict=True))
+        each = {f"val/loss_{block.name}": mean for block, mean in zip(self.blocks, means, strict=True)}
+        return {"val/loss": together, **(each if self.dataset.mix else {})}
 
     def generate(self, model: "Policy") -> "tuple[dict[str, float], Figure | None]":
         """Let the model answer, and compare its chunks with the demonstrated ones, in environment units.
@@ -90,10 +105,12 @@ class Validation:
         with _evaluating(model):
             for indices in _pieces(self.gen_samples, self.batch_size):
                 samples = [self.dataset[index] for index in indices]
-                prompts = [self._open_prompt(sample) for sample in samples]
+                shown = [self._observation(sample) for sample in samples]
+                prompts = [self.encoder.encode(one) for one in shown]
                 batch = self.encoder.collate(prompts, self._padded_length(prompts))
                 generators = [np.random.default_rng([self.seed, index]) for index in indices]  # for who needs noise
                 prediction = model.predict(self._to_device(batch), generators=generators)
+                prediction = self.encoder.recorded(prediction, shown)
                 answers.append(prediction.chunk)
                 truths.append(np.stack([sample.actions for sample in samples]))
                 valid.append(prediction.valid)
@@ -101,8 +118,8 @@ class Validation:
         metrics = self._over_ranks(chunks - true, readable)
         return metrics, self._figure(chunks, true, readable) if self.rank.is_main else None
 
-    def _loss_batches(self):
-        batches = _pieces([(0, 0, index) for index in self.loss_samples], self.batch_size)
+    def _loss_batches(self, batches):
+        batches = [[(0, 0, index) for index in one] for one in batches]
         return DataLoader(
             self.features,
             batch_sampler=batches,
@@ -113,10 +130,9 @@ class Validation:
             pin_memory=self.rank.device.type == "cuda",
         )
 
-    def _open_prompt(self, sample):
+    def _observation(self, sample):
         views = dict(zip(self.dataset.views, sample.views, strict=True))
-        state = {"views": views, "instruction": sample.instruction, "proprio": sample.proprio}
-        return self.encoder.encode(state)
+        return {"views": views, "instruction": sample.instruction, "proprio": sample.proprio}
 
     def _padded_length(self, prompts):
         """On a GPU one of few lengths, each of which has a graph recorded, and compiled kernels; else None, the
@@ -189,6 +205,21 @@ def spread(whole: int, count: int) -> list[int]:
     """At most `count` evenly spaced numbers out of 0 … whole - 1, each the middle of an equal share."""
     count = min(count, whole)
     return [(2 * i + 1) * whole // (2 * count) for i in range(count)]
+
+
+def whole_of(dataset: "Demonstrations") -> Block:
+    """The Block that data is which is no mixture."""
+    return Block("", 0.0, 1.0, len(dataset), len(dataset.demos))
+
+
+def spread_over(blocks: Sequence[Block], count: int) -> list[list[int]]:
+    """Of every block of a data set evenly spaced samples of its share of `count`, at least one; count 0: all."""
+    chosen, first = [], 0
+    for block in blocks:
+        wanted = max(1, round(count * block.share)) if count else block.samples
+        chosen.append([first + place for place in spread(block.samples, wanted)])
+        first += block.samples
+    return chosen
 
 
 def chunk_figure(

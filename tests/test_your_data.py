@@ -8,7 +8,9 @@ import sys
 import time
 
 import pytest
+import yaml
 
+from rv_train.config import load_cfg
 from tests.tiny import ROOT
 
 
@@ -48,6 +50,19 @@ def test_every_command_of_the_page_runs(tmp_path):
     finally:
         server.terminate()
         server.wait(30)
+
+
+def test_every_recipe_of_the_page_is_one(tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/your_data.md").read_text(), re.DOTALL)
+    keys = []
+    for number, text in enumerate(blocks):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text)
+        tree = yaml.safe_load(text)
+        keys += [*tree["DATA"], *tree.get("ACTION", {})]
+        cfg = load_cfg(path, ["ACTION.DIM", 6])
+        assert all(cfg.DATA[key] == value for key, value in tree["DATA"].items())
+    assert {"MIX", "MODE", "STATE", "ROTATION"} <= set(keys)
 
 
 def ask(port, server):

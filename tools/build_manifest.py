@@ -30,6 +30,7 @@ from libs.files import check_new_folder, kind_of
 from libs.manifest.build import Build, Settings, check_same, clear_parts, make_tasks
 from libs.manifest.lines import INFO, MANIFEST
 from rv_train.data.checks import demo_remarks, motion_problems, refuse
+from rv_train.data.forms import action_form
 from rv_train.data.load import open_data
 from rv_train.data.manifest_stats import read_info
 from rv_train.data.stats import (
@@ -74,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not least <= getattr(args, name) <= most:
             raise BadInput(f"--{name} must be between {least} and {most}, not {getattr(args, name)}")
     check_new_folder(args.out)
-    dataset = open_data(chosen_data(args, HORIZON=args.horizon, NUM_BINS=args.num_bins))
+    cfg = chosen_data(args, HORIZON=args.horizon, NUM_BINS=args.num_bins)
+    dataset = open_data(cfg)
+    if not action_form(cfg, dataset.parts).plain:
+        raise BadInput("a manifest holds actions as they are recorded: leave ACTION.MODE and ACTION.ROTATION out")
     if dataset.written_with:
         raise BadInput(f"{dataset.files[0].path} holds actions as integers already: give what it was made of")
     refuse(motion_problems(dataset.demos))

@@ -6,7 +6,9 @@
 Training computes the same by itself. A file is for a range that several runs share, or that must not move when the data
 does: DATA.STATS action_stats.json. A name that ends in .npz gives numpy's format (action_mins, action_maxs, ...), which
 DATA.STATS reads, too. With --proprio it holds mean, deviation and range of these parts of the robot's state as well,
-for a policy that is given them. Exit code: 0, 2 where a file cannot be used.
+for a policy that is given them. Where a recipe writes actions as differences or rotations in another form, its keys of
+ACTION decide what the statistics are of: --set ACTION.MODE delta --set ACTION.HORIZON 8 ... Exit code: 0, 2 where a
+file cannot be used.
 """
 
 import argparse
@@ -18,7 +20,8 @@ from typing import Any
 from libs.cli import cli_errors
 from libs.errors import BadInput
 from libs.files import check_new_file, kind_of
-from rv_train.data.checks import USUAL_BINS, constant_dims, demo_remarks
+from rv_train.data.checks import USUAL_BINS, constant_dims, demo_remarks, refuse
+from rv_train.data.forms import action_form, form_problems, written_actions
 from rv_train.data.load import open_data
 from rv_train.data.stats import compute_action_stats, write_stats
 from tools.data_options import add_data_options, chosen_data
@@ -47,12 +50,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.exists() and not args.force:
         raise BadInput(f"{args.out} exists: give another --out, or --force to overwrite it")
     check_new_file(args.out)
-    data = open_data(chosen_data(args, HORIZON=1))
+    cfg = chosen_data(args, HORIZON=1)
+    data = open_data(cfg)
     if data.written_with:
         raise BadInput(f"{data.written_with[1]} holds the statistics that these actions were written with: take those")
-    stats = compute_action_stats(data)
+    form = action_form(cfg, data.parts)
+    refuse(form_problems(data.demos, form))
+    stats = compute_action_stats(data, form)
     print("\n".join(table(stats)))
-    for line in [*constant_dims(stats), *demo_remarks(data, stats["min"], stats["max"], USUAL_BINS)]:
+    written = None if form.plain else [written_actions(rows, form, data.horizon) for rows in data.demos]
+    for line in [*constant_dims(stats), *demo_remarks(data, stats["min"], stats["max"], USUAL_BINS, written)]:
         print(f"warning: {line}", file=sys.stderr)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_stats(stats, args.out)

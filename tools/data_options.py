@@ -47,6 +47,7 @@ def other_data(cfg: CfgNode, files: Sequence[Path], source: str | None, key_map:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATA.FILES, cfg.DATA.SOURCE = [str(path) for path in files], source or source_that_fits(files)
+    cfg.DATA.MIX = []
     cfg.DATA.KEY_MAP, cfg.DATA.STATS, cfg.DATA.MAX_DEMOS = key_map or cfg.DATA.KEY_MAP, "", 0
     cfg.freeze()
     return cfg

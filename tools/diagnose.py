@@ -30,7 +30,7 @@ from rv_train.checkpoint import find_model_folder, read_model_cfg
 from rv_train.config import load_cfg
 from rv_train.data.load import open_data
 from rv_train.data.sources import SOURCES
-from rv_train.data.stats import read_stats
+from rv_train.data.stats import read_stats, recorded_range
 from tools.data_options import other_data
 from tools.evaluation import run_name
 
@@ -107,7 +107,8 @@ def run_diagnosis(args: argparse.Namespace, model_path: Path, out: Path) -> dict
     if args.overfit is not None:
         dataset = dataset.first(args.overfit)
     policy = Policy.from_checkpoint(model_path, args.device)
-    d = diagnose(policy, dataset, read_stats(policy.folder), args.num_demos, args.num_frames, args.seed)
+    known = dict(zip(("min", "max"), recorded_range(read_stats(policy.folder)), strict=True))
+    d = diagnose(policy, dataset, known, args.num_demos, args.num_frames, args.seed)
     tree = {
         "model": str(policy.folder),
         "views": list(policy.views),

@@ -119,7 +119,7 @@ def diagnose(
     Args:
         policy: a Policy on weights of this machine, not a served one.
         dataset: `Demonstrations`, read with the policy's views and parts of the robot's state.
-        known: the statistics of actions that the checkpoint was trained with.
+        known: {"min", "max"} of the recorded actions that the checkpoint was trained with.
         num_demos: demos to play open loop, evenly spaced over the data, and to take frames of.
         num_frames: frames whose inputs are varied, in all; evenly spaced over those demos, at least two of each.
         seed: of what is random in answers.
@@ -146,7 +146,10 @@ def diagnose(
         known=known,
         conditions=conditions,
         chunks=chunks,
-        variants=[measure(policy, *variant) for variant in variants(policy, frames, list(dataset.facts.cameras))],
+        variants=[
+            measure(policy, *variant, frames.observations)
+            for variant in variants(policy, frames, list(dataset.facts.cameras))
+        ],
         adapters=measure_adapters(policy, frames.observations, conditions),
         open_loop=[play(policy, dataset, number, seed) for number in chosen],
     )
@@ -177,9 +180,10 @@ def observation(sample: Sample, views: list[str], random_key: tuple[int, ...]) -
 # ------------------------------------------------------------------------------------------------ asking the policy
 
 
-def answer(policy: "Policy", observations: Sequence[dict]) -> np.ndarray:
-    """(n, H, A) float64, environment units."""
-    return policy.predict(list(observations)).astype(np.float64)
+def answer(policy: "Policy", observations: Sequence[dict], origins: Sequence[dict] | None = None) -> np.ndarray:
+    """(n, H, A) float64, environment units. origins: see `Policy.predict_detailed`."""
+    chunk = policy.predict_detailed(list(observations), list(origins) if origins is not None else None).chunk
+    return chunk.astype(np.float64)
 
 
 def condition(policy: "Policy", observations: Sequence[dict]) -> np.ndarray:
@@ -260,13 +264,16 @@ def variants(
     yield "proprio of another frame", "proprio", moved if taken else None, why
 
 
-def measure(policy: "Policy", name: str, kind: str, observations: list[dict] | None, why_not: str) -> Variant:
-    """The Variant of what `variants` yields."""
+def measure(
+    policy: "Policy", name: str, kind: str, observations: list[dict] | None, why_not: str, shown: Sequence[dict]
+) -> Variant:
+    """The Variant of what `variants` yields; shown: the observations as they are. Another state may change what the
+    policy writes: differences are read from where the robot really is, else they would change of themselves."""
     if observations is None:
         return Variant(name, kind, why_not)
     # The robot's state reaches the answer beside the condition, which is of pictures and instruction.
     conditions = None if kind == "proprio" else condition(policy, observations)
-    return Variant(name, kind, why_not, conditions, answer(policy, observations))
+    return Variant(name, kind, why_not, conditions, answer(policy, observations, shown))
 
 
 def measure_adapters(policy: "Policy", observations: Sequence[dict], conditions: np.ndarray) -> Adapters | None:

@@ -18,7 +18,18 @@ def train_on(
     opts: config pairs KEY VALUE, texts. devices: flags of the trainer that choose ranks.
     SystemExit: whatever the trainer ends with, if it is not success; it has said why.
     """
-    fixed = ["DATA.FILES", str(data), "DATA.MAX_DEMOS", str(count), "DATA.VAL_SHARE", "0", "EXP.SEED", str(seed)]
+    fixed = [
+        "DATA.FILES",
+        str(data),
+        "DATA.MIX",
+        "[]",
+        "DATA.MAX_DEMOS",
+        str(count),
+        "DATA.VAL_SHARE",
+        "0",
+        "EXP.SEED",
+        str(seed),
+    ]
     place = ["EXP.DIR", str(folder), "EXP.ID", "run"]
     try:
         train(["--cfg", str(cfg_path), *devices, *opts, *fixed, *place])

@@ -12,6 +12,7 @@ import numpy as np
 
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
+from rv_eval.drafts import rest_of
 from rv_eval.envs.base import ActionPart, snap
 from rv_eval.splice import SYNC, Splicer
 
@@ -66,7 +67,7 @@ class DelayedAgent:
             self._numbers = prediction.numbers[row] if prediction.numbers else ()
         while not self._splicer.due(self.delay):
             self._step()
-        self.draft = list(self._numbers[self._splicer.position * chunk.shape[-1] :])
+        self.draft = rest_of(self._numbers, len(chunk), self._splicer.position)
         self.prefix = [snap(action, self._parts) for action in self._splicer.coming(self.delay)]
 
     def next_action(self) -> np.ndarray:

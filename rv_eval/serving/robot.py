@@ -17,6 +17,7 @@ import numpy as np
 
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings, Answering
+from rv_eval.drafts import rest_of
 from rv_eval.envs.base import ActionPart, snap
 from rv_eval.serving.robot_limits import Limits
 from rv_eval.serving.robot_log import RobotLog
@@ -204,7 +205,7 @@ class RobotLoop:
         self._log.add_action(self.result.steps, observation, allowed)
 
     def _ask(self, observation):
-        draft = list(self._numbers[self._splicer.position * self._policy.action_dim :])
+        draft = rest_of(self._numbers, self._policy.horizon, self._splicer.position)
         question = observation | {"instruction": self._options.instruction, "draft": draft}
         question |= {"random_key": (0, self.result.queries)} | self._prefix(observation)
         self._asked_at, self._asked_step, self._question = self._clock.now(), self.result.steps, question

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from libs.action_form import written_dim
 from libs.errors import BadInput
 from rv_train.backbones.tokenizer import character_ids, token_id
 
@@ -156,7 +157,8 @@ class PromptEncoder:
 
 def system_prompt(cfg: CfgNode) -> str:
     """PROMPT.SYSTEM with its numbers filled in; BadInput where it asks for another one."""
-    horizon, dim = cfg.ACTION.HORIZON, cfg.ACTION.DIM
+    horizon, turns = cfg.ACTION.HORIZON, cfg.ACTION.ROTATION
+    dim = written_dim(cfg.ACTION.DIM, len(turns.DIMS), turns.RECORDED, turns.WRITTEN)
     numbers = {"horizon": horizon, "action_dim": dim, "num_values": horizon * dim, "num_bins": cfg.ACTION.NUM_BINS}
     try:
         return cfg.PROMPT.SYSTEM.format(**numbers)

@@ -65,7 +65,7 @@ class Facts:
     cameras: {name: (height, width) of its stored pictures, pixels}, the main one first; a size is None where only the
     data would tell, and there is none yet. action_dim: numbers per action. proprio: {part of the robot's state: numbers
     in it}. rate: frames a second, None where nothing says so. needs: {key of a recipe: value} of what cannot be
-    otherwise for this data, beside ACTION.DIM.
+    otherwise for this data, beside ACTION.DIM. action_names: of the numbers of an action, () where nothing names them.
     """
 
     cameras: Mapping[str, tuple[int, int] | None]
@@ -73,6 +73,21 @@ class Facts:
     proprio: dict[str, int]
     rate: float | None = None
     needs: dict[str, Any] = field(default_factory=dict)
+    action_names: tuple[str, ...] = ()
+
+
+class Block(NamedTuple):
+    """A set of a mixture, whose samples and demos come behind those of the sets before.
+
+    weight: as stated, 0 where none is: every frame is then drawn as often as any other. share: of what is drawn.
+    samples, demos: how many it has.
+    """
+
+    name: str
+    weight: float
+    share: float
+    samples: int
+    demos: int
 
 
 class Demonstrations(Protocol):
@@ -86,6 +101,7 @@ class Demonstrations(Protocol):
     instructions: the language goals of the data, each at least once.
     written_with: (statistics, where they lie) where actions are stored as integers, which mean nothing without them;
         None where they are numbers.
+    mix: of a mixture its sets; empty for every other data.
     """
 
     views: list[str]
@@ -94,6 +110,9 @@ class Demonstrations(Protocol):
     facts: Facts
     render: str
     written_with: tuple[dict, str] | None
+
+    @property
+    def mix(self) -> Sequence[Block]: ...
 
     @property
     def files(self) -> Sequence[Any]: ...

@@ -78,7 +78,7 @@ def number_problems(demos: Sequence[Demo]) -> Iterator[str]:
 
 def motion_problems(demos: Sequence[Demo]) -> Iterator[str]:
     """Data in which no dimension of the actions ever changes."""
-    low, high = _extent(demos)
+    low, high = _extent([rows.actions for rows in demos])
     if is_constant(low, high).all():
         yield (
             f"{demos[0].file.path}, {demos[0].name}: all actions of {_plural(len(demos), 'demo')} are the same, "
@@ -94,26 +94,28 @@ def demo_remarks(
     low: np.ndarray | Sequence[float],
     high: np.ndarray | Sequence[float],
     num_bins: int | None = None,
+    written: Sequence[np.ndarray] | None = None,
 ) -> list[str]:
     """Lines about data that can be trained on, its own remarks first.
 
     Args:
-        low, high: (A,) the range in use.
+        low, high: (B,) the range in use.
         num_bins: integers that it is divided into; None for a policy that writes none.
+        written: see `range_remarks`.
     """
     return [
         *data.remarks(),
         *_length_remarks(data.demos, data.horizon),
         *copy_remarks(data.demos, lambda number: data.picture(number, 0, data.views[0])),
-        *range_remarks(data.demos, low, high, num_bins),
+        *range_remarks(data.demos, low, high, num_bins, written),
     ]
 
 
 def constant_dims(stats: dict) -> Iterator[str]:
     """What never changes in the data of these statistics, a line each: nothing can be learned there, or from it."""
-    still = is_constant(stats["min"], stats["max"])
+    still, what_of = is_constant(stats["min"], stats["max"]), "written actions" if "form" in stats else "actions"
     for dim, (low, high) in enumerate(zip(stats["min"], stats["max"], strict=True)):
-        what = f"dimension {dim} of the actions"
+        what = f"dimension {dim} of the {what_of}"
         if low == high:
             yield f"{what} never changes: it is {low:g} in every frame"
         elif still[dim]:
@@ -158,26 +160,38 @@ def copy_remarks(demos: Sequence[Demo], first_picture: Callable[[int], np.ndarra
 
 
 def range_remarks(
-    demos: Sequence[Demo], low: np.ndarray | Sequence[float], high: np.ndarray | Sequence[float], num_bins: int | None
+    demos: Sequence[Demo],
+    low: np.ndarray | Sequence[float],
+    high: np.ndarray | Sequence[float],
+    num_bins: int | None,
+    written: Sequence[np.ndarray] | None = None,
 ) -> Iterator[str]:
-    """Of every dimension: values that make the range too wide for all others, or that a narrow one leaves out."""
-    data_low, data_high = _extent(demos)
+    """Of every dimension: values that make the range too wide for all others, or that a narrow one leaves out.
+
+    written: of every demo (n, B) what is written of it, equally many rows for each frame; None: its actions.
+    """
+    low, high = np.asarray(low), np.asarray(high)
+    what, values = ("actions", [rows.actions for rows in demos]) if written is None else ("written actions", written)
+    data_low, data_high = _extent(values)
     still, shut = is_constant(data_low, data_high), is_constant(low, high)
     for dim in np.flatnonzero(~still):
-        column = np.concatenate([rows.actions[:, dim] for rows in demos]).astype(np.float64)
+        column, named = (
+            np.concatenate([one[:, dim] for one in values]).astype(np.float64),
+            f"dimension {dim} of the {what}",
+        )
         if shut[dim]:
             lost = int((~is_constant(np.minimum(column, low[dim]), np.maximum(column, low[dim]))).sum())
             yield (
-                f"dimension {dim} of the actions: the range in use is the one value {low[dim]:g}, and {lost:,} of "
+                f"{named}: the range in use is the one value {low[dim]:g}, and {lost:,} of "
                 f"{len(column):,} values are others, from {data_low[dim]:g} to {data_high[dim]:g}: they are clipped to "
                 "it; ACTION.RANGE min_max, or DATA.STATS with a range of your own, keeps them"
             )
         else:
-            yield from _outlier_remark(demos, dim, column, (low[dim], high[dim]), num_bins)
+            yield from _outlier_remark(demos, named, column, (low[dim], high[dim]), num_bins)
 
 
-def _outlier_remark(demos, dim, column, used, num_bins):
-    """column: (N,) all values of the dimension; used: its range."""
+def _outlier_remark(demos, named, column, used, num_bins):
+    """named: the dimension; column: (N,) all its values; used: its range."""
     values = np.clip(column, *used)
     away = np.abs(values - np.median(values))
     few = max(1, len(values) // FEW)
@@ -203,7 +217,7 @@ def _outlier_remark(demos, dim, column, used, num_bins):
                 f"{clipped:,} bins"
             )
     yield (
-        f"dimension {dim} of the actions is {column[worst]:g} in {_place(demos, worst)}; the other "
+        f"{named} is {column[worst]:g} in {_place(demos, worst, len(column))}; the other "
         f"{math.floor(100 * len(rest) / len(values))} % of the values {what}: {remedy}"
     )
 
@@ -212,19 +226,20 @@ def _bins(share, num_bins):
     return max(1, math.ceil(share * num_bins))
 
 
-def _place(demos, index):
-    """Number of an action, counted over all demos -> where it stands."""
+def _place(demos, index, rows_in_all):
+    """Number of a row, counted over all demos, of which every frame has equally many -> where it stands."""
+    index //= rows_in_all // sum(len(rows.actions) for rows in demos)
     ends = list(itertools.accumulate(len(rows.actions) for rows in demos))
     number = int(np.searchsorted(ends, index, side="right"))
     rows = demos[number]
     return f"{rows.file.path}, {rows.name}, frame {index - ends[number] + len(rows.actions)}"
 
 
-def _extent(demos):
-    """(smallest, largest) action, (A,) each."""
+def _extent(values):
+    """[(n, A), ...] → (smallest, largest), (A,) each."""
     return (
-        np.min([rows.actions.min(axis=0) for rows in demos], axis=0),
-        np.max([rows.actions.max(axis=0) for rows in demos], axis=0),
+        np.min([one.min(axis=0) for one in values], axis=0),
+        np.max([one.max(axis=0) for one in values], axis=0),
     )
 
 

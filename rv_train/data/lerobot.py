@@ -178,7 +178,10 @@ def facts_of(layout: "Layout", action: str) -> Facts:
         raise BadInput(f"DATA.ACTION: {error}") from None
     sizes = {name: (camera.height, camera.width) for name, camera in layout.cameras.items()}
     dims = {name: vector.dim for name, vector in layout.vectors.items()}
-    return Facts(sizes, dims.pop(action), dims, layout.fps, {} if action == USUAL_ACTION else {"DATA.ACTION": action})
+    needs = {} if action == USUAL_ACTION else {"DATA.ACTION": action}
+    names = layout.vectors[action].names
+    stated = () if names == tuple(f"{action}.{n}" for n in range(len(names))) else names  # else nothing named them
+    return Facts(sizes, dims.pop(action), dims, layout.fps, needs, stated)
 
 
 def _sets_in(folder):

@@ -9,11 +9,13 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from libs.action_form import ActionForm
 from libs.action_text import ActionTextCodec
 from libs.errors import BadInput
 from libs.wordings import read_wordings
 from rv_train.data import checks
 from rv_train.data.base import Demonstrations
+from rv_train.data.forms import action_form, describe_form, form_problems, form_text, written_actions
 from rv_train.data.sources import find_source
 from rv_train.data.stats import action_range, compute_action_stats, read_given
 
@@ -23,14 +25,16 @@ class TrainingData:
     """What a run trains on; can be pickled.
 
     train, valid: demos to train on and held-out ones (None where DATA.VAL_SHARE is 0).
-    action_stats: of every demo, held out or not, or read from DATA.STATS; where actions are stored as integers, what
+    action_stats: of what is written of every demo (ACTION.MODE), held out or not, or read from DATA.STATS; where
+        actions are stored as integers, what
         these were written with. With "proprio" where DATA.PROPRIO chooses parts. ACTION.RANGE says which range of them
         is in use.
     info: what checkpoints and run.json say of the data: render, resolution (the main camera's stored pictures, their
         longer side), cameras ({name: [height, width]} of those that are used), fingerprint (of the data and its
         wordings, whichever statistics are used), files, num_demos and num_frames (of all files), num_valid_demos,
         num_clipped (action values outside the range), stats (path, "" where they were computed), constant (lines: what
-        never changes; of data whose actions are numbers), num_wordings (of all instructions, where there are some), and
+        never changes; of data whose actions are numbers), written (how actions are, where not as they are recorded),
+        num_wordings (of all instructions, where there are some), and
         what `Demonstrations.about` adds.
     remarks: lines that somebody who starts a run should see.
     wordings: {instruction: (itself, its wordings)} of DATA.INSTRUCTIONS, {} without.
@@ -61,17 +65,20 @@ def load_data(cfg: CfgNode, integers: bool = True) -> TrainingData:
             DATA.VAL_SHARE above 0 where no demo can be held out.
     """
     data = open_data(cfg)
-    stats, origin, fingerprint = _statistics(cfg, data)
+    form = action_form(cfg, data.parts)
+    checks.refuse(form_problems(data.demos, form))
+    stats, origin, fingerprint = _statistics(cfg, data, form)
     codec = ActionTextCodec(*action_range(stats, cfg.ACTION.RANGE), cfg.ACTION.NUM_BINS)
     if data.written_with:
         more: dict[str, Any] = {"num_clipped": 0}
         remarks = data.remarks()
     else:
         checks.refuse(checks.motion_problems(data.demos))
-        clipped = sum(codec.count_clipped(rows.actions) for rows in data.demos)
-        more = {"num_clipped": clipped, "constant": list(checks.constant_dims(stats))}
+        written = [written_actions(rows, form, data.horizon) for rows in data.demos]
+        more = {"num_clipped": sum(map(codec.count_clipped, written)), "constant": list(checks.constant_dims(stats))}
         num_bins = cfg.ACTION.NUM_BINS if integers else None
-        remarks = checks.demo_remarks(data, codec.low, codec.high, num_bins)
+        remarks = checks.demo_remarks(data, codec.low, codec.high, num_bins, None if form.plain else written)
+        more |= {} if form.plain else {"written": form_text(form)}
     wordings = read_all_wordings(cfg.DATA.INSTRUCTIONS, data.instructions) if cfg.DATA.INSTRUCTIONS else {}
     if wordings:
         fingerprint = hashlib.sha256(json.dumps([fingerprint, wordings], sort_keys=True).encode()).hexdigest()
@@ -94,13 +101,14 @@ def read_all_wordings(path: str, instructions: Iterable[str]) -> dict[str, tuple
     return wordings
 
 
-def _statistics(cfg: CfgNode, data: Demonstrations) -> tuple[dict, str, str]:
+def _statistics(cfg: CfgNode, data: Demonstrations, form: ActionForm) -> tuple[dict, str, str]:
     """(statistics, where they were found, fingerprint of the data)."""
     if data.written_with:
         return *data.written_with, data.fingerprint()
     if cfg.DATA.STATS:
-        return read_given(cfg.DATA.STATS, cfg.ACTION.DIM, data.parts), cfg.DATA.STATS, data.fingerprint()
-    stats = compute_action_stats(data)
+        stats = read_given(cfg.DATA.STATS, form.written_dim, data.parts, describe_form(form, data.horizon))
+        return stats, cfg.DATA.STATS, data.fingerprint()
+    stats = compute_action_stats(data, form)
     return stats, "", stats["fingerprint"]
 
 

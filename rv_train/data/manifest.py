@@ -47,6 +47,8 @@ class ManifestDataset:
         BadInput: manifests that were written otherwise than asked for, or differently; no line that can be used.
     """
 
+    mix = ()
+
     def __init__(
         self,
         paths: Iterable[Path | str],

@@ -13,6 +13,7 @@ SOURCES = {
     "hdf5": "rv_train.data.hdf5:Hdf5",
     "manifest": "rv_train.data.manifest:Manifests",
     "lerobot": "rv_train.data.lerobot:LeRobot",
+    "mix": "rv_train.data.mixture:Mix",
 }
 
 

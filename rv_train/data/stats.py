@@ -4,22 +4,26 @@ A range of the actions is what integers are spread over; what is generated as nu
 """
 
 import io
+import itertools
 import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from libs.action_form import ActionForm
 from libs.errors import BadInput
 from libs.files import kind_of, named_path, read_json, write_whole
 from rv_train.data.base import Demonstrations
+from rv_train.data.forms import describe_form, written_actions
 
 FILE_NAME, NPZ_NAME = "action_stats.json", "action_stats.npz"
 RANGES = {"min_max": ("min", "max"), "q01_q99": ("q01", "q99")}  # ACTION.RANGE -> keys of the statistics
+QUANTILES = [0.01, 0.99]
 NPZ_KEYS = {"min": "action_mins", "max": "action_maxs"}  # what others call them; further keys have our names
 
 
@@ -49,43 +53,98 @@ class Moments:
         self.low, self.high = np.minimum(self.low, rows.min(axis=0)), np.maximum(self.high, rows.max(axis=0))
         self.count = total
 
+    @classmethod
+    def drawn(cls, sets: Sequence["Moments"], shares: Sequence[float]) -> "Moments":
+        """Of what is drawn from several sets by shares that add up to 1; the count is that of all rows."""
+        if len(sets) == 1:
+            return sets[0]
+        both, all_of = list(zip(sets, shares, strict=True)), cls()
+        all_of.count = sum(one.count for one in sets)
+        all_of.mean = sum(share * one.mean for one, share in both)
+        spread = sum(share * (one._squares / one.count + (one.mean - all_of.mean) ** 2) for one, share in both)
+        all_of._squares = spread * all_of.count
+        all_of.low = np.min([one.low for one in sets], axis=0)
+        all_of.high = np.max([one.high for one in sets], axis=0)
+        return all_of
+
     def as_lists(self) -> dict[str, list[float]]:
         """{"min", "max", "mean", "std": lists of D floats}; std is the population's."""
         found = {"min": self.low, "max": self.high, "mean": self.mean, "std": np.sqrt(self._squares / self.count)}
         return {name: values.tolist() for name, values in found.items()}
 
 
-def compute_action_stats(data: Demonstrations) -> dict:
-    """Per-dimension statistics of every action, and of the chosen proprio parts.
+def compute_action_stats(data: Demonstrations, form: ActionForm | None = None) -> dict:
+    """Per-dimension statistics of every action as it is written, and of the chosen proprio parts.
+
+    Of a mixture with weights they are those of what is drawn from it: mean, deviation and quantiles weigh every set by
+    its share, min and max are those of all sets.
 
     Computed demo by demo from what data mostly holds anyway, float32 actions and parts; the quantiles need the column
     of one dimension at a time.
 
+    form: how actions are written; None: as they are recorded. What is written of differences (`written_actions`) is
+    held in memory meanwhile, 4 bytes a number of every chunk.
+
     Returns:
-        {"min", "max", "mean", "std", "q01", "q99": lists of A floats, "count": frames, "num_demos": demos,
+        {"min", "max", "mean", "std", "q01", "q99": lists of B floats, "count": frames, "num_demos": demos,
         "fingerprint": the data's}; with chosen parts also "proprio": {"parts": {part: dim} in their order,
-        "min", "max", "mean", "std": lists of P floats}.
+        "min", "max", "mean", "std": lists of P floats}; where actions are written otherwise than recorded also "form",
+        how, and "recorded": {"min", "max": lists of A floats, "usual": of rotations, see `ActionForm`}.
     """
-    actions, proprio = Moments(), Moments()
-    for rows in data.demos:
-        actions.add(rows.actions)
-        proprio.add(rows.proprio)
-    columns = (
-        np.concatenate([rows.actions[:, dim] for rows in data.demos]).astype(np.float64)
-        for dim in range(len(actions.mean))
-    )
-    quantiles = [np.quantile(column, [0.01, 0.99]).tolist() for column in columns]
+    form = form or ActionForm(data.facts.action_dim)
+    shares = [block.share for block in data.mix if block.weight] or [1.0]
+    lengths = [block.demos for block in data.mix if block.weight] or [len(data.demos)]
+    demos, sets = iter(data.demos), []
+    for length in lengths:
+        sets.append(
+            _Set([(rows, written_actions(rows, form, data.horizon)) for rows in itertools.islice(demos, length)])
+        )
+    written, recorded, proprio = (Moments.drawn([getattr(one, of) for one in sets], shares) for of in _Set.MOMENTS)
+    quantiles = [_quantiles([one.column(dim) for one in sets], shares) for dim in range(form.written_dim)]
     stats = {
-        **actions.as_lists(),
+        **written.as_lists(),
         "q01": [low for low, _ in quantiles],
         "q99": [high for _, high in quantiles],
-        "count": actions.count,
+        "count": recorded.count,
         "num_demos": len(data.demos),
         "fingerprint": data.fingerprint(),
     }
     if data.parts:
         stats["proprio"] = {"parts": dict(data.parts), **proprio.as_lists()}
+    if not form.plain:
+        stats["form"] = describe_form(form, data.horizon)
+        usual = all(form.are_usual(rows.actions) for rows in data.demos)
+        stats["recorded"] = {"min": recorded.low.tolist(), "max": recorded.high.tolist(), "usual": usual}
     return stats
+
+
+class _Set:
+    """What statistics need of some demos. MOMENTS: of what is written, of recorded actions, of the state."""
+
+    MOMENTS = ("written", "recorded", "proprio")
+
+    def __init__(self, demos):
+        self.held = [rows for _, rows in demos]
+        self.written, self.recorded, self.proprio = Moments(), Moments(), Moments()
+        for rows, written in demos:
+            self.written.add(written)
+            self.recorded.add(rows.actions)
+            self.proprio.add(rows.proprio)
+
+    def column(self, dim):
+        """(N,) float64: a number of everything that is written."""
+        return np.concatenate([rows[:, dim] for rows in self.held]).astype(np.float64)
+
+
+def _quantiles(columns, shares):
+    """[q01, q99] of what is drawn from several sets: where the shares of the values below reach them."""
+    if len(columns) == 1:
+        return np.quantile(columns[0], QUANTILES).tolist()
+    values = np.concatenate(columns)
+    weights = np.concatenate([np.full(len(one), share / len(one)) for one, share in zip(columns, shares, strict=True)])
+    order = np.argsort(values, kind="stable")
+    reached = np.searchsorted(np.cumsum(weights[order]), QUANTILES)
+    return values[order][np.minimum(reached, len(values) - 1)].tolist()
 
 
 def action_range(stats: Mapping[str, Any], choice: str = "min_max") -> tuple[list[float], list[float]]:
@@ -110,6 +169,12 @@ def action_range(stats: Mapping[str, Any], choice: str = "min_max") -> tuple[lis
     return low, high
 
 
+def recorded_range(stats: Mapping[str, Any], choice: str = "min_max") -> tuple[list[float], list[float]]:
+    """(low, high) of the actions as they are recorded, lists of A floats: what ACTION.RANGE chooses, or, where they are
+    written otherwise, their smallest and largest values."""
+    return (stats["recorded"]["min"], stats["recorded"]["max"]) if "form" in stats else action_range(stats, choice)
+
+
 def write_stats(stats: Mapping[str, Any], path: Path | str) -> None:
     """Write statistics as `path`, or as action_stats.json in the folder `path`, whole or not at all.
 
@@ -120,9 +185,11 @@ def write_stats(stats: Mapping[str, Any], path: Path | str) -> None:
 
 
 def stats_as_bytes(stats: Mapping[str, Any], suffix: str) -> bytes:
-    """The content of a file of that suffix, ".npz" or any other for JSON."""
+    """The content of a file of that suffix, ".npz" or any other for JSON; BadInput for what .npz does not hold."""
     if suffix != ".npz":
         return (json.dumps(stats, indent=1) + "\n").encode()
+    if "form" in stats:
+        raise BadInput(f"statistics of actions that are written as {stats['form']} are stored as .json, not .npz")
     arrays = {NPZ_KEYS.get(key, key): np.array(value) for key, value in stats.items() if key != "proprio"}
     for key, value in stats.get("proprio", {}).items():
         if key == "parts":
@@ -164,15 +231,24 @@ def read_stats(path: Path | str) -> dict:
             raise BadInput(f"{file}: dimension {dim} has min {low} above max {high}")
     if "proprio" in stats:
         _check_proprio(file, stats["proprio"])
+    if "form" in stats:
+        _check_recorded(file, stats)
     return stats
 
 
-def read_given(path: str, action_dim: int, parts: Iterable[str] = ()) -> dict:
-    """Statistics of DATA.STATS with the proprio of these parts, and of no others; BadInput where they are not."""
+def read_given(path: str, action_dim: int, parts: Iterable[str] = (), form: Mapping | None = None) -> dict:
+    """Statistics of DATA.STATS with the proprio of these parts, and of no others; BadInput where they are not, or of
+    actions that are written otherwise than `form` says (`describe_form`)."""
     try:
         stats = read_stats(path)
     except BadInput as error:
         raise BadInput(f"DATA.STATS: {error}") from None
+    if stats.get("form", {}) != (form or {}):
+        found, wanted = (one or "recorded" for one in (stats.get("form"), form))
+        raise BadInput(
+            f"DATA.STATS: {path} is of actions written as {found}, this recipe writes them as {wanted}: compute it "
+            "with tools/compute_stats.py --set ACTION.MODE ..., the keys of ACTION as in the recipe, HORIZON included"
+        )
     if len(stats["min"]) != action_dim:
         raise BadInput(f"DATA.STATS: {path} has {len(stats['min'])} action dimensions, ACTION.DIM is {action_dim}")
     found = list(stats["proprio"]["parts"]) if "proprio" in stats else []
@@ -193,6 +269,17 @@ def _check_proprio(path, proprio):
         values = proprio.get(key)
         if not isinstance(values, list) or len(values) != count or not all(map(_is_finite, values)):
             raise BadInput(f"{path}: proprio {key!r} must hold {count} finite numbers, got {values!r}")
+
+
+def _check_recorded(path, stats):
+    recorded, form = stats.get("recorded"), stats["form"]
+    dim = form.get("dim") if isinstance(form, dict) else None
+    for key in ("min", "max"):
+        values = recorded.get(key) if isinstance(recorded, dict) else None
+        if not isinstance(values, list) or len(values) != dim or not all(map(_is_finite, values)):
+            raise BadInput(f"{path}: 'recorded' must hold {key!r} of {dim} finite numbers, got {values!r}")
+    if type(recorded.get("usual")) is not bool:
+        raise BadInput(f"{path}: 'recorded' must hold 'usual', true or false, got {recorded.get('usual')!r}")
 
 
 def _is_finite(value):

@@ -15,7 +15,8 @@ class TrainingSet(torch.utils.data.Dataset):
 
     Args:
         dataset: `Demonstrations`, see `rv_train.data.base`.
-        encoder: has `encode_training(sample, rng, augment)`, see `rv_train.policies.base.Encoder`.
+        encoder: has `written(sample)` and `encode_training(sample, rng, augment)`, see
+            `rv_train.policies.base.Encoder`.
         seed: the run's seed.
         augment: False gives every sample as evaluation sees it.
         wordings: {instruction: all that a sample of it may be asked in}, of which one is drawn; instructions that are
@@ -36,7 +37,7 @@ class TrainingSet(torch.utils.data.Dataset):
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict:
         sample, rng = self.drawn(key)
-        features = self.encoder.encode_training(sample, rng, self.augment)
+        features = self.encoder.encode_training(self.encoder.written(sample), rng, self.augment)
         return {**features, "index": int(key[2])}
 
     def drawn(self, key: tuple[int, int, int]) -> tuple[Sample, np.random.Generator]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from libs.errors import BadInput
-from rv_train.data.base import Demo, Facts, Sample
+from rv_train.data.base import Block, Demo, Facts, Sample
 
 STANDARD_RENDER = "standard"
 
@@ -31,6 +31,7 @@ class Trajectories:
     """
 
     written_with: tuple[dict, str] | None = None
+    mix: Sequence[Block] = ()
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class Trajectories:
     def __getitem__(self, index: int) -> Sample:
         number, frame = self._place(index)
         rows = self.demos[number]
-        steps = np.minimum(np.arange(frame, frame + self.horizon), len(rows.actions) - 1)
+        steps = chunk_steps(frame, self.horizon, len(rows.actions))
         return Sample(
             views=[self.picture(number, frame, view) for view in self.views],
             instruction=rows.instruction,
@@ -140,6 +141,11 @@ class Trajectories:
         part = copy.copy(self)
         part._set_demos([self.demos[number] for number in numbers])
         return part
+
+
+def chunk_steps(frame: int | np.ndarray, horizon: int, length: int) -> np.ndarray:
+    """The frames whose actions make the chunk at a frame of a demo of that length, or (n, 1) frames: (..., horizon)."""
+    return np.minimum(frame + np.arange(horizon), length - 1)
 
 
 def split_demos(

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
+from libs.action_form import ActionForm
 from rv_train.backbones.base import Family
 from rv_train.backbones.cost import Numbers
 from rv_train.backbones.prompt import PromptEncoder
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 class Prediction:
     """What a batch of observations is answered with.
 
-    chunk: (B, H, A) float32, environment units; valid: (B,) bool, the text could be read (else the mid-range chunk);
+    chunk: (B, H, A) float32, environment units, or of a model itself as it writes them (`Encoder.recorded`); valid:
+    (B,) bool, the text could be read (else the mid-range chunk);
     repaired: (B,) bool, the text was too short, too long or incomplete; texts: what was written, for people, "" by a
     model that writes nothing. tokens, passes: (B,) int64, what was written with the end, and how often the model ran
     for it, the prompt apart; numbers: B lists of the integers that were written. None from a model that writes nothing.
@@ -67,12 +69,13 @@ class Encoder(Protocol):
     """Samples and observations → batches. Training and evaluation share every line but the augmentation.
 
     prompt: what writes the prompts. stats: of the data, None where nothing is to be learned. proprio: {part of the
-    robot's state that the policy is given: numbers in it}, in its order.
+    robot's state that the policy is given: numbers in it}, in its order. form: how actions are written.
     """
 
     prompt: PromptEncoder
     stats: Mapping[str, Any] | None
     proprio: dict[str, int]
+    form: ActionForm
 
     @classmethod
     def from_cfg(
@@ -85,8 +88,16 @@ class Encoder(Protocol):
         """An observation (`views`, `instruction`, `proprio`) → features; BadInput where something is missing in it."""
         ...
 
+    def written(self, sample: Any) -> Any:
+        """A Sample whose actions are as the model writes them (ACTION.MODE), for `encode_training`."""
+        ...
+
+    def recorded(self, prediction: Prediction, observations: Sequence[Mapping[str, Any]]) -> Prediction:
+        """What a model answered to observations, with its chunks as the data have them."""
+        ...
+
     def encode_training(self, sample: Any, rng: np.random.Generator, augment: bool = True) -> dict[str, Any]:
-        """A Sample → features with all that is learned; everything random comes from `rng`."""
+        """A `written` Sample → features with all that is learned; everything random comes from `rng`."""
         ...
 
     def collate(self, features: Sequence[Mapping[str, Any]], length: int | None = None) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ and in training:
 What else a policy learns from, its encoder adds.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +26,7 @@ from libs.errors import BadInput
 from rv_train.backbones import build_prompt, family_of
 from rv_train.backbones.prompt import IGNORE, PromptEncoder
 from rv_train.backbones.reference import ReferenceEncoder
+from rv_train.data.forms import ActionForm, action_form
 from rv_train.data.images import ImageTransform
 from rv_train.data.sources import find_source
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rv_train.data.base import Sample
+    from rv_train.policies.base import Prediction
 
 
 class ObservationEncoder:
@@ -44,6 +47,7 @@ class ObservationEncoder:
         reference: a ReferenceEncoder that encodes in place of `prompt`, or None.
         stats: of the data, None where there are none.
         proprio: {part of the robot's state: numbers in it} that an observation must hold, in the model's order.
+        form: how actions are written, an ActionForm.
     """
 
     def __init__(
@@ -54,9 +58,10 @@ class ObservationEncoder:
         reference: ReferenceEncoder | None,
         stats: Mapping[str, Any] | None,
         proprio: Mapping[str, int],
+        form: ActionForm,
     ) -> None:
         self.views, self.transform, self.prompt, self.reference = list(views), transform, prompt, reference
-        self.stats, self.proprio = stats, dict(proprio)
+        self.stats, self.proprio, self.form = stats, dict(proprio), form
 
     @classmethod
     def from_cfg(
@@ -69,12 +74,28 @@ class ObservationEncoder:
         """From the config tree; without statistics the key map says how long the parts of the state are.
 
         more: of a subclass.
-        BadInput: DATA.PREPROCESS reference lacks its packages; statistics of other parts than DATA.PROPRIO.
+        BadInput: DATA.PREPROCESS reference lacks its packages; statistics of other parts than DATA.PROPRIO; numbers of
+        ACTION.STATE or DELTA that are not there.
         """
         prompt = build_prompt(cfg, tokenizer)
         reference = ReferenceEncoder(family_of(cfg), prompt) if cfg.DATA.PREPROCESS == "reference" else None
         transform = ImageTransform.from_cfg(cfg)
-        return cls(cfg.DATA.VIEWS, transform, prompt, reference, stats, state_parts(cfg, stats), **more)
+        parts = state_parts(cfg, stats)
+        return cls(cfg.DATA.VIEWS, transform, prompt, reference, stats, parts, action_form(cfg, parts, stats), **more)
+
+    def written(self, sample: "Sample") -> "Sample":
+        """A Sample whose actions are as the model writes them: what is learned of it."""
+        if self.form.plain:
+            return sample
+        return dataclasses.replace(sample, actions=self.form.write(sample.actions, sample.proprio))
+
+    def recorded(self, prediction: "Prediction", observations: Sequence[Mapping[str, Any]]) -> "Prediction":
+        """A Prediction about observations with its chunks as the data have them: what a robot executes. The robot's
+        state, which differences are relative to, is that of the observations."""
+        if self.form.plain:
+            return prediction
+        states = np.stack([self.state(observation.get("proprio")).numpy() for observation in observations])
+        return dataclasses.replace(prediction, chunk=self.form.read(prediction.chunk, states))
 
     def encode(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """An observation dict (`views`, `instruction`, `proprio`) → features for `collate`; the prompt stays open.

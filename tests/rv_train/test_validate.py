@@ -58,8 +58,8 @@ def measure(rank, demos, opts):
     model = tiny_model(cfg)
     metrics, figure = checks.generate(model)
     assert (figure is not None) == rank.is_main
-    shares = [len(checks.loss_samples), len(checks.gen_samples)]
-    return {"val/loss": checks.loss(model, Precision("off", CPU)), **metrics, "shares": shares}
+    shares = [sum(map(len, checks.loss_samples)), len(checks.gen_samples)]
+    return {**checks.loss(model, Precision("off", CPU)), **metrics, "shares": shares}
 
 
 def measure_twice(rank, demos):
@@ -83,7 +83,7 @@ def test_two_ranks_measure_what_one_does_even_where_one_has_no_sample(tmp_path, 
 def loss_by_hand(rank, demos):
     checks, cfg = validation(rank, demos, VALID__loss_batches=0, TRAIN__batch_size=4, DATA__NUM_WORKERS=1)
     model = tiny_model(cfg).train()
-    loss = checks.loss(model, Precision("off", CPU))
+    loss = checks.loss(model, Precision("off", CPU))["val/loss"]
     assert model.training and all(p.grad is None for p in model.parameters())
     samples = TrainingSet(checks.dataset, checks.encoder, 0, augment=False)
     total, tokens = 0.0, []

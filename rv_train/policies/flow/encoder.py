@@ -3,7 +3,7 @@
 A batch holds, besides pictures and ids (`rv_train.policies.encoding`),
     proprio      (B, P) float32, the robot's state as it was recorded
 and in training:
-    actions      (B, H, A) float32, environment units
+    actions      (B, H, A) float32, as they are written (ACTION.MODE)
     noise        (B, R, H, A) float32, R draws per sample (FLOW.DRAWS)
     time         (B, R) float32 in 0..1, how far each draw has come from noise to actions
 """
@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from libs.flow_matching import draw_noise, draw_times
+from rv_train.data.forms import dim_written
 from rv_train.policies.encoding import ObservationEncoder
 
 if TYPE_CHECKING:
@@ -53,15 +54,15 @@ class FlowEncoder(ObservationEncoder):
         BadInput: statistics without what FLOW.NORMALIZE or DATA.PROPRIO needs.
         """
         for key in ("mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ("min", "max"):
-            if stats and np.shape(stats.get(key, ())) != (cfg.ACTION.DIM,):
+            if stats and np.shape(stats.get(key, ())) != (dim_written(cfg),):
                 raise BadInput(
-                    f"FLOW.NORMALIZE {cfg.FLOW.NORMALIZE}: the statistics have no {key} of {cfg.ACTION.DIM} action "
+                    f"FLOW.NORMALIZE {cfg.FLOW.NORMALIZE}: the statistics have no {key} of {dim_written(cfg)} action "
                     f"dimensions, but {stats.get(key)!r}: write them with tools/compute_stats.py, or leave DATA.STATS "
                     "empty"
                 )
         more = {"dropout": cfg.FLOW.PROPRIO_DROPOUT if cfg.DATA.PROPRIO else 0.0}
         more |= {"draws": cfg.FLOW.DRAWS, "times": cfg.FLOW.TIMES}
-        more |= {"horizon": cfg.ACTION.HORIZON, "action_dim": cfg.ACTION.DIM}
+        more |= {"horizon": cfg.ACTION.HORIZON, "action_dim": dim_written(cfg)}
         return super().from_cfg(cfg, tokenizer, stats, **more)
 
     def encode(self, observation: Mapping[str, Any]) -> dict[str, Any]:

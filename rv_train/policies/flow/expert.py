@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones.folders import EXPERT
+from rv_train.data.forms import dim_written
 
 # A CPU's matrix product rounds rows that do not begin at a multiple of 16 bytes by their place in the batch (measured
 # with MKL, batches of 2 and 3): the robot's state is filled up, so that an answer does not depend on its neighbours.
@@ -93,7 +94,7 @@ class ActionExpert(nn.Module):
             condition_dim,
             proprio_dim,
             action.HORIZON,
-            action.DIM,
+            dim_written(cfg),
             flow.PROJECTOR,
             flow.HIDDEN,
             flow.LAYERS,

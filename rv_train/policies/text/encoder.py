@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 from libs.action_text import ActionTextCodec
 from rv_train.backbones.prompt import IGNORE
+from rv_train.data.forms import dim_written
 from rv_train.data.stats import action_range
 from rv_train.policies.encoding import ObservationEncoder
 
@@ -56,7 +57,7 @@ class TextEncoder(ObservationEncoder):
             codec = ActionTextCodec(*action_range(stats, action.RANGE), action.NUM_BINS)
         if stats and cfg.DATA.PROPRIO and "proprio" in stats:
             state_codec = ActionTextCodec(stats["proprio"]["min"], stats["proprio"]["max"], action.NUM_BINS)
-        more = {"horizon": action.HORIZON, "action_dim": action.DIM, "num_bins": action.NUM_BINS}
+        more = {"horizon": action.HORIZON, "action_dim": dim_written(cfg), "num_bins": action.NUM_BINS}
         return super().from_cfg(cfg, tokenizer, stats, codec=codec, state_codec=state_codec, **more)
 
     def encode(self, observation: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from rv_train.backbones.running import (
     recompute_layers,
     without_flash,
 )
+from rv_train.data.forms import dim_written
 from rv_train.policies.base import Prediction
 from rv_train.policies.text.decoder import Decoder
 from rv_train.policies.text.grammar import Grammar
@@ -91,7 +92,7 @@ class TextPolicy(nn.Module):
         prompt, action = encoder.prompt, cfg.ACTION
         with torch.device("cpu"):  # numbers are looked at while it is built
             ids = prompt.digit_ids, prompt.space_id, prompt.end_id
-            grammar = Grammar(action.HORIZON, action.DIM, action.NUM_BINS, *ids)
+            grammar = Grammar(action.HORIZON, dim_written(cfg), action.NUM_BINS, *ids)
         return cls(backbone, family_of(cfg), prompt, encoder.codec, grammar)
 
     def save(self, folder: Path | str) -> None:

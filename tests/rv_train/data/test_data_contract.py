@@ -53,9 +53,26 @@ def write_lerobot(folder):
     return {"DATA__VIEWS": views, "DATA__CACHE": str(folder.parent / "frames")}
 
 
+def write_mix(folder):
+    """Two sets that call their cameras otherwise, one of each kind, drawn from in turns."""
+    write_hdf5(folder.parent / "demos")
+    more = ["--out", str(folder.parent / "lerobot"), "--fps", "20", "--proprio", "robot_states"]
+    export_lerobot.main([str(folder.parent / "demos"), *more])
+    write_synthetic_demo_file(folder.parent / "hdf5/demo.hdf5", 3, 5, 64, seed=7, instruction="a third")
+    names = {view: f"observation.images.{view}" for view in ("agentview", "eye_in_hand")}
+    names["robot_states"] = "observation.state"
+    sets = [
+        {"FILES": [str(folder.parent / "hdf5")], "WEIGHT": 2},
+        {"FILES": [str(folder.parent / "lerobot")], "WEIGHT": 1, "RENAME": names},
+    ]
+    folder.mkdir()
+    (folder / "mixture.yaml").write_text(json.dumps({"DATA": {"MIX": sets}}))
+    return {}
+
+
 # Kind of data -> writes some to a new folder (4 demos or more of 2 actions or more, 7 numbers each; square pictures of
 # 64 pixels), and returns the recipe's keys beside SOURCE and FILES, as keywords of `tiny_cfg`.
-WRITERS = {"hdf5": write_hdf5, "manifest": write_manifest, "npz": write_npz, "lerobot": write_lerobot}
+WRITERS = {"hdf5": write_hdf5, "manifest": write_manifest, "npz": write_npz, "lerobot": write_lerobot, "mix": write_mix}
 
 
 @pytest.fixture(scope="module", autouse=True)
