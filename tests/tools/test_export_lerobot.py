@@ -61,6 +61,7 @@ def check_same(data, files, parts):
     assert next(episodes, None) is None
 
 
+@pytest.mark.slow
 def test_libero(demos, tmp_path, capsys):
     data = export(tmp_path / "set", demos)
     assert (data.fps, data.layout.robot, len(data.episodes)) == (20, "panda", 14)

@@ -92,6 +92,7 @@ def demos(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_every_way_to_store_and_to_read_gives_the_same(tmp_path, capsys, demos):
     result = run(tmp_path, "data", "--data", str(demos), "--samples", "8", "--rounds", "1")
     assert result["problems"] == [] and result["frames"] == {"number": 24, "views": 2, "resolution": 256}
