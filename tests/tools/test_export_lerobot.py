@@ -109,6 +109,7 @@ def test_videos_are_near(demos, tmp_path):
             )  # noise, and colours of half the size
 
 
+@pytest.mark.slow
 def test_a_killed_export_goes_on(demos, tmp_path):
     out = tmp_path / "set"
     command = [sys.executable, "-m", "tools.export_lerobot", demos, "--out", out]

@@ -50,6 +50,7 @@ def test_a_batch_that_differs_is_noticed():
 TINY = ["train", "--cfg", str(ROOT / "configs/tiny.yaml"), "--threads", "1", "--steps", "3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [[], ["--apart"]])
 def test_training_steps_have_the_same_losses(tmp_path, capsys, apart):
     result = run(tmp_path, *TINY, *apart, "--opts", "TRAIN.clip_grad", "0.1")
