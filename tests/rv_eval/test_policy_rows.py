@@ -89,7 +89,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(lively, monkeypatch, rows, 
         alone.append((answer.texts[0], answer.chunk[0], answer.valid[0], answer.repaired[0]))
         alone[-1] += (states_of(calls, policy, one),)
     assert len({answer[0] for answer in alone}) > 5
-    orders = [range(9), range(8, -1, -1), [4, 1, 7], [0, 3, 6, 2], [3, 0, 5], [6, 3, 0, 8], [8, 6, 3, 5, 2, 0]]
+    orders = [range(9), [4, 1, 7], [3, 0, 5], [8, 6, 3, 5, 2, 0]]
     for order in orders:
         calls.clear()
         together = policy.predict_detailed([observations[place] for place in order])

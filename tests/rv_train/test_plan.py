@@ -61,6 +61,7 @@ def test_the_published_recipe_without_weights_data_or_gpus(capsys, tmp_path, mon
     assert "GPUs:" not in out.split("missing:\n")[1]
 
 
+@pytest.mark.slow
 def test_the_lora_recipe_is_for_a_card_of_24_gb(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -182,6 +182,7 @@ def test_whether_the_state_is_used(demos, tmp_path):
         assert found["no instruction"][0] == found["all pictures black"][0] == "ok"
 
 
+@pytest.mark.slow
 def test_a_view_that_only_the_data_has_is_not_taken(demos, tmp_path):
     run = make_run(tmp_path, DATA__VIEWS=["eye_in_hand"])
     tree, found = diagnosis(run, demos, tmp_path / "out")

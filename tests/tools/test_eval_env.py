@@ -39,6 +39,7 @@ def refused(arguments, capsys):
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_toy_simulator_from_the_command_to_the_report(model, tmp_path, capsys):
     log = tmp_path / "log"
     arguments = ["--env", "toy", "--model_path", str(model), "--hurry", "--episodes", "3", "--num_envs", "2"]

@@ -61,6 +61,7 @@ def check_same(data, files, parts):
     assert next(episodes, None) is None
 
 
+@pytest.mark.slow
 def test_libero(demos, tmp_path, capsys):
     data = export(tmp_path / "set", demos)
     assert (data.fps, data.layout.robot, len(data.episodes)) == (20, "panda", 14)
@@ -108,6 +109,7 @@ def test_videos_are_near(demos, tmp_path):
             )  # noise, and colours of half the size
 
 
+@pytest.mark.slow
 def test_a_killed_export_goes_on(demos, tmp_path):
     out = tmp_path / "set"
     command = [sys.executable, "-m", "tools.export_lerobot", demos, "--out", out]

@@ -245,6 +245,7 @@ def test_attributes_of_a_regenerated_file(tmp_path, log):
     assert list(attrs["init_state"]) == [0.01, 0, 0] and attrs["model_file"] == "<mujoco/>"
 
 
+@pytest.mark.slow
 def test_the_summary_accounts_for_every_demo_and_frame(tmp_path, log, capsys):
     publish(tmp_path / "published" / "a" / f"{TASK}_demo.hdf5", trajectories(4))
     publish(tmp_path / "published" / "b" / f"{OTHER_TASK}_demo.hdf5", [[STEP] * 4, [STILL] * 3], "no such file")

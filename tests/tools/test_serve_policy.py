@@ -213,6 +213,7 @@ class BadPolicy(PicturePolicy):
         return super().chunk(observation) + len(self.batches) // 40
 
 
+@pytest.mark.slow
 def test_the_fuzzer_sees_wrong_answers_and_dead_servers(capsys):
     with running(BadPolicy()) as server, pytest.raises(SystemExit) as stop:
         fuzz_server.main(["--url", server.url, "--seconds", "1", "--clients", "4"])

@@ -142,6 +142,7 @@ def test_impossible_shards_are_refused(shard_id, num_shards):
         shard_episodes([], shard_id, num_shards)
 
 
+@pytest.mark.slow
 def test_eight_shards_are_one_run(tmp_path):
     """Run by other numbers of environments, one of them killed and continued as another division: the same results."""
     episodes = plan_episodes([Task(task_id=0), Task(task_id=1)], 8, seed=7)

@@ -61,6 +61,7 @@ def whole_chunks(cfg, length):
     raise AssertionError("no text is of that length")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, False, True])
 def test_linear_attention_is_counted_by_its_chunks(lora, tmp_path):
     """But for the state in front of the first chunk and behind the last, which pass no gradient on. (Convolutions are

@@ -25,6 +25,7 @@ def data_of(folder, **opts):
     return load_data(tiny_cfg(DATA__FILES=[str(folder)], **opts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["plain", "rows"])
 def test_a_policy_trains_on_alohas_episodes(tmp_path, form, capsys):
     for number in range(5):

@@ -276,6 +276,7 @@ def test_a_text_policy_trains_on_isaacs_files_and_resumes_with_a_map_that_moved(
     run(folder, "isaac", "--resume", **{**resumed, "DATA__KEY_MAP": folder / "moved.json"})
 
 
+@pytest.mark.slow
 def test_other_statistics_make_it_another_run(folder, tmp_path, capsys):
     stats = data_of(folder / "isaac", **FLOW).action_stats
     write_stats(stats, tmp_path / "stats.json")

@@ -34,6 +34,7 @@ def test_random_weights_at_a_size(tmp_path, capsys):
     assert "this code, drafts" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_on_frames_it_knows(tmp_path):
     write_synthetic_demo_file(tmp_path / "stripe_demo.hdf5", num_demos=2, num_frames=3, resolution=64, seed=0)
     data = ["--data", str(tmp_path / "stripe_demo.hdf5"), "--batch", "3", "--prompts", "12", "--few_prompts", "3"]

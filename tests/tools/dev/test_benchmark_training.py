@@ -50,6 +50,7 @@ def test_a_batch_that_differs_is_noticed():
 TINY = ["train", "--cfg", str(ROOT / "configs/tiny.yaml"), "--threads", "1", "--steps", "3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [[], ["--apart"]])
 def test_training_steps_have_the_same_losses(tmp_path, capsys, apart):
     result = run(tmp_path, *TINY, *apart, "--opts", "TRAIN.clip_grad", "0.1")
@@ -92,6 +93,7 @@ def demos(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_every_way_to_store_and_to_read_gives_the_same(tmp_path, capsys, demos):
     result = run(tmp_path, "data", "--data", str(demos), "--samples", "8", "--rounds", "1")
     assert result["problems"] == [] and result["frames"] == {"number": 24, "views": 2, "resolution": 256}

@@ -84,6 +84,7 @@ async def attacked(behave, attack):
         return await attack(Target(f"ws://{host}:{port}", "key", METADATA, "/nowhere"))
 
 
+@pytest.mark.slow
 def test_attackers_survive():
     async def every(target):
         messages = [send_messages(make, np.random.default_rng(0), target) for make in MESSAGES]

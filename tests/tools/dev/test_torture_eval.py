@@ -48,6 +48,7 @@ def evaluation(folder, lengths):
     return write(folder / "results.jsonl", [record(init_state=i, video=f"videos/{i}.mp4") for i in range(len(lengths))])
 
 
+@pytest.mark.slow
 def test_every_video_must_be_whole(tmp_path):
     whole, same = evaluation(tmp_path / "whole", (5, 7)), evaluation(tmp_path / "same", (5, 7))
     assert differing_videos(whole, same) == []

@@ -192,6 +192,7 @@ def test_a_draft_helps_its_own_row_only(encoder, features):
         assert passes == expected and expected[row] < alone[row]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_500_prompts_are_answered_the_same(encoder, features):
     model, rng = lively_model(), np.random.default_rng(1)

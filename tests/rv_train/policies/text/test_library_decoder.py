@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
+from rv_train.backbones import DEFAULT
 from rv_train.policies.encoding import ObservationEncoder
 from rv_train.policies.text.decoder import Decoder
 from rv_train.policies.text.library_decoder import LibraryDecoder, right_aligned
@@ -21,7 +22,7 @@ RECURRENT = {"qwen3_5"}  # families whose cache cannot forget
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.slow if name in RECURRENT else []) for name in FAMILIES],
+    params=[pytest.param(name, marks=pytest.mark.slow if name != DEFAULT else []) for name in FAMILIES],
 )
 def recipe(request, tmp_path_factory):
     return tiny_recipe(tmp_path_factory.mktemp(request.param), request.param)
