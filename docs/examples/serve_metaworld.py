@@ -4,10 +4,10 @@
     .venv-metaworld/bin/pip install metaworld==3.1.1 mujoco==3.3.0 packaging numpy "websockets>=15" msgpack
     .venv/bin/python tools/eval_env.py --env_command ".venv-metaworld/bin/python docs/examples/serve_metaworld.py" ...
 
-The goal is drawn where the task hides it from nobody: a ball (red to reach, green to push to, blue to place at). Three
-cameras: `left` and `right` look down at the table from the robot's sides, so that doors, drawers and windows show their
-handles and two pictures together tell depth, and `hand` looks between the fingers. Meta-World's own corner cameras show
-everything upside down and a puck two pixels wide at this size.
+The tasks draw their goals: a ball, red to reach, green to push to, blue to place at. Three cameras: `left` and `right`
+look down at the table from the robot's sides, so that doors, drawers and windows show their handles and two pictures
+together tell depth, and `hand` looks between the fingers. Meta-World's own corner cameras show everything upside down
+and a puck two pixels wide at this size.
 """
 
 import os
