@@ -2,10 +2,14 @@
 
 import inspect
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rv_train.backbones.prompt import STATE
+
+if TYPE_CHECKING:
+    from rv_eval.policy import Policy
 
 MARK = "\0"  # where the instruction goes
 
@@ -92,8 +96,8 @@ OWN = """Its actions come out of an expert beside the vision-language model, whi
 """
 
 
-def model_card(policy, versions: str) -> str:
-    """The card of a `rv_eval.policy.Policy`, Markdown; versions: of transformers, that open the folder it stands in."""
+def model_card(policy: "Policy", versions: str) -> str:
+    """The card of a policy, Markdown; versions: of transformers, that open the folder it stands in."""
     family, of_text = policy.model.family, policy.model.INTEGERS
     kind = "Vision-language model " + ("that writes actions (VLA-0)" if of_text else "with an action expert")
     recipe = _text(policy) if of_text else OWN

@@ -1,6 +1,8 @@
 """AdamW with states in 8 bits (Dettmers et al. 2022, arXiv:2110.02861), as bitsandbytes has it, without its waits."""
 
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from bitsandbytes.optim import AdamW8bit as Library
@@ -14,7 +16,7 @@ class AdamW8bit(Library):
     """
 
     @torch.no_grad()
-    def step(self):
+    def step(self) -> None:  # type: ignore[override] # nobody here gives a closure, and it could not be counted
         if not self.initialized:
             self.check_overrides()
             self.initialized = True
@@ -25,7 +27,7 @@ class AdamW8bit(Library):
                         self.init_state(group, parameter, number, place)
                     self.update_step(group, parameter, number, place)
 
-    def load_state_dict(self, saved):
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:  # type: ignore[override] # places are not a choice
         """saved: of `state_dict`; its tensors may lie in a file, each goes straight to its parameter's device."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         numbers = [number for group in saved["param_groups"] for number in group["params"]]

@@ -1,9 +1,19 @@
 """DDP's buckets of gradients, as they are from the second step on, before the first."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import torch
 
+if TYPE_CHECKING:
+    from torch.nn.parallel import DistributedDataParallel
 
-def settle_buckets(model, batch, precision, keep):
+    from rv_train.optim import Precision
+
+
+def settle_buckets(
+    model: "DistributedDataParallel", batch: Mapping[str, torch.Tensor], precision: "Precision", keep: bool
+) -> None:
     """Two passes over a batch, of which nothing stays but the order of the buckets, and gradients that live in them.
 
     DDP begins with buckets in the order of the parameters, and before its second pass makes new ones in the order in

@@ -46,6 +46,8 @@ from rv_train.data.stats import read_stats, write_stats
 from rv_train.policies import build_encoder, build_policy
 
 if TYPE_CHECKING:
+    from rv_train.backbones.base import Family
+    from rv_train.backbones.prompt import PromptEncoder
     from rv_train.policies.base import Policy
 
 
@@ -73,7 +75,14 @@ def save_model_folder(
     save_beside_weights(folder, model.family, model.prompt, cfg, action_stats, data_info)
 
 
-def save_beside_weights(folder, family, prompt, cfg, action_stats, data_info):
+def save_beside_weights(
+    folder: Path,
+    family: "Family",
+    prompt: "PromptEncoder",
+    cfg: CfgNode,
+    action_stats: Mapping[str, Any],
+    data_info: Mapping[str, Any],
+) -> None:
     """What a model folder holds beside its weights; prompt: a PromptEncoder of the family."""
     prompt.tokenizer.save_pretrained(folder)
     for name, settings in family.processor_files(prompt.pictures).items():

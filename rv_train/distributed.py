@@ -210,10 +210,11 @@ def _kill_loaders():
         child.kill()
 
 
-_store, _waits = None, 0  # where ranks leave each other notes; how often they waited for rank 0
+_store: "dist.Store"  # where ranks leave each other notes, from their start on
+_waits = 0  # how often they waited for rank 0
 
 
-def wait_for_main(is_main):
+def wait_for_main(is_main: bool) -> None:
     """Every rank calls this: the others wait until rank 0 (is_main) does, LONG_WAIT at most. By a note in the store,
     because a collective that waits longer than WAIT ends the run."""
     global _waits

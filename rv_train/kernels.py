@@ -5,7 +5,7 @@ import os
 import torch
 
 
-def choose_kernels(deterministic, device):
+def choose_kernels(deterministic: bool, device: torch.device) -> None:
     """For this process, before it computes anything on its device.
 
     Without cuDNN's attention, which a Hopper GPU would be given first: it plans for every new shape of a batch, half a
@@ -17,7 +17,8 @@ def choose_kernels(deterministic, device):
         device: torch.device of the rank.
     """
     torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # finds bugs, and costs time
+    # It finds bugs, and costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # made at import
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic:

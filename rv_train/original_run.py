@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from libs.files import kind_of, read_json_object
 from libs.plain_pickle import read_plain_pickle
 from rv_train.backbones.folders import check_model_type, missing_files
 from rv_train.data.stats import action_range
+
+if TYPE_CHECKING:
+    from rv_train.backbones.base import Family, Pictures
 
 MODEL, STATS, ACTIONS = "model_last", "dataset_stats.pkl", "out_ori_act"
 PROCESSOR = "preprocessor_config.json"
@@ -61,10 +65,10 @@ def original_stats(path: Path, dim: int) -> dict:
     return stats
 
 
-def check_original(model: Path, family, pictures) -> dict:
+def check_original(model: Path, family: "Family", pictures: "Pictures") -> dict[str, Any]:
     """BadInput where a folder's weights are of another family, or its pictures were cut otherwise; config.json.
 
-    pictures: of a prompt, see `rv_train.backbones.base.Pictures`.
+    pictures: of a prompt.
     """
     check_model_type(model, family)
     theirs = read_json_object(model / PROCESSOR) if kind_of(model / PROCESSOR) else {}

@@ -1,9 +1,10 @@
 """Everything that is checked before a process is started, so that bad input costs one line and nothing half-written."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
@@ -165,9 +166,9 @@ def changed(cfg: CfgNode, data: TrainingData, world_size: int, folder: Path) -> 
         if trainer[name] != now:
             found.append(f"{folder} was written with {name} {trainer[name]}, this run has {now}")
     stored = read_stats(folder / "model")
-    now, before = (mix_of(info) for info in (data.info, read_json_object(folder / "model" / checkpoint.DATA_INFO)))
-    if now != before:
-        found.append(f"{folder} was written with DATA.MIX of {before or 'no sets'}, now {now or 'no sets'}")
+    mix, stored_mix = (mix_of(info) for info in (data.info, read_json_object(folder / "model" / checkpoint.DATA_INFO)))
+    if mix != stored_mix:
+        found.append(f"{folder} was written with DATA.MIX of {stored_mix or 'no sets'}, now {mix or 'no sets'}")
     if stored.get("form") != data.action_stats.get("form"):
         found.append(f"{folder} was written with actions as {stored.get('form')}, now {data.action_stats.get('form')}")
     for key in (*RANGES[cfg.ACTION.RANGE], *(("mean", "std") if cfg.FLOW.NORMALIZE == "mean_std" else ())):
@@ -182,7 +183,7 @@ def changed(cfg: CfgNode, data: TrainingData, world_size: int, folder: Path) -> 
     return impossible, found
 
 
-def mix_of(info):
+def mix_of(info: Mapping[str, Any]) -> str:
     """What a mixture is drawn from, in words: "a 2, b 1", "a, b" without weights; "" where data is none."""
     return ", ".join(
         f"{one['name']}{one['weight']: g}" if one["weight"] else one["name"] for one in info.get("mix", ())

@@ -56,7 +56,7 @@ class Validation:
         self.loss_samples = [places[mine] for places in chosen]  # of every block
         self.gen_samples = [*itertools.chain(*spread_over(self.blocks, cfg.VALID.gen_samples))][mine]
 
-    def loss(self, model: "Policy", precision: "Precision") -> float:
+    def loss(self, model: "Policy", precision: "Precision") -> dict[str, float]:
         """The training loss (of text: cross-entropy per learned token), over the samples of all ranks.
 
         Args:

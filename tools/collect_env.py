@@ -10,6 +10,7 @@ number of workers, and no demonstration begins where an evaluation does.
 
 import argparse
 import math
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from libs.cli import cli_errors
@@ -21,7 +22,7 @@ from rv_eval.playing.demonstrations import DemoSettings, TaskRecorder
 from tools.collect_demos import COUNTS, check_ranges
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -48,7 +49,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def read_pushes(words, parts) -> dict[str, float]:
+def read_pushes(words: Iterable[str], parts: Collection[str]) -> dict[str, float]:
     """{part: how far}. BadInput: no such part, or no number above 0."""
     pushes = {}
     for word in words:
@@ -63,7 +64,7 @@ def read_pushes(words, parts) -> dict[str, float]:
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     check_ranges(args, **COUNTS, pushed=(0, 1), timeout=(1e-3, math.inf))
     check_new_folder(args.out)

@@ -17,11 +17,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
 from rv_eval.envs import SIMULATORS
 from tools.evaluation import SERVED, evaluate_in, parse_args, run_evaluation
+
+if TYPE_CHECKING:
+    from rv_eval.envs.remote import RemoteSimulator
 
 ELSEWHERE = ("--env", "--env_command")
 
@@ -47,7 +51,7 @@ def parse_env(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(argv)
 
 
-def open_remote(args: argparse.Namespace):
+def open_remote(args: argparse.Namespace) -> "RemoteSimulator | None":
     """The RemoteSimulator of --env or --env_command; None where --env names one of ours. BadInput: it is neither."""
     served = [name.startswith(SERVED) for name in args.env or ()]
     if args.env_command is None and not any(served):
@@ -61,8 +65,8 @@ def open_remote(args: argparse.Namespace):
     return RemoteSimulator(args.env or (), args.env_command)
 
 
-def evaluate_elsewhere(simulator, argv: list[str], prog: str) -> None:
-    """A command line: evaluate a policy in a RemoteSimulator."""
+def evaluate_elsewhere(simulator: "RemoteSimulator", argv: list[str], prog: str) -> None:
+    """A command line: evaluate a policy in environments that live elsewhere."""
     with simulator:
         most = simulator.max_envs
         args = parse_args(simulator, __doc__, argv, prog, lambda parser: parser.set_defaults(num_envs=most or 1))

@@ -11,7 +11,11 @@ VALUE pairs change it. In the end the folder is opened, so it takes the memory o
 
 import argparse
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yacs.config import CfgNode
 
 from libs.cli import cli_errors
 from libs.config_tree import pair
@@ -21,15 +25,18 @@ from rv_train.backbones import family_of
 from rv_train.backbones.tokenizer import read_tokenizer, with_template
 from rv_train.checkpoint import load_model_folder, save_beside_weights
 from rv_train.config import load_cfg
-from rv_train.original_run import check_original, find_original, original_stats
+from rv_train.original_run import OriginalRun, check_original, find_original, original_stats
 from rv_train.policies import build_encoder
+
+if TYPE_CHECKING:
+    from rv_train.policies.base import Policy
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs/vla0.yaml"
 RENDER, RESOLUTION = "standard", 256  # of the pictures in physical-intelligence/libero
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -40,8 +47,8 @@ def parse_args(argv=None):
     return parser.parse_intermixed_args(argv)  # KEY VALUE may stand behind options
 
 
-def write_folder(folder, original, cfg):
-    """The whole model folder of an OriginalRun; the config.json it came with."""
+def write_folder(folder: Path, original: OriginalRun, cfg: CfgNode) -> dict[str, Any]:
+    """The whole model folder; the config.json it came with."""
     family, stats = family_of(cfg), original_stats(original.stats, cfg.ACTION.DIM)
     tokenizer = with_template(read_tokenizer(original.model), family)
     prompt = build_encoder(cfg, stats, tokenizer).prompt
@@ -60,7 +67,9 @@ def write_folder(folder, original, cfg):
     return config
 
 
-def report(original, config, model, cfg, stats):
+def report(
+    original: OriginalRun, config: Mapping[str, Any], model: "Policy", cfg: CfgNode, stats: Mapping[str, Any]
+) -> list[str]:
     """What was found, as lines of text."""
     sizes = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
     height, width = pair(cfg.IMAGE.SIZE)
@@ -76,7 +85,7 @@ def report(original, config, model, cfg, stats):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if kind_of(args.out):
         raise BadInput(f"{args.out} exists already")

@@ -42,7 +42,7 @@ class ActionForm:
     written: str = "axis_angle"
     usual: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         width = size(self.recorded)
         if len(self.relative) != len(self.origin):
             raise BadInput(

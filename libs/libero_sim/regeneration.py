@@ -83,7 +83,9 @@ def play_episode(
     return np.stack(states), {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}, success
 
 
-def play_recording(env: LiberoEnv, seed: int, start_gripper: float, states: np.ndarray, actions: np.ndarray):
+def play_recording(
+    env: LiberoEnv, seed: int, start_gripper: float, states: np.ndarray, actions: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray], bool]:
     """The same of a demo that says how it began: `states` (T, D) are its own, drawn again after `actions` (T, 7) have
     run through them."""
     env.reset(seed)

@@ -9,6 +9,7 @@ import io
 import pickle
 import re
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,9 +18,10 @@ from libs.files import named_path
 
 PLAIN = (bool, int, float, str, type(None))
 _NUMBERS = re.compile(r"(b1|[iu][1248]|f[248])")  # dtypes of numbers, as numpy writes them
+_BYTE_ORDERS: dict[str, Literal["<", ">"]] = {"<": "<", ">": ">"}
 
 
-def read_plain_pickle(path: str | Path):
+def read_plain_pickle(path: str | Path) -> object:
     """What a pickle file holds: numbers, texts and None in lists, tuples and dicts; arrays and numpy's numbers, too.
 
     BadInput: it cannot be read, is no pickle, or holds or asks for anything else; the line names that.
@@ -109,6 +111,7 @@ class _Plain:
 
 def _numbers(note):
     """The array, or number, that a pickle has described."""
+    order: Any  # whatever the file says: numpy refuses what is none
     try:
         if note.kind == "array":
             _, shape, dtype, by_columns, raw = note.state
@@ -129,7 +132,7 @@ def _dtype(note):
     if type(code) is not str or not _NUMBERS.fullmatch(code):
         raise BadInput(f"the pickle holds an array of {code!r}; only numbers are read")
     order = note.state[1] if note.state else "="
-    return np.dtype(code).newbyteorder({"<": "<", ">": ">"}.get(order, "="))
+    return np.dtype(code).newbyteorder(_BYTE_ORDERS.get(order, "="))
 
 
 def _bytes(raw):

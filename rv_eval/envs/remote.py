@@ -3,14 +3,14 @@
 import multiprocessing.connection
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from libs.errors import BadInput
 from rv_eval.envs.base import CannotStart, Description, Episode, Reply, WorkerFailure
 from rv_eval.envs.remote_line import Line, StandingServer, StartedServer
-from rv_eval.envs.remote_messages import RemoteTask, read_action, read_error, read_reply
+from rv_eval.envs.remote_messages import Greeting, RemoteTask, read_action, read_error, read_reply
 from rv_eval.serving import wire
 
 START_S = 180.0  # an environment that says nothing for so long does not start
@@ -30,7 +30,7 @@ class RemoteEnvironment:
         resolution: int,
         render: str,
         hung_up: Callable[[], None],
-    ):
+    ) -> None:
         self.task, self.description = task, description
         self._line, self._resolution, self._hung_up = line, resolution, hung_up
         self._unanswered: deque[tuple[str, ...] | None] = deque()  # views of each reply, None: of the simulation's make
@@ -87,7 +87,7 @@ class RemoteEnvironment:
         self._line.send(wire.pack(request, wire.Form.TEXT_KEYS))
 
     def _await(self, timeout_s):
-        if not multiprocessing.connection.wait([self], timeout_s):
+        if not multiprocessing.connection.wait([self.fileno()], timeout_s):
             raise WorkerFailure(f"no answer within {timeout_s:g} s")
 
 
@@ -101,21 +101,21 @@ class RemoteSimulator:
 
     seed_means = "given to every reset; what it decides is the simulator's own"
 
-    def __init__(self, urls: Sequence[str] = (), command: str | None = None):
+    def __init__(self, urls: Sequence[str] = (), command: str | None = None) -> None:
         self._command = command
         self._free = deque(StandingServer(url, FIRST_PATIENCE_S) for url in urls)
         self._spare: list[Line] = []
         if len(set(urls)) < len(urls):
             raise BadInput("--env names an address twice: one process is one environment")
         self.max_envs = len(urls) if urls else None
-        self._greeting = None
+        self._greeting: Greeting | None = None
         try:
             for _ in range(self.max_envs or 1):
                 self._spare.append(self._new_line())
-            for line in self._spare:
+            for place, line in enumerate(self._spare):
                 self._greeting = line.wait(START_S)
                 if self._greeting != self._spare[0].greeting:
-                    raise BadInput(f"the environments at {urls[0]} and {line.server.url} are not the same")
+                    raise BadInput(f"the environments at {urls[0]} and {urls[place]} are not the same")
                 line.server.patience_s = max(line.server.patience_s, PATIENCE_S)
         except CannotStart as error:
             self.close()
@@ -126,15 +126,15 @@ class RemoteSimulator:
 
     @property
     def description(self) -> Description:
-        return self._greeting.description
+        return self._told.description
 
     @property
     def tasks(self) -> tuple[RemoteTask, ...]:
-        return self._greeting.tasks
+        return self._told.tasks
 
     @property
     def has_expert(self) -> bool:
-        return self._greeting.expert
+        return self._told.expert
 
     def add_task_arguments(self, add: Callable[..., Any]) -> None:
         add("--task_suite", nargs="+", help=f"of {', '.join(self._suites())} (default: all)")
@@ -156,17 +156,17 @@ class RemoteSimulator:
         return chosen
 
     def prepare(self) -> dict[str, str]:
-        return dict(self._greeting.drawn_by)
+        return dict(self._told.drawn_by)
 
     def versions(self) -> dict[str, str | None]:
-        return dict(self._greeting.versions)
+        return dict(self._told.versions)
 
     def make(self, task: RemoteTask, resolution: int, render: str) -> RemoteEnvironment:
         """See Simulator. BadInput: every address has an environment already."""
         line = self._spare.pop(0) if self._spare else self._new_line()
 
         def hung_up():
-            if self._command is None:
+            if isinstance(line.server, StandingServer):
                 self._free.append(line.server)
 
         return RemoteEnvironment(task, self.description, line, resolution, render, hung_up)
@@ -175,10 +175,10 @@ class RemoteSimulator:
         while self._spare:
             self._spare.pop().close()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _new_line(self):
@@ -187,6 +187,11 @@ class RemoteSimulator:
         if not self._free:
             raise BadInput(f"--num_envs: there are {self.max_envs} addresses, an environment each")
         return Line(self._free.popleft(), self._greeting)
+
+    @property
+    def _told(self) -> Greeting:
+        assert self._greeting is not None, "the constructor has waited for it"
+        return self._greeting
 
     def _suites(self):
         return dict.fromkeys(task.suite for task in self.tasks)

@@ -14,7 +14,7 @@ import time
 from collections import deque
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from libs.errors import BadInput
 from rv_eval.envs.base import CannotStart, WorkerFailure
@@ -33,7 +33,7 @@ _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 class StandingServer:
     """An environment at an address, started by somebody else. patience_s: how long it is tried while nobody answers."""
 
-    def __init__(self, url: str, patience_s: float):
+    def __init__(self, url: str, patience_s: float) -> None:
         self.url, self.patience_s = url, patience_s
 
     def address(self) -> str:
@@ -56,7 +56,7 @@ class StartedServer:
 
     patience_s = float("inf")  # as long as it lives; who waits for an answer has a limit of his own
 
-    def __init__(self, command: str):
+    def __init__(self, command: str) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
         words = split_command(command)
         # Software rendering and numpy would each start a thread per core in every child.
@@ -99,6 +99,7 @@ class StartedServer:
 
     def close(self) -> None:
         """End it now, with whatever it started in its group."""
+        assert self._process.stdin is not None, "a pipe"
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         if self._process.poll() is None:
@@ -114,10 +115,11 @@ class Line:
     wanted: the Greeting that the server must have, None: any; `greeting` is its own, once it is there.
     """
 
-    def __init__(self, server: StandingServer | StartedServer, wanted: Greeting | None = None):
+    def __init__(self, server: StandingServer | StartedServer, wanted: Greeting | None = None) -> None:
         self.server, self.greeting = server, wanted
-        self._ready, self._error = threading.Event(), None
-        self._lock, self._connection, self._closed = threading.Lock(), None, False
+        self._ready, self._lock, self._closed = threading.Event(), threading.Lock(), False
+        self._error: Exception | None = None
+        self._connection: ClientConnection | None = None
         self._unsent: list[bytes] = []
         self._arrived: deque[dict | Exception] = deque()
         self._arriving = threading.Lock()
@@ -130,6 +132,7 @@ class Line:
             raise CannotStart(f"it says nothing within {timeout_s:g} s")
         if self._error is not None:
             raise self._error
+        assert self.greeting is not None, "it was read before it was ready"
         return self.greeting
 
     def send(self, message: bytes) -> None:
@@ -201,9 +204,17 @@ class Line:
             time.sleep(PAUSE_S)
 
     def _open(self, address):
-        options = {"compression": None, "proxy": None, "ping_interval": None, "max_size": MAX_BYTES, "legacy": True}
         try:
-            connection = connect(address, open_timeout=ANSWER_S, close_timeout=1, **options)
+            connection = connect(
+                address,
+                compression=None,
+                proxy=None,
+                open_timeout=ANSWER_S,
+                ping_interval=None,
+                close_timeout=1,
+                max_size=MAX_BYTES,
+                legacy=True,  # gives the connection itself, to be kept
+            )
         except (InvalidURI, ValueError) as error:  # ValueError: of a port that is none
             raise BadInput(f"the address of an environment is ws://host:port, not {address!r}") from error
         try:

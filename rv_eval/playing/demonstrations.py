@@ -9,6 +9,7 @@ import json
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from rv_eval.envs.base import Description, Episode, WorkerFailure
 from rv_eval.envs.remote import RemoteEnvironment, RemoteSimulator
 from rv_eval.envs.remote_messages import RemoteTask
 from rv_eval.playing.rollout import MAX_INCIDENTS, START_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from libs.demo_hdf5 import episodes
 
 ATTEMPTS_PER_DEMO = 5  # an expert that succeeds more rarely is no help
 AFTER_SUCCESS = 5  # steps that are still recorded: at its edge the goal is not reached yet
@@ -42,7 +46,7 @@ class DemoSettings:
     seed: int
     pushed: float = 0.0
     push: dict[str, float] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ class TaskRecorder:
             cameras, rate = about.views, about.control_hz
             writer = EpisodeWriter(self.out / task.name, cameras, about.proprio, about.action_dim, rate)
             done, attempt = self.kept(writer)
-            env, incidents = None, 0
+            env: RemoteEnvironment | None = None
+            incidents = 0
             try:
                 while done < self.num_demos:
                     if attempt >= ATTEMPTS_PER_DEMO * self.num_demos:
@@ -75,7 +80,9 @@ class TaskRecorder:
                         done += self._attempt(env, writer, attempt)
                         attempt, incidents = attempt + 1, 0
                     except WorkerFailure as error:
-                        env, incidents = env.close(), incidents + 1
+                        if env is not None:
+                            env.close()
+                        env, incidents = None, incidents + 1
                         if incidents > MAX_INCIDENTS:
                             raise RuntimeError(
                                 f"{task.name}, attempt {attempt}: the environment failed: {error}"
@@ -108,8 +115,10 @@ class TaskRecorder:
         return False
 
 
-def record_expert(env: RemoteEnvironment, episode: Episode, demo, pushes: "Pushes | None", timeout_s: float) -> None:
-    """Let the environment's expert play an episode into `demo`, an EpisodeWriter's; NoDemo: it did not succeed."""
+def record_expert(
+    env: RemoteEnvironment, episode: Episode, demo: "episodes.Episode", pushes: "Pushes | None", timeout_s: float
+) -> None:
+    """Let the environment's expert play an episode into `demo`; NoDemo: it did not succeed."""
     views = env.description.views
     env.begin(episode, views)
     reply, left = env.wait(timeout_s + START_TIMEOUT_S), AFTER_SUCCESS
@@ -128,7 +137,7 @@ def record_expert(env: RemoteEnvironment, episode: Episode, demo, pushes: "Pushe
 class Pushes:
     """What is added to an expert's actions: nothing, or for a while the same random push."""
 
-    def __init__(self, about: Description, push: dict[str, float], rng: np.random.Generator):
+    def __init__(self, about: Description, push: dict[str, float], rng: np.random.Generator) -> None:
         self._most = np.concatenate([np.full(part.size, push.get(part.name, 0.0)) for part in about.actions])  # (A,)
         self._rng, self._push, self._left = rng, np.zeros_like(self._most), 0
 

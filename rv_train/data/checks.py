@@ -38,7 +38,7 @@ def refuse(problems: Iterable[str]) -> None:
 # ------------------------------------------------------------------------------------------------ problems
 
 
-def choice_problems(facts: Facts, cfg: CfgNode, where: Path) -> Iterator[str]:
+def choice_problems(facts: Facts, cfg: CfgNode, where: Path | str) -> Iterator[str]:
     """Cameras and parts of the robot's state that a recipe chooses and data does not have, and another size of action.
 
     where: the data, for messages.

@@ -92,7 +92,7 @@ class ImageTransform:
         frame = np.empty((height, width, 3), np.uint8)
         seen = self._cut(self._taken(frame), None)
         top, left = divmod((seen.ctypes.data - frame.ctypes.data) // 3, width)
-        return Plan(top, left, *seen.shape[:2], self._resize(seen).shape[:2])
+        return Plan(top, left, seen.shape[0], seen.shape[1], self._resize(seen).shape[:2])
 
     def _taken(self, view):
         """What of a frame is seen at all."""

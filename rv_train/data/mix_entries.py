@@ -17,8 +17,8 @@ from rv_train.data.sources import SOURCES, find_source, source_that_fits
 MIX = "mix"  # DATA.SOURCE of a mixture
 FILE = "mixture.yaml"  # of a folder that is a mixture
 # What an entry of DATA.MIX may say, and of which type that is: keys of DATA, and what only an entry has.
-DATA_KEYS = {"FILES": list, "SOURCE": str, "KEY_MAP": str, "ACTION": str, "INSTRUCTION": str}
-ENTRY_KEYS = {**DATA_KEYS, "NAME": str, "WEIGHT": (int, float), "RENAME": dict}
+DATA_KEYS: dict[str, type] = {"FILES": list, "SOURCE": str, "KEY_MAP": str, "ACTION": str, "INSTRUCTION": str}
+ENTRY_KEYS: dict[str, type | tuple[type, ...]] = {**DATA_KEYS, "NAME": str, "WEIGHT": (int, float), "RENAME": dict}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Entry:
         taken = {*self.rename.values(), *ours}
         return {**ours, **{name: value for name, value in there.items() if name not in taken}}
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.name} ({', '.join(self.data['FILES'])})"
 
 

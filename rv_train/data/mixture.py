@@ -43,7 +43,7 @@ class Mixture:
 
     written_with = None
 
-    def __init__(self, parts: Sequence[Part], views: Sequence[str], proprio: Mapping[str, int], facts: Facts):
+    def __init__(self, parts: Sequence[Part], views: Sequence[str], proprio: Mapping[str, int], facts: Facts) -> None:
         self.views, self.parts, self.facts = list(views), dict(proprio), facts
         self.horizon, self.render = parts[0].data.horizon, parts[0].data.render
         self._set_parts(parts)
@@ -207,7 +207,7 @@ def _common(facts: Sequence[Facts]) -> Facts:
 
 def _unlike(entries: Sequence[Entry], facts: Sequence[Facts], cfg: CfgNode) -> Iterator[str]:
     """What a mixture cannot be made of, naming both sets where two contradict each other."""
-    yield from checks.choice_problems(facts[0], cfg, entries[0])
+    yield from checks.choice_problems(facts[0], cfg, str(entries[0]))
     first, known = entries[0], facts[0]
     for entry, found in zip(entries[1:], facts[1:], strict=True):
         if found.action_dim != known.action_dim:

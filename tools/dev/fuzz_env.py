@@ -9,8 +9,10 @@ import asyncio
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,12 +39,12 @@ RUDE = tuple(attack for attack in MANNERS if attack is not fuzz_attacks.episodes
 class EnvTarget(Target):
     """An environment, to attackers that were made for policies."""
 
-    def observation(self, rng) -> dict:
+    def observation(self, rng: np.random.Generator) -> dict:
         """A valid request."""
         about, tasks = self.metadata["about"], self.metadata["tasks"]
         task, views = tasks[rng.integers(len(tasks))], list(about.views)
         make = {"suite": task.suite, "task_id": task.task_id, "resolution": SIDE, "render": self.metadata["render"]}
-        requests = [
+        requests: list[dict[str, Any]] = [
             {"do": "make", **make},
             {"do": "begin", "init_state": int(rng.integers(100)), "seed": 7, "settle": 0, "views": views},
             {"do": "act", "action": rng.normal(size=about.action_dim), "views": views[:1]},
@@ -50,18 +52,19 @@ class EnvTarget(Target):
         ]
         return requests[rng.integers(len(requests))]
 
-    def with_picture(self, rng, picture) -> dict:
+    def with_picture(self, rng: np.random.Generator, picture: Any) -> dict:
         return {"do": "act", "action": picture, "views": []}
 
 
 class Played:
     """Somebody honest: the same episode again and again, which must be the same to the bit."""
 
-    def __init__(self, url, render):
+    def __init__(self, url: str, render: str) -> None:
         self.url, self.render, self.times = url, render, 0
         self.right = self.play()
 
-    def play(self):
+    def play(self) -> list[dict[str, bytes]]:
+        """Pictures and state of every step."""
         with RemoteSimulator([self.url]) as simulator:
             task, views = simulator.tasks[0], simulator.description.views
             env = simulator.make(task, SIDE, self.render)
@@ -103,9 +106,11 @@ def fuzz_env(command: str, render: str, folder: Path, seconds: float, seed: int)
     return problems + attack_readers(about, tasks[0], 0.2 * seconds, seed)
 
 
-def attack_environment(target, honest, pid, seconds, seed) -> list[str]:
-    rng, tallies, memory = np.random.default_rng(seed), {}, [memory_mb(pid)]
-    kinds = (*MESSAGES, *RUDE)
+def attack_environment(target: EnvTarget, honest: Played, pid: int, seconds: float, seed: int) -> list[str]:
+    """Messages and manners, to the environment with this process."""
+    rng, memory = np.random.default_rng(seed), [memory_mb(pid)]
+    tallies: dict[str, Counter] = {}
+    kinds: tuple[Callable[..., Any], ...] = (*MESSAGES, *RUDE)
 
     async def volley():
         chosen = [kinds[rng.integers(len(kinds))] for _ in range(ATTACKERS)]
@@ -145,7 +150,12 @@ def attack_readers(about: Description, task: RemoteTask, seconds: float, seed: i
     proprio = {part: np.zeros(size) for part, size in about.proprio.items()}
     told = {"views": pictures, "proprio": proprio, "success": False, "facts": {"distance": 0.1}}
     parts = [{"name": part.name, "size": part.size, "levels": None} for part in about.actions]
-    hello = {"protocol": PROTOCOL, "name": about.name, "benchmark": about.benchmark, "views": list(views)}
+    hello: dict[str, Any] = {
+        "protocol": PROTOCOL,
+        "name": about.name,
+        "benchmark": about.benchmark,
+        "views": list(views),
+    }
     hello |= {"proprio": about.proprio, "actions": parts, "control_hz": 5.0, "num_settle_steps": 0, "expert": True}
     hello |= {"reported_render": None, "versions": {}, "drawn_by": {}, "tasks": [asdict(task)]}
     readers = (
@@ -172,7 +182,7 @@ def attack_readers(about: Description, task: RemoteTask, seconds: float, seed: i
     return []
 
 
-def changed(tree, rng):
+def changed(tree: Any, rng: np.random.Generator) -> Any:
     """The tree with anything in the place of something in it, mostly."""
     if rng.random() < 0.2 or not isinstance(tree, dict | list) or not tree:
         return anything(rng) if rng.random() < 0.7 else tree
@@ -185,12 +195,29 @@ def changed(tree, rng):
     return tree
 
 
-def anything(rng):
-    several = [None, True, -1, 0, 2**62, 1e300, float("nan"), "", "x" * 3000, "../x", b"\x00", [], {}, [[]], {"a": {}}]
+def anything(rng: np.random.Generator) -> object:
+    """Something that the wire can carry."""
+    several: list[object] = [
+        None,
+        True,
+        -1,
+        0,
+        2**62,
+        1e300,
+        float("nan"),
+        "",
+        "x" * 3000,
+        "../x",
+        b"\x00",
+        [],
+        {},
+        [[]],
+        {"a": {}},
+    ]
     several += [np.zeros(3, np.float16), np.full(4, np.nan), np.zeros((2, 2), np.uint8), np.float64(1), ["a", "a"]]
     return several[rng.integers(len(several))]
 
 
-def memory_mb(pid) -> float:
+def memory_mb(pid: int) -> float:
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

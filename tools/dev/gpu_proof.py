@@ -30,8 +30,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
@@ -51,7 +53,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY_SECONDS = 600  # a CPU may be shared
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -69,7 +71,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.child:
         _run_part(args)
@@ -131,8 +133,14 @@ def _watch(name, args, limit, part, figure_came):
     with tempfile.TemporaryDirectory(prefix="gpu_proof_") as folder:
         command = [sys.executable, __file__, *options, "--child", folder, *["--tiny"] * args.tiny]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # these files, whatever is installed
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         lines, began = queue.Queue(), time.monotonic()
         threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True).start()
         part["ended"] = "done"
@@ -182,7 +190,7 @@ def _take_lines(lines, deadline, part, figure_came):
         figure_came()
 
 
-def table(found) -> str:
+def table(found: Mapping[str, Any]) -> str:
     """Everything that was found, part by part."""
     from tools.dev.benchmarks.samples import columns
 

@@ -45,7 +45,17 @@ class Torture:
     """Both evaluations. out: folder for everything; mark: of all processes; server: None, or the policy's Server;
     standing: Servers of the environments, where the evaluation starts none."""
 
-    def __init__(self, out, mark, arguments, episodes, num_envs, server, rng, standing=()):
+    def __init__(
+        self,
+        out: Path,
+        mark: str,
+        arguments: Sequence[str],
+        episodes: int,
+        num_envs: int,
+        server: Server | None,
+        rng: np.random.Generator,
+        standing: Sequence[Server] = (),
+    ) -> None:
         self.standing = standing
         self.out, self.mark, self.arguments = out, mark, arguments
         self.episodes, self.num_envs, self.server, self.rng = episodes, num_envs, server, rng
@@ -145,14 +155,14 @@ class Torture:
             kill(processes(f"{MARK}={self.mark}"))
         return victim
 
-    def end(self, simulator):
+    def end(self, simulator: int) -> None:
         """Kill a simulator; of one that stands elsewhere its end is seen here."""
         kill([simulator])
         for server in self.standing:
             if server.process.pid == simulator:
                 server.process.wait()
 
-    def see_off(self, attempt, victim):
+    def see_off(self, attempt: Attempt, victim: str) -> None:
         """Wait until nothing of a killed attempt lives."""
         attempt.process.wait()
         left = wait_for_nobody(attempt.mark)
@@ -230,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_torture(MARK, args.out, "equal", lambda out, mark: torture(args, out, mark))
 
 
-def simulator_arguments(args, standing):
+def simulator_arguments(args: argparse.Namespace, standing: Sequence[Server]) -> list[str]:
     """The program of the evaluation, and what says where it plays."""
     if args.env_command is None:
         return [str(ROOT / "tools/eval_libero.py"), "--task_suite", args.task_suite]
@@ -238,7 +248,7 @@ def simulator_arguments(args, standing):
     return [str(ROOT / "tools/eval_env.py"), *(["--env", *urls] if urls else ["--env_command", args.env_command])]
 
 
-def torture(args, out, mark):
+def torture(args: argparse.Namespace, out: Path, mark: str) -> list[str]:
     """Both evaluations; returns what is wrong, one line each."""
     policy = [sys.executable, str(ROOT / "tools/serve_policy.py"), "--model_path", str(args.model_path)]
     server = Server(policy, out / "server.log", mark) if args.served else None
@@ -252,7 +262,8 @@ def torture(args, out, mark):
     arguments += ["--num_steps", str(args.num_steps)] if args.num_steps is not None else []
     rng = np.random.default_rng(args.seed)
     test = Torture(out, mark, arguments, args.episodes, args.num_envs, server, rng, standing)
-    for other in [server] * bool(server) + standing:
+    servers = standing if server is None else [server, *standing]
+    for other in servers:
         other.wait_until_ready()
     began = time.monotonic()
     test.run_whole()
@@ -264,7 +275,7 @@ def torture(args, out, mark):
     began = time.monotonic()
     test.run_killed(args.kills)
     print(f"\nkilled {args.kills} times, done after {time.monotonic() - began:.0f} s", flush=True)
-    for other in [server] * bool(server) + standing:
+    for other in servers:
         kill([other.process.pid])
         other.process.wait()
     left = wait_for_nobody(f"{MARK}={mark}")

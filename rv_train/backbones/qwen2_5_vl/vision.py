@@ -35,7 +35,7 @@ class AlignedMLP(library.Qwen2_5_VLMLP):
     """3,420 numbers wide: in 16 bits its rows begin where a GPU's fast products cannot read. There with zeros up to
     3,424, which change no sum."""
 
-    def forward(self, hidden_state):
+    def forward(self, hidden_state: torch.Tensor) -> torch.Tensor:
         """As in the library; (..., D) → (..., D)."""
         dtype = self.gate_proj.weight.dtype
         if torch.is_autocast_enabled("cuda"):
@@ -45,7 +45,7 @@ class AlignedMLP(library.Qwen2_5_VLMLP):
             return self.padded(hidden_state, dtype)
         return super().forward(hidden_state)
 
-    def padded(self, x, dtype):
+    def padded(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The same, multiplied in `dtype`."""
         more = -self.intermediate_size % ALIGNED
         gate, up = (

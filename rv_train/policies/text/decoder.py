@@ -71,7 +71,7 @@ class Decoder:
         self.one_pass = torch.compile(_Answer.one_pass, dynamic=False, options=options)
         self.release()
 
-    def release(self):
+    def release(self) -> None:
         """Let go of the buffers and graphs that are kept for the next answer of the same shapes: up to 1.5 GiB."""
         self._graphs.clear()
 

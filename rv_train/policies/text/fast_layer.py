@@ -21,7 +21,9 @@ class FastLayer:
     """
 
     def __init__(self, heads: int) -> None:
-        self.heads, self._weight, self._bias = heads, None, None
+        self.heads = heads
+        self._weight: torch.Tensor | None = None
+        self._bias: torch.Tensor | None = None
 
     def take(self, parts: "LayerParts") -> None:
         """Before each answer: the LayerParts anew, whose weights may have changed since the last. What is copied of

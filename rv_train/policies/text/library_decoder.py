@@ -48,7 +48,7 @@ class LibraryDecoder:
             f"{self.family.name}: do without"
         )
 
-    def release(self):
+    def release(self) -> None:
         """Nothing is kept for another answer."""
 
     @torch.inference_mode()

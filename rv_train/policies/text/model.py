@@ -4,7 +4,7 @@ integers."""
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class TextPolicy(nn.Module):
         self.decoder = _decoder_of(family, backbone)(backbone, family, grammar)
         self.compiled = False
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         """Who trains needs the memory of answers, which validation leaves behind on a GPU."""
         if mode:
             self.decoder.release()

@@ -36,7 +36,7 @@ TINY = {
     "MODEL.VISION.MLP": 128,
     "MODEL.VISION.FULL_ATTENTION": [0, 1],
 }
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "tiny": {**TINY, "MODEL.VOCAB_CUT": 512},
     "tiny_whole": {**TINY, "MODEL.VOCAB_CUT": 0},  # with all of Qwen's 151,936 words, as the published model has them
     "middle": {
@@ -219,7 +219,7 @@ def _random_model(name, device):
     from rv_train.config import load_cfg
     from rv_train.policies import build_encoder, build_policy
 
-    chosen: Any = SIZES[name]  # {key: value}
+    chosen = SIZES[name]
     options = [part for pair in {"MODEL.INIT": "random", **chosen}.items() for part in pair]
     cfg = load_cfg(CONFIG, options)
     encoder = build_encoder(cfg, {"min": [-1.0] * 7, "max": [1.0] * 7})

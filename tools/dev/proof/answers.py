@@ -2,6 +2,7 @@
 
 import statistics
 from argparse import Namespace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -11,10 +12,14 @@ from rv_train.policies.text import decoder as decoding
 from tools.dev.benchmarks.decode import observations
 from tools.dev.benchmarks.decode_ways import Ways
 from tools.dev.benchmarks.samples import STATS
-from tools.dev.proof.ground import ROOT
+from tools.dev.proof.ground import ROOT, Ground
+
+if TYPE_CHECKING:
+    from rv_train.policies.text.encoder import TextEncoder
+    from rv_train.policies.text.model import TextPolicy
 
 
-def chunk(ground):
+def chunk(ground: Ground) -> None:
     """One chunk of 8 x 7 integers: the library's `generate`, this code without and with graphs, compiled, drafts."""
     for dtype in _dtypes(ground):
         made = ground.guarded(f"a model in {dtype}", answerer, ground, dtype)
@@ -50,12 +55,12 @@ def _compile(model):
     return True
 
 
-def small_policy(ground):
+def small_policy(ground: Ground) -> None:
     """Passes and time per answer of the shipped policy at horizon 1, on pictures that drift."""
     policy = Policy.from_checkpoint(ROOT / "checkpoints/quickstart", ground.device)
-    model, encoder = policy.model, policy.encoder
+    model, encoder = cast("TextPolicy", policy.model), policy.encoder
     ways, drafts, seconds, passes = Ways(model, ground.device), None, {}, {}
-    dim = model.codec.action_dim
+    dim = encoder.form.written_dim
     for number in range(3 if ground.tiny else 12):
         batch = _batch(ground, encoder, 1, number)
         for way in ("plain", "drafts"):
@@ -69,7 +74,7 @@ def small_policy(ground):
         ground.say(f"shipped small policy, {label}", 1e3 * took, "ms", note=f"{count:.0f} passes per answer")
 
 
-def batch(ground):
+def batch(ground: Ground) -> None:
     """Sixteen rows per call."""
     rows = 2 if ground.tiny else 16
     for dtype in _dtypes(ground):
@@ -85,7 +90,7 @@ def batch(ground):
             ground.clear()
 
 
-def bits(ground):
+def bits(ground: Ground) -> None:
     """Which answers keep their bits: in another place, beside others, with other widths and drafts, by a graph."""
     from tools.dev.benchmarks.decode import SIZES
 
@@ -123,9 +128,15 @@ def bits(ground):
 def _write(model, seen, drafts=None):
     """Ids, numbers and, of every row, hidden states of its prompt and keys of the last layer behind it."""
     decoder, kept = model.decoder, []
-    prefill, make = decoder.prefill, decoder._answer
-    decoder.prefill = lambda prompt: kept.append(prefill(prompt)) or kept[-1]
-    decoder._answer = lambda *given: kept.append(make(*given)) or kept[-1]
+
+    def noted(function):
+        def call(*given):
+            kept.append(function(*given))
+            return kept[-1]
+
+        return call
+
+    decoder.prefill, decoder._answer = noted(decoder.prefill), noted(decoder._answer)
     try:
         ids, _ = decoder.generate(model._embed(seen), seen["lengths"], drafts=drafts)
     finally:
@@ -141,7 +152,7 @@ def _dtypes(ground):
     return ("float32",) if ground.tiny else ("bfloat16", "float32")
 
 
-def answerer(ground, dtype, **more):
+def answerer(ground: Ground, dtype: str, **more: Any) -> "tuple[TextPolicy, TextEncoder]":
     """(model, encoder): random weights so large that answers differ; or those that were given."""
     cfg = ground.published(AMP__param_dtype=dtype, **more)
     encoder = build_encoder(cfg, STATS)
@@ -150,7 +161,7 @@ def answerer(ground, dtype, **more):
         model = build_policy(cfg, encoder).to(ground.device).eval()
         for parameter in model.parameters() if not ground.weights else ():
             parameter.add_(torch.randn_like(parameter), alpha=0.15)
-    return model, encoder
+    return cast("TextPolicy", model), cast("TextEncoder", encoder)
 
 
 def _batch(ground, encoder, rows, number=0):

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,12 +18,12 @@ from rv_train.policies import build_encoder, build_policy
 from tools.compare_runs import compare_runs
 from tools.dev.benchmarks.samples import STATS
 from tools.dev.benchmarks.train import SIZES
-from tools.dev.proof.ground import ROOT
+from tools.dev.proof.ground import ROOT, Ground
 
 STEPS, SAVED = 6, 3
 
 
-def resume(ground):
+def resume(ground: Ground) -> None:
     """With TRAIN.deterministic and without, all four runs at once."""
     write_synthetic_demo_file(ground.folder / "demo.hdf5", num_demos=4, num_frames=12, resolution=64, seed=0)
     settings = (True,) if ground.tiny else (True, False)
@@ -82,7 +84,7 @@ def _kill_after_save(ground, run, process):
         last.unlink()
 
 
-def base_weights(ground, sizes) -> Path:
+def base_weights(ground: Ground, sizes: Mapping[str, Any]) -> Path:
     """A folder of random weights to put adapters on."""
     cfg, folder = ground.recipe("vla0.yaml", sizes), ground.folder / "base"
     stats = {**STATS, "mean": [0.0] * 7, "std": [1.0] * 7, "q01": [-1.0] * 7, "q99": [1.0] * 7}

@@ -13,12 +13,13 @@ from rv_train.optim import resolve_amp
 from rv_train.policies import build_encoder
 from tools.dev.benchmarks.samples import STATS, made_samples
 from tools.dev.benchmarks.train_steps import build
+from tools.dev.proof.ground import Ground
 
 GIB = 2**30
 NUM_SAMPLES = 64
 
 
-def training(ground):
+def training(ground: Ground) -> None:
     """The published batch, and what should make it faster."""
     no_memory = {"TRAIN__optimizer": "adamw_8bit", "TRAIN__grad_checkpoint": False}
     rows = [
@@ -39,12 +40,12 @@ def training(ground):
         _tell(ground, name, ground.published(**opts), variant, kernels)
 
 
-def upstream(ground):
+def upstream(ground: Ground) -> None:
     """The step as the original makes it: the library's processor inside, and its forward pass over all logits."""
     _tell(ground, "upstream-style step", ground.published(), "upstream", {})
 
 
-def small(ground):
+def small(ground: Ground) -> None:
     """The recipes that train on a CPU, on made samples."""
     for recipe in ("quickstart.yaml", "libero_small.yaml"):
         rows = [("", "ours", {}), (", compiled", "compiled", {}), (", 64 samples", "ours", {"TRAIN__batch_size": 64})]
@@ -53,7 +54,7 @@ def small(ground):
             _tell(ground, f"{recipe}{name}", cfg, variant, {})
 
 
-def precision(ground):
+def precision(ground: Ground) -> None:
     """Other numbers than bfloat16 products of float32 weights, on a model of middling sizes: does the loss fall?"""
     from tools.dev.benchmarks.train import SIZES
     from tools.dev.proof.resume import base_weights
