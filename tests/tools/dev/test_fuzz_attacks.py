@@ -3,6 +3,7 @@
 import asyncio
 
 import numpy as np
+import pytest
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
