@@ -262,7 +262,7 @@ class Scripted:
     def predict(self, observations):
         return self.predict_detailed(observations).chunk
 
-    def predict_detailed(self, observations):
+    def predict_detailed(self, observations, origins=None):
         chunks = []
         for observation in observations:
             _, number, frame = (*observation["random_key"], 0, 0)[:3]
