@@ -16,7 +16,7 @@ class AdamW8bit(Library):
     """
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override] # nobody here gives a closure, and it could not be counted
+    def step(self) -> None:  # type: ignore[override]  # nobody here has a closure to give
         if not self.initialized:
             self.check_overrides()
             self.initialized = True
@@ -27,7 +27,7 @@ class AdamW8bit(Library):
                         self.init_state(group, parameter, number, place)
                     self.update_step(group, parameter, number, place)
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:  # type: ignore[override] # places are not a choice
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:  # type: ignore[override]  # no choice of place
         """saved: of `state_dict`; its tensors may lie in a file, each goes straight to its parameter's device."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         numbers = [number for group in saved["param_groups"] for number in group["params"]]

@@ -18,7 +18,7 @@ def choose_kernels(deterministic: bool, device: torch.device) -> None:
     """
     torch.use_deterministic_algorithms(deterministic)
     # It finds bugs, and costs time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # made at import
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic:

@@ -150,12 +150,8 @@ def attack_readers(about: Description, task: RemoteTask, seconds: float, seed: i
     proprio = {part: np.zeros(size) for part, size in about.proprio.items()}
     told = {"views": pictures, "proprio": proprio, "success": False, "facts": {"distance": 0.1}}
     parts = [{"name": part.name, "size": part.size, "levels": None} for part in about.actions]
-    hello: dict[str, Any] = {
-        "protocol": PROTOCOL,
-        "name": about.name,
-        "benchmark": about.benchmark,
-        "views": list(views),
-    }
+    hello: dict[str, Any] = {"protocol": PROTOCOL, "name": about.name, "benchmark": about.benchmark}
+    hello["views"] = list(views)
     hello |= {"proprio": about.proprio, "actions": parts, "control_hz": 5.0, "num_settle_steps": 0, "expert": True}
     hello |= {"reported_render": None, "versions": {}, "drawn_by": {}, "tasks": [asdict(task)]}
     readers = (
@@ -197,23 +193,8 @@ def changed(tree: Any, rng: np.random.Generator) -> Any:
 
 def anything(rng: np.random.Generator) -> object:
     """Something that the wire can carry."""
-    several: list[object] = [
-        None,
-        True,
-        -1,
-        0,
-        2**62,
-        1e300,
-        float("nan"),
-        "",
-        "x" * 3000,
-        "../x",
-        b"\x00",
-        [],
-        {},
-        [[]],
-        {"a": {}},
-    ]
+    several: list[object] = [None, True, -1, 0, 2**62, 1e300, float("nan"), "", "x" * 3000, "../x", b"\x00"]
+    several += [[], {}, [[]], {"a": {}}]
     several += [np.zeros(3, np.float16), np.full(4, np.nan), np.zeros((2, 2), np.uint8), np.float64(1), ["a", "a"]]
     return several[rng.integers(len(several))]
 

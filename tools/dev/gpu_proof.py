@@ -143,11 +143,12 @@ def _watch(name, args, limit, part, figure_came):
         )
         lines, began = queue.Queue(), time.monotonic()
         threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True).start()
-        part["ended"] = "done"
+        part["ended"], part["s"] = "was interrupted", 0.0  # what --out says meanwhile
         try:
             tail = _take_lines(lines, began + limit, part, figure_came)
-            if process.wait() != 0:
-                part["ended"] = f"failed with exit code {process.returncode}"
+            code = process.wait()
+            part["ended"] = f"failed with exit code {code}" if code else "done"
+            if code:
                 part["tail"] = tail
                 print("\n".join(tail), file=sys.stderr)
         except TimeoutError:

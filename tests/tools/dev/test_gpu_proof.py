@@ -43,6 +43,19 @@ def test_a_part_that_fails_shows_how(out, capsys):
     assert part["ended"] == "failed with exit code 2" and "no GPU 7" in part["tail"][-1]
 
 
+def test_a_part_that_is_interrupted_is_not_done_and_leaves_a_file_that_can_be_shown(tmp_path, monkeypatch):
+    def interrupt(lines, deadline, part, figure_came):
+        part["figures"].append({"name": "speed", "value": 1.5, "unit": "samples/s", "aim": "", "note": ""})
+        figure_came()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu_proof, "_take_lines", interrupt)
+    with pytest.raises(SystemExit):
+        gpu_proof.main(["--tiny", "--parts", "small", "--out", str(tmp_path / "proof.json")])
+    shown = gpu_proof.table(json.loads((tmp_path / "proof.json").read_text()))
+    assert "(was interrupted, 0 s)" in shown and "1.5 samples/s" in shown
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
