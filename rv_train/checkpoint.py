@@ -4,7 +4,8 @@
         model/       an ordinary Hugging Face folder, or with MODEL.LORA an adapter and base.json, which weights it
                      belongs to (a copy of them in base/ with TRAIN.save_base); of a flow-matching policy also, or
                      only, expert.safetensors; plus action_stats.json, data_info.json and vla_config.yaml
-        trainer.pt   optimizer, gradient scaler, moving average, step, generators of every rank
+        trainer.pt   optimizer, gradient scaler, moving average, step, generators of every rank; of a sharded run
+                     trainer.json and a safetensors file of each rank, see rv_train/shares.py
         complete     written last: every file with its size and SHA-256
     <EXP.DIR>/<EXP.ID>/last -> step_00001234
     <EXP.DIR>/<EXP.ID>/best -> step_00001000     smallest val/loss so far
@@ -42,6 +43,7 @@ from rv_train.data.stats import read_stats, write_stats
 from rv_train.policies import build_encoder, build_policy
 
 CONFIG, DATA_INFO, COMPLETE = "vla_config.yaml", "data_info.json", "complete"
+WHOLE, SHARED = "trainer.pt", "trainer.json"
 LOCK_WAIT_S = 30.0
 
 
@@ -111,7 +113,7 @@ def read_model_cfg(folder, opts=()):
     return cfg_from_dict(tree, str(path), opts)
 
 
-def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, links=()):
+def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, links=(), parts=None):
     """Write one complete checkpoint, point `last` (and `best`, and `links`) at it and remove old ones.
 
     Kept are the last TRAIN.keep_last, those of every TRAIN.keep_every steps, those of a link epoch_N and the best.
@@ -120,8 +122,11 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, lin
         run: run folder.
         step: optimizer steps done.
         model: the bare model, not its DDP wrapper.
-        trainer: dict of tensors and plain values for trainer.pt; its "best" is None or (val/loss, step).
+        trainer: dict for trainer.pt, of tensors and plain values; with `parts` for trainer.json, of plain values. Its
+            "best" is None or (val/loss, step).
         links: names of further links to it, see `rv_train.validate.milestones`.
+        parts: called with the folder that it is written to, once that is there: has the ranks of a sharded run put
+            their files into it and returns {name: {"size", "sha256"}} of them.
     Raises:
         OSError: it cannot be written; nothing of it is left, and older checkpoints are untouched.
     """
@@ -130,11 +135,15 @@ def save_checkpoint(run, step, model, trainer, cfg, action_stats, data_info, lin
     beside = final.with_suffix(".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     try:
+        beside.mkdir()
+        written = parts(beside) if parts else {}
         save_model_folder(beside / "model", model, cfg, action_stats, data_info)
-        torch.save(trainer, beside / "trainer.pt")
-        for path in files_below(beside):
-            flush(path)
-        (beside / COMPLETE).write_text(json.dumps(_describe(beside), indent=1) + "\n")
+        if parts:
+            (beside / SHARED).write_text(json.dumps(trainer, indent=1) + "\n")
+        else:
+            torch.save(trainer, beside / WHOLE)
+        written |= describe_files(beside, [path for path in files_below(beside) if path.name not in written])
+        (beside / COMPLETE).write_text(json.dumps(written, indent=1) + "\n")
         flush(beside / COMPLETE)
     except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch.save and safetensors raise
         shutil.rmtree(beside, ignore_errors=True)
@@ -186,14 +195,22 @@ def files_below(folder):
     return [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
 
 
-def _describe(folder):
-    """{name: {"size", "sha256"}} of every file but the marker. Hashing large files is spread over threads."""
+def describe_files(folder, paths):
+    """{name: {"size", "sha256"}} of files below a folder, which are on the disk when this returns."""
+    for path in paths:
+        flush(path)
+    return _describe(folder, paths)
+
+
+def _describe(folder, paths=None):
+    """The same, of every file but the marker where no `paths` are given. Hashing large files is spread over threads."""
 
     def describe(path):
         with open(path, "rb") as file:
             return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
-    paths = [path for path in files_below(folder) if path.name != COMPLETE]
+    if paths is None:
+        paths = [path for path in files_below(folder) if path.name != COMPLETE]
     with ThreadPoolExecutor(8) as pool:
         return dict(zip((str(p.relative_to(folder)) for p in paths), pool.map(describe, paths), strict=True))
 
@@ -302,16 +319,17 @@ def rng_state(device):
     return state
 
 
-def set_rng_state(states, rank, device):
-    """Put this rank's generators where they were. A rank that did not exist then keeps its fresh ones."""
-    if rank < len(states):
-        torch.set_rng_state(states[rank]["cpu"])
-        if device.type == "cuda" and "cuda" in states[rank]:
-            torch.cuda.set_rng_state(states[rank]["cuda"], device)
+def set_rng_state(state, device):
+    """Put this rank's generators where they were; None, of a rank that did not exist then, keeps its fresh ones."""
+    if state:
+        torch.set_rng_state(state["cpu"])
+        if device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def load_trainer(folder, mapped=False):
-    """trainer.pt of a checkpoint folder, tensors on the CPU.
+    """What a checkpoint folder holds beside the model: trainer.pt, tensors on the CPU; of a sharded run trainer.json,
+    whose tensors `rv_train.shares` reads.
 
     mapped: tensors stay in the file until they are read, so eight ranks need its memory once; for those who copy what
     they need and let go, because a file that is overwritten meanwhile ends the process.
@@ -319,12 +337,21 @@ def load_trainer(folder, mapped=False):
     Raises:
         BadInput: missing, damaged, or not what this trainer writes.
     """
-    path = Path(folder) / "trainer.pt"
-    with named_path(path):
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:  # of torch, where it is not such a file
-            raise BadInput(f"{path} cannot be read: {first_line(error)}") from error
+    path = trainer_file(folder)
+    if path.suffix == ".json":
+        state = read_json_object(path)
+    else:
+        with named_path(path):
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            except (RuntimeError, pickle.UnpicklingError, EOFError) as error:  # of torch, where it is not such a file
+                raise BadInput(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(state, dict):
         raise BadInput(f"{path} holds a {type(state).__name__}: it was not written by this trainer")
     return state
+
+
+def trainer_file(folder):
+    """trainer.pt, or trainer.json of a sharded run's checkpoint."""
+    path = Path(folder) / SHARED
+    return path if path.is_file() else Path(folder) / WHOLE

@@ -269,10 +269,10 @@ class Told:
         return total / max(1.0, num_finite), norm, num_finite < self.world_size, num_stop > 0
 
 
-def gather_objects(value):
-    """`value` of every rank, in rank order, on every rank."""
+def gather_objects(value, group=None):
+    """`value` of every rank, in rank order, on every rank. group: of processes, for who asks beside the training."""
     values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values
 
 

@@ -8,6 +8,7 @@ import torch
 
 from libs.errors import BadInput
 from rv_train.backbones.lora import quiet_bitsandbytes
+from rv_train.parallel import whole_tensor
 
 
 def lr_at(step, total_steps, base_lr, schedule="none", warmup=0.0, lr_end=0.0):
@@ -93,7 +94,7 @@ class Precision:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if clip_grad > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
-        return norm
+        return whole_tensor(norm)
 
     def step(self, optimizer, bad):
         """Step after `clip`; where `bad` (a scalar tensor, 0 or 1) is 1, leave weights and moments alone. The scale of
@@ -116,13 +117,16 @@ class Ema:
     ExponentialMovingAverage with num_updates): random first weights do not linger in the average.
 
     Args:
-        parameters: the weights to follow.
+        parameters: the weights to follow; of a sharded run this rank's.
         decay: 0..1; 0 makes an object that does nothing.
+        spread: called after the weights were written to, see `rv_train.parallel.Ddp.spread`.
+        device: of the weights, for a rank that may have none.
     """
 
-    def __init__(self, parameters, decay):
-        self.parameters, self.decay = parameters, decay
-        self.count = torch.zeros((), dtype=torch.float64, device=parameters[0].device)  # of updates
+    def __init__(self, parameters, decay, spread=lambda: None, device=None):
+        self.parameters, self.decay, self.spread = parameters, decay, spread
+        device = parameters[0].device if device is None else device
+        self.count = torch.zeros((), dtype=torch.float64, device=device)  # of updates
         # float32 even for bfloat16 weights, whose eight bits would swallow a change of 1 - decay
         self.average = [p.detach().float().clone() for p in parameters] if decay else []
 
@@ -153,13 +157,18 @@ class Ema:
     def _set(self, values):
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
+        self.spread()
+
+    def updates(self):
+        """How many there were; None without an average."""
+        return int(self.count) if self.decay else None
 
     def state_dict(self):
         """The average, and a copy of the weights themselves, which a checkpoint's model folder does not hold then."""
         if not self.decay:
             return {}
         weights = [p.detach().to("cpu", copy=True) for p in self.parameters]
-        return {"count": int(self.count), "average": self.average, "weights": weights}
+        return {"count": self.updates(), "average": self.average, "weights": weights}
 
     def load_state_dict(self, state):
         """The state of a run that went on without an average is empty: then one starts at the weights as they are."""

@@ -36,7 +36,10 @@ class Validation:
         self.batch_size, self.num_workers = cfg.TRAIN.batch_size, cfg.DATA.NUM_WORKERS
         self.features = TrainingSet(dataset, encoder, cfg.EXP.SEED, augment=False)
         whole, share = len(dataset), slice(rank.rank, None, rank.world_size)
-        self.loss_samples = spread(whole, cfg.VALID.loss_batches * self.batch_size or whole)[share]
+        measured = spread(whole, cfg.VALID.loss_batches * self.batch_size or whole)
+        self.loss_samples = measured[share]
+        # Every rank passes as many batches, because the ranks of a sharded run compute each pass together.
+        self.rounds = -(-len(measured[:: rank.world_size]) // self.batch_size)
         self.gen_samples = spread(whole, cfg.VALID.gen_samples)[share]
 
     def loss(self, model, precision):
@@ -47,12 +50,14 @@ class Validation:
             precision: a Precision, for its autocast.
         """
         total = torch.zeros(2, dtype=torch.float64, device=self.rank.device)  # summed loss, what it is a mean over
+        own = -(-len(self.loss_samples) // self.batch_size)
         with _evaluating(model):
-            for batch in self._loss_batches():
+            for number, batch in enumerate(self._loss_batches()):
                 with precision.autocast():
                     result = model(self._to_device(batch))
-                count = result["count"]
-                total += torch.stack([result["loss"].double() * count, total.new_tensor(count)])
+                if number < own:
+                    count = result["count"]
+                    total += torch.stack([result["loss"].double() * count, total.new_tensor(count)])
         dist.all_reduce(total)
         return (total[0] / total[1]).item()
 
@@ -87,6 +92,7 @@ class Validation:
 
     def _loss_batches(self):
         batches = _pieces([(0, 0, index) for index in self.loss_samples], self.batch_size)
+        batches += [[(0, 0, 0)]] * (self.rounds - len(batches))
         return DataLoader(
             self.features,
             batch_sampler=batches,
