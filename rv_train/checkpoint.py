@@ -88,7 +88,7 @@ def load_model_folder(path, device="cpu", opts=()):
     if len(stats["min"]) != cfg.ACTION.DIM:
         raise BadInput(f"{folder}: statistics of {len(stats['min'])} action dimensions, config of {cfg.ACTION.DIM}")
     encoder = build_encoder(cfg, stats, read_tokenizer(folder))
-    model = build_policy(cfg, encoder, weights=folder).to(device).eval()
+    model = build_policy(cfg, encoder, folder, device).eval()
     return model, cfg, {"encoder": encoder, "action_stats": stats, "data_info": data_info, "folder": folder}
 
 

@@ -27,6 +27,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from rv_train.backbones.loading import place
 from rv_train.backbones.lora import is_frozen
 
 
@@ -46,15 +47,16 @@ class Piece:
 class Ddp:
     """model: call it on a batch, then backward. bare: the policy itself, for who measures. pieces: list of Piece.
 
-    shared: whether ranks hold different states, and so write them each. All methods are called by all ranks together.
+    shared: whether ranks hold different states, and so write them each. places: whether it brings the policy to the
+    rank's device itself. All methods are called by all ranks together.
 
     Args:
-        bare: the policy on the rank's device.
+        bare: the policy on the rank's device, or where `places` as `build_policy` leaves it `mapped`.
         rank: a distributed.Rank.
         precision: a Precision.
     """
 
-    shared = False
+    shared = places = False
 
     def __init__(self, bare, rank, precision):
         self.bare, self.rank = bare, rank
@@ -146,16 +148,20 @@ class Fsdp(Ddp):
     Passes before the last of a step are averaged, too: gradients that waited for it would have to wait whole.
     """
 
-    shared = True
+    shared = places = True
 
     def _wrap(self, precision):
-        mesh = init_device_mesh(self.rank.device.type, (self.rank.world_size,))
-        narrow = {torch.float32: precision.dtype}.get(next(self.bare.backbone.parameters()).dtype)
+        backbone, device = self.bare.backbone, self.rank.device
+        mesh = init_device_mesh(device.type, (self.rank.world_size,))
+        dtype = getattr(backbone, "dtype_in_use", next(backbone.parameters()).dtype)
+        narrow = precision.dtype if dtype == torch.float32 else None
         options = {"reduce_dtype": torch.float32, "cast_forward_inputs": False}
         # True also for the root: after a pass without a backward its weights would stay, and the next step use them.
         shard = {"mesh": mesh, "reshard_after_forward": True}
-        for layer in layers_of(self.bare):
+        for layer in layers_of(self.bare):  # so the device never holds more than one of them whole
+            place(layer, backbone, device)
             fully_shard(layer, **shard, mp_policy=MixedPrecisionPolicy(param_dtype=narrow, **options))
+        place(self.bare, backbone, device)
         return fully_shard(self.bare, **shard, mp_policy=MixedPrecisionPolicy(**options))
 
     def _pieces(self):

@@ -85,14 +85,15 @@ def train(rank, cfg, job):
     validation = Validation(cfg, data.valid, encoder, data.action_stats, rank) if data.valid else None
 
     # Model, optimizer, precision.
-    bare = build_policy(cfg, encoder, job.resume / "model" if job.resume else None).to(device).train()
+    kind, weights = PARALLEL[cfg.TRAIN.PARALLEL], job.resume / "model" if job.resume else None
+    bare = build_policy(cfg, encoder, weights, device, mapped=kind.places).train()
     if cfg.TRAIN.grad_checkpoint:
         bare.recompute_activations()
     if cfg.TRAIN.compile:
         bare.compile()
     torch.manual_seed(cfg.EXP.SEED + rank.rank)  # weights were drawn alike; what is dropped out is every rank's own
     precision = Precision(cfg.AMP.mode, device)
-    parallel = PARALLEL[cfg.TRAIN.PARALLEL](bare, rank, precision)
+    parallel = kind(bare, rank, precision)
     model, parameters = parallel.model, parallel.parameters
     optimizer = build_optimizer(cfg.TRAIN, parameters)
     ema = Ema([piece.value for piece in parallel.pieces], cfg.TRAIN.ema, parallel.spread, device)

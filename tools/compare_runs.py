@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
-from rv_train.checkpoint import checkpoints, load_trainer
+from rv_train.checkpoint import checkpoints, load_trainer, trainer_file
 
 UNREPEATABLE = ("speed/", "memory/")  # curves of how fast it went
 
@@ -36,7 +36,8 @@ def compare_runs(first, second):
         pair = folder, Path(second) / folder.name
         if pair[1] in checkpoints(second):
             found += differing(*(read_weights(step / "model") for step in pair), f"{folder.name}/model")
-            found += differing(*map(load_trainer, pair), f"{folder.name}/trainer.pt")
+            found += differing(*map(load_trainer, pair), f"{folder.name}/{trainer_file(folder).name}")
+            found += differing(*map(read_weights, pair), f"{folder.name} of the ranks")  # of a sharded run
     return found + list(differing(read_curves(first), read_curves(second), "curve"))
 
 
@@ -47,7 +48,7 @@ def _layout(run):
 
 
 def read_weights(folder):
-    """{name: tensor} of a model folder."""
+    """{name: tensor} of the safetensors files in a folder."""
     tensors = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, "pt") as file:

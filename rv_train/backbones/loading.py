@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch.distributed.tensor import DTensor
 
 from libs.errors import BadInput, first_line
 from rv_train.backbones.folders import check_model_type, check_source, find_weights, is_model_folder, missing_files
@@ -18,7 +19,7 @@ BASE_COPY = "base"  # in a model folder: a copy of the frozen weights
 BASE_VARIABLE = "VLA0_BASE"  # of the environment: where the weights below what was trained lie on this machine
 
 
-def build_backbone(cfg, family, tokenizer, weights=None):
+def build_backbone(cfg, family, tokenizer, weights=None, device=None, mapped=False):
     """The library's model in the dtype of the config; frozen, with adapters or without, if it says so.
 
     Args:
@@ -26,11 +27,14 @@ def build_backbone(cfg, family, tokenizer, weights=None):
         family: of MODEL.BACKBONE.
         tokenizer: gives vocabulary size and special ids for a random model.
         weights: folder that `save_weights` wrote; None follows MODEL.INIT.
+        device: where weights of a folder go, tensor by tensor, so that the host never holds them all; None: the CPU.
+        mapped: leave them in their files, in the dtype they have there: for `place`, module by module. Ranks of one
+            machine share them so.
     Raises:
         BadInput: weights that cannot be found, or not those that something was trained over, or that know other ids
             than the tokenizer.
     """
-    model = _build(cfg, family, tokenizer, weights)
+    model = _build(cfg, family, tokenizer, weights, device, mapped)
     check_ids(cfg, family, tokenizer, model.config)
     return family.prepare(model)
 
@@ -66,13 +70,15 @@ def outline_backbone(cfg, family, tokenizer, missing):
     return family.prepare(model), origin
 
 
-def _build(cfg, family, tokenizer, weights):
+def _build(cfg, family, tokenizer, weights, device, mapped):
     attention = cfg.MODEL.ATTENTION
     if weights and attention == FLASH and not has_flash():
         attention = "sdpa"  # a saved model answers on any machine; training was refused by check_attention before
     if cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE:
         path = base_path(cfg, family, weights)
-        model = _load(path, family, attention, DTYPES[cfg.AMP.frozen_dtype])
+        if cfg.MODEL.QUANTIZE != "none":
+            device = None  # packed layer by layer on the way there
+        model = _load(path, family, attention, DTYPES[cfg.AMP.frozen_dtype], device, mapped)
         model.base_folder = find_weights(path)[0]
         of_a_copy = Path(path).name == BASE_COPY and weights
         origin = read_base(weights)["path"] if of_a_copy else path
@@ -82,7 +88,7 @@ def _build(cfg, family, tokenizer, weights):
     if weights is None and cfg.MODEL.INIT == "random":
         config = family.random_config(cfg, tokenizer)
         return family.model_class()._from_config(config, attn_implementation=attention, dtype=dtype)
-    return _load(weights or cfg.MODEL.PATH, family, attention, dtype)
+    return _load(weights or cfg.MODEL.PATH, family, attention, dtype, device, mapped)
 
 
 def base_path(cfg, family, trained=None):
@@ -128,8 +134,13 @@ def save_weights(backbone, folder):
         backbone.save_pretrained(folder, safe_serialization=True)
 
 
-def _load(path, family, attention, dtype):
-    """The library's model with the weights of a folder, or of a hub name that is cached or will be downloaded."""
+def _load(path, family, attention, dtype, device, mapped):
+    """The library's model with the weights of a folder, or of a hub name that is cached or will be downloaded.
+
+    The library maps files into memory where nothing is to be cast: nothing is read then before it is used, and what is
+    read all processes share. Weights to be cast are cast by `place`, except to bfloat16: some families want parts of
+    theirs left alone there, which the library knows.
+    """
     folder, complete = find_weights(path)
     source = folder if complete else path
     if complete:
@@ -137,7 +148,11 @@ def _load(path, family, attention, dtype):
     try:
         with without_progress_bars():
             model, report = family.model_class().from_pretrained(
-                source, attn_implementation=attention, dtype=dtype, use_safetensors=True, output_loading_info=True
+                source,
+                attn_implementation=attention,
+                dtype="auto" if dtype == torch.float32 else dtype,
+                use_safetensors=True,
+                output_loading_info=True,
             )
     except (OSError, SafetensorError) as error:
         raise BadInput(
@@ -148,7 +163,27 @@ def _load(path, family, attention, dtype):
     wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wrong:
         raise BadInput(f"MODEL.PATH: {source} lacks {len(wrong)} weights of this model, the first is {wrong[0]}")
-    return model
+    model.dtype_in_use = dtype
+    for config in (model.config, *(getattr(model.config, name) for name in model.config.sub_configs)):
+        config.dtype = dtype
+    return model if mapped else place(model, model, device)
+
+
+def place(module, backbone, device):
+    """Bring a part of a backbone, or what is around it, to a device (None: leave it where it is), weights that were
+    loaded in the dtype they are used in; in place, tensor by tensor. Returns the module."""
+    dtype = getattr(backbone, "dtype_in_use", None)  # of random ones there is none: they are made as they are used
+    loaded = {id(p) for p in backbone.parameters() if not (is_frozen(backbone) and p.requires_grad)} if dtype else set()
+    for parameter in module.parameters():
+        if isinstance(parameter, DTensor):  # placed before, with the layer that it belongs to
+            continue
+        wanted = dtype if id(parameter) in loaded and parameter.is_floating_point() else None
+        parameter.data = parameter.data.to(device=device, dtype=wanted)
+    for part in module.modules():
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = buffer.to(device)
+    return module
 
 
 def check_ids(cfg, family, tokenizer, config):

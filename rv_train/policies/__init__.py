@@ -34,16 +34,19 @@ def build_encoder(cfg, stats=None, tokenizer=None):
     return _room(cfg).ENCODER.from_cfg(cfg, tokenizer, stats)
 
 
-def build_policy(cfg, encoder, weights=None):
+def build_policy(cfg, encoder, weights=None, device="cpu", mapped=False):
     """The policy of MODEL.NAME over the backbone of MODEL.BACKBONE.
 
     Args:
         cfg: the config tree.
         encoder: from `build_encoder`, with statistics.
         weights: folder to load from instead of what MODEL.INIT says (a checkpoint's model folder).
+        device: that it goes to.
+        mapped: leave it on the CPU, what was loaded in its files, see `build_backbone`.
     """
-    backbone = build_backbone(cfg, family_of(cfg), encoder.prompt.tokenizer, weights)
-    return policy_class(cfg).from_cfg(cfg, encoder, backbone, weights)
+    backbone = build_backbone(cfg, family_of(cfg), encoder.prompt.tokenizer, weights, device, mapped)
+    policy = policy_class(cfg).from_cfg(cfg, encoder, backbone, weights)
+    return policy if mapped else policy.to(device)
 
 
 def outline_policy(cfg, encoder, missing):

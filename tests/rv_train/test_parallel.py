@@ -8,12 +8,12 @@ import torch
 
 from rv_train import config_checks
 from rv_train.checkpoint import find_damage, load_model_folder, load_trainer
-from rv_train.parallel import PARALLEL, partition
-from rv_train.shares import part_name
+from rv_train.parallel import PARALLEL, Piece, partition
+from rv_train.shares import open_states, part_name
 from rv_train.train import main
 from tests.demo_files import write_synthetic_demo_file
-from tests.tiny import ROOT, tiny_opts
-from tools.compare_runs import compare_runs, read_curves, read_weights
+from tests.tiny import ROOT, flow_opts, lora_opts, make_tiny_base, tiny_cfg, tiny_opts
+from tools.compare_runs import compare_runs, differing, read_curves, read_weights
 
 RUN = {
     "TRAIN__max_steps": 4,
@@ -69,3 +69,98 @@ def test_fsdp_computes_them_up_to_the_order_of_sums(runs):
     for tag in ("train/loss", "train/grad_norm", "val/loss"):
         for (step, value), (other, close) in zip(ddp[tag], fsdp[tag], strict=True):
             assert step == other and close == pytest.approx(value, rel=1e-5), tag
+
+
+def pieces_of(run, ranks):
+    """The trained parameters of a run as this many ranks of fsdp would hold them: [[Piece of each rank] of each]."""
+    named = [(n, p) for n, p in load_model_folder(run)[0].named_parameters() if p.requires_grad]
+    rows = [(n, p, -(-len(p) // ranks)) for n, p in named]
+    return [
+        [Piece(n, p, p[rank * size : (rank + 1) * size], min(rank * size, len(p))) for rank in range(ranks)]
+        for n, p, size in rows
+    ]
+
+
+def states_of(run, ranks):
+    """{key: {parameter: its state}} of the last checkpoint, read as by so many ranks and joined."""
+    pieces, trainer = pieces_of(run, ranks), load_trainer(run / "last")
+    names = [of_ranks[0].name for of_ranks in pieces]
+    with open_states(run / "last", trainer, names) as states:
+        return {
+            key: {of_ranks[0].name: torch.cat([states.read(key, piece) for piece in of_ranks]) for of_ranks in pieces}
+            for key in (*states.keys(names[0]), "average", "weight")
+            if key != "step"
+        }
+
+
+def test_any_number_of_ranks_reads_the_states_of_any_kind(runs):
+    ddp, zero1, fsdp = (states_of(runs[kind], 1) for kind in PARALLEL)
+    assert set(ddp) == {"exp_avg", "exp_avg_sq", "average", "weight"}
+    for key, values in ddp.items():
+        for name, value in values.items():
+            assert torch.equal(value, zero1[key][name]), (key, name)
+            assert fsdp[key][name].shape == value.shape
+            assert torch.allclose(value, fsdp[key][name], rtol=1e-3, atol=1e-6), (key, name)
+    for kind, whole in (("ddp", ddp), ("fsdp", fsdp)):
+        assert list(differing(whole, states_of(runs[kind], 3), kind)) == []
+
+
+def test_each_rank_writes_its_share(runs, tmp_path):
+    for kind in ("zero1", "fsdp"):
+        step = shutil.copytree((runs[kind] / "last").resolve(), tmp_path / kind)
+        parts = [step / part_name(rank, 2) for rank in range(2)]
+        assert find_damage(step) is None and not (step / "trainer.pt").exists()
+        sizes = [path.stat().st_size for path in parts]
+        assert max(sizes) < 1.2 * min(sizes)
+        assert set(json.loads((step / "complete").read_text())) >= {path.name for path in parts} | {"trainer.json"}
+        parts[1].write_bytes(parts[1].read_bytes()[:-1])
+        assert find_damage(step) == f"{parts[1].name} is not what was written"
+
+
+@pytest.mark.parametrize("kind", ["zero1", "fsdp"])
+def test_a_resumed_run_is_the_uninterrupted_one(runs, train, tmp_path, kind):
+    """Two of four steps, then two more."""
+    shutil.copytree(runs[kind], tmp_path / kind, symlinks=True)
+    shutil.rmtree(tmp_path / kind / "step_00000004")
+    assert compare_runs(runs[kind], train(tmp_path, kind, "--resume", TRAIN__PARALLEL=kind)) == []
+
+
+def test_another_kind_and_number_of_ranks_goes_on_when_told_to(runs, train, tmp_path, capsys):
+    shutil.copytree(runs["fsdp"], tmp_path / "fsdp", symlinks=True)
+    before = states_of(tmp_path / "fsdp", 1)
+    more = {"TRAIN__PARALLEL": "ddp", "TRAIN__max_steps": 5, "TRAIN__lr": 0.0, "TRAIN__weight_decay": 0.0}
+    run = train(tmp_path, "fsdp", "--resume", "--allow_changes", nproc=1, **more)
+    said = capsys.readouterr().err
+    assert "TRAIN.PARALLEL is 'ddp' now, the run was started with 'fsdp'" in said and "world_size 2" in said
+    after = states_of(run, 1)  # a step of length 0 was made
+    assert list(differing(before["weight"], after["weight"], "weight")) == []
+    assert load_trainer(run / "last")["optimizer"]["state"][0]["step"] == 5
+    assert list(differing(before["exp_avg"], after["exp_avg"], "")) != []
+
+
+def test_a_flow_policy_with_adapters(train, tmp_path):
+    """In fsdp frozen weights are dealt out with those that are trained."""
+    opts = flow_opts(**lora_opts(make_tiny_base(tmp_path)), TRAIN__ema=0.0, DATA__VAL_SHARE=0.0, TRAIN__max_steps=2)
+    curves = [
+        read_curves(train(tmp_path, kind, TRAIN__PARALLEL=kind, **opts))["train/loss"] for kind in ("ddp", "fsdp")
+    ]
+    assert [value for _, value in curves[1]] == pytest.approx([value for _, value in curves[0]], rel=1e-5)
+    adapters = [read_weights(tmp_path / kind / "last/model") for kind in ("ddp", "fsdp")]
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, value in adapters[0].items():
+        assert torch.allclose(value, adapters[1][name], rtol=1e-3, atol=1e-5), name
+
+
+def test_shares_are_nearly_equal_and_the_largest_stands_alone():
+    sizes = [5, 1, 1, 1, 20, 4, 4]
+    owners = partition(sizes, 3)
+    loads = [sum(size for size, owner in zip(sizes, owners, strict=True) if owner == rank) for rank in range(3)]
+    assert loads == [20, 8, 8] and partition(sizes, 1) == [0] * 7
+    assert partition([3], 4) == [0]
+
+
+@pytest.mark.parametrize("key, value", [("TRAIN__optimizer", "adamw_8bit"), ("MODEL__QUANTIZE", "nf4")])
+def test_what_is_packed_into_blocks_is_not_dealt_out_by_rows(key, value):
+    more = lora_opts("somewhere") if key == "MODEL__QUANTIZE" else {}
+    with pytest.raises(ValueError, match=f"TRAIN.PARALLEL fsdp deals out rows, which {key.replace('__', '.')} {value}"):
+        tiny_cfg(TRAIN__PARALLEL="fsdp", **{**more, key: value})
