@@ -311,22 +311,6 @@ def lock(run):
     return jobs.lock(run, f"{run} is in use: another process trains there", LOCK_WAIT_S)
 
 
-def rng_state(device):
-    """State of the generators that this rank draws from."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_rng_state(state, device):
-    """Put this rank's generators where they were; None, of a rank that did not exist then, keeps its fresh ones."""
-    if state:
-        torch.set_rng_state(state["cpu"])
-        if device.type == "cuda" and "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"], device)
-
-
 def load_trainer(folder, mapped=False):
     """What a checkpoint folder holds beside the model: trainer.pt, tensors on the CPU; of a sharded run trainer.json,
     whose tensors `rv_train.shares` reads.

@@ -96,7 +96,7 @@ def launch(worker, devices, *args):
         device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         return _run(rank, world_size, device, "env://", _with_arguments_of_rank_0, (worker, args))
-    address = f"tcp://127.0.0.1:{_free_port()}"
+    address = f"tcp://127.0.0.1:{free_port()}"
     if len(devices) == 1:
         return _run(0, 1, devices[0], address, worker, args)
     told = mp.get_context("spawn").SimpleQueue()  # (rank, its result or BadInput)
@@ -276,7 +276,8 @@ def gather_objects(value, group=None):
     return values
 
 
-def _free_port():
+def free_port():
+    """A TCP port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -181,6 +181,9 @@ def _compute_lines(cfg, policy, tokens, counted):
     batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum
     work = policy.flops().count([tokens] * batch, counted * batch)
     yield "compute", f"{work / 1e12:.3g} TFLOP per rank and step"
+    if cfg.TRAIN.PARALLEL == "fsdp" and cfg.DATA.VAL_SHARE:
+        whole = _size(sum(p.numel() * p.element_size() for p in policy.parameters()))
+        yield "validation", f"answers take a whole copy of the weights on every rank, {whole}, instead of activations"
 
 
 def _disk_lines(cfg, policy, ranks, missing):

@@ -66,7 +66,7 @@ class Saver:
         self.finish()
         with ema.swapped():  # model/ is what evaluation opens: the average, where there is one
             model = self.parallel.snapshot()
-        rng, part = checkpoint.rng_state(self.rank.device), None
+        rng, part = shares.rng_state(self.rank.device), None
         if self.parallel.shared:
             part = shares.share_tensors(self.parallel.pieces, optimizer, ema, rng)
             starts = gather_objects({piece.name: piece.start for piece in self.parallel.pieces}, self.group)

@@ -45,6 +45,22 @@ def write_part(path, tensors):
     save_file(tensors, path)
 
 
+def rng_state(device):
+    """State of the generators that this rank draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state, device):
+    """Put this rank's generators where they were; None, of a rank that did not exist then, keeps its fresh ones."""
+    if state:
+        torch.set_rng_state(state["cpu"])
+        if device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], device)
+
+
 class Shares:
     """The states in the files of a sharded run; a context manager.
 

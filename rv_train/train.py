@@ -36,7 +36,7 @@ from rv_train.prepare import prepare_run
 from rv_train.provenance import write_run_json
 from rv_train.sanity import sanity_forward
 from rv_train.saving import Saver, mirror
-from rv_train.shares import load_states, open_states
+from rv_train.shares import load_states, open_states, set_rng_state
 from rv_train.steps import Steps
 from rv_train.tracking import Meter, Tracker, peak_memory
 from rv_train.validate import Validation, due, milestones
@@ -104,7 +104,7 @@ def train(rank, cfg, job):
             precision.scaler.load_state_dict(saved["scaler"])
         with open_states(job.resume, saved, [name for name, _ in parallel.trained]) as states:
             load_states(states, parallel, optimizer, ema)
-            checkpoint.set_rng_state(states.rng(rank.rank), device)
+            set_rng_state(states.rng(rank.rank), device)
         del saved, states
 
     tracker = None

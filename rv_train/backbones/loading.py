@@ -182,7 +182,7 @@ def place(module, backbone, device):
     for part in module.modules():
         for name, buffer in part._buffers.items():
             if buffer is not None:
-                part._buffers[name] = buffer.to(device)
+                part._buffers[name] = buffer.to(device=device)
     return module
 
 

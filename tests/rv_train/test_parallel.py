@@ -1,20 +1,25 @@
 """ddp, zero1 and fsdp: the same training, held differently; saved, resumed, and gone on with in another way."""
 
 import json
+import os
 import shutil
 
 import pytest
 import torch
 
-from rv_train import config_checks
+import rv_train.train
+from rv_train import config_checks, shares
 from rv_train.checkpoint import find_damage, load_model_folder, load_trainer
+from rv_train.distributed import launch
 from rv_train.parallel import PARALLEL, Piece, partition
+from rv_train.prepare import prepare_run
 from rv_train.shares import open_states, part_name
 from rv_train.train import main
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, flow_opts, lora_opts, make_tiny_base, tiny_cfg, tiny_opts
 from tools.compare_runs import compare_runs, differing, read_curves, read_weights
 
+CPU = torch.device("cpu")
 RUN = {
     "TRAIN__max_steps": 4,
     "TRAIN__save_every": 2,
@@ -30,10 +35,15 @@ RUN = {
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory, forked_ranks):
+def demos(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demos") / "synthetic_demo.hdf5"
+    write_synthetic_demo_file(path, num_demos=2, num_frames=12, resolution=64, seed=0)
+    return path
+
+
+@pytest.fixture(scope="module")
+def train(demos, forked_ranks):
     """Call it: (folder of runs, name, flags and keys of the run) → the run folder."""
-    demos = tmp_path_factory.mktemp("demos") / "synthetic_demo.hdf5"
-    write_synthetic_demo_file(demos, num_demos=2, num_frames=12, resolution=64, seed=0)
 
     def train(folder, name, *flags, nproc=2, **opts):
         opts = {**RUN, "EXP__DIR": str(folder), "EXP__ID": name, "DATA__FILES": [str(demos)], **opts}
@@ -136,6 +146,51 @@ def test_another_kind_and_number_of_ranks_goes_on_when_told_to(runs, train, tmp_
     assert list(differing(before["weight"], after["weight"], "weight")) == []
     assert load_trainer(run / "last")["optimizer"]["state"][0]["step"] == 5
     assert list(differing(before["exp_avg"], after["exp_avg"], "")) != []
+
+
+def of(folder, kind, **more):
+    return tiny_cfg(
+        **{**RUN, "EXP__DIR": "runs", "EXP__ID": kind, "TRAIN__PARALLEL": kind, **more}, DATA__FILES=[folder]
+    )
+
+
+def train_apart(rank, cfg, job, folders):
+    os.chdir(folders[rank.rank])
+    return rv_train.train.train(rank, cfg, job)
+
+
+@pytest.mark.parametrize("kind", ["zero1", "fsdp"])
+def test_nodes_that_share_no_file_system(runs, demos, forked_ranks, tmp_path, monkeypatch, kind):
+    """Rank 1 in a folder of its own: its share lies with rank 0, which sends it what it lacks."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.chdir(folders[0])
+    for steps in (2, 4):
+        cfg = of(str(demos), kind, TRAIN__max_steps=steps)
+        assert launch(train_apart, [CPU] * 2, cfg, prepare_run(cfg, CPU, 2, resume=steps == 4), folders) == 0
+    own, other = (folder / "runs" / kind for folder in folders)
+    for part in ("last/model", "last"):
+        assert list(differing(read_weights(runs[kind] / part), read_weights(own / part), part)) == []
+    assert [path.name for path in other.iterdir()] == ["step_00000002"] and find_damage(other / "step_00000002") is None
+
+
+def train_without_room(rank, cfg, job):
+    def write_part(path, tensors):
+        path.write_bytes(b"some of it")
+        raise OSError("no room")
+
+    if rank.rank == 1:
+        shares.write_part = write_part
+    return rv_train.train.train(rank, cfg, job)
+
+
+def test_a_share_that_cannot_be_written_ends_the_run(demos, forked_ranks, tmp_path):
+    cfg = of(str(demos), "zero1", EXP__DIR=str(tmp_path), TRAIN__max_steps=500)
+    job = prepare_run(cfg, CPU, 2)
+    with pytest.raises(RuntimeError, match=r"checkpoint of step 2 cannot be written \(rank 1: no room\)"):
+        launch(train_without_room, [CPU] * 2, cfg, job)
+    assert not list((tmp_path / "zero1").glob("step_*"))
 
 
 def test_a_flow_policy_with_adapters(train, tmp_path):

@@ -13,13 +13,10 @@ Ranks are forked from one process that has imported everything. Exit code: 0 all
 """
 
 import argparse
-import contextlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -43,12 +40,12 @@ from rv_train.prepare import prepare_run
 from rv_train.saving import Saver
 from rv_train.train import train
 from tools.compare_runs import compare_runs, read_curves, read_weights
+from tools.dev.forked_ranks import memory, quiet, run_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
-FORK = multiprocessing.get_context("fork")
 PARTS = ("losses", "resume", "nodes", "pause", "load")
 KINDS = tuple(PARALLEL)
-# Large enough that its weights are more than the noise of a process's memory: 12 million parameters, 46 MiB.
+# Large enough that its weights are more than the noise of a process's memory: 9 million parameters, 36 MiB.
 MIDDLE = ["MODEL.TEXT.HIDDEN", 512, "MODEL.TEXT.LAYERS", 4, "MODEL.TEXT.MLP", 1024, "MODEL.TEXT.HEADS", 4]
 GIGABYTE = ["MODEL.VOCAB_CUT", 0, "MODEL.TEXT.HIDDEN", 1024, "MODEL.TEXT.HEADS", 8, "MODEL.TEXT.KV_HEADS", 2]
 GIGABYTE += ["MODEL.TEXT.LAYERS", 9, "MODEL.TEXT.MLP", 2816]  # 247 million parameters
@@ -57,8 +54,8 @@ GIGABYTE += ["MODEL.TEXT.LAYERS", 9, "MODEL.TEXT.MLP", 2816]  # 247 million para
 class Check:
     """What was found: lines on the console, problems, and the numbers for the JSON file."""
 
-    def __init__(self, out, steps):
-        self.out, self.steps, self.problems, self.numbers = out, steps, [], {}
+    def __init__(self, out, steps, kinds):
+        self.out, self.steps, self.kinds, self.problems, self.numbers = out, steps, kinds, [], {}
         self.demos = out / "demos/synthetic_demo.hdf5"
         if not self.demos.exists():
             self.demos.parent.mkdir()
@@ -78,72 +75,17 @@ class Check:
         return load_cfg(ROOT / "configs/tiny.yaml", [*base, *run, *MIDDLE, *opts])
 
 
-# ------------------------------------------------------------------------------------------------ processes
-
-
-def run_ranks(worker, number, *args, meanwhile=lambda processes: None):
-    """`worker(Rank, *args)` in so many forked processes; {rank: (what it returned, peak bytes of memory)}.
-
-    meanwhile: called with the processes once they run. A rank that dies is missing among the results.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    told = FORK.SimpleQueue()
-    processes = [FORK.Process(target=_rank, args=(n, number, address, worker, args, told)) for n in range(number)]
-    for process in processes:
-        process.start()
-    meanwhile(processes)
-    results = {}
-    while len(results) < number and (any(p.is_alive() for p in processes) or not told.empty()):
-        if told.empty():
-            time.sleep(0.05)
-        else:
-            rank, *results[rank] = told.get()
-    for process in processes:
-        process.join()
-    return results
-
-
-def _rank(rank, number, address, worker, args, told):
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    result = distributed._run(rank, number, torch.device("cpu"), address, worker, args)
-    told.put((rank, result, memory()["VmHWM"]))
-
-
-def memory():
-    """Bytes of this process: VmHWM, the most in memory so far; RssAnon, its own now."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return {line[0].rstrip(":"): 1024 * int(line[1]) for line in lines if line[0] in ("VmHWM:", "RssAnon:")}
-
-
 def train_ranks(cfg, ranks, resume=False, meanwhile=lambda processes: None):
     with quiet():
         job = prepare_run(cfg, torch.device("cpu"), ranks, resume, allow_changes=resume)
         return run_ranks(train, ranks, cfg, job, meanwhile=meanwhile)
 
 
-@contextlib.contextmanager
-def quiet():
-    """What runs print goes nowhere, the forked processes' too."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 1)
-            os.close(kept)
-
-
 # ------------------------------------------------------------------------------------------------ parts
 
 
 def check_losses(check):
-    check.say(
-        "ranks  kind   loss of step 1, half, last             most apart  peak MiB of a rank  saved by each, MiB"
-    )
+    check.say("ranks  kind   loss of step 1, half, last             most apart  peak MiB of a rank  saved by each, MiB")
     for ranks in (2, 4):
         curves = {}
         for kind in KINDS:
@@ -166,7 +108,7 @@ def check_losses(check):
 
 
 def check_resume(check):
-    for kind in KINDS:
+    for kind in check.kinds:
         whole, cut = check.out / "runs" / f"{kind}_4", check.out / "runs" / f"{kind}_4_killed"
         if not whole.exists():
             train_ranks(check.cfg(whole.name, kind), 4)
@@ -186,6 +128,8 @@ def check_resume(check):
         found = compare_runs(whole, cut)
         check.demand(not found, f"{kind} resumed differs: {found[:3]}")
         check.say(f"{kind:<6} 4 ranks killed, resumed from {at}: {'identical' if not found else 'different'}")
+    if "fsdp" not in check.kinds:
+        return
     two = check.out / "runs/fsdp_on_2"
     began = checkpoint.checkpoints(two)[-1]
     before = read_weights(began / "model")
@@ -197,12 +141,14 @@ def check_resume(check):
     check.demand(equal, "weights of four ranks are not those that two go on with")
     train_ranks(check.cfg(two.name, "fsdp"), 2, resume=True)
     last = [dict(read_curves(run)["train/loss"])[check.steps] for run in (two, check.out / "runs/fsdp_4")]
-    check.say(f"fsdp   4 ranks resumed on 2: weights {'equal' if equal else 'different'}, losses of the last step {last}")
+    check.say(
+        f"fsdp   4 ranks resumed on 2: weights {'equal' if equal else 'different'}, losses of the last step {last}"
+    )
 
 
 def check_nodes(check):
     """Two agents on one machine, each in a folder of its own with the same relative paths in it."""
-    for kind in KINDS:
+    for kind in check.kinds:
         folders = [check.out / f"node_{node}_{kind}" for node in range(2)]
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
@@ -227,9 +173,7 @@ def check_nodes(check):
 
 
 def run_agents(check, folders, kind, steps, flags):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = distributed.free_port()
     opts = ["EXP.DIR", "runs", "EXP.ID", "nodes", "DATA.FILES", "['demos']", "TRAIN.PARALLEL", kind]
     opts += ["TRAIN.max_steps", steps, "TRAIN.save_every", 4, *MIDDLE]
     agents = []
@@ -330,6 +274,7 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of `resume` and `nodes`")
     parser.add_argument("--steps", type=int, default=50, help="of each run")
     parser.add_argument("--out", type=Path, help="keep all runs here, and go on with those that are there already")
     return parser.parse_args(argv)
@@ -342,7 +287,7 @@ def main(argv=None):
     out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     torch.set_num_threads(1)
-    check = Check(out, args.steps)
+    check = Check(out, args.steps, args.kinds)
     for part in args.parts:
         began = time.monotonic()
         check.say(f"\n{part}")
