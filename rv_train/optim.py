@@ -5,10 +5,12 @@ import importlib.util
 import math
 
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from libs.errors import BadInput
 from rv_train.backbones.lora import quiet_bitsandbytes
-from rv_train.parallel import whole_tensor
+from rv_train.parallel import local_tensor
 
 
 def lr_at(step, total_steps, base_lr, schedule="none", warmup=0.0, lr_end=0.0):
@@ -66,6 +68,16 @@ def resolve_amp(mode, device):
     return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "off"
 
 
+def total_norm(gradients):
+    """2-norm of all gradients together, a scalar float32 tensor. Summed in float64, where the order of the sum, and so
+    how many ranks share them, leaves no trace in float32."""
+    norms = torch._foreach_norm([local_tensor(gradient) for gradient in gradients], 2, dtype=torch.float64)
+    squares = torch.stack(norms).square().sum()
+    if isinstance(gradients[0], DTensor):
+        dist.all_reduce(squares)
+    return squares.sqrt().float()
+
+
 class Precision:
     """Mixed precision: the autocast context of a forward pass, and for fp16 the scaling of its gradients.
 
@@ -91,10 +103,12 @@ class Precision:
     def clip(self, optimizer, parameters, clip_grad):
         """Unscale the gradients and clip them (0: only measure); returns their norm before clipping, a tensor."""
         self.scaler.unscale_(optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = total_norm(gradients)
         if clip_grad > 0:
-            torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
-        return whole_tensor(norm)
+            share = (clip_grad / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_([local_tensor(gradient) for gradient in gradients], share)
+        return norm
 
     def step(self, optimizer, bad):
         """Step after `clip`; where `bad` (a scalar tensor, 0 or 1) is 1, leave weights and moments alone. The scale of
