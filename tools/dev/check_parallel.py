@@ -88,14 +88,14 @@ def train_ranks(cfg, ranks, resume=False, meanwhile=lambda processes: None):
 
 
 def check_losses(check):
-    check.say("ranks  kind   loss of step 1, half, last             most apart  peak MiB of a rank  saved by each, MiB")
+    check.say("ranks  kind   loss of step 1, half, last             most apart  peak MiB of each    saved by each, MiB")
     for ranks in (2, 4):
         curves = {}
         for kind in KINDS:
             run = check.out / "runs" / f"{kind}_{ranks}"
             if not run.exists():
                 results = train_ranks(check.cfg(run.name, kind), ranks)
-                (run.parent / f"{run.name}.json").write_text(json.dumps([peak for _, peak in results.values()]))
+                (run.parent / f"{run.name}.json").write_text(json.dumps([results[rank][1] for rank in sorted(results)]))
             peaks = json.loads((run.parent / f"{run.name}.json").read_text())
             curves[kind] = [value for _, value in read_curves(run)["train/loss"]]
             apart = max(abs(a - b) / abs(a) for a, b in zip(curves["ddp"], curves[kind], strict=True))
@@ -105,7 +105,8 @@ def check_losses(check):
             saved[0] += sum(path.stat().st_size for path in (last / "model").glob("*.safetensors"))
             shown = " ".join(f"{curves[kind][n]:.9f}" for n in (0, check.steps // 2, -1))
             sizes = " ".join(f"{size / 2**20:.0f}" for size in saved)
-            check.say(f"{ranks:>5}  {kind:<6} {shown:<38} {apart:>10.2g}  {max(peaks) / 2**20:>18.0f}  {sizes}")
+            held = " ".join(f"{peak / 2**20:.0f}" for peak in peaks)
+            check.say(f"{ranks:>5}  {kind:<6} {shown:<38} {apart:>10.2g}  {held:<18}  {sizes}")
             check.numbers[run.name] = {"losses": curves[kind], "peaks": peaks, "saved": saved}
             check.demand(apart <= (0 if kind == "zero1" else 1e-5), f"{kind} on {ranks} ranks is {apart:.2g} off")
 

@@ -21,7 +21,8 @@ def run_ranks(worker, number, *args, meanwhile=lambda processes: None):
     """
     address = f"tcp://127.0.0.1:{distributed.free_port()}"
     told = FORK.SimpleQueue()
-    processes = [FORK.Process(target=_rank, args=(n, number, address, worker, args, told)) for n in range(number)]
+    given = (number, address, worker, args, told)
+    processes = [FORK.Process(target=_rank, args=(n, *given), daemon=True) for n in range(number)]
     for process in processes:
         process.start()
     meanwhile(processes)
