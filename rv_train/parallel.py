@@ -76,6 +76,18 @@ class Ddp:
     def _pieces(self):
         return [Piece(name, p, p.detach()) for name, p in self.trained]
 
+    def settle(self, batch, precision):
+        """Call it before the first step, with any batch, and before generators are put where they were.
+
+        DDP deals its gradients out to buckets anew after the first pass, in the order in which they came. With more
+        than two ranks a gradient's place decides in which order it is summed: the first step of a resumed run would
+        round differently from the same step of the run that went on.
+        """
+        batch = {name: tensor.to(self.rank.device) for name, tensor in batch.items()}
+        with precision.autocast():
+            self.model(batch)["loss"].backward()
+        self.model.zero_grad(set_to_none=True)
+
     def accumulating(self):
         """Context of the passes of a step before its last: gradients meet once per step."""
         return self.model.no_sync()
@@ -171,6 +183,9 @@ class Fsdp(Ddp):
             start = self.rank.rank * -(-parameter.shape[0] // self.rank.world_size)  # rows are dealt out as by chunk
             pieces.append(Piece(name, parameter, value, min(start, parameter.shape[0])))
         return pieces
+
+    def settle(self, batch, precision):
+        """Gradients have their places from the start."""
 
     def accumulating(self):
         return contextlib.nullcontext()

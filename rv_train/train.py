@@ -71,8 +71,9 @@ def train(rank, cfg, job):
         world_size=rank.world_size,
         start_batch=start_step * cfg.TRAIN.grad_accum,
     )
+    samples = TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)
     loader = DataLoader(
-        TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings),
+        samples,
         batch_sampler=sampler,
         num_workers=cfg.DATA.NUM_WORKERS,
         collate_fn=encoder.collate,
@@ -94,6 +95,7 @@ def train(rank, cfg, job):
     torch.manual_seed(cfg.EXP.SEED + rank.rank)  # weights were drawn alike; what is dropped out is every rank's own
     precision = Precision(cfg.AMP.mode, device)
     parallel = kind(bare, rank, precision)
+    parallel.settle(encoder.collate([samples[next(iter(sampler))[0]]]), precision)
     model, parameters = parallel.model, parallel.parameters
     optimizer = build_optimizer(cfg.TRAIN, parameters)
     ema = Ema([piece.value for piece in parallel.pieces], cfg.TRAIN.ema, parallel.spread, device)

@@ -178,7 +178,7 @@ def place(module, backbone, device):
         if isinstance(parameter, DTensor):  # placed before, with the layer that it belongs to
             continue
         wanted = dtype if id(parameter) in loaded and parameter.is_floating_point() else None
-        parameter.data = parameter.data.to(device=device, dtype=wanted)
+        parameter.data = parameter.data.to(device=device).to(dtype=wanted)  # cast there: the host never holds it wide
     for part in module.modules():
         for name, buffer in part._buffers.items():
             if buffer is not None:

@@ -9,14 +9,16 @@ import torch
 
 import rv_train.train
 from rv_train import config_checks, shares
+from rv_train.backbones.loading import place
 from rv_train.checkpoint import find_damage, load_model_folder, load_trainer
 from rv_train.distributed import launch
 from rv_train.parallel import PARALLEL, Piece, partition
+from rv_train.policies import build_encoder, build_policy
 from rv_train.prepare import prepare_run
 from rv_train.shares import open_states, part_name
 from rv_train.train import main
 from tests.demo_files import write_synthetic_demo_file
-from tests.tiny import ROOT, flow_opts, lora_opts, make_tiny_base, tiny_cfg, tiny_opts
+from tests.tiny import ACTION_STATS, ROOT, flow_opts, lora_opts, make_tiny_base, tiny_cfg, tiny_opts
 from tools.compare_runs import compare_runs, differing, read_curves, read_weights
 
 CPU = torch.device("cpu")
@@ -32,6 +34,7 @@ RUN = {
     "VALID__gen_every": 2.0,
     "VALID__gen_samples": 3,
 }
+QUICK = {"TRAIN__ema": 0.0, "DATA__VAL_SHARE": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +138,16 @@ def test_a_resumed_run_is_the_uninterrupted_one(runs, train, tmp_path, kind):
     assert compare_runs(runs[kind], train(tmp_path, kind, "--resume", TRAIN__PARALLEL=kind)) == []
 
 
+def test_three_ranks_resume_to_the_bit(train, tmp_path):
+    """More than two ranks add in an order, which must be the same in a run's first step and in any other."""
+    opts = {**QUICK, "TRAIN__PARALLEL": "ddp", "TRAIN__save_every": 1, "TRAIN__max_steps": 3}
+    whole = train(tmp_path, "whole", nproc=3, **opts)
+    shutil.copytree(whole, tmp_path / "cut", symlinks=True)
+    for step in (2, 3):
+        shutil.rmtree(tmp_path / f"cut/step_{step:08d}")
+    assert compare_runs(whole, train(tmp_path, "cut", "--resume", nproc=3, **opts)) == []
+
+
 def test_another_kind_and_number_of_ranks_goes_on_when_told_to(runs, train, tmp_path, capsys):
     shutil.copytree(runs["fsdp"], tmp_path / "fsdp", symlinks=True)
     before = states_of(tmp_path / "fsdp", 1)
@@ -195,7 +208,7 @@ def test_a_share_that_cannot_be_written_ends_the_run(demos, forked_ranks, tmp_pa
 
 def test_a_flow_policy_with_adapters(train, tmp_path):
     """In fsdp frozen weights are dealt out with those that are trained."""
-    opts = flow_opts(**lora_opts(make_tiny_base(tmp_path)), TRAIN__ema=0.0, DATA__VAL_SHARE=0.0, TRAIN__max_steps=2)
+    opts = flow_opts(**lora_opts(make_tiny_base(tmp_path)), **QUICK, TRAIN__max_steps=2)
     curves = [
         read_curves(train(tmp_path, kind, TRAIN__PARALLEL=kind, **opts))["train/loss"] for kind in ("ddp", "fsdp")
     ]
@@ -219,3 +232,21 @@ def test_what_is_packed_into_blocks_is_not_dealt_out_by_rows(key, value):
     more = lora_opts("somewhere") if key == "MODEL__QUANTIZE" else {}
     with pytest.raises(ValueError, match=f"TRAIN.PARALLEL fsdp deals out rows, which {key.replace('__', '.')} {value}"):
         tiny_cfg(TRAIN__PARALLEL="fsdp", **{**more, key: value})
+
+
+def test_weights_are_cast_on_the_way_to_their_device(tmp_path):
+    """Mapped from their file, in the dtype they have there, until then."""
+    base = make_tiny_base(tmp_path, AMP__param_dtype="bfloat16")
+    keys = {"MODEL__PATH": str(base), "MODEL__TOKENIZER": str(base), "MODEL__VOCAB_CUT": 0}
+    cfg = tiny_cfg(MODEL__INIT="pretrained", **keys)
+    encoder = build_encoder(cfg, ACTION_STATS)
+    mapped = build_policy(cfg, encoder, mapped=True)
+    assert {p.dtype for p in mapped.parameters()} == {torch.bfloat16}
+    policy = build_policy(cfg, encoder)
+    place(mapped, mapped.backbone, "cpu")
+    for loaded in (policy, mapped):
+        assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+        assert loaded.backbone.config.text_config.dtype == torch.float32
+    stored = read_weights(base)
+    for name, value in policy.backbone.named_parameters():
+        assert torch.equal(value, stored[name].float()) and torch.equal(value, mapped.backbone.get_parameter(name))

@@ -2,7 +2,8 @@
 
     python tools/dev/check_parallel.py [--parts losses resume nodes pause load] [--steps 50] [--out FOLDER]
 
-losses  2 and 4 ranks of each kind: the losses side by side, peak memory of a rank, bytes that each rank saves
+losses  2 and 4 ranks of each kind: the losses side by side, bytes that each rank saves
+memory  4 ranks of each kind, two steps of 50 million parameters: the most that each rank had in memory
 resume  each of the runs of 4 ranks killed (SIGKILL) in the middle and resumed: bit by bit the run that nobody killed;
         and the killed fsdp run resumed on 2 ranks as a run of another world size
 nodes   torchrun with two agents of two ranks each in folders of their own, no shared file system: saves, resumes
@@ -43,15 +44,17 @@ from tools.compare_runs import compare_runs, read_curves, read_weights
 from tools.dev.forked_ranks import memory, quiet, run_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("losses", "resume", "nodes", "pause", "load")
+PARTS = ("losses", "memory", "resume", "nodes", "pause", "load")
 KINDS = tuple(PARALLEL)
 # Large enough that its weights are more than the noise of a process's memory: 6 million parameters. At a higher rate
 # Adam makes whole steps of what is rounding in a gradient (that of the keys' biases is nothing else), and losses of two
 # orders of sums part by 1e-4 within 50 steps.
 MIDDLE = ["MODEL.TEXT.HIDDEN", 384, "MODEL.TEXT.LAYERS", 4, "MODEL.TEXT.MLP", 768, "MODEL.TEXT.HEADS", 4]
 MIDDLE += ["TRAIN.lr", 1e-4]
-GIGABYTE = ["MODEL.VOCAB_CUT", 0, "MODEL.TEXT.HIDDEN", 1024, "MODEL.TEXT.HEADS", 8, "MODEL.TEXT.KV_HEADS", 2]
-GIGABYTE += ["MODEL.TEXT.LAYERS", 9, "MODEL.TEXT.MLP", 2816]  # 247 million parameters
+LARGE = ["MODEL.TEXT.HIDDEN", 768, "MODEL.TEXT.LAYERS", 8, "MODEL.TEXT.MLP", 2048, "MODEL.TEXT.HEADS", 6]
+# 247 million parameters, most of them in layers, as a large model's.
+GIGABYTE = ["MODEL.TEXT.HIDDEN", 1536, "MODEL.TEXT.LAYERS", 10, "MODEL.TEXT.MLP", 4096, "MODEL.TEXT.HEADS", 12]
+GIGABYTE += ["MODEL.TEXT.KV_HEADS", 2]
 
 
 class Check:
@@ -88,15 +91,13 @@ def train_ranks(cfg, ranks, resume=False, meanwhile=lambda processes: None):
 
 
 def check_losses(check):
-    check.say("ranks  kind   loss of step 1, half, last             most apart  peak MiB of each    saved by each, MiB")
+    check.say("ranks  kind   loss of step 1, half, last             most apart  saved by each, MiB")
     for ranks in (2, 4):
         curves = {}
         for kind in KINDS:
             run = check.out / "runs" / f"{kind}_{ranks}"
             if not run.exists():
-                results = train_ranks(check.cfg(run.name, kind), ranks)
-                (run.parent / f"{run.name}.json").write_text(json.dumps([results[rank][1] for rank in sorted(results)]))
-            peaks = json.loads((run.parent / f"{run.name}.json").read_text())
+                train_ranks(check.cfg(run.name, kind), ranks)
             curves[kind] = [value for _, value in read_curves(run)["train/loss"]]
             apart = max(abs(a - b) / abs(a) for a, b in zip(curves["ddp"], curves[kind], strict=True))
             last = (run / "last").resolve()
@@ -105,10 +106,26 @@ def check_losses(check):
             saved[0] += sum(path.stat().st_size for path in (last / "model").glob("*.safetensors"))
             shown = " ".join(f"{curves[kind][n]:.9f}" for n in (0, check.steps // 2, -1))
             sizes = " ".join(f"{size / 2**20:.0f}" for size in saved)
-            held = " ".join(f"{peak / 2**20:.0f}" for peak in peaks)
-            check.say(f"{ranks:>5}  {kind:<6} {shown:<38} {apart:>10.2g}  {held:<18}  {sizes}")
-            check.numbers[run.name] = {"losses": curves[kind], "peaks": peaks, "saved": saved}
+            check.say(f"{ranks:>5}  {kind:<6} {shown:<38} {apart:>10.2g}  {sizes}")
+            check.numbers[run.name] = {"losses": curves[kind], "saved": saved}
             check.demand(apart <= (0 if kind == "zero1" else 1e-5), f"{kind} on {ranks} ranks is {apart:.2g} off")
+
+
+def check_memory(check):
+    """Beyond what a rank has that holds nothing, where nothing is saved: weights, gradients, states, a step's rest."""
+    [(_, empty)] = run_ranks(do_nothing, 1).values()
+    check.say("kind   peak of each of 4 ranks, MiB")
+    for kind in KINDS:
+        run = check.out / "runs" / f"memory_{kind}"
+        shutil.rmtree(run, ignore_errors=True)
+        results = train_ranks(check.cfg(run.name, kind, *LARGE), 4)
+        peaks = [results[rank][1][0] - empty for rank in range(4)]
+        check.say(f"{kind:<6} {' '.join(f'{peak / 2**20:.0f}' for peak in peaks)}")
+        check.numbers[run.name] = peaks
+
+
+def do_nothing(rank):
+    """What a rank has from the start."""
 
 
 def check_resume(check):
