@@ -4,7 +4,8 @@
         model/       an ordinary Hugging Face folder, or with MODEL.LORA an adapter and base.json, which weights it
                      belongs to (a copy of them in base/ with TRAIN.save_base); of a flow-matching policy also, or
                      only, expert.safetensors; plus action_stats.json, data_info.json and vla_config.yaml
-        trainer.pt   optimizer, gradient scaler, moving average, step, generators of every rank
+        trainer.pt   optimizer, gradient scaler, moving average, step, generators of every rank; of a sharded run
+                     trainer.json and a safetensors file of each rank, see rv_train/shares.py
         complete     written last: every file with its size and SHA-256
     <EXP.DIR>/<EXP.ID>/last -> step_00001234
     <EXP.DIR>/<EXP.ID>/best -> step_00001000     smallest val/loss so far
@@ -21,7 +22,7 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 
 CONFIG, DATA_INFO, COMPLETE = "vla_config.yaml", "data_info.json", "complete"
+WHOLE, SHARED = "trainer.pt", "trainer.json"
 LOCK_WAIT_S = 30.0
 
 
@@ -114,7 +116,7 @@ def load_model_folder(
     if len(stats["min"]) != dim_written(cfg):
         raise BadInput(f"{folder}: statistics of {len(stats['min'])} action dimensions, config of {dim_written(cfg)}")
     encoder = build_encoder(cfg, stats, read_tokenizer(folder))
-    model = build_policy(cfg, encoder, weights=folder).to(device).eval()
+    model = build_policy(cfg, encoder, folder, device).eval()
     return model, cfg, {"encoder": encoder, "action_stats": stats, "data_info": data_info, "folder": folder}
 
 
@@ -148,6 +150,7 @@ def save_checkpoint(
     action_stats: Mapping[str, Any],
     data_info: Mapping[str, Any],
     links: Sequence[str] = (),
+    parts: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> None:
     """Write one complete checkpoint, point `last` (and `best`, and `links`) at it and remove old ones.
 
@@ -157,8 +160,11 @@ def save_checkpoint(
         run: run folder.
         step: optimizer steps done.
         model: the bare model, not its DDP wrapper.
-        trainer: dict of tensors and plain values for trainer.pt; its "best" is None or (val/loss, step).
+        trainer: dict for trainer.pt, of tensors and plain values; with `parts` for trainer.json, of plain values. Its
+            "best" is None or (val/loss, step).
         links: names of further links to it, see `rv_train.validate.milestones`.
+        parts: called with the folder that it is written to, once that is there: has the ranks of a sharded run put
+            their files into it and returns {name: {"size", "sha256"}} of them.
 
     Raises:
         OSError: it cannot be written; nothing of it is left, and older checkpoints are untouched.
@@ -168,11 +174,15 @@ def save_checkpoint(
     beside = final.with_suffix(".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     try:
+        beside.mkdir()
+        written = parts(beside) if parts else {}
         save_model_folder(beside / "model", model, cfg, action_stats, data_info)
-        torch.save(trainer, beside / "trainer.pt")
-        for path in files_below(beside):
-            flush(path)
-        (beside / COMPLETE).write_text(json.dumps(_describe(beside), indent=1) + "\n")
+        if parts:
+            (beside / SHARED).write_text(json.dumps(trainer, indent=1) + "\n")
+        else:
+            torch.save(trainer, beside / WHOLE)
+        written |= describe_files(beside, [path for path in files_below(beside) if path.name not in written])
+        (beside / COMPLETE).write_text(json.dumps(written, indent=1) + "\n")
         flush(beside / COMPLETE)
     except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch.save and safetensors raise
         shutil.rmtree(beside, ignore_errors=True)
@@ -224,14 +234,22 @@ def files_below(folder: Path | str) -> list[Path]:
     return [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
 
 
-def _describe(folder):
-    """{name: {"size", "sha256"}} of every file but the marker. Hashing large files is spread over threads."""
+def describe_files(folder, paths):
+    """{name: {"size", "sha256"}} of files below a folder, which are on the disk when this returns."""
+    for path in paths:
+        flush(path)
+    return _describe(folder, paths)
+
+
+def _describe(folder, paths=None):
+    """The same, of every file but the marker where no `paths` are given. Hashing large files is spread over threads."""
 
     def describe(path):
         with open(path, "rb") as file:
             return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
-    paths = [path for path in files_below(folder) if path.name != COMPLETE]
+    if paths is None:
+        paths = [path for path in files_below(folder) if path.name != COMPLETE]
     with ThreadPoolExecutor(8) as pool:
         return dict(zip((str(p.relative_to(folder)) for p in paths), pool.map(describe, paths), strict=True))
 
@@ -333,24 +351,9 @@ def lock(run: Path) -> TextIO:
     return jobs.lock(run, f"{run} is in use: another process trains there", LOCK_WAIT_S)
 
 
-def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """State of the generators that this rank draws from."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_rng_state(states: Sequence[Mapping[str, torch.Tensor]], rank: int, device: torch.device) -> None:
-    """Put this rank's generators where they were. A rank that did not exist then keeps its fresh ones."""
-    if rank < len(states):
-        torch.set_rng_state(states[rank]["cpu"])
-        if device.type == "cuda" and "cuda" in states[rank]:
-            torch.cuda.set_rng_state(states[rank]["cuda"], device)
-
-
 def load_trainer(folder: Path | str, mapped: bool = False) -> dict[str, Any]:
-    """trainer.pt of a checkpoint folder, tensors on the CPU.
+    """What a checkpoint folder holds beside the model: trainer.pt, tensors on the CPU; of a sharded run trainer.json,
+    whose tensors `rv_train.shares` reads.
 
     mapped: tensors stay in the file until they are read, so eight ranks need its memory once; for those who copy what
     they need and let go, because a file that is overwritten meanwhile ends the process.
@@ -358,12 +361,21 @@ def load_trainer(folder: Path | str, mapped: bool = False) -> dict[str, Any]:
     Raises:
         BadInput: missing, damaged, or not what this trainer writes.
     """
-    path = Path(folder) / "trainer.pt"
-    with named_path(path):
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:  # of torch, where it is not such a file
-            raise BadInput(f"{path} cannot be read: {first_line(error)}") from error
+    path = trainer_file(folder)
+    if path.suffix == ".json":
+        state = read_json_object(path)
+    else:
+        with named_path(path):
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            except (RuntimeError, pickle.UnpicklingError, EOFError) as error:  # of torch, where it is not such a file
+                raise BadInput(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(state, dict):
         raise BadInput(f"{path} holds a {type(state).__name__}: it was not written by this trainer")
     return state
+
+
+def trainer_file(folder):
+    """trainer.pt, or trainer.json of a sharded run's checkpoint."""
+    path = Path(folder) / SHARED
+    return path if path.is_file() else Path(folder) / WHOLE

@@ -240,6 +240,11 @@ _C.TRAIN.optimizer = "adamw"
 _C.TRAIN.betas = [0.9, 0.999]
 _C.TRAIN.weight_decay = 1.0e-10  # on every parameter, decoupled with adamw (upstream's value: practically none)
 _C.TRAIN.clip_grad = 0.0  # largest gradient norm; 0: no clipping, the norm is still measured
+# How the ranks share the work, see docs/sharding.md:
+# ddp:   every rank holds weights, gradients and optimizer states whole
+# zero1: the optimizer states and the moving average are shared out; the numbers of ddp, to the bit
+# fsdp:  weights and gradients, too: several GPUs train what does not fit one
+_C.TRAIN.PARALLEL = "ddp"
 _C.TRAIN.grad_checkpoint = True  # recompute activations in the backward pass: less memory, about a third slower
 # Decay per step of an exponential moving average of the weights, 0: none. With one, checkpoints' `model/`, validation
 # and so evaluation hold the average. 0.999 averages over about 1,000 steps. Costs a float32 copy of the weights, and
@@ -255,6 +260,9 @@ _C.TRAIN.max_bad_steps = 25
 _C.TRAIN.peak_tflops = 0.0  # of one device at the precision in use, for MFU; 0: known GPUs by name, others report none
 _C.TRAIN.log_every = 10  # optimizer steps between TensorBoard points and console lines
 _C.TRAIN.save_every = 1000  # optimizer steps between checkpoints (the last step is always saved)
+# Training goes on while a checkpoint is written, from a copy in host memory (as large as the checkpoint, until it is).
+# False: all ranks wait until it is on the disk.
+_C.TRAIN.async_save = True
 # Epochs after which a checkpoint is saved, too, and kept: a link epoch_5 points to it. 0: none
 _C.TRAIN.save_every_epochs = 0
 _C.TRAIN.keep_last = 3  # older checkpoints are removed, except the best by val/loss and ...

@@ -14,6 +14,8 @@ from rv_train.data.mixture import check_mix
 from rv_train.data.sources import SOURCES, find_source
 from rv_train.policies import POLICIES, policy_class
 
+PARALLEL = ("ddp", "zero1", "fsdp")  # the keys of `rv_train.parallel.PARALLEL`, which takes seconds to import
+
 _CHOICES = {
     "DATA.SOURCE": SOURCES,
     "IMAGE.FIT": FITS,
@@ -32,6 +34,7 @@ _CHOICES = {
     "FLOW.NORMALIZE": ("min_max", "mean_std"),
     "FLOW.TIMES": ("uniform", "beta"),
     "FLOW.SOLVER": ("euler", "heun"),
+    "TRAIN.PARALLEL": PARALLEL,
     "TRAIN.schedule": ("none", "cosine"),
     "TRAIN.optimizer": ("adamw", "adam", "adamw_8bit"),
     "AMP.mode": ("off", "bf16", "fp16", "auto"),
@@ -126,6 +129,7 @@ def check(cfg: CfgNode, origin: str) -> None:
         raise BadInput(f"{origin}: IMAGE.SIZE is a side or [height, width], got {size}")
     _check_sizes(cfg.MODEL, origin)
     _check_frozen(cfg.MODEL, cfg.TRAIN, cfg.AMP, origin)
+    _check_fsdp(cfg, origin)
     try:
         check_mix(cfg)
         check_form(cfg)
@@ -185,6 +189,17 @@ def _check_frozen(model, train, amp, origin):
             f"{origin}: MODEL.QUANTIZE {model.QUANTIZE} multiplies in AMP.frozen_dtype bfloat16, which AMP.mode fp16 "
             "cannot mix: set AMP.mode bf16, or AMP.frozen_dtype float32"
         )
+
+
+def _check_fsdp(cfg, origin):
+    if cfg.TRAIN.PARALLEL != "fsdp":
+        return
+    for key, value in (("MODEL.QUANTIZE", "nf4"), ("TRAIN.optimizer", "adamw_8bit")):
+        if get_leaf(cfg, key) == value:
+            raise BadInput(
+                f"{origin}: TRAIN.PARALLEL fsdp deals out rows, which {key} {value} packs into blocks: set "
+                "TRAIN.PARALLEL zero1, or another value"
+            )
 
 
 def _check_sizes(model, origin):

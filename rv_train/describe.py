@@ -144,7 +144,13 @@ def recipe_lines(cfg: CfgNode, world_size: int, amp: str) -> Iterator[tuple[str,
     yield "", f"warm-up over {warmup}" if train.warmup else "no warm-up"
     clip = f"gradient norm clipped at {train.clip_grad:g}" if train.clip_grad else "no clipping"
     betas = " ".join(f"{beta:g}" for beta in train.betas)
+    held = {
+        "ddp": "states whole on every rank",
+        "zero1": "states shared out over the ranks",
+        "fsdp": "states, gradients and weights shared out over the ranks",
+    }
     yield "optimizer", f"{train.optimizer}, betas {betas}, weight decay {train.weight_decay:g}, {clip}"
+    yield "", f"{held[train.PARALLEL]} (TRAIN.PARALLEL {train.PARALLEL})"
     yield "", f"moving average of the weights, decay {train.ema:g}" if train.ema else "no moving average"
     mixed = "no autocast" if amp == "off" else f"{amp} autocast"
     trained = "adapter" if cfg.MODEL.LORA.RANK else "expert" if cfg.MODEL.FREEZE else ""

@@ -100,7 +100,7 @@ def launch(worker: Callable[..., T], devices: Sequence[torch.device], *args: Any
         device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         return _run(rank, world_size, device, "env://", _with_arguments_of_rank_0, (worker, args))
-    address = f"tcp://127.0.0.1:{_free_port()}"
+    address = f"tcp://127.0.0.1:{free_port()}"
     if len(devices) == 1:
         return _run(0, 1, devices[0], address, worker, args)
     told = mp.get_context("spawn").SimpleQueue()  # (rank, its result or BadInput)
@@ -294,14 +294,15 @@ class Told:
         return total / max(1.0, num_finite), norm, num_finite < self.world_size, num_stop > 0
 
 
-def gather_objects(value: T) -> list[T]:
-    """`value` of every rank, in rank order, on every rank."""
+def gather_objects(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """`value` of every rank, in rank order, on every rank. group: of processes, for who asks beside the training."""
     values = [value] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values
 
 
-def _free_port():
+def free_port():
+    """A TCP port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

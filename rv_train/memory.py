@@ -8,6 +8,7 @@ from yacs.config import CfgNode
 
 from rv_train.backbones.cost import Numbers, kept_layers
 from rv_train.backbones.lora import is_seen, nf4_bytes, num_values, quantized_pattern
+from rv_train.parallel import layers_of, partition
 
 if TYPE_CHECKING:
     from rv_train.policies.base import Policy
@@ -17,8 +18,10 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BLOCK, SMALL = 256, 4096  # bitsandbytes: values that share a scale; smaller tensors keep float32 states
 
 
-def memory_estimate(cfg: CfgNode, policy: "Policy", tokens: int, counted: int, amp: str) -> dict[str, int]:
-    """Bytes on one rank's device at the peak of a training step, by part.
+def memory_estimate(
+    cfg: CfgNode, policy: "Policy", tokens: int, counted: int, amp: str, ranks: int = 1
+) -> dict[str, int]:
+    """Bytes at the peak of a training step on the device of one rank, the one that has most, by part.
 
     Weights, gradients, optimizer and average are exact. The rest is an estimate: what autograd keeps for the backward
     pass, counted from the library's code and compared with what it does keep by `tests/rv_train/test_memory.py`. Added
@@ -30,6 +33,7 @@ def memory_estimate(cfg: CfgNode, policy: "Policy", tokens: int, counted: int, a
         policy: on any device, "meta" too.
         tokens, counted: of one sample: of its sequence, and what the loss is a mean over.
         amp: "off", "bf16" or "fp16".
+        ranks: that share what TRAIN.PARALLEL says.
 
     Returns:
         {part: bytes}.
@@ -40,14 +44,20 @@ def memory_estimate(cfg: CfgNode, policy: "Policy", tokens: int, counted: int, a
     trained = [p for _, p in parameters if p.requires_grad]
     width = next(policy.backbone.parameters()).element_size()
     numbers, patches = Numbers.of(cfg, width, amp), pictures.number * pictures.patches
+    fsdp, owners = train.PARALLEL == "fsdp", [0] * len(trained)
+    if train.PARALLEL == "zero1":
+        owners = partition([p.numel() for p in trained], ranks)
+    states = [state_bytes(train.optimizer, p) for p in trained]
     # DDP's buckets are allocated once and hold the gradients for the whole run.
     parts = {
         **_weights(cfg, policy),
         "gradients": _bytes(trained),
-        f"optimizer states ({train.optimizer})": sum(state_bytes(train.optimizer, p) for p in trained),
+        f"optimizer states ({train.optimizer})": _largest_share(states, owners),
     }
     if train.ema:
-        parts["moving average"] = 4 * sum(p.numel() for p in trained)
+        parts["moving average"] = _largest_share([4 * p.numel() for p in trained], owners)
+    if fsdp:
+        parts = {part: -(-size // ranks) for part, size in parts.items()} | _put_together(policy, amp)
     if amp != "off" and (copies := _copies(cfg, policy, AMP_DTYPES[amp])):
         parts["16-bit copies of weights"] = copies
     if cfg.MODEL.QUANTIZE != "none":
@@ -70,6 +80,45 @@ def memory_estimate(cfg: CfgNode, policy: "Policy", tokens: int, counted: int, a
     pixels = 3 * pictures.number * pictures.height * pictures.width
     parts["batch"] = batch * (pixels + patches * towers[1].values * (4 + width) + tokens * 64)
     return parts
+
+
+def saved_bytes(cfg, policy):
+    """(bytes of a checkpoint's model folder, of all else in it), over all ranks."""
+    frozen = cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    model = _bytes(trained if frozen else policy.parameters())
+    states = sum(state_bytes(cfg.TRAIN.optimizer, p) for p in trained)
+    if cfg.TRAIN.ema:
+        states += _bytes(trained) + 4 * sum(p.numel() for p in trained)
+    return model, states
+
+
+def _largest_share(sizes, owners):
+    """The sum of what the owner has who has most."""
+    loads = [0] * (max(owners, default=0) + 1)
+    for size, owner in zip(sizes, owners, strict=True):
+        loads[owner] += size
+    return max(loads)
+
+
+def _put_together(policy, amp):
+    """What `fsdp` holds whole: of the layers the one that is computed and the next, of which one is also still as it
+    arrived, and in the backward pass their gradients, which leave in float32; everything outside of the layers at all
+    times, its gradient at the end."""
+    layers = [list(layer.parameters()) for layer in layers_of(policy)]
+    inside = {id(p) for layer in layers for p in layer}
+    width = {True: 2}.get(amp != "off")
+    largest = max(sum(p.numel() * (width or p.element_size()) for p in layer) for layer in layers)
+    learned = max(
+        sum(p.numel() * (4 + (width or p.element_size())) for p in layer if p.requires_grad) for layer in layers
+    )
+    outside = [p for p in policy.parameters() if id(p) not in inside]
+    return {
+        "layers put together": 3 * largest,
+        "weights outside of layers": _bytes(outside),
+        "gradients of layers": 2 * learned,
+        "gradients outside of layers": _bytes(p for p in outside if p.requires_grad),
+    }
 
 
 def _bytes(parameters):
@@ -107,6 +156,9 @@ def _copies(cfg, policy, dtype):
     quantized = {name for name, _ in parameters if cfg.MODEL.QUANTIZE != "none" and packed.search(name)}
     factors = _factors(policy)
     wide = [(n, p) for n, p in parameters if p.dtype != dtype and id(p) in factors and n not in quantized]
+    if cfg.TRAIN.PARALLEL == "fsdp":  # those of the layers arrive so
+        inside = {id(p) for layer in layers_of(policy) for p in layer.parameters()}
+        wide = [(name, p) for name, p in wide if id(p) not in inside]
     seen = {name: is_seen(name, family) for name, _ in wide}
     frozen = [(name, p) for name, p in wide if not p.requires_grad and (cfg.MODEL.LORA.VISION or not seen[name])]
     if not cfg.MODEL.LORA.RANK:  # MODEL.FREEZE: no gradient passes

@@ -3,16 +3,19 @@
 import contextlib
 import importlib.util
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones.lora import quiet_bitsandbytes
+from rv_train.parallel import local_tensor
 
 
 def lr_at(
@@ -72,6 +75,16 @@ def resolve_amp(mode: str, device: torch.device) -> str:
     return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "off"
 
 
+def total_norm(gradients):
+    """2-norm of all gradients together, a scalar float32 tensor. Summed in float64, where the order of the sum, and so
+    how many ranks share them, leaves no trace in float32."""
+    norms = torch._foreach_norm([local_tensor(gradient) for gradient in gradients], 2, dtype=torch.float64)
+    squares = torch.stack(norms).square().sum()
+    if isinstance(gradients[0], DTensor):
+        dist.all_reduce(squares)
+    return squares.sqrt().float()
+
+
 class Precision:
     """Mixed precision: the autocast context of a forward pass, and for fp16 the scaling of its gradients.
 
@@ -99,9 +112,11 @@ class Precision:
     ) -> torch.Tensor:
         """Unscale the gradients and clip them (0: only measure); returns their norm before clipping, a tensor."""
         self.scaler.unscale_(optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = total_norm(gradients)
         if clip_grad > 0:
-            torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
+            share = (clip_grad / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_([local_tensor(gradient) for gradient in gradients], share)
         return norm
 
     def step(self, optimizer: torch.optim.Optimizer, bad: torch.Tensor | bool) -> None:
@@ -125,13 +140,22 @@ class Ema:
     ExponentialMovingAverage with num_updates): random first weights do not linger in the average.
 
     Args:
-        parameters: the weights to follow.
+        parameters: the weights to follow; of a sharded run this rank's.
         decay: 0..1; 0 makes an object that does nothing.
+        spread: called after the weights were written to, see `rv_train.parallel.Ddp.spread`.
+        device: of the weights, for a rank that may have none.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay = parameters, decay
-        self.count = torch.zeros((), dtype=torch.float64, device=parameters[0].device)  # of updates
+    def __init__(
+        self,
+        parameters: Sequence[torch.Tensor],
+        decay: float,
+        spread: Callable[[], None] = lambda: None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.parameters, self.decay, self.spread = parameters, decay, spread
+        device = parameters[0].device if device is None else device
+        self.count = torch.zeros((), dtype=torch.float64, device=device)  # of updates
         # float32 even for bfloat16 weights, whose eight bits would swallow a change of 1 - decay
         self.average = [p.detach().float().clone() for p in parameters] if decay else []
 
@@ -162,13 +186,18 @@ class Ema:
     def _set(self, values):
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
+        self.spread()
+
+    def updates(self):
+        """How many there were; None without an average."""
+        return int(self.count) if self.decay else None
 
     def state_dict(self) -> dict[str, Any]:
         """The average, and a copy of the weights themselves, which a checkpoint's model folder does not hold then."""
         if not self.decay:
             return {}
         weights = [p.detach().to("cpu", copy=True) for p in self.parameters]
-        return {"count": int(self.count), "average": self.average, "weights": weights}
+        return {"count": self.updates(), "average": self.average, "weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The state of a run that went on without an average is empty: then one starts at the weights as they are."""

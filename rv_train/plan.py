@@ -18,13 +18,15 @@ from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.training_set import TrainingSet
 from rv_train.describe import data_lines, eval_lines, model_lines, plural, recipe_lines, step_lines, table
 from rv_train.distributed import parse_devices, under_torchrun
-from rv_train.memory import memory_estimate
+from rv_train.memory import memory_estimate, saved_bytes
 from rv_train.optim import base_lr, check_optimizer, resolve_amp
 from rv_train.policies import build_encoder, outline_policy, policy_class
 
 GIB = 2**30
-CARDS = (24, 48, 80, 141)  # GB of common GPUs
+CARDS = (24, 40, 48, 80, 141)  # GB of common GPUs
 ROOM = 0.95  # share of a card that a step may fill by the estimate: the rest is for the driver and the allocator
+# Bytes per second, a guess for the pause of a save: from a GPU into ordinary memory; onto a disk, checksums included.
+COPIED_PER_S, WRITTEN_PER_S = 4e9, 1e9
 STAND_IN = "put the white mug on the left plate and put the yellow and white mug on the right plate"  # a long one
 
 
@@ -79,8 +81,8 @@ def dry_run(cfg: CfgNode, devices: str | None = None, nproc: int | None = None) 
     longest = max(instructions, key=lambda text: len(prompt.encode(text)["input_ids"]))
     encoded, counted, learned = encoder.outline(longest)
     counts = _count_tokens(prompt, encoded)
-    parts = memory_estimate(cfg, policy, counts["total"], counted, amp)
-    lines += [*_compute_lines(cfg, policy, counts["total"], counted), *_disk_lines(cfg, policy, parts, missing)]
+    parts = memory_estimate(cfg, policy, counts["total"], counted, amp, world_size)
+    lines += [*_compute_lines(cfg, policy, counts["total"], counted), *_disk_lines(cfg, policy, world_size, missing)]
     blocks = [
         f"plan of {cfg.EXP.ID}: nothing is started or written",
         table(lines),
@@ -179,22 +181,31 @@ def _compute_lines(cfg, policy, tokens, counted):
     batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum
     work = policy.flops().count([tokens] * batch, counted * batch)
     yield "compute", f"{work / 1e12:.3g} TFLOP per rank and step"
+    if cfg.TRAIN.PARALLEL == "fsdp" and cfg.DATA.VAL_SHARE:
+        whole = _size(sum(p.numel() * p.element_size() for p in policy.parameters()))
+        yield "validation", f"answers take a whole copy of the weights on every rank, {whole}, instead of activations"
 
 
-def _disk_lines(cfg, policy, parts, missing):
+def _disk_lines(cfg, policy, ranks, missing):
     """A checkpoint holds what is trained and the optimizer; with a moving average that, and the weights behind it."""
-    trained = sum(size for name, size in parts.items() if name in ("weights", "adapter", policy.OWN))
-    one = trained + sum(size for name, size in parts.items() if name.startswith(("optimizer", "moving")))
-    one += trained if cfg.TRAIN.ema else 0
+    model, states = saved_bytes(cfg, policy)
+    one = model + states
     most = cfg.TRAIN.keep_last + 1 + (cfg.DATA.VAL_SHARE > 0)  # with the one being written, and the best
     folder = run_folder(cfg).absolute()
     free = shutil.disk_usage(next(path for path in folder.parents if path.exists())).free
     if free < most * one:
         missing.append(f"disk: {most * one / GIB:.0f} GiB for checkpoints in {cfg.EXP.DIR}, which has {free / GIB:.0f}")
-    size = f"{one / GIB:.1f} GiB" if one >= GIB else f"{one / 2**20:.0f} MiB"
     more = f", besides one of every {cfg.TRAIN.keep_every:,} steps" if cfg.TRAIN.keep_every else ""
     more += f", and one of every {cfg.TRAIN.save_every_epochs} epochs" if cfg.TRAIN.save_every_epochs else ""
-    yield "checkpoints", f"{size} each, one every {cfg.TRAIN.save_every:,} steps, at most {most} at a time{more}"
+    yield "checkpoints", f"{_size(one)} each, one every {cfg.TRAIN.save_every:,} steps, at most {most} at a time{more}"
+    copied = model + (states // ranks if cfg.TRAIN.PARALLEL != "ddp" else states)
+    pause = copied / COPIED_PER_S + (0 if cfg.TRAIN.async_save else max(copied, one / ranks) / WRITTEN_PER_S)
+    then = "is written meanwhile" if cfg.TRAIN.async_save else "is written before training goes on"
+    yield "", f"the pause is {pause:.1f} s by estimate: rank 0 copies {_size(copied)} to host memory, which {then}"
+
+
+def _size(size):
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
 def _sample(cfg, encoder, data):

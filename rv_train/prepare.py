@@ -46,6 +46,7 @@ FREE_ON_RESUME = (
     "TRAIN.max_bad_steps",
     "TRAIN.peak_tflops",
     "TRAIN.log_every",
+    "TRAIN.async_save",
     "TRAIN.save_every",
     "TRAIN.save_every_epochs",
     "TRAIN.keep_last",
@@ -62,8 +63,9 @@ FREE_ON_RESUME = (
     "EVAL.ENSEMBLE_VERSION",
     "EVAL.ENSEMBLE_WEIGHT",
 )
-# What trainer.pt holds.
-TRAINER_STATE = ("step", "world_size", "data_fingerprint", "optimizer", "scaler", "ema", "bad_steps", "best", "rng")
+# What trainer.pt and trainer.json hold.
+TRAINER_STATE = ("step", "world_size", "data_fingerprint", "scaler", "ema", "bad_steps", "best")
+TRAINER_TENSORS = {checkpoint.WHOLE: ("optimizer", "rng"), checkpoint.SHARED: ("starts",)}
 # What a checkpoint's weights and optimizer states are made for; nothing can allow another value.
 FIXED_ON_RESUME = (
     "ACTION.DIM",
@@ -157,10 +159,10 @@ def prepare_run(
 
 def changed(cfg: CfgNode, data: TrainingData, world_size: int, folder: Path) -> tuple[list[str], list[str]]:
     """What differs between this run and the one that wrote a checkpoint: (what cannot be, what may be allowed)."""
-    trainer = checkpoint.load_trainer(folder, mapped=True)
-    missing = [name for name in TRAINER_STATE if name not in trainer]
+    trainer, path = checkpoint.load_trainer(folder, mapped=True), checkpoint.trainer_file(folder)
+    missing = [name for name in (*TRAINER_STATE, *TRAINER_TENSORS[path.name]) if name not in trainer]
     if missing:
-        raise BadInput(f"{folder}/trainer.pt has no {missing[0]!r}: it was not written by this trainer")
+        raise BadInput(f"{path} has no {missing[0]!r}: it was not written by this trainer")
     impossible, found = [], []
     for name, now in (("world_size", world_size), ("data_fingerprint", data.info["fingerprint"])):
         if trainer[name] != now:

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 import torch
 import yaml
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
@@ -26,7 +25,6 @@ from libs.errors import BadInput
 from rv_train import checkpoint
 from rv_train.backbones.tokenizer import read_tokenizer
 from rv_train.bad_steps import BadSteps
-from rv_train.buckets import settle_buckets
 from rv_train.config import load_cfg
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.training_set import TrainingSet
@@ -40,15 +38,17 @@ from rv_train.distributed import (
     leader,
     parse_devices,
     under_torchrun,
-    wait_for_main,
 )
 from rv_train.kernels import choose_kernels
 from rv_train.optim import Ema, Precision, base_lr, build_optimizer, lr_at
+from rv_train.parallel import PARALLEL
 from rv_train.plan import count_steps, dry_run
 from rv_train.policies import build_encoder, build_policy
 from rv_train.prepare import Job, prepare_run
 from rv_train.provenance import write_run_json
 from rv_train.sanity import sanity_forward
+from rv_train.saving import Saver, mirror
+from rv_train.shares import load_states, open_states, set_rng_state
 from rv_train.steps import Steps
 from rv_train.tracking import Meter, Tracker, peak_memory
 from rv_train.validate import Validation, due, milestones
@@ -67,6 +67,8 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
     torch.manual_seed(cfg.EXP.SEED)
     run, device, data = checkpoint.run_folder(cfg), rank.device, job.data
     choose_kernels(cfg.TRAIN.deterministic, device)
+    if job.resume:
+        mirror(job.resume, rank)
     saved = checkpoint.load_trainer(job.resume, mapped=device.type == "cuda") if job.resume else None
     start_step = saved["step"] if saved else 0
 
@@ -90,36 +92,28 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
     validation = Validation(cfg, data.valid, encoder, data.action_stats, rank) if data.valid else None
 
     # Model, optimizer, precision.
-    bare = build_policy(cfg, encoder, job.resume / "model" if job.resume else None).to(device).train()
+    kind, weights = PARALLEL[cfg.TRAIN.PARALLEL], job.resume / "model" if job.resume else None
+    bare = build_policy(cfg, encoder, weights, device, mapped=kind.places).train()
     if cfg.TRAIN.grad_checkpoint:
         bare.recompute_activations()
     if cfg.TRAIN.compile:
         bare.compile()
     torch.manual_seed(cfg.EXP.SEED + rank.rank)  # weights were drawn alike; what is dropped out is every rank's own
-    buffers = [name for name, _ in bare.named_buffers()]  # none changes: rank 0 need not tell its own in every step
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(bare, buffers)
-    model = DistributedDataParallel(
-        bare,
-        device_ids=[device] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,  # gradients live in the buckets that are reduced: one copy less
-    )
-    parameters = [p for p in bare.parameters() if p.requires_grad]
-    optimizer = build_optimizer(cfg.TRAIN, parameters)
     precision = Precision(cfg.AMP.mode, device)
-    keep_gradients = cfg.TRAIN.grad_accum > 1  # in DDP's buckets, where those of all passes of a step add up
-    if rank.world_size > 2 or keep_gradients:
-        batch = encoder.collate([samples[0, 0, n % len(data.train)] for n in range(cfg.TRAIN.batch_size)])
-        settle_buckets(model, {k: v.to(device) for k, v in batch.items()}, precision, keep_gradients)
-    ema = Ema(parameters, cfg.TRAIN.ema)
+    parallel = kind(bare, rank, precision, cfg.TRAIN.grad_accum > 1)
+    parallel.settle(encoder.collate([samples[0, 0, n % len(data.train)] for n in range(cfg.TRAIN.batch_size)]))
+    model, parameters = parallel.model, parallel.parameters
+    optimizer = build_optimizer(cfg.TRAIN, parameters)
+    ema = Ema([piece.value for piece in parallel.pieces], cfg.TRAIN.ema, parallel.spread, device)
     bad_steps = BadSteps(cfg.TRAIN.max_bad_steps, data.train.where, saved and saved["bad_steps"])
     best = saved["best"] if saved else None  # (val/loss, step)
     if saved:
-        optimizer.load_state_dict(saved["optimizer"])
         if saved["scaler"]:  # empty where the run began without one (--allow_changes)
             precision.scaler.load_state_dict(saved["scaler"])
-        ema.load_state_dict(saved["ema"])
-        checkpoint.set_rng_state(saved["rng"], rank.rank, device)
-        del saved
+        with open_states(job.resume, saved, [name for name, _ in parallel.trained]) as states:
+            load_states(states, parallel, optimizer, ema)
+            set_rng_state(states.rng(rank.rank), device)
+        del saved, states
 
     tracker = None
     if rank.is_main:
@@ -146,7 +140,8 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
                 if with_loss:
                     scores |= validation.loss(bare, precision)
                 if with_answers:
-                    answered, figure = validation.generate(bare)
+                    with parallel.whole() as asked:
+                        answered, figure = validation.generate(asked)
                     scores |= answered
             if tracker:
                 tracker.scalars(done, scores)
@@ -156,29 +151,22 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
 
     def save(done, best, links):
         steps.read()
-        generators = gather_objects(checkpoint.rng_state(device))
-        if rank.is_main:
-            state = {
-                "step": done,
-                "world_size": rank.world_size,
-                "data_fingerprint": data.info["fingerprint"],
-                "optimizer": optimizer.state_dict(),
-                "scaler": precision.scaler.state_dict(),
-                "ema": ema.state_dict(),
-                "bad_steps": bad_steps.state_dict(),
-                "best": best,
-                "rng": generators,
-            }
-            with ema.swapped():  # model/ is what evaluation opens: the average, where there is one
-                checkpoint.save_checkpoint(run, done, bare, state, cfg, data.action_stats, data.info, links)
-        wait_for_main(rank.is_main)
+        values = {
+            "step": done,
+            "world_size": rank.world_size,
+            "data_fingerprint": data.info["fingerprint"],
+            "scaler": precision.scaler.state_dict(),
+            "bad_steps": bad_steps.state_dict(),
+            "best": best,
+        }
+        saver.save(values, optimizer, ema, links)
 
     peak_lr = base_lr(cfg.TRAIN, rank.world_size)
     schedule = (cfg.TRAIN.schedule, cfg.TRAIN.warmup, cfg.TRAIN.lr_end)
     batches, meter = iter(loader), Meter(bare.flops(), rank, cfg.TRAIN.peak_tflops)
     steps, stop = Steps(bad_steps, bare, precision), False
 
-    with tracker or contextlib.nullcontext():
+    with tracker or contextlib.nullcontext(), Saver(run, cfg, data, parallel, rank) as saver:
         for step in range(start_step, total_steps):
             lr = lr_at(step, total_steps, peak_lr, *schedule)
             for group in optimizer.param_groups:
@@ -188,7 +176,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
             for micro in range(cfg.TRAIN.grad_accum):
                 batch = {k: v.to(device, non_blocking=True) for k, v in meter.next(batches).items()}
                 last = micro + 1 == cfg.TRAIN.grad_accum
-                with contextlib.nullcontext() if last else model.no_sync():  # gradients meet once per step
+                with contextlib.nullcontext() if last else parallel.accumulating():
                     with precision.autocast():
                         loss = model(batch)["loss"]
                     precision.backward(loss / cfg.TRAIN.grad_accum)
@@ -196,8 +184,9 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
                 step_batches.append(batch)
             grad_norm = precision.clip(optimizer, parameters, cfg.TRAIN.clip_grad)
             told = agree(step_loss, grad_norm)
-            precision.step(optimizer, told.bad)
-            optimizer.zero_grad(set_to_none=not keep_gradients)
+            with parallel.updating():
+                precision.step(optimizer, told.bad)
+            optimizer.zero_grad(set_to_none=not parallel.keeps_gradients)
             ema.update(told.bad)
 
             done = step + 1
@@ -205,6 +194,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
             steps.add(told, step_batches)
             steps.read(behind=0 if reporting else 1)  # the last step's; this one may go on while the next is prepared
             stop = steps.stop and done < total_steps
+            saver.check()
             if tracker:
                 tracker.advance(done)
             memory = gather_objects(peak_memory(device)) if reporting else []

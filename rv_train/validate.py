@@ -55,6 +55,8 @@ class Validation:
         chosen = spread_over(self.blocks, cfg.VALID.loss_batches * self.batch_size)
         self.loss_samples = [places[mine] for places in chosen]  # of every block
         self.gen_samples = [*itertools.chain(*spread_over(self.blocks, cfg.VALID.gen_samples))][mine]
+        # Every rank passes as many batches, because the ranks of a sharded run compute each pass together.
+        self.rounds = sum(-(-len(places[:: rank.world_size]) // self.batch_size) for places in chosen)
 
     def loss(self, model: "Policy", precision: "Precision") -> dict[str, float]:
         """The training loss (of text: cross-entropy per learned token), over the samples of all ranks.
@@ -72,11 +74,15 @@ class Validation:
         batches = [
             (number, one) for number, all in enumerate(self.loss_samples) for one in _pieces(all, self.batch_size)
         ]
+        # What a rank with fewer passes besides counts nowhere.
+        batches += [(len(self.blocks), [0])] * (self.rounds - len(batches))
         with _evaluating(model):
             loader = self._loss_batches([one for _, one in batches])
             for (number, _), batch in zip(batches, loader, strict=True):
                 with precision.autocast():
                     result = model(self._to_device(batch))
+                if number == len(self.blocks):
+                    continue
                 count = result["count"]
                 total[number] += torch.stack([result["loss"].double() * count, total.new_tensor(count)])
         dist.all_reduce(total)

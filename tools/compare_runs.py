@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from libs.cli import cli_errors
 from libs.errors import BadInput
-from rv_train.checkpoint import checkpoints, load_trainer
+from rv_train.checkpoint import checkpoints, load_trainer, trainer_file
 
 UNREPEATABLE = ("speed/", "memory/")  # curves of how fast it went
 
@@ -39,7 +39,10 @@ def compare_runs(first: Path, second: Path) -> list[str]:
         if pair[1] in checkpoints(second):
             weights = [read_weights(step / "model") for step in pair]
             found += differing(weights[0], weights[1], f"{folder.name}/model")
-            found += differing(load_trainer(pair[0]), load_trainer(pair[1]), f"{folder.name}/trainer.pt")
+            states = [load_trainer(step) for step in pair]
+            found += differing(states[0], states[1], f"{folder.name}/{trainer_file(folder).name}")
+            shares = [read_weights(step) for step in pair]  # of a sharded run
+            found += differing(shares[0], shares[1], f"{folder.name} of the ranks")
     return found + list(differing(read_curves(first), read_curves(second), "curve"))
 
 
@@ -50,7 +53,7 @@ def _layout(run):
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """{name: tensor} of a model folder."""
+    """{name: tensor} of the safetensors files in a folder."""
     tensors = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, "pt") as file:

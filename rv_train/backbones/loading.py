@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
+from torch.distributed.tensor import DTensor
 from yacs.config import CfgNode
 
 from libs.errors import BadInput, first_line
@@ -28,7 +30,12 @@ BASE_VARIABLE = "VLA0_BASE"  # of the environment: where the weights below what 
 
 
 def build_backbone(
-    cfg: CfgNode, family: "Family", tokenizer: "PreTrainedTokenizerBase", weights: Path | None = None
+    cfg: CfgNode,
+    family: "Family",
+    tokenizer: "PreTrainedTokenizerBase",
+    weights: Path | None = None,
+    device: torch.device | str | None = None,
+    mapped: bool = False,
 ) -> "PreTrainedModel":
     """The library's model in the dtype of the config; frozen, with adapters or without, if it says so.
 
@@ -37,12 +44,15 @@ def build_backbone(
         family: of MODEL.BACKBONE.
         tokenizer: gives vocabulary size and special ids for a random model.
         weights: folder that `save_weights` wrote; None follows MODEL.INIT.
+        device: where weights of a folder go, tensor by tensor, so that the host never holds them all; None: the CPU.
+        mapped: leave them in their files, in the dtype they have there: for `place`, module by module. Ranks of one
+            machine share them so.
 
     Raises:
         BadInput: weights that cannot be found, or not those that something was trained over, or that know other ids
             than the tokenizer.
     """
-    model = _build(cfg, family, tokenizer, weights)
+    model = _build(cfg, family, tokenizer, weights, device, mapped)
     check_ids(cfg, family, tokenizer, model.config)
     return family.prepare(model)
 
@@ -80,13 +90,15 @@ def outline_backbone(
     return family.prepare(model), origin
 
 
-def _build(cfg, family, tokenizer, weights):
+def _build(cfg, family, tokenizer, weights, device, mapped):
     attention = cfg.MODEL.ATTENTION
     if weights and attention == FLASH and not has_flash():
         attention = "sdpa"  # a saved model answers on any machine; training was refused by check_attention before
     if cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE:
         path = base_path(cfg, family, weights)
-        model = _load(path, family, attention, DTYPES[cfg.AMP.frozen_dtype])
+        if cfg.MODEL.QUANTIZE != "none":
+            device = None  # packed layer by layer on the way there
+        model = _load(path, family, attention, DTYPES[cfg.AMP.frozen_dtype], device, mapped)
         model.base_folder = find_weights(path)[0]
         of_a_copy = Path(path).name == BASE_COPY and weights
         origin = read_base(weights)["path"] if of_a_copy else path
@@ -96,7 +108,7 @@ def _build(cfg, family, tokenizer, weights):
     if weights is None and cfg.MODEL.INIT == "random":
         config = family.random_config(cfg, tokenizer)
         return family.model_class()._from_config(config, attn_implementation=attention, dtype=dtype)
-    return _load(weights or cfg.MODEL.PATH, family, attention, dtype)
+    return _load(weights or cfg.MODEL.PATH, family, attention, dtype, device, mapped)
 
 
 def base_path(cfg: CfgNode, family: "Family", trained: Path | None = None) -> str:
@@ -139,8 +151,13 @@ def save_weights(backbone: "PreTrainedModel", folder: Path | str) -> None:
         backbone.save_pretrained(folder, safe_serialization=True)
 
 
-def _load(path, family, attention, dtype):
-    """The library's model with the weights of a folder, or of a hub name that is cached or will be downloaded."""
+def _load(path, family, attention, dtype, device, mapped):
+    """The library's model with the weights of a folder, or of a hub name that is cached or will be downloaded.
+
+    The library maps files into memory where nothing is to be cast: nothing is read then before it is used, and what is
+    read all processes share. Weights to be cast are cast by `place`, except to bfloat16: some families want parts of
+    theirs left alone there, which the library knows.
+    """
     folder, complete = find_weights(path)
     source = folder if complete else path
     if folder and complete:
@@ -150,7 +167,7 @@ def _load(path, family, attention, dtype):
             model, report = family.model_class().from_pretrained(
                 source,
                 attn_implementation=attention,
-                dtype=dtype,
+                dtype="auto" if dtype == torch.float32 else dtype,
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are told, and refused below
@@ -169,7 +186,27 @@ def _load(path, family, attention, dtype):
             f"MODEL.PATH: {source} has {len(mismatched)} weights of other sizes than its config.json says, the first "
             f"is {name}: {tuple(stored)}, not {tuple(wanted)}"
         )
-    return model
+    model.dtype_in_use = dtype
+    for config in (model.config, *(getattr(model.config, name) for name in model.config.sub_configs)):
+        config.dtype = dtype
+    return model if mapped else place(model, model, device)
+
+
+def place(module: nn.Module, backbone: "PreTrainedModel", device: torch.device | str | None) -> nn.Module:
+    """Bring a part of a backbone, or what is around it, to a device (None: leave it where it is), weights that were
+    loaded in the dtype they are used in; in place, tensor by tensor. Returns the module."""
+    dtype = getattr(backbone, "dtype_in_use", None)  # of random ones there is none: they are made as they are used
+    loaded = {id(p) for p in backbone.parameters() if not (is_frozen(backbone) and p.requires_grad)} if dtype else set()
+    for parameter in module.parameters():
+        if isinstance(parameter, DTensor):  # placed before, with the layer that it belongs to
+            continue
+        wanted = dtype if id(parameter) in loaded and parameter.is_floating_point() else None
+        parameter.data = parameter.data.to(device=device).to(dtype=wanted)  # cast there: the host never holds it wide
+    for part in module.modules():
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = buffer.to(device=device)
+    return module
 
 
 def check_ids(cfg: CfgNode, family: "Family", tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig") -> None:

@@ -12,6 +12,7 @@ from rv_train.backbones import family_of
 from rv_train.backbones.loading import build_backbone, outline_backbone
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
     from rv_train.policies.base import Encoder, Policy
@@ -47,16 +48,25 @@ def build_encoder(
     return _room(cfg).ENCODER.from_cfg(cfg, tokenizer, stats)
 
 
-def build_policy(cfg: CfgNode, encoder: "Encoder", weights: Path | None = None) -> "Policy":
+def build_policy(
+    cfg: CfgNode,
+    encoder: "Encoder",
+    weights: Path | None = None,
+    device: "torch.device | str" = "cpu",
+    mapped: bool = False,
+) -> "Policy":
     """The policy of MODEL.NAME over the backbone of MODEL.BACKBONE.
 
     Args:
         cfg: the config tree.
         encoder: from `build_encoder`, with statistics.
         weights: folder to load from instead of what MODEL.INIT says (a checkpoint's model folder).
+        device: that it goes to.
+        mapped: leave it on the CPU, what was loaded in its files, see `build_backbone`.
     """
-    backbone = build_backbone(cfg, family_of(cfg), encoder.prompt.tokenizer, weights)
-    return policy_class(cfg).from_cfg(cfg, encoder, backbone, weights)
+    backbone = build_backbone(cfg, family_of(cfg), encoder.prompt.tokenizer, weights, device, mapped)
+    policy = policy_class(cfg).from_cfg(cfg, encoder, backbone, weights)
+    return policy if mapped else policy.to(device)
 
 
 def outline_policy(cfg: CfgNode, encoder: "Encoder", missing: list[str]) -> "tuple[Policy, str]":

@@ -74,7 +74,7 @@ def test_the_lora_recipe_is_for_a_card_of_24_gb(capsys, tmp_path, monkeypatch):
     assert "64 samples per step = 4 per rank x 16 passes x 1 rank" in whole
     assert re.search(r"frozen weights \(bfloat16\) +6\.99 GiB\n +adapter +0\.22 GiB\n +gradients +0\.22 GiB", whole)
     assert re.search(r"optimizer states \(adamw_8bit\) +0\.11 GiB", whole)
-    assert "fits cards of 24, 48, 80, 141 GB" in whole and "344 MiB each" in whole and "of every 5 epochs" in whole
+    assert "fits cards of 24, 40, 48, 80, 141 GB" in whole and "344 MiB each" in whole and "of every 5 epochs" in whole
     assert "Predict robot actions for the next 10 timesteps (7 dimensions each).\n  Output 70 space-separated" in whole
     assert "Picture 2: <|vision_start|><|image_pad|> x 16" in whole
     assert "bf16 autocast, float32 adapter, bfloat16 frozen weights" in whole
@@ -84,6 +84,18 @@ def test_the_lora_recipe_is_for_a_card_of_24_gb(capsys, tmp_path, monkeypatch):
     quantized = printed(capsys, recipe("vla0_lora.yaml", "MODEL.QUANTIZE", "nf4"), "0")
     assert re.search(r"frozen weights \(bfloat16\) +1\.83 GiB\n +frozen weights \(nf4\) +1\.33 GiB", quantized)
     assert "3,814,490,112 parameters" in quantized and "the text tower's frozen matrices are nf4" in quantized
+
+
+def test_what_ranks_share_is_planned(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    zero1 = printed(capsys, recipe("vla0.yaml", "TRAIN.PARALLEL", "zero1"), EIGHT)
+    assert re.search(r"gradients +13\.99 GiB\n +optimizer states \(adamw\) +3\.50 GiB", zero1)
+    assert "42.0 GiB each" in zero1 and "rank 0 copies 17.5 GiB to host memory, which is written meanwhile" in zero1
+    for name, cards in (("8x24gb", "24, 40, 48, 80"), ("8x40gb", "40, 48, 80"), ("7b_8x80gb", "40, 48, 80")):
+        out = printed(capsys, recipe(f"vla0_{name}.yaml"), EIGHT)
+        assert f"fits cards of {cards}, 141 GB" in out
+    assert "8,292,166,656 parameters" in out  # the published 7B model
 
 
 def test_with_data_a_real_sample_and_the_steps(capsys, demos):
