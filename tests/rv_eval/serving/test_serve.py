@@ -66,7 +66,7 @@ def test_openpi_client_gets_what_the_policy_says(tmp_path):
         keys = {"views": {"agentview": "observation/image", "eye_in_hand": "observation/wrist_image"}}
         keys["instruction"] = "prompt"
         wanted_metadata = {"protocol": PROTOCOL, **policy.describe(), "observation_keys": keys}
-        hello = vla_eval.hello(policy)  # for the clients that wait for one
+        hello = vla_eval.hello(policy) | {"takes_prefix": True}  # for the clients that wait for one
         assert metadata == wanted_metadata | hello | {"timestamp": metadata["timestamp"]}
         assert len(metadata["model_fingerprint"]) == 64
         for own, prediction in zip(observations, wanted, strict=True):
