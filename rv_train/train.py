@@ -93,7 +93,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
 
     # Model, optimizer, precision.
     kind, weights = PARALLEL[cfg.TRAIN.PARALLEL], job.resume / "model" if job.resume else None
-    bare = build_policy(cfg, encoder, weights, device, mapped=kind.places).train()
+    bare = build_policy(cfg, encoder, weights, device, kind.places).train()
     if cfg.TRAIN.grad_checkpoint:
         bare.recompute_activations()
     if cfg.TRAIN.compile:
