@@ -27,7 +27,7 @@ SAID = ("all_reduce", "all_gather_object", "barrier", "broadcast_object_list", "
 
 def ranks(number, function, *args):
     """function(rank, *args) in `number` forked processes, see tests/ranks.py."""
-    mp.start_processes(_rank, (number, distributed._free_port(), function, args), number, start_method="forkserver")
+    mp.start_processes(_rank, (number, distributed.free_port(), function, args), number, start_method="forkserver")
 
 
 def _rank(number, world_size, port, function, args):
