@@ -150,7 +150,7 @@ def save_checkpoint(
     action_stats: Mapping[str, Any],
     data_info: Mapping[str, Any],
     links: Sequence[str] = (),
-    parts: Callable[[Path], Mapping[str, Any]] | None = None,
+    parts: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
     """Write one complete checkpoint, point `last` (and `best`, and `links`) at it and remove old ones.
 
@@ -234,7 +234,7 @@ def files_below(folder: Path | str) -> list[Path]:
     return [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
 
 
-def describe_files(folder, paths):
+def describe_files(folder: Path, paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """{name: {"size", "sha256"}} of files below a folder, which are on the disk when this returns."""
     for path in paths:
         flush(path)
@@ -375,7 +375,7 @@ def load_trainer(folder: Path | str, mapped: bool = False) -> dict[str, Any]:
     return state
 
 
-def trainer_file(folder):
+def trainer_file(folder: Path | str) -> Path:
     """trainer.pt, or trainer.json of a sharded run's checkpoint."""
     path = Path(folder) / SHARED
     return path if path.is_file() else Path(folder) / WHOLE

@@ -82,7 +82,7 @@ def memory_estimate(
     return parts
 
 
-def saved_bytes(cfg, policy):
+def saved_bytes(cfg: CfgNode, policy: "Policy") -> tuple[int, int]:
     """(bytes of a checkpoint's model folder, of all else in it), over all ranks."""
     frozen = cfg.MODEL.LORA.RANK or cfg.MODEL.FREEZE
     trained = [p for p in policy.parameters() if p.requires_grad]

@@ -75,7 +75,7 @@ def resolve_amp(mode: str, device: torch.device) -> str:
     return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "off"
 
 
-def total_norm(gradients):
+def total_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     """2-norm of all gradients together, a scalar float32 tensor. Summed in float64, where the order of the sum, and so
     how many ranks share them, leaves no trace in float32."""
     norms = torch._foreach_norm([local_tensor(gradient) for gradient in gradients], 2, dtype=torch.float64)
@@ -188,7 +188,7 @@ class Ema:
             parameter.copy_(value)
         self.spread()
 
-    def updates(self):
+    def updates(self) -> int | None:
         """How many there were; None without an average."""
         return int(self.count) if self.decay else None
 

@@ -17,7 +17,8 @@ moving average. What is left of it is a partition and a broadcast.
 import contextlib
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -98,23 +99,23 @@ class Ddp:
             batch = {name: tensor.to(self.rank.device) for name, tensor in batch.items()}
             settle_buckets(self.model, batch, self.precision, self.keeps_gradients)
 
-    def accumulating(self):
+    def accumulating(self) -> AbstractContextManager[None]:
         """Context of the passes of a step before its last: gradients meet once per step."""
         return self.model.no_sync()
 
-    def updating(self):
+    def updating(self) -> AbstractContextManager[None]:
         """Context of the optimizer's step."""
         return contextlib.nullcontext()
 
-    def spread(self):
+    def spread(self) -> None:
         """Somebody wrote into `pieces`: let all ranks compute with that."""
 
     @contextlib.contextmanager
-    def whole(self):
+    def whole(self) -> "Iterator[Policy]":
         """Gives the policy with its weights in one piece: to be asked, not trained."""
         yield self.bare
 
-    def snapshot(self):
+    def snapshot(self) -> "Policy | None":
         """The policy as it is now, on the CPU of rank 0, for `Policy.save` while training goes on; None elsewhere.
 
         Frozen weights stay behind, as `save` does not write them.
@@ -139,7 +140,7 @@ class Zero1(Ddp):
         return [Piece(*self.trained[n], self.parameters[n].detach()) for n in mine]
 
     @contextlib.contextmanager
-    def updating(self):
+    def updating(self) -> Iterator[None]:
         """The optimizer sees the gradients of this rank's share only, and so makes no states for others."""
         others = [p for p, owner in zip(self.parameters, self.owners, strict=True) if owner != self.rank.rank]
         kept = [p.grad for p in others]
@@ -151,7 +152,7 @@ class Zero1(Ddp):
         self.spread()
 
     @torch.no_grad()
-    def spread(self):
+    def spread(self) -> None:
         sent = [
             dist.broadcast(parameter.detach(), src=owner, async_op=True)
             for parameter, owner in zip(self.parameters, self.owners, strict=True)
@@ -201,11 +202,11 @@ class Fsdp(Ddp):
     def settle(self, batch: Mapping[str, torch.Tensor]) -> None:
         """Gradients have their places from the start."""
 
-    def accumulating(self):
+    def accumulating(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def whole(self):
+    def whole(self) -> "Iterator[Policy]":
         values = {name: whole_tensor(p.detach()) for name, p in self.bare.named_parameters()}
         yield _filled(self.outline, values).to(self.rank.device)
 
@@ -213,14 +214,14 @@ class Fsdp(Ddp):
 PARALLEL = {"ddp": Ddp, "zero1": Zero1, "fsdp": Fsdp}
 
 
-def layers_of(policy):
+def layers_of(policy: "Policy") -> list[nn.Module]:
     """The layers of both towers, each a unit of `fsdp`."""
     family = policy.family
     pattern = re.compile(rf"model\.({family.text_layers}|{family.vision_layers})\.\d+")
     return [module for name, module in policy.backbone.named_modules() if pattern.fullmatch(name)]
 
 
-def partition(sizes, number):
+def partition(sizes: Sequence[int], number: int) -> list[int]:
     """Shares of nearly equal sums: the largest first, each to who has least. Returns the owner of each size."""
     owners, loads = [0] * len(sizes), [0] * number
     for index in sorted(range(len(sizes)), key=lambda n: (-sizes[n], n)):
@@ -229,12 +230,12 @@ def partition(sizes, number):
     return owners
 
 
-def whole_tensor(tensor):
+def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor that ranks hold in shares, put together; others as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def local_tensor(tensor):
+def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """This rank's share of a tensor; others as they are."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

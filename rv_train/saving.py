@@ -11,16 +11,25 @@ import contextlib
 import datetime
 import os
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import save
+from yacs.config import CfgNode
 
 from libs.errors import first_line
 from rv_train import checkpoint, shares
-from rv_train.distributed import gather_objects
+from rv_train.distributed import Rank, gather_objects
+
+if TYPE_CHECKING:
+    from rv_train.data.load import TrainingData
+    from rv_train.optim import Ema
+    from rv_train.parallel import Ddp
+
 
 # How long ranks wait for each other while files are written and sent: tens of gigabytes, perhaps over a network.
 WAIT = datetime.timedelta(hours=1)
@@ -38,21 +47,24 @@ class Saver:
         rank: a distributed.Rank.
     """
 
-    def __init__(self, run, cfg, data, parallel, rank):
+    def __init__(self, run: Path | str, cfg: CfgNode, data: "TrainingData", parallel: "Ddp", rank: Rank) -> None:
         self.run, self.cfg, self.data, self.parallel, self.rank = run, cfg, data, parallel, rank
         self.group = dist.new_group(backend="gloo", timeout=WAIT)
-        self._thread = self._error = None
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, *exception):
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if kind is None:
             self.finish()
         elif self._thread:
             self._thread.join()  # what is nearly saved shall be saved
 
-    def save(self, values, optimizer, ema, links=()):
+    def save(
+        self, values: Mapping[str, Any], optimizer: torch.optim.Optimizer, ema: "Ema", links: Sequence[str] = ()
+    ) -> None:
         """Save the run as it is now.
 
         Args:
@@ -85,12 +97,12 @@ class Saver:
         if not self.cfg.TRAIN.async_save:
             self.finish()
 
-    def check(self):
+    def check(self) -> None:
         """Raise what `finish` would, if it is known already."""
         if self._error:
             self.finish()
 
-    def finish(self):
+    def finish(self) -> None:
         """Wait until nothing is being written.
 
         Raises:
@@ -140,7 +152,7 @@ class Saver:
                 self._from_main(False)
         return None
 
-    def beside(self, step):
+    def beside(self, step: int) -> Path:
         return Path(self.run) / f"step_{step:08d}.tmp"
 
     def _write_part(self, beside, tensors):
@@ -194,7 +206,7 @@ class Saver:
         return failed
 
 
-def mirror(folder, rank):
+def mirror(folder: Path | str, rank: Rank) -> None:
     """Let every rank see a checkpoint of rank 0: where nodes do not share a file system, the first rank of each that
     lacks it is sent its files. All ranks call it together, before anybody opens the folder."""
     marker = Path(folder) / checkpoint.COMPLETE
@@ -232,7 +244,7 @@ def _bytes(content):
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
-def on_cpu(tree):
+def on_cpu(tree: Any) -> Any:
     """A tree of dicts and lists with its tensors copied to the CPU."""
     if isinstance(tree, dict):
         return {key: on_cpu(value) for key, value in tree.items()}

@@ -7,7 +7,10 @@ KEY is what the optimizer calls a state (exp_avg, exp_avg_sq, step, ...), or `av
 average. A run that is not sharded has all of it in trainer.pt.
 """
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,17 +18,22 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from libs.errors import BadInput, first_line
-from rv_train.parallel import local_tensor
+from rv_train.parallel import Ddp, Piece, local_tensor
+
+if TYPE_CHECKING:
+    from rv_train.optim import Ema
 
 BY_ROW = ("exp_avg", "exp_avg_sq", "average", "weight")  # of the parameter's shape, so that ranks can share its rows
 RNG = "rng/"
 
 
-def part_name(rank, world_size):
+def part_name(rank: int, world_size: int) -> str:
     return f"trainer_{rank:05d}-of-{world_size:05d}.safetensors"
 
 
-def share_tensors(pieces, optimizer, ema, rng):
+def share_tensors(
+    pieces: Sequence[Piece], optimizer: torch.optim.Optimizer, ema: "Ema", rng: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """What a rank writes, {name in the file: tensor on the CPU}: copies, so that training may go on.
 
     Args:
@@ -41,11 +49,11 @@ def share_tensors(pieces, optimizer, ema, rng):
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in found.items()}
 
 
-def write_part(path, tensors):
+def write_part(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     save_file(tensors, path)
 
 
-def rng_state(device):
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     """State of the generators that this rank draws from."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -53,7 +61,7 @@ def rng_state(device):
     return state
 
 
-def set_rng_state(state, device):
+def set_rng_state(state: Mapping[str, torch.Tensor] | None, device: torch.device) -> None:
     """Put this rank's generators where they were; None, of a rank that did not exist then, keeps its fresh ones."""
     if state:
         torch.set_rng_state(state["cpu"])
@@ -72,12 +80,12 @@ class Shares:
         BadInput: a part that cannot be read.
     """
 
-    def __init__(self, folder, trainer):
+    def __init__(self, folder: Path, trainer: Mapping[str, Any]) -> None:
         self.folder, self.starts, self.world_size = folder, trainer["starts"], trainer["world_size"]
         self.count = trainer["ema"]
         self._open = ExitStack()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.files, self.holders = [], {}
         for rank in range(self.world_size):
             path = self.folder / part_name(rank, self.world_size)
@@ -89,22 +97,22 @@ class Shares:
                 self.holders.setdefault(name, []).append(rank)
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._open.close()
 
-    def rng(self, rank):
+    def rng(self, rank: int) -> dict[str, torch.Tensor] | None:
         """{device: state} of a rank's generators; None of one that there was not."""
         if rank >= self.world_size:
             return None
         names = [name for name in self.files[rank].keys() if name.startswith(RNG)]  # noqa: SIM118
         return {name.removeprefix(RNG): self.files[rank].get_tensor(name).clone() for name in names}
 
-    def keys(self, name):
+    def keys(self, name: str) -> list[str]:
         """The optimizer's states of a parameter."""
         found = (key.partition("/") for key in self.holders)
         return [key for key, _, of in found if of == name and key not in ("average", "weight")]
 
-    def read(self, key, piece):
+    def read(self, key: str, piece: Piece) -> torch.Tensor:
         """A state's rows that belong to a Piece, a tensor of its own on the CPU."""
         name = f"{key}/{piece.name}"
         if key not in BY_ROW:
@@ -126,36 +134,36 @@ class Whole:
         trainer: what `checkpoint.load_trainer` gave. names: of the trained parameters, in the optimizer's order.
     """
 
-    def __init__(self, trainer, names):
+    def __init__(self, trainer: Mapping[str, Any], names: Sequence[str]) -> None:
         self.numbers = {name: number for number, name in enumerate(names)}
         self.states, self.ema, self.generators = trainer["optimizer"]["state"], trainer["ema"], trainer["rng"]
         self.count = self.ema["count"] if self.ema else None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         pass
 
-    def rng(self, rank):
+    def rng(self, rank: int) -> dict[str, torch.Tensor] | None:
         return self.generators[rank] if rank < len(self.generators) else None
 
-    def keys(self, name):
+    def keys(self, name: str) -> list[str]:
         return list(self.states.get(self.numbers[name], {}))
 
-    def read(self, key, piece):
+    def read(self, key: str, piece: Piece) -> torch.Tensor | int:
         number = self.numbers[piece.name]
         lists = {"average": "average", "weight": "weights"}
         value = self.ema[lists[key]][number] if key in lists else self.states[number][key]
         return value[piece.start : piece.start + len(piece.value)] if key in BY_ROW else value
 
 
-def open_states(folder, trainer, names):
+def open_states(folder: Path, trainer: Mapping[str, Any], names: Sequence[str]) -> Shares | Whole:
     """The optimizer's states and averages of a checkpoint, a context manager; arguments as of `Shares` and `Whole`."""
     return Whole(trainer, names) if "optimizer" in trainer else Shares(folder, trainer)
 
 
-def load_states(saved, parallel, optimizer, ema):
+def load_states(saved: Shares | Whole, parallel: Ddp, optimizer: torch.optim.Optimizer, ema: "Ema") -> None:
     """Put what a checkpoint holds of this rank's pieces where it belongs.
 
     Args:

@@ -107,7 +107,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
     ema = Ema([piece.value for piece in parallel.pieces], cfg.TRAIN.ema, parallel.spread, device)
     bad_steps = BadSteps(cfg.TRAIN.max_bad_steps, data.train.where, saved and saved["bad_steps"])
     best = saved["best"] if saved else None  # (val/loss, step)
-    if saved:
+    if job.resume and saved:
         if saved["scaler"]:  # empty where the run began without one (--allow_changes)
             precision.scaler.load_state_dict(saved["scaler"])
         with open_states(job.resume, saved, [name for name, _ in parallel.trained]) as states:

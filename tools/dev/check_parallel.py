@@ -23,10 +23,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from yacs.config import CfgNode
 
 from libs.cli import cli_errors
 from libs.demo_hdf5.synthetic import write_synthetic_demo_file
@@ -34,10 +38,11 @@ from rv_train import checkpoint, distributed
 from rv_train.backbones import family_of
 from rv_train.backbones.loading import build_backbone, save_weights
 from rv_train.config import load_cfg
+from rv_train.distributed import Rank
 from rv_train.optim import Ema, Precision, build_optimizer
 from rv_train.parallel import PARALLEL
 from rv_train.policies import build_encoder, build_policy
-from rv_train.prepare import prepare_run
+from rv_train.prepare import Job, prepare_run
 from rv_train.saving import Saver
 from rv_train.train import train
 from tools.compare_runs import compare_runs, read_curves, read_weights
@@ -60,28 +65,33 @@ GIGABYTE += ["MODEL.TEXT.KV_HEADS", 2]
 class Check:
     """What was found: lines on the console, problems, and the numbers for the JSON file."""
 
-    def __init__(self, out, steps, kinds):
+    def __init__(self, out: Path, steps: int, kinds: Sequence[str]) -> None:
         self.out, self.steps, self.kinds, self.problems, self.numbers = out, steps, kinds, [], {}
         self.demos = out / "demos/synthetic_demo.hdf5"
         if not self.demos.exists():
             self.demos.parent.mkdir()
             write_synthetic_demo_file(self.demos, 4, 24, 64, seed=0)
 
-    def say(self, line=""):
+    def say(self, line: str = "") -> None:
         print(line, flush=True)
 
-    def demand(self, fine, problem):
+    def demand(self, fine: bool, problem: str) -> None:
         if not fine:
             self.problems.append(problem)
             self.say(f"NOT: {problem}")
 
-    def cfg(self, name, kind, *opts):
+    def cfg(self, name: str, kind: str, *opts: Any) -> CfgNode:
         base = ["EXP.DIR", str(self.out / "runs"), "EXP.ID", name, "DATA.FILES", [str(self.demos)]]
         run = ["TRAIN.PARALLEL", kind, "TRAIN.max_steps", self.steps, "TRAIN.save_every", self.steps // 5]
         return load_cfg(ROOT / "configs/tiny.yaml", [*base, *run, *MIDDLE, *opts])
 
 
-def train_ranks(cfg, ranks, resume=False, meanwhile=lambda processes: None):
+def train_ranks(
+    cfg: CfgNode,
+    ranks: int,
+    resume: bool = False,
+    meanwhile: Callable[[Sequence[BaseProcess]], None] = lambda processes: None,
+) -> dict[int, tuple[int, int]]:
     with quiet():
         job = prepare_run(cfg, torch.device("cpu"), ranks, resume, allow_changes=resume)
         return run_ranks(train, ranks, cfg, job, meanwhile=meanwhile)
@@ -90,7 +100,7 @@ def train_ranks(cfg, ranks, resume=False, meanwhile=lambda processes: None):
 # ------------------------------------------------------------------------------------------------ parts
 
 
-def check_losses(check):
+def check_losses(check: Check) -> None:
     check.say("ranks  kind   loss of step 1, half, last             most apart  saved by each, MiB")
     for ranks in (2, 4):
         curves = {}
@@ -111,7 +121,7 @@ def check_losses(check):
             check.demand(apart <= (0 if kind == "zero1" else 1e-5), f"{kind} on {ranks} ranks is {apart:.2g} off")
 
 
-def check_memory(check):
+def check_memory(check: Check) -> None:
     """Beyond what a rank has that holds nothing, where nothing is saved: weights, gradients, states, a step's rest."""
     [(_, empty)] = run_ranks(do_nothing, 1).values()
     check.say("kind   peak of each of 4 ranks, MiB")
@@ -119,16 +129,16 @@ def check_memory(check):
         run = check.out / "runs" / f"memory_{kind}"
         shutil.rmtree(run, ignore_errors=True)
         results = train_ranks(check.cfg(run.name, kind, *LARGE), 4)
-        peaks = [results[rank][1][0] - empty for rank in range(4)]
+        peaks = [results[rank][1] - empty for rank in range(4)]
         check.say(f"{kind:<6} {' '.join(f'{peak / 2**20:.0f}' for peak in peaks)}")
         check.numbers[run.name] = peaks
 
 
-def do_nothing(rank):
+def do_nothing(rank: Rank) -> None:
     """What a rank has from the start."""
 
 
-def check_resume(check):
+def check_resume(check: Check) -> None:
     for kind in check.kinds:
         whole, cut = check.out / "runs" / f"{kind}_4", check.out / "runs" / f"{kind}_4_killed"
         if not whole.exists():
@@ -167,7 +177,7 @@ def check_resume(check):
     )
 
 
-def check_nodes(check):
+def check_nodes(check: Check) -> None:
     """Two agents on one machine, each in a folder of its own with the same relative paths in it."""
     for kind in check.kinds:
         folders = [check.out / f"node_{node}_{kind}" for node in range(2)]
@@ -193,9 +203,9 @@ def check_nodes(check):
         )
 
 
-def run_agents(check, folders, kind, steps, flags):
+def run_agents(check: Check, folders: Sequence[Path], kind: str, steps: int, flags: Sequence[str]) -> None:
     port = distributed.free_port()
-    opts = ["EXP.DIR", "runs", "EXP.ID", "nodes", "DATA.FILES", "['demos']", "TRAIN.PARALLEL", kind]
+    opts: list[Any] = ["EXP.DIR", "runs", "EXP.ID", "nodes", "DATA.FILES", "['demos']", "TRAIN.PARALLEL", kind]
     opts += ["TRAIN.max_steps", steps, "TRAIN.save_every", 4, *MIDDLE]
     agents = []
     for node, folder in enumerate(folders):
@@ -209,7 +219,7 @@ def run_agents(check, folders, kind, steps, flags):
     check.demand(codes == [0, 0], f"{kind} on two nodes ended with {codes}: see {folders[0]}/log_{steps}.txt")
 
 
-def check_pause(check):
+def check_pause(check: Check) -> None:
     check.say("a model of 1 GB, one rank of ddp: weights and optimizer states, 3 GB")
     for meanwhile in (False, True):
         cfg = check.cfg(f"pause_{meanwhile}", "ddp", *GIGABYTE, "TRAIN.async_save", meanwhile)
@@ -225,7 +235,7 @@ def check_pause(check):
         )
 
 
-def save_once(rank, cfg, job):
+def save_once(rank: Rank, cfg: CfgNode, job: Job) -> tuple[float, float, int]:
     encoder = build_encoder(cfg, job.data.action_stats)
     bare = build_policy(cfg, encoder)
     parallel = PARALLEL[cfg.TRAIN.PARALLEL](bare, rank, Precision("off", rank.device))
@@ -244,7 +254,7 @@ def save_once(rank, cfg, job):
     return pause, whole, sum(path.stat().st_size for path in files)
 
 
-def check_load(check):
+def check_load(check: Check) -> None:
     folder = check.out / "gigabyte"
     cfg = check.cfg("load", "fsdp", *GIGABYTE)
     if not folder.exists():
@@ -261,7 +271,7 @@ def check_load(check):
         )
 
 
-def write_weights(rank, cfg, folder):
+def write_weights(rank: Rank, cfg: CfgNode, folder: Path) -> None:
     folder.mkdir()
     torch.manual_seed(0)
     encoder = build_encoder(cfg)
@@ -269,7 +279,7 @@ def write_weights(rank, cfg, folder):
     save_weights(backbone, folder)
 
 
-def load_once(rank, cfg, mapped):
+def load_once(rank: Rank, cfg: CfgNode, mapped: bool) -> tuple[int, int]:
     """(most, in the end) bytes of its own that this rank had beyond what it began with."""
     begun, most, done = memory()["RssAnon"], [], []
 
@@ -290,7 +300,7 @@ def load_once(rank, cfg, mapped):
     return max(most) - begun, memory()["RssAnon"] - begun
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -302,7 +312,7 @@ def parse_args(argv=None):
 
 
 @cli_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     out = args.out.resolve() if args.out else Path(tempfile.mkdtemp(prefix="check_parallel_"))
     out.mkdir(parents=True, exist_ok=True)

@@ -5,16 +5,26 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
 from rv_train import distributed
 
+T = TypeVar("T")
+
 FORK = multiprocessing.get_context("fork")
 
 
-def run_ranks(worker, number, *args, meanwhile=lambda processes: None):
+def run_ranks(
+    worker: Callable[..., T],
+    number: int,
+    *args: Any,
+    meanwhile: Callable[[Sequence[BaseProcess]], None] = lambda processes: None,
+) -> dict[int, tuple[T, int]]:
     """`worker(Rank, *args)` in so many forked processes; {rank: (what it returned, peak bytes of memory)}.
 
     meanwhile: called with the processes once they run. A rank that dies is missing among the results.
@@ -31,7 +41,8 @@ def run_ranks(worker, number, *args, meanwhile=lambda processes: None):
         if told.empty():
             time.sleep(0.05)
         else:
-            rank, *results[rank] = told.get()
+            rank, result, peak = told.get()
+            results[rank] = result, peak
     for process in processes:
         process.join()
     return results
@@ -43,14 +54,14 @@ def _rank(rank, number, address, worker, args, told):
     told.put((rank, result, memory()["VmHWM"]))
 
 
-def memory():
+def memory() -> dict[str, int]:
     """Bytes of this process: VmHWM, the most in memory so far; RssAnon, its own now."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {line[0].rstrip(":"): 1024 * int(line[1]) for line in lines if line[0] in ("VmHWM:", "RssAnon:")}
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """What runs print goes nowhere, the forked processes' too."""
     sys.stdout.flush()
     kept = os.dup(1)
