@@ -92,10 +92,10 @@ def train(rank, cfg, job):
         bare.recompute_activations()
     if cfg.TRAIN.compile:
         bare.compile()
-    torch.manual_seed(cfg.EXP.SEED + rank.rank)  # weights were drawn alike; what is dropped out is every rank's own
     precision = Precision(cfg.AMP.mode, device)
     parallel = kind(bare, rank, precision)
     parallel.settle(encoder.collate([samples[next(iter(sampler))[0]]]), precision)
+    torch.manual_seed(cfg.EXP.SEED + rank.rank)  # weights were drawn alike; what is dropped out is every rank's own
     model, parameters = parallel.model, parallel.parameters
     optimizer = build_optimizer(cfg.TRAIN, parameters)
     ema = Ema([piece.value for piece in parallel.pieces], cfg.TRAIN.ema, parallel.spread, device)
