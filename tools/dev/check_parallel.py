@@ -259,7 +259,8 @@ def check_load(check: Check) -> None:
     cfg = check.cfg("load", "fsdp", *GIGABYTE)
     if not folder.exists():
         run_ranks(write_weights, 1, cfg, folder)
-    cfg = check.cfg("load", "fsdp", *GIGABYTE, "MODEL.INIT", "pretrained", "MODEL.PATH", str(folder))
+    tokenizer = ["MODEL.TOKENIZER", str(folder), "MODEL.VOCAB_CUT", 0]
+    cfg = check.cfg("load", "fsdp", *GIGABYTE, "MODEL.INIT", "pretrained", "MODEL.PATH", str(folder), *tokenizer)
     check.say("4 ranks of fsdp load 1 GB of float32 weights stored as bfloat16")
     for how, mapped in (("each a copy", False), ("mapped", True)):
         results = run_ranks(load_once, 4, cfg, mapped)
@@ -277,6 +278,7 @@ def write_weights(rank: Rank, cfg: CfgNode, folder: Path) -> None:
     encoder = build_encoder(cfg)
     backbone = build_backbone(cfg, family_of(cfg), encoder.prompt.tokenizer).to(torch.bfloat16)
     save_weights(backbone, folder)
+    encoder.prompt.tokenizer.save_pretrained(folder)
 
 
 def load_once(rank: Rank, cfg: CfgNode, mapped: bool) -> tuple[int, int]:
