@@ -28,7 +28,7 @@ from rv_train.bad_steps import BadSteps
 from rv_train.config import load_cfg
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.training_set import TrainingSet
-from rv_train.describe import describe
+from rv_train.describe import describe, table
 from rv_train.distributed import (
     Rank,
     agree,
@@ -129,6 +129,8 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
         summary = describe(cfg, bare, data, sampler.batches_per_epoch, total_steps, rank)
         tracker.text("run", summary)
         tracker.line(summary)
+        if job.resume:
+            tracker.line(table([("resumed", f"after step {start_step:,}, from {job.resume}")]))
 
     def validate(done):
         """The val/* scores that are due after this step; with a moving average, those of the average."""

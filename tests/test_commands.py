@@ -29,3 +29,10 @@ def test_how_it_ends(arguments, code, capsys, monkeypatch):
         assert said.startswith("usage: vla0 stats")
     else:
         assert all(f"  {name} " in said for name in COMMANDS)
+
+
+def test_the_nearest_command_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["vla0", "tran"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "no command 'tran'; did you mean train?" in capsys.readouterr().err

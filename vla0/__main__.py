@@ -1,5 +1,6 @@
 """The command `vla0`: `vla0 train --cfg configs/tiny.yaml` is `python -m rv_train.train --cfg configs/tiny.yaml`."""
 
+import difflib
 import importlib
 import sys
 
@@ -35,7 +36,9 @@ def main() -> None:
         print(_usage())
         raise SystemExit(0 if name else 2)
     if name not in COMMANDS:
-        print(f"error: no command {name!r}\n\n{_usage()}", file=sys.stderr)
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        print(f"error: no command {name!r}{hint}\n\n{_usage()}", file=sys.stderr)
         raise SystemExit(2)
     module, _ = COMMANDS[name]
     sys.argv = [f"vla0 {name}", *rest]

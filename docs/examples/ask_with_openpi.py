@@ -29,8 +29,13 @@ def observe(metadata: dict, instruction: str) -> dict:
 
 
 def main():
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     host, port, instruction = sys.argv[1:]
-    client = WebsocketClientPolicy(host, int(port), api_key=os.environ.get("VLA0_API_KEY"))
+    try:
+        client = WebsocketClientPolicy(host, int(port), api_key=os.environ.get("VLA0_API_KEY"))
+    except ConnectionRefusedError:
+        sys.exit(f"error: nothing listens at {host}, port {port}: is the server started, and its port open yet?")
     answer = client.infer(observe(client.get_server_metadata(), instruction))
     print(json.dumps({**answer, "actions": answer["actions"].tolist()}))
 

@@ -1,6 +1,7 @@
 """LIBERO's suites, tasks, instructions, step limits and evaluation init states. Needs no OpenGL."""
 
 import contextlib
+import difflib
 import functools
 import io
 import re
@@ -96,7 +97,9 @@ def _benchmarks() -> dict:
 @functools.lru_cache
 def _suite(name: str) -> Any:
     if name not in _benchmarks() or not _usable(name):
-        raise BadInput(f"unknown task suite {name!r}: known are {', '.join(list_suites())}")
+        close = difflib.get_close_matches(name, list_suites(), n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise BadInput(f"unknown task suite {name!r}{hint}: known are {', '.join(list_suites())}")
     return _construct(name)
 
 

@@ -221,16 +221,17 @@ def _of_open_loop(loop):
 
 def table(tree: Mapping[str, Any]) -> list[str]:
     """Lines for people, at most 120 columns wide where there are seven actions."""
-    lines = ["", f"{'condition':28}{'cosine':>9}{'centred':>9}{'change':>9}{'answer':>12}"]
+    width = max(26, *map(len, tree["variants"]))  # views may have long names
+    lines = ["", f"{'condition':{width + 2}}{'cosine':>9}{'centred':>9}{'change':>9}{'answer':>12}"]
     for name, pairs in tree["conditions"].items():
-        lines.append(f"  {name:26}{_similar(pairs)}")
+        lines.append(f"  {name:{width}}{_similar(pairs)}")
     lines[-len(tree["conditions"])] += f"{np.mean(_known(tree['answers_of_one_demo'])):12.2%}"
     for name, variant in tree["variants"].items():
         rest = f"  {variant['why_not']}" if "why_not" in variant else f"{_similar(variant)}{variant['answer']:12.2%}"
-        lines.append(f"  {name:26}{rest}")
+        lines.append(f"  {name:{width}}{rest}")
     if tree["adapters"]:
         lines.append(
-            f"  {'without adapters':26}{'':18}{tree['adapters']['change']:9.2%}{tree['adapters']['answer']:12.2%}"
+            f"  {'without adapters':{width}}{'':18}{tree['adapters']['change']:9.2%}{tree['adapters']['answer']:12.2%}"
         )
     actions, loop = tree["actions"], tree["open_loop"]
     lines += ["", f"{'actions':28}" + "".join(f"{f'dim {i}':>9}" for i in range(len(loop["mae"])))]

@@ -19,6 +19,7 @@ from rv_eval.results.summary_text import comparison_rows, notices, percent_range
 
 PAGE = Path(__file__).parent / "report_page"
 LABEL_WIDTH = 40  # characters of a task's instruction in the chart
+OF_A = '<p class="muted">The numbers of A; A and B side by side are below.</p>'
 LISTED = 4  # more numbers than this are shown as ranges: the shards
 
 
@@ -43,7 +44,7 @@ def write_report(
         "heading": escape(_title(run)).replace("/", "/<wbr>"),
         "subtitle": escape(_subtitle(run)),
         "notices": _notices(runs),
-        "headline": _headline(run),
+        "headline": OF_A * (run_b is not None) + _headline(run),
         "comparison": _comparison(run, run_b, comparison) if run_b and comparison else "",
         "chart": _chart(runs),
         "numbers": numbers_table(*run_rows(run)),

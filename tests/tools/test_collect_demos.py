@@ -158,7 +158,7 @@ def test_other_settings_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task_suite", "libero_objects", "--task_ids", "0"], "unknown task suite"),
+        (["--task_suite", "libero_objects", "--task_ids", "0"], "did you mean libero_object?"),
         (["--task_suite", "libero_object", "--task_ids", "0,10"], "unknown task id 10"),
         (["--task_suite", "libero_object", "--task_ids", "x"], "list of task numbers"),
         (["--task_suite", "libero_90", "--task_ids", "25"], "no scripted expert"),

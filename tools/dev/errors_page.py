@@ -19,8 +19,9 @@ HEAD = """# Every error line
 
 Written by `tools/dev/errors_page.py` from the code: each message of `BadInput`, which ends a command with exit code 2
 and one line that names the value, the file and what to do. What stands in braces is filled in. Search here for words of
-a line that you got; the file above it is where it is decided, and `VLA0_TRACEBACK=1` shows the way there. What to do
-about the common ones: [troubleshooting.md](troubleshooting.md).
+a line that you got (a few are put together elsewhere, such as that a file does not exist, and are not here); the file
+above it is where it is decided, and `VLA0_TRACEBACK=1` shows the way there. What to do about the common ones:
+[troubleshooting.md](troubleshooting.md).
 """
 
 

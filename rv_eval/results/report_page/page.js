@@ -65,7 +65,7 @@ function card(episode, place) {
   if (value(episode, "parse_failures")) remarks.push(`${value(episode, "parse_failures")} parse failures`);
   if (value(episode, "incidents")) remarks.push(`${value(episode, "incidents")} incidents`);
   if (b && b.success !== fields.success) remarks.push(`B: ${outcomeText(b)}`);
-  if (!episode.video) remarks.push("no video");
+  if (!episode.video) remarks.push(b ? "no video of A" : "no video");
   if (remarks.length) text.append(element("span", "", remarks.join(", ")));
   made.append(text);
   made.addEventListener("click", () => openViewer(place));
