@@ -59,6 +59,7 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if kind is None:
             self.finish()
+            dist.barrier()  # nobody ends, and closes its connections, while another still listens to it
         elif self._thread:
             self._thread.join()  # what is nearly saved shall be saved
 

@@ -128,7 +128,7 @@ def check_memory(check: Check) -> None:
     for kind in KINDS:
         run = check.out / "runs" / f"memory_{kind}"
         shutil.rmtree(run, ignore_errors=True)
-        results = train_ranks(check.cfg(run.name, kind, *LARGE), 4)
+        results = train_ranks(check.cfg(run.name, kind, *LARGE, "TRAIN.max_steps", 2, "TRAIN.async_save", False), 4)
         peaks = [results[rank][1] - empty for rank in range(4)]
         check.say(f"{kind:<6} {' '.join(f'{peak / 2**20:.0f}' for peak in peaks)}")
         check.numbers[run.name] = peaks
