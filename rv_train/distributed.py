@@ -23,7 +23,9 @@ T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what a cluster sends before it takes the machine away
 WAIT = datetime.timedelta(minutes=10)  # for each other within a step: longer, and one of them hangs
-LONG_WAIT = datetime.timedelta(hours=1)  # for rank 0, which alone prepares a job and writes tens of gigabytes
+LONG_WAIT = datetime.timedelta(
+    hours=1
+)  # for a job that rank 0 prepares, for a save: tens of gigabytes, perhaps over a network
 GRACE_S = 3.0  # for the other ranks to notice that one failed, before they are killed
 
 

@@ -17,7 +17,7 @@ moving average. What is left of it is a partition and a broadcast.
 import contextlib
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -73,15 +73,13 @@ class Ddp:
     def __init__(self, bare: "Policy", rank: Rank, precision: "Precision", accumulates: bool = False) -> None:
         self.bare, self.rank, self.precision, self.keeps_gradients = bare, rank, precision, accumulates
         self.outline = _outline(bare)
-        self.model = self._wrap(precision)
+        self.model = self._wrap()
         self.trained = [(name, p) for name, p in bare.named_parameters() if p.requires_grad]
         self.parameters = [p for _, p in self.trained]
         self.pieces = self._pieces()
 
-    def _wrap(self, precision):
-        buffers = [
-            name for name, _ in self.bare.named_buffers()
-        ]  # none changes: rank 0 need not tell its own each step
+    def _wrap(self):
+        buffers = [name for name, _ in self.bare.named_buffers()]  # none changes: rank 0 need not send its own
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.bare, buffers)
         return DistributedDataParallel(
             self.bare,
@@ -92,11 +90,13 @@ class Ddp:
     def _pieces(self):
         return [Piece(name, p, p.detach()) for name, p in self.trained]
 
-    def settle(self, batch: Mapping[str, torch.Tensor]) -> None:
-        """Call it before the first step, with any batch of the size of a pass, and before generators are put where they
-        were: see `settle_buckets`."""
+    def settle(self, any_batch: Callable[[], Mapping[str, torch.Tensor]]) -> None:
+        """Call it before the first step, and before generators are put where they were: see `settle_buckets`.
+
+        any_batch: gives one of the size of a pass; it is asked only where one is needed.
+        """
         if self.rank.world_size > 2 or self.keeps_gradients:
-            batch = {name: tensor.to(self.rank.device) for name, tensor in batch.items()}
+            batch = {name: tensor.to(self.rank.device) for name, tensor in any_batch().items()}
             settle_buckets(self.model, batch, self.precision, self.keeps_gradients)
 
     def accumulating(self) -> AbstractContextManager[None]:
@@ -176,11 +176,11 @@ class Fsdp(Ddp):
     def __init__(self, bare: "Policy", rank: Rank, precision: "Precision", accumulates: bool = False) -> None:
         super().__init__(bare, rank, precision)  # gradients are averaged in every pass
 
-    def _wrap(self, precision):
+    def _wrap(self):
         backbone, device = self.bare.backbone, self.rank.device
         mesh = init_device_mesh(device.type, (self.rank.world_size,))
         dtype = getattr(backbone, "dtype_in_use", next(backbone.parameters()).dtype)
-        narrow = precision.dtype if dtype == torch.float32 else None
+        narrow = self.precision.dtype if dtype == torch.float32 else None
         whole = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         layers = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)
         # reshard also for the root: after a pass without a backward its weights would stay, and the next step use them.
@@ -199,7 +199,7 @@ class Fsdp(Ddp):
             pieces.append(Piece(name, parameter, value, min(start, parameter.shape[0])))
         return pieces
 
-    def settle(self, batch: Mapping[str, torch.Tensor]) -> None:
+    def settle(self, any_batch: Callable[[], Mapping[str, torch.Tensor]]) -> None:
         """Gradients have their places from the start."""
 
     def accumulating(self) -> AbstractContextManager[None]:

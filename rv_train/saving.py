@@ -8,7 +8,6 @@ resumed they are sent what they lack. Everything a run has lies where rank 0 is.
 """
 
 import contextlib
-import datetime
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from yacs.config import CfgNode
 
 from libs.errors import first_line
 from rv_train import checkpoint, shares
-from rv_train.distributed import Rank, gather_objects
+from rv_train.distributed import LONG_WAIT, Rank, gather_objects
 
 if TYPE_CHECKING:
     from rv_train.data.load import TrainingData
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from rv_train.parallel import Ddp
 
 
-# How long ranks wait for each other while files are written and sent: tens of gigabytes, perhaps over a network.
-WAIT = datetime.timedelta(hours=1)
 CHUNK = 2**26  # bytes that are sent at once
 
 
@@ -49,7 +46,7 @@ class Saver:
 
     def __init__(self, run: Path | str, cfg: CfgNode, data: "TrainingData", parallel: "Ddp", rank: Rank) -> None:
         self.run, self.cfg, self.data, self.parallel, self.rank = run, cfg, data, parallel, rank
-        self.group = dist.new_group(backend="gloo", timeout=WAIT)
+        self.group = dist.new_group(backend="gloo", timeout=LONG_WAIT)
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 

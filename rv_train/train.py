@@ -100,7 +100,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
         bare.compile()
     precision = Precision(cfg.AMP.mode, device)
     parallel = kind(bare, rank, precision, cfg.TRAIN.grad_accum > 1)
-    parallel.settle(encoder.collate([samples[0, 0, n % len(data.train)] for n in range(cfg.TRAIN.batch_size)]))
+    parallel.settle(lambda: encoder.collate([samples[0, 0, n % len(data.train)] for n in range(cfg.TRAIN.batch_size)]))
     torch.manual_seed(cfg.EXP.SEED + rank.rank)  # weights were drawn alike; what is dropped out is every rank's own
     model, parameters = parallel.model, parallel.parameters
     optimizer = build_optimizer(cfg.TRAIN, parameters)

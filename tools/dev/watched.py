@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rv_eval.results.records import ResultsFile
+from rv_train.distributed import free_port
 from tools.dev.processes import TortureFailed, processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,9 +113,3 @@ def start(command: Sequence[str], log: Path, mark: str) -> subprocess.Popen[byte
     environment = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"}
     with log.open("wb") as console:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=console, stderr=subprocess.STDOUT)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -137,11 +137,10 @@ def _demo(data: Demonstrations, number: int, stride: int, codec: ActionTextCodec
     demo = data.demos[number]
     times = list(range(0, len(demo.actions), stride))
     pictures = {view: [_picture(data.picture(number, t, view)) for t in times] for view in data.views}
-    samples = data[data.index(number, 0)]
     states = [f"{part} {n}" for part, size in data.parts.items() for n in range(size)]
     return {
         "name": f"{demo.file.path.name} {demo.name}",
-        "instruction": samples.instruction,
+        "instruction": demo.instruction,
         "rate": data.facts.rate or 20,
         "times": times,
         "pictures": pictures,
