@@ -58,7 +58,8 @@ $(METAWORLD)/complete:
 
 # Two processes at a time, each with the tests of a file: what a file's tests share is made once. Files in the order of
 # tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# A process that had to be ended is not started again: it would take the same test.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 test: lint gl browser
 	$(PYTEST)
 
@@ -77,7 +78,7 @@ test-python:
 	rm -rf $(OTHER)/reference
 	$(OTHER)/bin/pip install --quiet --disable-pip-version-check --no-deps --target $(OTHER)/reference \
 		$$(grep -E '^(torchvision|qwen-vl-utils|num2words)==' requirements.lock)
-	$(OTHER)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not sim and not browser"
+	$(OTHER)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not sim and not browser"
 
 # What needs neither simulator nor browser nor compiler, and takes no programs to start: for who changes the code.
 check: lint
