@@ -36,7 +36,7 @@ quickstart: setup gl
 		--resolution 128 --render fast --start_noise 0.05 --start_near 0.2 --start_late 0.4 --workers 2 --out $(DEMOS)
 	$(BIN)/python -m rv_train.train --cfg configs/quickstart.yaml --nproc 2 \
 		$$(ls $(RUN)/step_*/complete >/dev/null 2>&1 && echo --resume) EXP.ID $(NAME)
-	$(BIN)/python tools/eval_libero.py --model_path $(RUN) --task_suite libero_object --task_id $(TASK_ID) \
+	$(BIN)/python tools/eval_libero.py --model_path $(RUN) --task_suite libero_object --task_ids $(TASK_ID) \
 		--episodes 10 --num_envs 2 --log_dir $(EVAL) --skip_evaluated
 	@echo "curves:  $(BIN)/tensorboard --logdir $(RUN)"
 

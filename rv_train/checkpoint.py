@@ -135,6 +135,11 @@ def read_model_cfg(folder: Path | str, opts: Sequence[Any] = ()) -> CfgNode:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise BadInput(f"{folder} has no {CONFIG}: it was not written by this trainer")
+    return read_saved_cfg(path, opts)
+
+
+def read_saved_cfg(path: Path, opts: Sequence[Any] = ()) -> CfgNode:
+    """The frozen config tree in a file that this trainer wrote, `opts` over it."""
     tree = read_yaml(path)
     if isinstance(tree, dict) and isinstance(tree.get("MODEL"), dict):
         tree["MODEL"].setdefault("BACKBONE", DEFAULT)  # before there was the key there was this family only

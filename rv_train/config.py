@@ -295,6 +295,7 @@ _C.AMP.param_dtype = "float32"
 # numbers, so nothing is lost there; what flows between the layers is bfloat16 then, too.
 _C.AMP.frozen_dtype = "float32"
 
+SECTIONS = tuple(_C)  # what every KEY begins with
 _LIST_ITEMS = {
     "DATA.FILES": str,
     "DATA.MIX": dict,

@@ -42,8 +42,8 @@ class Rank:
         return self.rank == 0
 
 
-def parse_devices(devices: str | None, nproc: int | None, must_exist: bool = True) -> list[torch.device]:
-    """`--devices 0,1` → [cuda:0, cuda:1]; `--nproc 2` → two CPU ranks; neither → every GPU, else one CPU rank.
+def parse_devices(devices: Sequence[int] | None, nproc: int | None, must_exist: bool = True) -> list[torch.device]:
+    """`--devices 0 1` → [cuda:0, cuda:1]; `--nproc 2` → two CPU ranks; neither → every GPU, else one CPU rank.
 
     Args:
         must_exist: False takes the numbers of GPUs that this machine does not have, too, for a plan.
@@ -55,13 +55,13 @@ def parse_devices(devices: str | None, nproc: int | None, must_exist: bool = Tru
         raise BadInput("give --devices (GPUs) or --nproc (CPU ranks), not both")
     if devices:
         available = torch.cuda.device_count()
-        numbers = devices.split(",")
-        bad = [n for n in numbers if not n.isdigit() or (must_exist and int(n) >= available)]
+        given = f"--devices {' '.join(map(str, devices))}"
+        bad = [n for n in devices if n < 0 or (must_exist and n >= available)]
         if bad:
-            raise BadInput(f"--devices {devices}: no GPU {bad[0] or 'without a number'}; this machine has {available}")
-        if len({int(n) for n in numbers}) < len(numbers):
-            raise BadInput(f"--devices {devices}: a GPU takes one rank, name each once")
-        return [torch.device("cuda", int(n)) for n in numbers]
+            raise BadInput(f"{given}: no GPU {bad[0]}; this machine has {available}")
+        if len(set(devices)) < len(devices):
+            raise BadInput(f"{given}: a GPU takes one rank, name each once")
+        return [torch.device("cuda", n) for n in devices]
     if nproc is not None:
         if nproc < 1:
             raise BadInput(f"--nproc must be at least 1, got {nproc}")

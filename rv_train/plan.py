@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import textwrap
+from collections.abc import Sequence
 
 import torch
 from yacs.config import CfgNode
@@ -42,7 +43,7 @@ def count_steps(cfg: CfgNode, batches_per_epoch: int) -> int:
     return steps
 
 
-def dry_run(cfg: CfgNode, devices: str | None = None, nproc: int | None = None) -> None:
+def dry_run(cfg: CfgNode, devices: Sequence[int] | None = None, nproc: int | None = None) -> None:
     """Print the plan of a run and what is missing for it. Needs no weights, data or GPU; writes and starts nothing.
 
     Args:
@@ -73,7 +74,7 @@ def dry_run(cfg: CfgNode, devices: str | None = None, nproc: int | None = None) 
     lines.append(("device", plural(world_size, "GPU" if device.type == "cuda" else "CPU rank")))
     if device.type == "cpu" and nproc is None and not under_torchrun():
         batch = cfg.TRAIN.batch_size * cfg.TRAIN.grad_accum * 8
-        lines.append(("", f"with --devices 0,1,2,3,4,5,6,7: {batch} samples per step, lr {base_lr(cfg.TRAIN, 8):.2e}"))
+        lines.append(("", f"with --devices 0 1 2 3 4 5 6 7: {batch} samples per step, lr {base_lr(cfg.TRAIN, 8):.2e}"))
 
     instructions = [cfg.DATA.INSTRUCTION or STAND_IN]
     if data:

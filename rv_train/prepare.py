@@ -132,7 +132,9 @@ def prepare_run(
     if not resume:
         check_weights(cfg, family_of(cfg))
         if checkpoint.checkpoints(run):
-            raise BadInput(f"{run} already holds a run: continue it with --resume, or choose another EXP.ID")
+            raise BadInput(
+                f"{run} already holds a run: continue it by --resume {run} without --cfg, or choose another EXP.ID"
+            )
         if kind_of(run):
             checkpoint.refuse_foreign(run)
         make_folder(run)

@@ -1,13 +1,20 @@
-"""Train a policy: `python -m rv_train.train --cfg configs/quickstart.yaml [--resume] [KEY VALUE ...]`.
+"""Train a policy by a recipe, or let a run go on.
 
-Read `train` from top to bottom: it is the whole loop. What can be checked before it starts is checked in
-`rv_train/prepare.py`.
+    python -m rv_train.train --cfg configs/quickstart.yaml --nproc 2 EXP.ID my_run TRAIN.max_steps 500
+    python -m rv_train.train --cfg configs/vla0.yaml --devices 0 1 2 3 DATA.FILES path/to/demos
+    python -m rv_train.train --resume checkpoints/my_run
+    python -m rv_train.train --cfg configs/quickstart.yaml --resume EXP.ID my_run
+
+KEY VALUE pairs change a recipe; docs/config.md has every KEY. A run that goes on by its folder keeps its recipe, and on
+the CPU its number of ranks; --cfg with --resume takes the recipe as it reads now, and refuses what would be another
+run.
 
 Exit codes: 0 done, 1 failed (a traceback), 2 bad input (one line says which), 75 stopped by SIGTERM or SIGUSR1 after
 saving a checkpoint, so that `--resume` continues, 130 interrupted from the keyboard.
 """
 
-import argparse
+# Read `train` from top to bottom: it is the whole loop. What can be checked before it starts is checked in prepare.py.
+
 import contextlib
 import json
 import math
@@ -22,10 +29,11 @@ from yacs.config import CfgNode
 from libs.cli import cli_errors
 from libs.config_tree import to_dict
 from libs.errors import BadInput
+from libs.files import write_whole
 from rv_train import checkpoint
+from rv_train.arguments import SAVED, chosen_cfg, parse_args
 from rv_train.backbones.tokenizer import read_tokenizer
 from rv_train.bad_steps import BadSteps
-from rv_train.config import load_cfg
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.training_set import TrainingSet
 from rv_train.describe import describe, table
@@ -122,7 +130,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
             checkpoint.tidy(run, start_step, best, cfg.TRAIN, milestones(start_step, total_steps, steps_per_epoch, cfg))
         tracker = Tracker(run, start_step, total_steps)
         tree = yaml.safe_dump(to_dict(cfg), sort_keys=False)
-        (run / "config.yaml").write_text(tree)
+        write_whole(run / SAVED, tree)  # `--resume RUN` reads it, also behind a kill
         (run / "config.json").write_text(json.dumps(to_dict(cfg), indent=1) + "\n")
         write_run_json(run, cfg, rank, data.info, bare, start_step)
         tracker.text("config", tree)
@@ -230,26 +238,8 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
 
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cfg", required=True, help="recipe, a YAML file under configs/")
-    parser.add_argument("--resume", action="store_true", help="continue from the run's newest good checkpoint")
-    parser.add_argument(
-        "--allow_changes", action="store_true", help="resume although config, data or number of ranks changed"
-    )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="print the plan and what is missing; needs no weights, data or GPU"
-    )
-    parser.add_argument(
-        "--sanity_forward", action="store_true", help="one batch through the model: shapes, texts and loss, no training"
-    )
-    parser.add_argument(
-        "--skip_bad", action="store_true", help="go on without the bad lines of a manifest (DATA.SKIP_BAD True)"
-    )
-    parser.add_argument("--devices", help="GPUs to train on, such as 0,1,2,3 (default: all)")
-    parser.add_argument("--nproc", type=int, help="number of CPU ranks instead of GPUs")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="pairs that override the recipe")
-    args = parser.parse_intermixed_args(argv)
-    cfg = load_cfg(args.cfg, [*args.opts, *(["DATA.SKIP_BAD", True] if args.skip_bad else [])])
+    args = parse_args(__doc__, argv)
+    cfg = chosen_cfg(args)
     if args.allow_changes and not args.resume:
         raise BadInput("--allow_changes says what may differ from the run that --resume continues: give both")
     if args.dry_run:
@@ -261,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.sanity_forward:
         raise SystemExit(sanity_forward(cfg, devices[0]))
     first, world_size = leader(devices)
-    job = prepare_run(cfg, devices[0], world_size, args.resume, args.allow_changes) if first else None
+    job = prepare_run(cfg, devices[0], world_size, bool(args.resume), args.allow_changes) if first else None
     try:
         code = launch(train, devices, cfg, job)
     except KeyboardInterrupt:

@@ -13,11 +13,11 @@ from rv_eval.agent import AgentSettings
 from rv_eval.policy import Policy
 from rv_train.backbones.lora import weights_sha256
 from rv_train.checkpoint import load_trainer, read_model_cfg
+from rv_train.difference import compare_runs
 from rv_train.train import main
 from tests.demo_files import write_synthetic_demo_file
 from tests.rv_train.test_manifest_run import roll_out
 from tests.tiny import ROOT, make_tiny_base, tiny_opts
-from tools.compare_runs import compare_runs
 from tools.merge_lora import main as merge
 
 pytestmark = pytest.mark.slow

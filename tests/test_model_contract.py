@@ -14,13 +14,13 @@ from rv_eval.policy import Policy
 from rv_train.backbones import DEFAULT, FAMILIES
 from rv_train.backbones.lora import merge
 from rv_train.checkpoint import load_model_folder, load_trainer
+from rv_train.difference import compare_runs
 from rv_train.plan import dry_run
 from rv_train.policies import POLICIES, build_encoder, outline_policy
 from rv_train.train import main
 from tests.demo_files import write_synthetic_demo_file
 from tests.rv_train.test_manifest_run import roll_out
 from tests.tiny import flow_opts, frozen_opts, lora_opts, make_tiny_base, tiny_cfg, tiny_opts, tiny_recipe
-from tools.compare_runs import compare_runs
 
 TRAINING = {
     "DATA__VAL_SHARE": 0.25,

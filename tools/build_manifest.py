@@ -1,6 +1,6 @@
 """Demonstrations as a manifest: a JSON line per training sample, its pictures beside as PNG or JPEG files.
 
-    python tools/build_manifest.py FILE_OR_FOLDER... --out data/manifest [--workers 8]
+    python tools/build_manifest.py data/quickstart --out data/manifest --workers 8
 
     manifest.jsonl       {"image_paths", "instruction", "target_action_text", "H", "D", "file", "demo", "frame"} a line
     frames/              upright, one file per frame and camera, a folder per demo with its SHA256SUMS
@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from libs.action_text import ActionTextCodec
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.errors import BadInput
 from libs.files import check_new_folder, kind_of
 from libs.manifest.build import Build, Settings, check_same, clear_parts, make_tasks
@@ -46,19 +46,24 @@ from tools.data_options import add_data_options, chosen_data
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add_data_options(parser, proprio=False)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--horizon", type=int, default=8, help="actions per sample, ACTION.HORIZON (default: 8)")
-    parser.add_argument("--num_bins", type=int, default=1000, help="largest integer, ACTION.NUM_BINS (default: 1000)")
+    parser.add_argument("--horizon", type=int, default=8, help="actions that follow each picture, ACTION.HORIZON")
     parser.add_argument(
-        "--range", choices=tuple(RANGES), default="min_max", help="of the statistics, ACTION.RANGE (default: min_max)"
+        "--num_bins", type=int, default=1000, help="largest integer that an action becomes, ACTION.NUM_BINS"
     )
-    parser.add_argument("--stats", metavar="FILE", help="range of the actions (default: of these demonstrations)")
-    parser.add_argument("--format", choices=("png", "jpeg"), default="png", help="png is lossless (default)")
-    parser.add_argument("--quality", type=int, default=95, help="of jpeg, 1 to 100 (default: %(default)s)")
+    parser.add_argument(
+        "--range",
+        choices=tuple(RANGES),
+        default="min_max",
+        help="what 0 and the largest integer stand for, ACTION.RANGE",
+    )
+    parser.add_argument(
+        "--stats", metavar="FILE", help="file with the range of the actions (default: that of these demonstrations)"
+    )
+    parser.add_argument("--format", choices=("png", "jpeg"), default="png", help="of the pictures; png loses nothing")
+    parser.add_argument("--quality", type=int, default=95, help="of jpeg, 1 to 100")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     return parser.parse_args(argv)
 

@@ -1,8 +1,8 @@
 """Collect demonstrations of LIBERO tasks with scripted experts, from random resets of the simulator.
 
-    python tools/collect_demos.py --task_suite libero_object --task_ids 0,3 --num_demos 20 --out DIR
+    python tools/collect_demos.py --task_suite libero_object --task_ids 0 3 --num_demos 20 --out data/object
 
-Writes DIR/<task name>_demo.hdf5 in LIBERO's layout. The same command continues after an interruption; the
+Writes OUT/<task name>_demo.hdf5 in LIBERO's layout. The same command continues after an interruption; the
 result depends neither on interruptions nor on the number of workers.
 """
 
@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from libs.cli import cli_errors
+from libs.cli import Numbers, Parser, cli_errors
 from libs.demo_hdf5 import DemoFile
 from libs.errors import BadInput
 from libs.files import check_new_folder
@@ -24,12 +24,10 @@ COUNTS = {"num_demos": (1, math.inf), "workers": (1, math.inf), "resolution": (1
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--task_suite", required=True, help="for example libero_object")
-    parser.add_argument("--task_ids", required=True, help="comma-separated, for example 0,3, or all")
-    parser.add_argument("--num_demos", required=True, type=int, help="of each task")
+    parser = Parser(__doc__)
+    parser.add_argument("--task_suite", required=True, metavar="NAME", help="such as libero_object")
+    parser.add_argument("--task_ids", action=Numbers, required=True, help="tasks by number, or all")
+    parser.add_argument("--num_demos", required=True, type=int, metavar="N", help="demonstrations of each task")
     parser.add_argument("--out", required=True, type=Path, help="folder of the demo files")
     parser.add_argument("--resolution", type=int, default=256, help="pixels on each side of a picture")
     parser.add_argument("--workers", type=int, default=1, help="simulator processes, 1.5 GB and a core each")
@@ -37,7 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--render",
         choices=tuple(RENDER_SETTINGS),
         default="standard",
-        help="fast: 6 to 11 times cheaper on a CPU, other pictures; evaluate with the same setting",
+        help="fast: 6 to 11 times cheaper on a CPU, pictures look otherwise; policies are evaluated with the same",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other demos")
     parser.add_argument(

@@ -1,9 +1,9 @@
 """Collect demonstrations in environments that live elsewhere, by their own experts: see docs/remote_environments.md.
 
     python tools/collect_env.py --env_command "THERE/bin/python serve_metaworld.py" --num_demos 50 --render fast \\
-        --pushed 0.5 --push position=0.6 --out data/metaworld
+        --task_ids 0 3 --pushed 0.5 --push position=0.6 --out data/metaworld
 
-Writes DIR/TASK/episode_000000.hdf5 ... and DIR/TASK/key_map.json, which reads them (DATA.KEY_MAP; those of all tasks
+Writes OUT/TASK/episode_000000.hdf5 ... and OUT/TASK/key_map.json, which reads them (DATA.KEY_MAP; those of all tasks
 are the same). The same command continues after an interruption; the result depends neither on interruptions nor on the
 number of workers, and no demonstration begins where an evaluation does.
 """
@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from libs.cli import cli_errors
+from libs.cli import Numbers, Parser, cli_errors
 from libs.errors import BadInput
 from libs.files import check_new_folder
 from libs.jobs import run_jobs
@@ -23,18 +23,18 @@ from tools.collect_demos import COUNTS, check_ranges
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--env_command", required=True, metavar="CMD", help="starts an environment; --child is added to it")
-    add("--num_demos", required=True, type=int, help="of each task")
+    add(
+        "--env_command", required=True, metavar="CMD", help="command that starts an environment; --child is added to it"
+    )
+    add("--num_demos", required=True, type=int, metavar="N", help="demonstrations of each task")
     add("--out", required=True, type=Path, help="a folder for each task is made in it")
-    add("--task_suite", nargs="+", help="default: all")
-    add("--task_id", type=int, nargs="+", help="tasks of each suite (default: all)")
-    add("--task_name", nargs="+", help="tasks by name")
+    add("--task_suite", nargs="+", metavar="NAME", help="suites by name (default: all)")
+    add("--task_ids", action=Numbers, help="tasks of each suite by number, or all (default)")
+    add("--task_names", nargs="+", metavar="NAME", help="tasks by name")
     add("--resolution", type=int, default=128, help="pixels on each side of a picture")
-    add("--render", required=True, help="how pictures are drawn, a name of the environment's; evaluate with the same")
+    add("--render", required=True, metavar="NAME", help="how pictures are drawn, a name of the environment's")
     add("--seed", type=int, default=0, help="another seed gives other demos")
     add(
         "--pushed",
@@ -45,7 +45,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--push", nargs="+", default=[], metavar="PART=MOST", help="... these parts of an action, so far at most")
     add("--workers", type=int, default=1, help="environments at a time, each with another task")
-    add("--timeout", type=float, default=60.0, help="seconds after which an environment counts as hanging")
+    add("--timeout", type=float, default=60.0, metavar="S", help="seconds until an environment counts as hanging")
     return parser.parse_args(argv)
 
 

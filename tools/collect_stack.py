@@ -1,8 +1,8 @@
 """Collect demonstrations of cube stacking (robosuite's Stack) with a scripted expert, from random resets.
 
-    python tools/collect_stack.py --num_demos 150 --start_late 0.3 --render fast --out DIR
+    python tools/collect_stack.py --num_demos 150 --start_late 0.3 --render fast --out data/stack
 
-Writes DIR/stack_the_red_cube_on_the_green_cube_demo.hdf5 in the layout of Isaac Lab's and NVIDIA Cosmos' cube
+Writes OUT/stack_the_red_cube_on_the_green_cube_demo.hdf5 in the layout of Isaac Lab's and NVIDIA Cosmos' cube
 stacking: train on it with DATA.KEY_MAP isaac_cosmos. The same command continues after an interruption; the result
 depends neither on interruptions nor on the number of workers.
 """
@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.files import check_new_folder
 from libs.robosuite_sim import RENDER_SETTINGS
 from libs.robosuite_sim.pool import run_with_bar
@@ -21,11 +21,9 @@ from tools.collect_demos import COUNTS, check_ranges
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--num_demos", required=True, type=int)
+    add("--num_demos", required=True, type=int, metavar="N", help="demonstrations")
     add("--out", required=True, type=Path, help="folder of the demo file")
     add("--resolution", type=int, default=200, help="pixels on each side of a picture")
     add("--workers", type=int, default=1, help="simulator processes, a core each")
@@ -33,7 +31,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--render",
         choices=tuple(RENDER_SETTINGS),
         default="standard",
-        help="fast: 9 times cheaper on a CPU, other pictures; evaluate with the same setting",
+        help="fast: 9 times cheaper on a CPU, pictures look otherwise; policies are evaluated with the same",
     )
     add("--seed", type=int, default=0, help="another seed gives other demos")
     add(

@@ -1,14 +1,14 @@
 """Statistics of the actions of demonstrations: the range that training writes as integers, in a file of its own.
 
-    python tools/compute_stats.py FILE_OR_FOLDER... [--out action_stats.json] [--force]
-    python tools/compute_stats.py FILE_OR_FOLDER... --key_map isaac_cosmos --proprio joint_pos,gripper_pos
+    python tools/compute_stats.py data/quickstart --out action_stats.json
+    python tools/compute_stats.py data/stack --key_map isaac_cosmos --proprio joint_pos gripper_pos
+    python tools/compute_stats.py data/quickstart --set ACTION.MODE delta --set ACTION.HORIZON 8 --out delta_stats.json
 
 Training computes the same by itself. A file is for a range that several runs share, or that must not move when the data
 does: DATA.STATS action_stats.json. A name that ends in .npz gives numpy's format (action_mins, action_maxs, ...), which
 DATA.STATS reads, too. With --proprio it holds mean, deviation and range of these parts of the robot's state as well,
 for a policy that is given them. Where a recipe writes actions as differences or rotations in another form, its keys of
-ACTION decide what the statistics are of: --set ACTION.MODE delta --set ACTION.HORIZON 8 ... Exit code: 0, 2 where a
-file cannot be used.
+ACTION decide what the statistics are of: give them with --set. Exit code: 0, 2 where a file cannot be used.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.errors import BadInput
 from libs.files import check_new_file, kind_of
 from rv_train.data.checks import USUAL_BINS, constant_dims, demo_remarks, refuse
@@ -31,13 +31,9 @@ PROPRIO_COLUMNS = ("min", "mean", "std", "max")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add_data_options(parser)
-    parser.add_argument(
-        "--out", type=Path, default=Path("action_stats.json"), help=".json, or .npz (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("action_stats.json"), help="file to write, .json or .npz")
     parser.add_argument("--force", action="store_true", help="overwrite --out")
     return parser.parse_args(argv)
 

@@ -15,12 +15,19 @@ def add_data_options(parser: argparse.ArgumentParser, proprio: bool = True) -> N
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE_OR_FOLDER", help="demonstrations: what DATA.FILES lists")
     add("--source", choices=SOURCES, help="kind of data, DATA.SOURCE (default: the one that the files look like)")
-    add("--key_map", help="layout of HDF5 files, DATA.KEY_MAP (default: libero)")
-    add("--views", help="cameras, DATA.VIEWS; they belong to the fingerprint (default: all that the data has)")
+    add("--key_map", metavar="NAME_OR_PATH", help="layout of HDF5 files, DATA.KEY_MAP (default: libero)")
+    add("--views", nargs="+", metavar="VIEW", help="cameras to take, DATA.VIEWS (default: all that the data has)")
     if proprio:
-        add("--proprio", metavar="PART,PART", help="parts of the robot's state, DATA.PROPRIO (default: none)")
-    add("--instruction", help="of every demo, DATA.INSTRUCTION; it belongs to the fingerprint, too")
-    add("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="any other key of a recipe")
+        add("--proprio", nargs="+", metavar="PART", help="parts of the robot's state, DATA.PROPRIO (default: none)")
+    add("--instruction", metavar="TEXT", help="what every demo does, DATA.INSTRUCTION (default: as the data says)")
+    add(
+        "--set",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="any other key of a recipe, such as ACTION.MODE delta; may be given again",
+    )
 
 
 def chosen_data(args: argparse.Namespace, **action: int) -> CfgNode:
@@ -30,10 +37,10 @@ def chosen_data(args: argparse.Namespace, **action: int) -> CfgNode:
     """
     parts = getattr(args, "proprio", None)
     given = {"FILES": args.files, "SOURCE": args.source or source_that_fits(args.files)}
-    given |= {"KEY_MAP": args.key_map, "INSTRUCTION": args.instruction, "PROPRIO": parts and parts.split(",")}
+    given |= {"KEY_MAP": args.key_map, "INSTRUCTION": args.instruction, "PROPRIO": parts}
     data = {key: value for key, value in given.items() if value}
     facts = find_source(data["SOURCE"]).look(data_cfg({"DATA": data}, "command line", _pairs(args)))
-    views = list(dict.fromkeys(args.views.split(","))) if args.views else list(facts.cameras)
+    views = list(dict.fromkeys(args.views)) if args.views else list(facts.cameras)
     tree = {"DATA": {**data, "VIEWS": views}, "ACTION": {"DIM": facts.action_dim, **action}}
     needs = [part for pair in facts.needs.items() for part in pair]
     return data_cfg(tree, "command line", [*needs, *_pairs(args)])

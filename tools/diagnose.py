@@ -1,7 +1,7 @@
 """Ask a trained policy what it takes from its inputs, with recorded demos: numbers, plots, and a verdict on each.
 
-    python tools/diagnose.py --model_path RUN --data FILE_OR_FOLDER [--num_demos N] [--num_frames N]
-    python tools/diagnose.py --overfit N --cfg CONFIG --data FILE_OR_FOLDER [KEY VALUE ...]
+    python tools/diagnose.py --model_path checkpoints/RUN --data data/quickstart --num_demos 3
+    python tools/diagnose.py --overfit 5 --cfg configs/quickstart.yaml --data data/quickstart TRAIN.max_steps 500
 
 Does the condition (what answers are computed from) change across frames, views and instructions; does the answer
 change without the pictures, the instruction, the robot's state; are adapters applied; are actions in the data's range;
@@ -18,16 +18,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from libs.cli import cli_errors
+from libs.cli import Numbers, Parser, cli_errors
 from libs.errors import BadInput
-from libs.files import check_new_folder
+from libs.files import check_new_folder, short_path
 from rv_eval.diagnosis import overfit
 from rv_eval.diagnosis.measure import diagnose
 from rv_eval.diagnosis.plots import write_plots
 from rv_eval.diagnosis.text import plain, report, table
 from rv_eval.policy import Policy
 from rv_train.checkpoint import find_model_folder, read_model_cfg
-from rv_train.config import load_cfg
+from rv_train.config import SECTIONS, load_cfg
 from rv_train.data.load import open_data
 from rv_train.data.sources import SOURCES
 from rv_train.data.stats import read_stats, recorded_range
@@ -36,33 +36,36 @@ from tools.evaluation import run_name
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--model_path", type=Path, help="run folder, step folder or model folder")
+    add("--model_path", type=Path, help="run folder (its last checkpoint), step folder or model folder")
     add("--data", required=True, type=Path, help="demonstrations: a file, or a folder of them")
     add("--source", choices=SOURCES, help="kind of data, DATA.SOURCE (default: the one that it looks like)")
-    add("--key_map", help="layout of HDF5 files, a name or a JSON file (default: the one the model was trained with)")
-    add("--num_demos", type=int, default=3, metavar="N", help="demos to play and to take frames of (default: 3)")
-    add("--num_frames", type=int, default=24, metavar="N", help="frames whose inputs are varied (default: 24)")
+    add("--key_map", metavar="NAME_OR_PATH", help="layout of HDF5 files (default: that of the model's training)")
+    add("--num_demos", type=int, default=3, metavar="N", help="demos to play and to take frames of")
+    add("--num_frames", type=int, default=24, metavar="N", help="frames whose inputs are varied")
     add("--seed", type=int, default=0, help="of what is random in answers, and of --overfit's training")
-    add("--out", type=Path, help="default: eval_logs/diagnose_<run name>")
-    add("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
+    add("--out", type=Path, help="folder of the report (default: eval_logs/diagnose_<run name>)")
+    add("--device", help="where it computes: cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--overfit", type=int, metavar="N", help="train on the first N demos, then diagnose that")
     add("--cfg", type=Path, help="--overfit: the recipe")
-    add("--threshold", type=float, default=0.02, help="--overfit: of the open-loop error, a share of the range (0.02)")
-    add("--nproc", help="--overfit: number of CPU ranks, as of rv_train.train")
-    add("--devices", help="--overfit: GPUs to train on, as of rv_train.train")
-    add("opts", nargs="*", metavar="KEY VALUE", help="--overfit: pairs that override the recipe")
-    args = parser.parse_intermixed_args(argv)
+    add(
+        "--threshold",
+        type=float,
+        default=0.02,
+        help="--overfit: largest error that counts as learned, a share of the actions' range",
+    )
+    add("--nproc", type=int, metavar="N", help="--overfit: number of CPU ranks, as of rv_train.train")
+    add("--devices", action=Numbers, help="--overfit: GPUs to train on, as of rv_train.train")
+    parser.add_pairs(SECTIONS, help="--overfit: what differs from the recipe, such as TRAIN.max_steps 500")
+    args = parser.parse_args(argv)
     for name in ("num_demos", "num_frames"):
         if getattr(args, name) < 1:
             raise BadInput(f"--{name} must be at least 1, not {getattr(args, name)}")
     if args.seed < 0:
         raise BadInput(f"--seed must be at least 0, not {args.seed}")
     if args.overfit is None:
-        if args.model_path is None or args.cfg or args.opts or args.nproc or args.devices:
+        if args.model_path is None or args.cfg or args.opts or args.nproc is not None or args.devices:
             raise BadInput("give --model_path, or --overfit N with --cfg (which alone takes KEY VALUE and ranks)")
     elif args.model_path is not None or args.cfg is None:
         raise BadInput("--overfit trains a policy of its own: it takes --cfg, and no --model_path")
@@ -82,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (out / "run").exists():
         raise BadInput(f"{out} holds an overfit run already: choose another --out")
     check_new_folder(out)
-    ranks = [word for name in ("nproc", "devices") if (value := getattr(args, name)) for word in (f"--{name}", value)]
+    ranks = ["--nproc", str(args.nproc)] if args.nproc is not None else []
+    ranks += ["--devices", *map(str, args.devices)] if args.devices else []
     opts = [*args.opts, "DATA.SOURCE", data.SOURCE, "DATA.KEY_MAP", data.KEY_MAP]
     run = overfit.train_on(args.cfg, opts, args.data, args.overfit, out, args.seed, ranks)
     args.num_demos = args.overfit
@@ -110,17 +114,17 @@ def run_diagnosis(args: argparse.Namespace, model_path: Path, out: Path) -> dict
     known = dict(zip(("min", "max"), recorded_range(read_stats(policy.folder)), strict=True))
     d = diagnose(policy, dataset, known, args.num_demos, args.num_frames, args.seed)
     tree = {
-        "model": str(policy.folder),
+        "model": short_path(policy.folder),
         "views": list(policy.views),
         "proprio": dict(policy.proprio),
-        "data": [str(file.path) for file in dataset.files],
+        "data": [short_path(file.path) for file in dataset.files],
         "seed": args.seed,
         **report(d),
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out, tree)
     written = write_plots(out, d)
-    print(f"model   {policy.folder}")
+    print(f"model   {short_path(policy.folder)}")
     print(f"        looks at {', '.join(policy.views)}; proprio: {', '.join(policy.proprio) or 'not taken'}")
     print(f"data    {args.data}: {len(d.open_loop)} of {len(dataset.demos)} demos, {len(d.frames.places)} frames")
     print("\n".join(table(tree)))

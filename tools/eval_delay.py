@@ -1,7 +1,7 @@
 """What late answers cost in LIBERO: success with a simulated delay between question and answer, in control steps.
 
-    python tools/eval_delay.py --model_path RUN --task_suite libero_object --task_id 5 --episodes 100 \\
-        --delays 1 2 4 8 --executions naive splice --log_dir LOGS [--skip_evaluated]
+    python tools/eval_delay.py --model_path checkpoints/RUN --task_suite libero_object --task_ids 5 --episodes 100 \\
+        --delays 1 2 4 8 --executions naive splice --log_dir LOGS
 
 Without delay the simulator waits for every answer (sync). With a delay its time goes on for so many steps, in which
 the chunk before is executed on, or the arm holds; naive begins the new chunk with its first action, splice with the one
@@ -41,7 +41,13 @@ def parse_cells(simulator: Simulator, argv: Sequence[str] | None = None) -> argp
 def _add_cells(parser):
     add = parser.add_argument_group("cells of the table").add_argument
     add("--delays", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="control steps until an answer is there")
-    add("--executions", nargs="+", choices=EXECUTIONS, default=[SYNC, NAIVE, SPLICE], help="default: sync naive splice")
+    add(
+        "--executions",
+        nargs="+",
+        choices=EXECUTIONS,
+        default=[SYNC, NAIVE, SPLICE],
+        help="what is done meanwhile, see above",
+    )
 
 
 @cli_errors

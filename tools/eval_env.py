@@ -1,12 +1,12 @@
 """Evaluate a policy in any simulator: success table, results.jsonl, a video per episode.
 
-    python tools/eval_env.py --env stack --model_path RUN --episodes 20
-    python tools/eval_env.py --env libero --help
-    python tools/eval_env.py --env_command "THERE/bin/python serve_metaworld.py" --num_envs 2 --model_path RUN
-    python tools/eval_env.py --env ws://HOST:8020 ws://HOST:8021 --model_path RUN
+    python tools/eval_env.py --env stack --model_path checkpoints/RUN --episodes 20
+    python tools/eval_env.py --env libero --model_path checkpoints/RUN --task_suite libero_object --task_ids 0 3
+    python tools/eval_env.py --env_command "THERE/bin/python serve_metaworld.py" --model_path RUN --num_envs 2
+    python tools/eval_env.py --env ws://HOST:8020 ws://HOST:8021 --model_path checkpoints/RUN
 
-The last two play in environments that live elsewhere, see docs/remote_environments.md: programs that the command
-starts, --num_envs of them at a time, or that stand at these addresses already, one environment each.
+Environments may live elsewhere, see docs/remote_environments.md: programs that --env_command starts, --num_envs of them
+at a time, or that stand at addresses already, one environment each.
 
 Each simulator has options of its own for its tasks. Everything else is as in tools/eval_libero.py: finished episodes
 are kept, the same command with --skip_evaluated continues, tools/summarize_eval.py puts LOGS together; exit codes 0
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.errors import BadInput
 from rv_eval.envs import SIMULATORS
 from tools.evaluation import SERVED, evaluate_in, parse_args, run_evaluation
@@ -35,18 +35,15 @@ def add_env_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     names = f"{', '.join(SIMULATORS)}; or addresses ws://host:port; with --help: all other arguments"
     where.add_argument("--env", nargs="+", help=names)
-    where.add_argument("--env_command", metavar="CMD", help="starts an environment; --child is added to it")
+    where.add_argument(
+        "--env_command", metavar="CMD", help="command that starts an environment; --child is added to it"
+    )
 
 
 def parse_env(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """What decides what the other arguments are, and the others."""
     named = any(word.partition("=")[0] in ELSEWHERE for word in argv)
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        add_help=not named,  # of a simulator that is named, its own parser says
-    )
+    parser = Parser(__doc__, add_help=not named)  # of a simulator that is named, its own parser says
     add_env_arguments(parser)
     return parser.parse_known_args(argv)
 

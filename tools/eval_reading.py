@@ -1,7 +1,7 @@
 """Measure whether a policy reads: every start of a LIBERO suite under each of the suite's instructions.
 
-    python tools/eval_reading.py --model_path RUN --suite libero_goal --episodes 5 --log_dir LOGS
-    python tools/eval_reading.py --model_path RUN --suite libero_spatial --episodes 10 --log_dir LOGS
+    python tools/eval_reading.py --model_path checkpoints/RUN --task_suite libero_goal --episodes 5 --log_dir LOGS
+    python tools/eval_reading.py --model_path checkpoints/RUN --task_suite libero_spatial --start_ids 0 1
     python tools/summarize_eval.py LOGS --json benchmarks/reading.json
 
 An episode begins at an init state of one task, is asked for another task's goal and ends when that one is reached, or

@@ -1,7 +1,7 @@
 """Evaluate a policy on cube stacking (robosuite's Stack): success rate, results.jsonl, a video per episode.
 
-    python tools/eval_stack.py --model_path RUN --episodes 20
-    python tools/eval_stack.py --model_path RUN --num_envs 8 --log_dir LOGS
+    python tools/eval_stack.py --model_path checkpoints/RUN --episodes 20
+    python tools/eval_stack.py --model_path checkpoints/RUN --num_envs 8 --log_dir eval_logs/RUN
     python tools/eval_stack.py --model_path ws://localhost:8000
 
 An episode is a fresh reset of its own seed, from which no collected demonstration starts, and succeeds once the red

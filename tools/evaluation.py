@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from libs.cli import Parser, Switch
 from libs.errors import BadInput
 from libs.files import check_new_folder
 from rv_eval.agent import AgentSettings, Answering, ChunkAgent
@@ -42,49 +43,56 @@ def parse_args(
     if more is not None:
         more(parser)
     add = parser.add_argument_group("other wordings of the instructions, see docs/wordings.md").add_argument
-    add("--wordings", type=Path, metavar="FILE", help="ask episode n of a task in its wording n modulo their number")
+    add(
+        "--wordings",
+        type=Path,
+        metavar="FILE",
+        help="JSON: other wordings of instructions, which the episodes of a task take in turns",
+    )
     add(
         "--trained_wordings",
         type=Path,
         metavar="FILE",
         default=TRAINED_WORDINGS,
-        help="whose words were trained on: the table tells wordings with new ones apart (default: %(default)s)",
+        help="those that were trained on: the table tells wordings with new words apart",
     )
     args = parser.parse_args(argv)
     check_policy_arguments(args)
     return args
 
 
-def make_parser(simulator: Simulator, description: str, prog: str | None = None) -> argparse.ArgumentParser:
-    """The arguments of an evaluation in a simulator. prog: how the command is called, by default its file."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def make_parser(simulator: Simulator, description: str, prog: str | None = None) -> Parser:
+    """The Parser of an evaluation in a simulator. prog: how the command is called, by default its file."""
+    parser = Parser(description, prog=prog)
     add_policy_arguments(parser)
 
     add = parser.add_argument_group("what is run").add_argument
     simulator.add_task_arguments(add)
-    add("--episodes", type=int, help="per task: the first so many init states (default: all, mostly 50)")
+    add("--episodes", type=int, metavar="N", help="per task, each from another start (default: all, mostly 50)")
     add("--seed", type=int, default=7, help=simulator.seed_means)
-    add("--num_steps", type=int, help="step limit per episode (default: the suite's)")
-    add("--shard_id", type=int, default=0, help="run this part of the episodes ...")
-    add("--num_shards", type=int, default=1, help="... of so many; numbered from 0")
+    add("--num_steps", type=int, metavar="N", help="steps after which an episode has failed (default: the suite's)")
+    add("--shard_id", type=int, default=0, metavar="N", help="run this part of the episodes, numbered from 0 ...")
+    add("--num_shards", type=int, default=1, metavar="N", help="... of so many parts")
     add("--skip_evaluated", action="store_true", help="continue: leave out what the results in --log_dir hold")
 
     add_agent_arguments(parser, "how chunks are executed (default: as the policy's recipe says)")
 
     add = parser.add_argument_group("simulators").add_argument
-    add("--num_envs", type=int, default=1, help="at the same time; each takes a core at times, and about 1.5 GB")
-    add("--recycle_after", type=int, default=50, help="episodes after which a simulator process is replaced")
-    add("--timeout", type=float, default=120.0, help="seconds after which a simulator counts as hanging")
-    add("--render", help="refuse to run unless the policy's render setting is this one")
+    add("--num_envs", type=int, default=1, metavar="N", help="played at the same time, a core and about 1.5 GB each")
+    add("--recycle_after", type=int, default=50, metavar="N", help="episodes until a simulator is started anew")
+    add("--timeout", type=float, default=120.0, metavar="S", help="seconds until a simulator counts as hanging")
+    add("--render", metavar="NAME", help="refuse a policy that was trained on pictures rendered otherwise")
 
     add = parser.add_argument_group("what is kept").add_argument
-    add("--log_dir", type=Path, help="default: eval_logs/<run name>")
-    add("--save_video", choices=("all", "failures", "none"), default="all")
+    add("--log_dir", type=Path, metavar="FOLDER", help="of results and videos (default: eval_logs/<run name>)")
+    add("--save_video", choices=("all", "failures", "none"), default="all", help="of which episodes")
     rate = f"{simulator.description.control_hz:g} steps are a second"
-    add("--video_every", type=int, default=4, help=f"steps between two frames of a video ({rate})")
-    add("--save_all_data", action="store_true", help="all that was seen, answered and done, an HDF5 file per episode")
+    add("--video_every", type=int, default=4, metavar="N", help=f"steps between two frames of a video ({rate})")
+    add(
+        "--save_all_data",
+        action="store_true",
+        help="keep all that was seen, answered and done, an HDF5 file per episode",
+    )
     return parser
 
 
@@ -92,37 +100,39 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     """A group of options for `load_policy`, see `check_policy_arguments`."""
     add = parser.add_argument_group("the policy").add_argument
     add("--model_path", required=True, help="run folder (its last checkpoint), step or model folder; or ws://host:port")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    add("--device", help="where it computes: cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the weights that answer (default: as they were trained)")
-    add("--torch_compile", action=argparse.BooleanOptionalAction, help="compile what an answer repeats (default: no)")
-    add("--policy_batch", type=int, metavar="B", help="observations per call, padded (default: the device's)")
+    add("--torch_compile", action=Switch, help="minutes at the start, then sooner answers (default: no)")
+    add("--policy_batch", type=int, metavar="B", help="observations that are answered together (default: the device's)")
     add(
         "--generate_temperature",
         type=float,
         metavar="T",
-        help="of a text: sample it (default 0: greedy); of a flow: times the noise it starts from (default 1)",
+        help="how much chance there is in answers: of texts default 0, none; of a flow default 1, as in training",
     )
     add(
         "--drafts",
-        action=argparse.BooleanOptionalAction,
-        help="verify several expected tokens of a text at a time: the same answers, sooner (default: yes)",
+        action=Switch,
+        help="guess parts of a text and check them together: the same answers, sooner (default: yes)",
     )
-    add("--api_key_file", type=Path, help="key of a served policy (default: the environment's VLA0_API_KEY)")
+    add("--api_key_file", type=Path, metavar="FILE", help="key of a served policy (default: that in VLA0_API_KEY)")
 
 
 def add_agent_arguments(parser: argparse.ArgumentParser, title: str) -> None:
     """A group of options for `agent_settings`."""
     add = parser.add_argument_group(title).add_argument
-    add("--action_horizon", type=int, metavar="N", help="actions executed per query; 0: all that are predicted")
-    add("--ensemble_prediction", type=int, metavar="M", help="average M overlapping chunks; 1: none")
-    add("--ensemble_version", type=int, choices=(1, 2), help="1: older chunks weigh the same; 2: they fade")
+    add("--action_horizon", type=int, metavar="N", help="actions executed of an answer before the next; 0: all")
+    add("--ensemble_prediction", type=int, metavar="M", help="average what M answers say of the same moment; 1: none")
+    add("--ensemble_version", type=int, choices=(1, 2), help="1: older answers weigh the same; 2: they fade")
     add(
         "--ensemble_weight",
         type=float,
         metavar="W",
-        help="version 1: of every older chunk (1: the plain mean); version 2: to the power of its age",
+        help="of older answers. version 1: of each (1: the plain mean); version 2: to the power of its age",
     )
-    add("--allow_no_overlap", action="store_true", help="run though the executed horizon leaves nothing to average")
+    add(
+        "--allow_no_overlap", action="store_true", help="run though answers do not overlap, so that nothing is averaged"
+    )
 
 
 def check_policy_arguments(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Demonstration files (HDF5) -> a LeRobot data set of v3.0, which LeRobot itself and everything built on it opens.
 
-    python tools/export_lerobot.py DEMOS.hdf5 FOLDER... --out SET [--key_map robomimic] [--fps 20] [--workers 4]
+    python tools/export_lerobot.py data/quickstart --out data/quickstart_lerobot --fps 20 --workers 4
 
 Every demo becomes an episode, files and demos in the order in which training reads them. Its pictures (upright) are
 `observation.images.<view>`, its actions `action`, the chosen parts of the robot's state, one after another,
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.demo_hdf5 import DemoFile, KeyMap, demo_files
 from libs.demo_hdf5.layout import find_key_map
 from libs.errors import BadInput
@@ -41,28 +41,31 @@ STATES = {"libero": ("ee_states", "gripper_states")}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE_OR_FOLDER", help="HDF5 files, or folders of them")
     parser.add_argument("--out", required=True, type=Path, help="folder of the data set")
     parser.add_argument(
         "--key_map", metavar="NAME_OR_PATH", help="layout of the files (default: the one that fits the first)"
     )
-    parser.add_argument("--views", nargs="+", help="cameras (default: all that the files have)")
+    parser.add_argument("--views", nargs="+", metavar="VIEW", help="cameras (default: all that the files have)")
     parser.add_argument(
         "--proprio",
         nargs="*",
         metavar="PART",
         help=f"parts of the robot's state (default: libero: {' '.join(STATES['libero'])}; others: all of the key map)",
     )
-    parser.add_argument("--instruction", default="", help="of every demo (default: what the files state)")
-    parser.add_argument("--fps", type=float, help="frames a second (default: what the files state)")
-    parser.add_argument("--robot", default="", help="robot_type of the set (default: what the files state)")
     parser.add_argument(
-        "--pictures", default="png", metavar="KIND", help="png, lossless, in the rows (default); h264 or av1, videos"
+        "--instruction", default="", metavar="TEXT", help="of every demo (default: what the files state)"
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--fps", type=float, help="frames a second (default: what the files state)")
+    parser.add_argument(
+        "--robot_type",
+        default="",
+        metavar="NAME",
+        help="the set says that it is of this robot (default: as the files state)",
+    )
+    parser.add_argument("--pictures", default="png", metavar="KIND", help="png loses nothing; h264, av1: videos")
+    parser.add_argument("--workers", type=int, default=1, help="processes, a core each")
     return parser.parse_args(argv)
 
 
@@ -117,7 +120,7 @@ def plan_set(
         vectors = {"observation.state": names, **vectors}
     spec = SetSpec(
         fps=fps,
-        robot=args.robot or stated_robot(files[0]),
+        robot=args.robot_type or stated_robot(files[0]),
         cameras={f"observation.images.{view}": size for view, size in cameras.items()},
         vectors=vectors,
         pictures=args.pictures,

@@ -1,20 +1,19 @@
 """Copy a checkpoint's model folder with its weights in another dtype: what one ships or serves. Of a flow-matching
 policy over frozen weights that is the action expert; those stay where they are.
 
-    python tools/export_model.py --model_path checkpoints/RUN --dtype float16 --out DIR
+    python tools/export_model.py --model_path checkpoints/RUN --dtype float16 --out exported/RUN
 
-DIR/model holds a model card, README.md, with code that runs the policy by `transformers` alone. transformers 5.x opens
+OUT/model holds a model card, README.md, with code that runs the policy by `transformers` alone. transformers 5.x opens
 the folder, and with --transformers 4.57 that version, too.
 """
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.errors import BadInput
 from libs.files import check_new_folder, kind_of
 from rv_eval.model_card import model_card
@@ -28,12 +27,14 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_path", required=True, help="run folder, step folder or model folder")
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--model_path", required=True, help="run folder (its last checkpoint), step folder or model folder"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the stored weights")
     parser.add_argument("--out", required=True, type=Path, help="folder to make; its model/ holds the weights")
     parser.add_argument(
-        "--transformers", choices=VERSIONS, default="5", help="5: opens with 5.x only; 4.57: with that version, too"
+        "--transformers", choices=VERSIONS, default="5", help="versions that open it. 5: only 5.x; 4.57: that one, too"
     )
     args = parser.parse_args(argv)
     target = args.out / "model"
@@ -43,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = find_model_folder(args.model_path)
     if is_adapter_folder(folder):
         raise BadInput(
-            f"{folder} is an adapter: tools/merge_lora.py {args.model_path} --out {args.out} --dtype {args.dtype} "
-            "makes an ordinary model of it and the weights below it"
+            f"{folder} is an adapter: tools/merge_lora.py --model_path {args.model_path} --out {args.out} "
+            f"--dtype {args.dtype} makes an ordinary model of it and the weights below it"
         )
     model, cfg, extras = load_model_folder(folder)
     if args.transformers == "4.57":

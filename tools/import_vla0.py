@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.config_tree import pair
 from libs.errors import BadInput
 from libs.files import check_new_folder, kind_of, link_or_copy
 from rv_train.backbones import family_of
 from rv_train.backbones.tokenizer import read_tokenizer, with_template
 from rv_train.checkpoint import load_model_folder, save_beside_weights
-from rv_train.config import load_cfg
+from rv_train.config import SECTIONS, load_cfg
 from rv_train.original_run import OriginalRun, check_original, find_original, original_stats
 from rv_train.policies import build_encoder
 
@@ -37,14 +37,12 @@ WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generati
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the original, or its model_last")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="model folder to make")
-    parser.add_argument("--cfg", default=str(RECIPE), help="recipe of the training (default: configs/vla0.yaml)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="over the recipe")
-    return parser.parse_intermixed_args(argv)  # KEY VALUE may stand behind options
+    parser.add_argument("--cfg", default=RECIPE, type=Path, metavar="FILE", help="recipe that it was trained with")
+    parser.add_pairs(SECTIONS, help="what differs from the recipe, such as ACTION.HORIZON 8")
+    return parser.parse_args(argv)
 
 
 def write_folder(folder: Path, original: OriginalRun, cfg: CfgNode) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Say what is in demonstrations, check them, and play them as a video or on a page.
 
-    python tools/inspect_demos.py FILE_OR_FOLDER... [--key_map NAME_OR_PATH] [--verify] [--video OUT.mp4] [--demos N]
-    python tools/inspect_demos.py FILE_OR_FOLDER... --report OUT.html
+    python tools/inspect_demos.py data/quickstart --verify
+    python tools/inspect_demos.py data/quickstart --video demos.mp4 --num_demos 3
+    python tools/inspect_demos.py data/stack --key_map isaac_cosmos --report demos.html
 
 HDF5 files are looked at one by one. Where a file keeps what, a key map says (DATA.KEY_MAP): of those that come with
 this project the one that fits is found, and every key of it that demos lack or have in another form is reported. Data
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.errors import BadInput
 from libs.files import check_new_file
 from rv_train.data.load import open_data
@@ -34,21 +35,23 @@ if TYPE_CHECKING:
 
 # Kinds of data that have an inspection of their own; every other one is told by what the contract of a data set says.
 OWN = {
-    "hdf5": lambda args, files: hdf5.inspect(files, args.key_map, args.verify, args.demos or 1),
+    "hdf5": lambda args, files: hdf5.inspect(files, args.key_map, args.verify, args.num_demos or 1),
     "lerobot": lambda args, files: lerobot_inspection().inspect(args, files, args.verify),
 }
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add_data_options(parser, proprio=False)
-    parser.add_argument("--verify", action="store_true", help="check every value and picture, and replay LIBERO's")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="check every value and picture; LIBERO's demos are played again in the simulator",
+    )
     parser.add_argument("--video", type=Path, metavar="OUT.mp4", help="play the demos one after another")
     parser.add_argument("--report", type=Path, metavar="OUT.html", help="a page to look at them, see above")
     parser.add_argument(
-        "--demos",
+        "--num_demos",
         type=int,
         metavar="N",
         help="how many the video plays of each file (default: all), --verify replays (1), the page shows in all (8)",
@@ -59,8 +62,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    if args.demos is not None and args.demos < 1:
-        raise BadInput(f"--demos must be at least 1, not {args.demos}")
+    if args.num_demos is not None and args.num_demos < 1:
+        raise BadInput(f"--num_demos must be at least 1, not {args.num_demos}")
     if args.video is not None and args.video.suffix != ".mp4":
         raise BadInput(f"--video {args.video} must end in .mp4")
     if args.report is not None and args.report.suffix != ".html":
@@ -75,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = [inspect(args, source, entries) for source, entries in entries_of.items()]
     shows = [show for one in found for show in one.shows]
     if args.video is not None and shows:
-        frames = write_video(args.video, shows, args.demos)
+        frames = write_video(args.video, shows, args.num_demos)
         print(f"{args.video}  {frames} frames")
     if args.report is not None and not any(one.unreadable for one in found):
         print(f"{args.report}  {write_page(args, *entries_of) / 1e6:.1f} MB")
@@ -87,9 +90,9 @@ def write_page(args: argparse.Namespace, source: str) -> int:
     """Write --report of data of one kind, with its whole state; its size in bytes."""
     chosen = argparse.Namespace(**{**vars(args), "source": source})
     facts = find_source(source).look(chosen_data(chosen))
-    chosen.proprio = ",".join(facts.proprio)
+    chosen.proprio = list(facts.proprio)
     data = open_data(chosen_data(chosen))
-    return write_report(args.report, data, args.files, *anything.findings(data), args.demos)
+    return write_report(args.report, data, args.files, *anything.findings(data), args.num_demos)
 
 
 def lerobot_inspection() -> ModuleType:

@@ -1,6 +1,6 @@
 """Merge a LoRA checkpoint into the weights it was trained over: an ordinary model, which needs neither of them.
 
-    python tools/merge_lora.py checkpoints/RUN --out DIR
+    python tools/merge_lora.py --model_path checkpoints/RUN --out merged/RUN
 
 It answers as the checkpoint does, to rounding. The sum is made in float32, in memory: four bytes per parameter. Of a
 checkpoint that was trained over 4-bit weights the adapter is added to the weights as they are at MODEL.PATH, not to
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
+from libs.cli.old import say
 from libs.config_tree import to_dict
 from libs.errors import BadInput
 from libs.files import check_new_folder, kind_of
@@ -28,11 +29,19 @@ ORIGIN = "merged_from.json"  # in the model folder: what was added to what
 
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_path", help="run folder, step folder or model folder of a LoRA training")
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--model_path", help="run folder (its last checkpoint), step or model folder of a LoRA training"
+    )
+    parser.add_argument("named", nargs="?", help=argparse.SUPPRESS)  # of the release before
     parser.add_argument("--out", required=True, type=Path, help="folder to make; its model/ holds the weights")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="as stored")
     args = parser.parse_args(argv)
+    if args.named:
+        say(args.named, f"--model_path {args.named}")
+    if bool(args.named) == bool(args.model_path):
+        parser.error("give --model_path, once")
+    args.model_path = args.model_path or args.named
     target = args.out / "model"
     if kind_of(target):
         raise BadInput(f"{target} exists already")

@@ -1,6 +1,6 @@
 """Look at a manifest, this project's or somebody else's: print samples, check every line, picture and checksum.
 
-    python tools/peek_manifest.py MANIFEST_OR_FOLDER [--samples 3] [--skip_bad]
+    python tools/peek_manifest.py data/manifest --num_samples 3
 
 Every line must be a sample of the same size, every picture must open, and where a folder of pictures has SHA256SUMS, be
 what it says. Lines that cannot be used are listed with their numbers. Exit code: 0; 1 where there is a bad line or
@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from libs.action_text import ActionTextCodec
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.errors import BadInput
 from libs.files import named_path
 from libs.manifest import BadLine, Rules, numbered_lines, read_line
@@ -34,15 +34,19 @@ TOGETHER = 256  # lines that are checked at a time
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    parser = Parser(__doc__)
+    parser.add_argument("manifest", metavar="MANIFEST_OR_FOLDER", help="manifest.jsonl, or the folder that it lies in")
+    parser.add_argument("--num_samples", type=int, default=3, metavar="N", help="samples to print")
+    parser.add_argument(
+        "--skip_bad",
+        action="store_true",
+        help="end with exit code 0 though there are bad lines, which are listed all the same",
     )
-    parser.add_argument("manifest", metavar="MANIFEST_OR_FOLDER")
-    parser.add_argument("--samples", type=int, default=3, help="samples to print (default: %(default)s)")
-    parser.add_argument("--skip_bad", action="store_true", help="bad lines are listed and counted, but do not fail")
     parser.add_argument("--num_bins", type=int, help=f"largest integer (default: as {INFO} says, else 1000)")
-    parser.add_argument("--views", help="cameras (default: those of the first line)")
-    parser.add_argument("--stats", help="range of the actions (default: the statistics beside the manifest)")
+    parser.add_argument("--views", nargs="+", metavar="VIEW", help="cameras (default: those of the first line)")
+    parser.add_argument(
+        "--stats", metavar="FILE", help="range of the actions (default: the statistics beside the manifest)"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: one per core)")
     return parser.parse_args(argv)
 
@@ -50,7 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    for name, low in (("samples", 0), ("workers", 1), ("num_bins", 1)):
+    for name, low in (("num_samples", 0), ("workers", 1), ("num_bins", 1)):
         if getattr(args, name) is not None and getattr(args, name) < low:
             raise BadInput(f"--{name} must be at least {low}, not {getattr(args, name)}")
     path = manifest_file(args.manifest)
@@ -78,7 +82,7 @@ def find_rules(path: Path, info: Mapping[str, Any], args: argparse.Namespace) ->
     horizon, dim = info.get("horizon", first.get("H")), info.get("action_dim", first.get("D"))
     if not all(type(value) is int and value > 0 for value in (horizon, dim)):
         raise BadInput(f"{path}: no line says H and D, the size of a chunk of actions")
-    views = args.views.split(",") if args.views else info.get("views")
+    views = args.views if args.views else info.get("views")
     if not views:
         paths = first.get("image_paths")
         views = list(paths) if isinstance(paths, dict) and paths else ["image"]
@@ -121,7 +125,7 @@ def check_lines(path: Path, rules: Rules, codec: ActionTextCodec | None, args: a
                     count["bad"] += 1
                     bar.write(f"line {number}: {error}")
                     continue
-                if count["good"] < args.samples:
+                if count["good"] < args.num_samples:
                     bar.write("\n".join(describe(number, line, shapes, rules, codec)))
                 count["good"] += 1
                 count["hidden"] += HIDDEN in line.text

@@ -1,6 +1,6 @@
 """Re-render published LIBERO demonstrations: larger pictures, the one before each action, no idle steps.
 
-    python tools/regenerate_libero.py path/to/libero_spatial path/to/libero_object --out DIR --workers 8
+    python tools/regenerate_libero.py path/to/libero_spatial path/to/libero_object --out data/libero --workers 8
 
 Each demo is played again in the simulator: its first recorded state, ten steps to settle, then its actions except
 those that neither move the arm nor change the gripper. All actions are run, and the demo is kept if the task is
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.demo_hdf5 import DemoFile, demo_files
 from libs.errors import BadInput
 from libs.files import check_new_folder
@@ -44,18 +44,27 @@ COUNTS = (
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="demonstration files, or folders of them"
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="demonstration files, or folders of them")
     parser.add_argument("--out", required=True, type=Path, help="folder of the new files")
     parser.add_argument("--resolution", type=int, default=256, help="pixels on each side of a picture")
     parser.add_argument("--workers", type=int, default=1, help="simulator processes, 1.5 GB and a core each")
     parser.add_argument(
-        "--render", choices=tuple(RENDER_SETTINGS), default="standard", help="fast: cheap, other pictures"
+        "--render",
+        choices=tuple(RENDER_SETTINGS),
+        default="standard",
+        help="how pictures are drawn; fast: cheaper, they look otherwise",
     )
     parser.add_argument("--stop_at_success", action="store_true", help="end each demo where the task is first solved")
-    parser.add_argument("--wait", type=int, default=0, metavar="N", help="steps after the last action to be solved in")
+    parser.add_argument(
+        "--wait",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps after the last action in which the task may still be solved",
+    )
     return parser.parse_args(argv)
 
 

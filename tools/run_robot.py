@@ -2,7 +2,8 @@
 
     python tools/run_robot.py --model_path checkpoints/RUN --robot ws://127.0.0.1:8010 --rate 30 \\
         --limits my_arm.json --instruction "put the cube into the box" --log logs/first.hdf5
-    python tools/run_robot.py --model_path ws://gpu:8000 --robot my_robot.py ...
+    python tools/run_robot.py --model_path ws://gpu:8000 --robot my_robot.py --rate 30 --limits my_arm.json \\
+        --instruction "put the cube into the box" --seconds 20
 
 The next chunk is computed while the present one is executed; where an answer is late, lost or unreadable the robot
 holds, and after --patience seconds the run ends. Ctrl-C holds and ends. The log is a demonstration file:
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.errors import BadInput
 from libs.files import read_text
 from rv_eval.splice import EXECUTIONS, SPLICE
@@ -38,9 +39,7 @@ if TYPE_CHECKING:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add_policy_arguments(parser)
     add = parser.add_argument_group("the robot").add_argument
     add("--robot", required=True, help="ws://host:port, or a Python file with make_robot(): observe(), act(), hold()")
@@ -52,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--rate", required=True, type=float, metavar="HZ", help="control steps a second, as in the training data")
     add("--instruction", required=True, help="what to do, in the words of the training data")
-    add("--seconds", type=float, default=60.0, help="then it ends; all pictures are kept in memory so long (60)")
+    add("--seconds", type=float, default=60.0, metavar="S", help="then it ends; until then pictures are kept in memory")
     add("--snap_gripper", action="store_true", help="the last number of an action is -1 or +1, as in LIBERO's data")
     add("--log", type=Path, help="what was seen and done, a .hdf5 file that does not exist yet")
     add("--yes", action="store_true", help="begin at once, without waiting for Enter")
@@ -62,10 +61,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--execution",
         choices=EXECUTIONS,
         default=SPLICE,
-        help="hold; go on and begin the new chunk anew; or where it fits (splice); or tell the policy what is executed",
+        help="sync: hold; else go on, and take the new answer from its first action (naive), from the one that is due "
+        "(splice), or have the policy begin it with what is executed (prefix)",
     )
-    add("--patience", type=float, default=3.0, metavar="S", help="an answer that takes longer ends the run (3)")
-    add("--first_patience", type=float, default=60.0, metavar="S", help="the first one, which may compile (60)")
+    add("--patience", type=float, default=3.0, metavar="S", help="an answer that takes longer ends the run")
+    add(
+        "--first_patience",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="the same of the first answer, which may take longer",
+    )
     add_agent_arguments(parser, "how chunks are executed (default: as the policy's recipe says)")
     args = parser.parse_args(argv)
     check_policy_arguments(args)

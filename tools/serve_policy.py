@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from libs.cli import cli_errors
+from libs.cli import Parser, Switch, cli_errors
 from libs.errors import BadInput
 from tools.evaluation import add_agent_arguments, agent_settings
 
@@ -37,34 +37,49 @@ GRACE_S = 5.0  # for the batch that is being computed when the server is told to
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--model_path", required=True, help="run folder (its last checkpoint), step folder or model folder")
     add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: every one of this machine")
-    add("--port", type=int, default=8000, help="0: any that is free")
-    add("--api_key_file", type=Path, help="file with the API key (default: VLA0_API_KEY; without: no key)")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    add("--port", type=int, default=8000, help="to listen at; 0: any that is free")
+    add(
+        "--api_key_file",
+        type=Path,
+        metavar="FILE",
+        help="key that clients must have (default: that in VLA0_API_KEY; without: anyone may ask)",
+    )
+    add("--device", help="where it computes: cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--threads", type=int, default=1, help="on a CPU; 1 answers exactly as tools/eval_libero.py does")
     add("--dtype", choices=("float32", "bfloat16"), help="of the weights that answer (default: as they were trained)")
-    add("--torch_compile", action=argparse.BooleanOptionalAction, default=False, help="compile what an answer repeats")
+    add("--torch_compile", action=Switch, default=False, help="minutes at the start, then sooner answers (default: no)")
     add(
         "--drafts",
-        action=argparse.BooleanOptionalAction,
+        action=Switch,
         default=True,
-        help="verify several expected tokens of a text at a time: the same answers, sooner",
+        help="guess parts of a text and check them together: the same answers, sooner",
     )
-    add("--policy_batch", type=int, metavar="B", help="observations per call, padded (default: the device's)")
+    add("--policy_batch", type=int, metavar="B", help="observations that are answered together (default: the device's)")
     add(
         "--generate_temperature",
         type=float,
         metavar="T",
-        help="of a text: sample it (default 0: greedy); of a flow: times the noise it starts from (default 1)",
+        help="how much chance there is in answers: of texts default 0, none; of a flow default 1, as in training",
     )
-    add("--max_clients", type=int, default=64)
-    add("--batch_wait_ms", type=float, default=5.0, help="an observation waits so long for others")
-    add("--idle_timeout", type=float, default=3600.0, help="seconds after which a silent client is sent away")
+    add("--max_clients", type=int, default=64, metavar="N", help="connections at the same time")
+    add(
+        "--batch_wait_ms",
+        type=float,
+        default=5.0,
+        metavar="MS",
+        help="milliseconds that an observation waits for others to be answered with it",
+    )
+    add(
+        "--idle_timeout",
+        type=float,
+        default=3600.0,
+        metavar="S",
+        help="seconds after which a silent client is sent away",
+    )
     add_agent_arguments(parser, "how chunks are executed for vla-eval's clients (default: as the policy's recipe says)")
     return parser.parse_args(argv)
 

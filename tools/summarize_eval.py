@@ -1,12 +1,11 @@
-"""Put the results of an evaluation together: success by task and suite, what is missing, a comparison, report.html.
+"""Put the results of an evaluation together: success by task and suite, what is missing, report.html.
 
-    python tools/summarize_eval.py LOGS
-    python tools/summarize_eval.py LOGS_A --compare LOGS_B
-    python tools/summarize_eval.py LOGS --only n_action_steps=8 --compare LOGS --compare_only n_action_steps=4
+    python tools/summarize_eval.py eval_logs/RUN
+    python tools/summarize_eval.py eval_logs/RUN --only n_action_steps=8 --no_html --json numbers.json
 
-A folder stands for every results and planned file in it, so for all shards that wrote there; several folders, or
-single .jsonl files, are put together. Exit code: 0 complete and consistent; 1 planned episodes are missing, or an
-episode came out differently when it was run again; 2 bad input.
+To compare two evaluations: tools/compare.py. A folder stands for every results and planned file in it, so for all
+shards that wrote there; several folders, or single .jsonl files, are put together. Exit code: 0 complete and
+consistent; 1 planned episodes are missing, or an episode came out differently when it was run again; 2 bad input.
 """
 
 import argparse
@@ -14,62 +13,69 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from libs.cli import cli_errors
+from libs.cli import Parser, Switch, cli_errors
+from libs.cli.old import say
 from libs.files import check_new_file, make_folder, write_whole
 from rv_eval.results.comparison import compare
 from rv_eval.results.report import write_report
-from rv_eval.results.summary import gather
+from rv_eval.results.summary import Run, gather
 from rv_eval.results.summary_text import as_json, comparison_text, run_text
+from tools.compare import write_comparison
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("dirs", nargs="+", type=Path, metavar="DIR", help="a --log_dir of eval_libero.py, or a .jsonl file of results")
-    add("--only", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="take these of several runs")
-    add("--compare", nargs="+", type=Path, metavar="DIR", help="a second run (B), compared episode by episode")
-    add("--compare_only", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="--only for --compare")
-    add("--out", type=Path, help="the report (default: report.html in the first DIR)")
-    add("--html", action=argparse.BooleanOptionalAction, default=True, help="write the report")
+    add("--only", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="take these of several runs in it")
+    add("--out", type=Path, metavar="PAGE.html", help="the report (default: report.html in the first DIR)")
+    add("--html", action=Switch, default=True, help="write the report")
     add("--embed_videos", action="store_true", help="put the videos into the report: one file to send")
-    add("--json", type=Path, metavar="PATH", help="write the numbers to this file too")
+    add("--json", type=Path, metavar="FILE", help="write the numbers to this file, too")
+    # Of the release before: tools/compare.py. They go with the next one.
+    add("--compare", nargs="+", type=Path, help=argparse.SUPPRESS)
+    add("--compare_only", nargs="+", action="extend", default=[], help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.compare_only and not args.compare:
         parser.error("--compare_only needs --compare")
     if not args.html and (args.out or args.embed_videos):
-        parser.error("--no-html goes neither with --out nor with --embed_videos")
+        parser.error("--no_html goes neither with --out nor with --embed_videos")
     return args
 
 
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    runs = [gather(args.dirs, args.only)]
+    run = gather(args.dirs, args.only)
     first = args.dirs[0]
     page = args.out or (first if first.is_dir() else first.parent) / "report.html"
     for path in ([args.json] if args.json else []) + ([page] if args.html else []):
         check_new_file(path)
-    other = comparison = None
     if args.compare:
-        other = gather(args.compare, args.compare_only, "--compare_only")
-        runs.append(other)
-        comparison = compare(runs[0], other)
-        print(f"A: {' '.join(map(str, args.dirs))}\n{run_text(runs[0])}\n")
-        print(f"B: {' '.join(map(str, args.compare))}\n{run_text(other)}\n")
-        print(comparison_text(runs[0], other, comparison))
-    else:
-        print(run_text(runs[0]))
-    print()
+        compare_as_before(args, run, page if args.html else None)
+        return
+    print(f"{run_text(run)}\n")
     if args.json:
         make_folder(args.json.parent)
-        write_whole(args.json, json.dumps(as_json(runs[0], other, comparison), indent=1) + "\n")
+        write_whole(args.json, json.dumps(as_json(run), indent=1) + "\n")
         print(f"numbers: {args.json}")
     if args.html:
-        size = write_report(page, runs[0], other, comparison, args.embed_videos)
+        size = write_report(page, run, embed_videos=args.embed_videos)
         print(f"report:  {page} ({size / 1e6:.2f} MB)")
-    if not all(run.is_sound for run in runs):
+    if not run.is_sound:
+        raise SystemExit(1)
+
+
+def compare_as_before(args: argparse.Namespace, run: Run, page: Path | None) -> None:
+    """--compare, with its own exit code: 1 where an evaluation is incomplete or contradicts itself."""
+    say("tools/summarize_eval.py A --compare B", "tools/compare.py A B")
+    other = gather(args.compare, args.compare_only, "--compare_only")
+    comparison = compare(run, other)
+    print(f"A: {' '.join(map(str, args.dirs))}\n{run_text(run)}\n")
+    print(f"B: {' '.join(map(str, args.compare))}\n{run_text(other)}\n")
+    print(f"{comparison_text(run, other, comparison)}\n")
+    write_comparison(run, other, comparison, page, args.json, args.embed_videos)
+    if not (run.is_sound and other.is_sound):
         raise SystemExit(1)
 
 

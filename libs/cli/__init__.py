@@ -1,4 +1,4 @@
-"""What every command line here shares: how it ends.
+"""What every command line here shares: how its options read (options.py), and how it ends.
 
 Exit codes: 0 done; 1 failed: a traceback, or a line of the tool's own; 2 bad input: one line on stderr; 130 interrupted
 from the keyboard: one line. The trainer adds 75, stopped by a signal after it saved.
@@ -13,7 +13,10 @@ import traceback
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from libs.cli.options import Numbers, Parser, Switch
 from libs.errors import BadInput
+
+__all__ = ["EXTRAS", "TRACEBACK", "Numbers", "Parser", "Switch", "cli_errors"]
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -49,6 +49,12 @@ def kind_of(path: Path | str) -> str:
     return "folder" if stat.S_ISDIR(mode) else "file"
 
 
+def short_path(path: Path | str) -> str:
+    """A path as short as it says the same here: relative to the working folder where it lies in it."""
+    relative = os.path.relpath(path) if os.path.isabs(path) else str(path)
+    return str(path) if relative.startswith("..") else relative
+
+
 def shipped(path: Path | str) -> Path:
     """The path itself; a relative path under `configs` that is not here, as it lies beside this code."""
     path = Path(path)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from libs.cli import Numbers
 from libs.demo_hdf5 import LIBERO
 from libs.errors import BadInput
 from libs.libero_sim import (
@@ -59,15 +60,16 @@ class LiberoSimulator(RobosuiteSimulator):
             "--task_suite",
             nargs="+",
             required=True,
-            help="suites of the installed package; all: those of the papers",
+            metavar="NAME",
+            help="such as libero_object; all: the four that papers report",
         )
-        add("--task_id", type=int, nargs="+", help="tasks of each suite (default: all)")
-        add("--task_name", nargs="+", help="tasks by name, as in demo file names")
+        add("--task_ids", action=Numbers, help="tasks of each suite by number, or all (default)")
+        add("--task_names", nargs="+", metavar="NAME", help="tasks by name, as in demo file names")
 
     def choose_tasks(self, args: Any) -> list[LiberoTask]:
-        if args.task_id is not None and args.task_name is not None:
-            raise BadInput("--task_id and --task_name: give one of them")
-        return select_tasks(args.task_suite, args.task_id, args.task_name)
+        if args.task_ids is not None and args.task_names is not None:
+            raise BadInput("--task_ids and --task_names: give one of them")
+        return select_tasks(args.task_suite, args.task_ids, args.task_names)
 
     def make(self, task: LiberoTask, resolution: int, render: str) -> LiberoEnvironment:
         return LiberoEnvironment(task, resolution, render)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from libs.cli import Numbers
 from libs.errors import BadInput
 from libs.libero_sim import REPORTED_SUITES, LiberoTask, get_task
 from libs.libero_sim.questions import questions
@@ -28,15 +29,15 @@ class ReadingSimulator(LiberoSimulator):
     """LIBERO's suites; the tasks that are chosen are starts, and `requests` says what is asked there."""
 
     def add_task_arguments(self, add: Callable[..., Any]) -> None:
-        add("--suite", required=True, choices=REPORTED_SUITES, help="whose starts and instructions are combined")
-        add("--start_ids", type=int, nargs="+", help="tasks whose init states are begun from (default: all)")
-        add("--asked_ids", type=int, nargs="+", help="tasks whose instructions are asked (default: all)")
+        add("--task_suite", required=True, choices=REPORTED_SUITES, help="whose starts and instructions are combined")
+        add("--start_ids", action=Numbers, help="tasks whose starts are begun from, or all (default)")
+        add("--asked_ids", action=Numbers, help="tasks whose instructions are asked, or all (default)")
 
     def choose_tasks(self, args: Any) -> list[LiberoTask]:
-        self._asked_ids = {task.task_id for task in select_tasks([args.suite], args.asked_ids)}
-        starts = select_tasks([args.suite], args.start_ids)
+        self._asked_ids = {task.task_id for task in select_tasks([args.task_suite], args.asked_ids)}
+        starts = select_tasks([args.task_suite], args.start_ids)
         if not any(map(self.requests, starts)):
-            raise BadInput(f"none of --asked_ids can be asked for in the scenes of --start_ids of {args.suite}")
+            raise BadInput(f"none of --asked_ids can be asked for in the scenes of --start_ids of {args.task_suite}")
         return starts
 
     def requests(self, start: LiberoTask) -> list[Request]:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from libs.cli import Numbers
 from libs.errors import BadInput
 from rv_eval.envs.base import CannotStart, Description, Episode, Reply, WorkerFailure
 from rv_eval.envs.remote_line import Line, StandingServer, StartedServer
@@ -137,18 +138,18 @@ class RemoteSimulator:
         return self._told.expert
 
     def add_task_arguments(self, add: Callable[..., Any]) -> None:
-        add("--task_suite", nargs="+", help=f"of {', '.join(self._suites())} (default: all)")
-        add("--task_id", type=int, nargs="+", help="tasks of each suite (default: all)")
-        add("--task_name", nargs="+", help="tasks by name")
+        add("--task_suite", nargs="+", metavar="NAME", help=f"of {', '.join(self._suites())} (default: all)")
+        add("--task_ids", action=Numbers, help="tasks of each suite by number, or all (default)")
+        add("--task_names", nargs="+", metavar="NAME", help="tasks by name")
 
     def choose_tasks(self, args: Any) -> list[RemoteTask]:
-        if args.task_id is not None and args.task_name is not None:
-            raise BadInput("--task_id and --task_name: give one of them")
+        if args.task_ids is not None and args.task_names is not None:
+            raise BadInput("--task_ids and --task_names: give one of them")
         chosen = list(self.tasks)
         for flag, what, wanted in (
             ("--task_suite", "suite", args.task_suite),
-            ("--task_id", "task_id", args.task_id),
-            ("--task_name", "name", args.task_name),
+            ("--task_ids", "task_id", args.task_ids),
+            ("--task_names", "name", args.task_names),
         ):
             if wanted is not None:
                 _check_known(flag, wanted, [getattr(task, what) for task in chosen])

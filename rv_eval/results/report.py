@@ -9,7 +9,7 @@ import time
 from html import escape
 from pathlib import Path
 
-from libs.files import make_folder, write_whole
+from libs.files import make_folder, short_path, write_whole
 from libs.page import fill, json_in_html
 from rv_eval.results.comparison import Comparison, differing_settings, verdict
 from rv_eval.results.report_tables import asked_section, numbers_table
@@ -60,12 +60,12 @@ def write_report(
 
 
 def _title(run: Run) -> str:
-    names = [str(value) for value, _ in dependencies(run).get("model_path", [])]
+    names = [short_path(str(value)) for value, _ in dependencies(run).get("model_path", [])]
     return ", ".join(names) or "evaluation"
 
 
 def _origin(run: Run) -> str:
-    folders = sorted({str(line.file.parent) for line in run.episodes})
+    folders = sorted({short_path(line.file.parent) for line in run.episodes})
     return f"{escape(_title(run))} <small>({escape(', '.join(folders))})</small>"
 
 
@@ -93,7 +93,8 @@ def _headline(run: Run) -> str:
     steps = "-" if found.steps is None else f"{found.steps:.0f} on average, median {found.median_steps:.0f}"
     facts = {
         "steps to success": steps,
-        "parse failures": f"{found.parse_failures} of {found.queries} answers, {found.repaired} repaired",
+        "parse failures": f"{found.parse_failures} of {found.queries} answers",
+        "wrong length": f"{found.repaired} answers, padded or cut",
         "incidents": f"{found.incidents}{', made good by repeating the episode' * (found.incidents > 0)}",
         "time per episode": f"policy {found.policy_s:.1f} s, simulator {found.sim_s:.1f} s",
     }
@@ -195,18 +196,21 @@ def _axis(num_runs: int) -> str:
     )
 
 
+def _told(value: object) -> str:
+    """A setting as text; where it is a path, as it reads from here."""
+    return short_path(value) if isinstance(value, str) else json.dumps(value)
+
+
 def _settings(run: Run) -> str:
     rows = []
     for name, values in dependencies(run).items():
-        texts = [
-            (value if isinstance(value, str) else json.dumps(value), f" <small>({n})</small>") for value, n in values
-        ]
+        texts = [(_told(value), f" <small>({n})</small>") for value, n in values]
         if len(values) > LISTED and all(type(value) is int for value, _ in values):
             texts = [(ranges(value for value, _ in values if isinstance(value, int)), "")]
         mark = " class=several" if len(values) > 1 else ""
         shown = "<br>".join(escape(text) + count * (len(texts) > 1) for text, count in texts)
         rows.append(f"<div{mark}><dt>{escape(name)}</dt><dd>{shown}</dd></div>")
-    files = sorted({str(line.file) for line in run.episodes})
+    files = sorted({short_path(line.file) for line in run.episodes})
     rows.append(f"<div class=wide><dt>result files</dt><dd>{'<br>'.join(map(escape, files))}</dd></div>")
     return "".join(rows)
 
@@ -225,14 +229,14 @@ def _episodes(run: Run, comparison: Comparison | None, videos: Videos) -> dict:
     episodes = []
     for line in lines:
         fields = {name: value for name, value in line.values.items() if name in always or name not in shared}
-        entry = {"fields": fields, **videos.addresses(line), "source": f"{line.file} line {line.number}"}
+        entry = {"fields": fields, **videos.addresses(line), "source": f"{short_path(line.file)} line {line.number}"}
         if line.episode in others:
             other = others[line.episode]
             entry["b"] = {
                 "success": other.values["success"],
                 "steps": other.values["steps"],
                 **videos.addresses(other),
-                "source": f"{other.file} line {other.number}",
+                "source": f"{short_path(other.file)} line {other.number}",
             }
         episodes.append(entry)
     return {"shared": {name: value for name, value in shared.items() if name not in always}, "episodes": episodes}

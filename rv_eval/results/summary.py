@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from libs.errors import BadInput
-from libs.files import kind_of
+from libs.files import kind_of, short_path
 from libs.libero_sim import REPORTED_SUITES
 from rv_eval.results.reading import has_facts
 from rv_eval.results.records import (
@@ -377,8 +377,8 @@ def _several_runs(runs: dict[tuple, list[Line]], option: str) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as `only` takes it: JSON without quotes; of a hash the beginning."""
-    text = value if isinstance(value, str) else json.dumps(value)
+    """A value as `only` takes it: JSON without quotes; of a hash the beginning, and a path as it reads from here."""
+    text = short_path(value) if isinstance(value, str) else json.dumps(value)
     is_hash = len(text) == HEX_DIGITS and set(text) <= set("0123456789abcdef")
     return text[:SHORT_HASH] if is_hash else text
 

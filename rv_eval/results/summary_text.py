@@ -1,10 +1,9 @@
 """The summary of an evaluation as text, at most 120 columns wide, and as JSON."""
 
-import os
 import textwrap
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from libs.files import short_path
 from rv_eval.results.asking import asked_json, asked_tables
 from rv_eval.results.comparison import Comparison, differing_settings, verdict
 from rv_eval.results.records import caveats
@@ -15,8 +14,8 @@ LISTED = 20  # contradictions and lines of missing episodes that are printed; th
 # With other ones the last bits of answers or pictures may differ, so two tries at an episode may.
 ALIKE = ("device", "dtype", "torch_compile", "gl_backend", "gl_renderer", "policy_versions.torch")
 HEADER = (
-    ("", "", "rate", "95 %", "steps", "steps", "parse", "re-", "inci-", "policy", "sim"),
-    ("task", "solved", "%", "interval", "mean", "median", "failures", "paired", "dents", "s/ep.", "s/ep."),
+    ("", "", "rate", "95 %", "steps", "steps", "parse", "wrong", "inci-", "policy", "sim"),
+    ("task", "solved", "%", "interval", "mean", "median", "failures", "length", "dents", "s/ep.", "s/ep."),
 )
 COMPARISON_HEADER = (("", "solved by A", "by B", "B - A", "95 % interval", "only A", "only B"),)
 
@@ -71,7 +70,7 @@ def notices(run: Run) -> list[Notice]:
             found.append(Notice(f"not all episodes were run alike: {name} {told}"))
     if run.duplicates:
         number = _count(len(run.duplicates), "episode")
-        files = sorted({_name(line.file) for repeat in run.duplicates for line in repeat.lines})
+        files = sorted({short_path(line.file) for repeat in run.duplicates for line in repeat.lines})
         found.append(
             Notice(f"{number} recorded more than once with the same outcome, counted once ({', '.join(files)})")
         )
@@ -86,7 +85,7 @@ def notices(run: Run) -> list[Notice]:
 def contradiction_text(repeat: Repeat) -> str:
     """ "libero_goal 3 init 7 seed 7: success after 93 steps (results.jsonl line 4), FAILURE ..." """
     suite, task_id, init_state, seed, asked = repeat.lines[0].episode
-    tries = ", ".join(f"{outcome_text(line)} ({_name(line.file)} line {line.number})" for line in repeat.lines)
+    tries = ", ".join(f"{outcome_text(line)} ({short_path(line.file)} line {line.number})" for line in repeat.lines)
     return f"{suite} {task_id} init {init_state} seed {seed}{f' {asked!r}' if asked else ''}: {tries}"
 
 
@@ -207,9 +206,3 @@ def _listed(entries: list[str]) -> list[str]:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _name(file: Path) -> str:
-    """A path as short as it goes: relative to the working folder where it lies in it."""
-    relative = os.path.relpath(file)
-    return str(file) if relative.startswith("..") else relative

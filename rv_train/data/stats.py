@@ -255,7 +255,7 @@ def read_given(path: str, action_dim: int, parts: Iterable[str] = (), form: Mapp
     if parts and found != list(parts):
         raise BadInput(
             f"DATA.STATS: {path} has proprio {', '.join(found) or 'of no part'}, DATA.PROPRIO is {', '.join(parts)}: "
-            "write it with tools/compute_stats.py --proprio"
+            f"write it with tools/compute_stats.py FILES --proprio {' '.join(parts)}"
         )
     return stats if parts else {key: value for key, value in stats.items() if key != "proprio"}
 

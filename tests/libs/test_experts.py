@@ -343,20 +343,16 @@ def test_an_expert_solves_a_task_and_says_which_it_cannot():
 
 
 def test_tasks_are_chosen_by_number_or_all_that_have_an_expert():
-    assert [task.task_id for task in expert_tasks("libero_object", "3,0,3")] == [3, 0]
-    assert len(expert_tasks("libero_object", "all")) == 10
-    for suite, numbers, message in (
-        ("libero_90", f"0,{UNKNOWN}", f"task {UNKNOWN} .* has no scripted expert"),
-        ("libero_object", "0,x", 'neither "all" nor a list of task numbers'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            expert_tasks(suite, numbers)
+    assert [task.task_id for task in expert_tasks("libero_object", [3, 0, 3])] == [3, 0]
+    assert len(expert_tasks("libero_object", None)) == 10
+    with pytest.raises(ValueError, match=f"task {UNKNOWN} .* has no scripted expert"):
+        expert_tasks("libero_90", [0, UNKNOWN])
 
 
 def test_every_task_of_the_reported_suites_has_an_expert():
     for suite in REPORTED_SUITES:
-        assert len(expert_tasks(suite, "all")) == 10
-        assert len(expert_tasks(f"{suite}_object", "all")) == 10, "LIBERO-PRO's objects of another colour or size"
+        assert len(expert_tasks(suite, None)) == 10
+        assert len(expert_tasks(f"{suite}_object", None)) == 10, "LIBERO-PRO's objects of another colour or size"
 
 
 @pytest.mark.sim

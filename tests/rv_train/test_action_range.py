@@ -138,7 +138,7 @@ def test_a_manifest_is_written_and_read_with_it(demos, tmp_path, capsys):
     with pytest.raises(BadInput, match=r"was written with action_range min_max, ACTION\.RANGE is q01_q99"):
         data_of(build(tmp_path / "wide", demos), DATA__SOURCE="manifest", **NARROW)
     capsys.readouterr()
-    peek([str(folder), "--samples", "1"])
+    peek([str(folder), "--num_samples", "1"])
     first = codec.from_integers([int(word) for word in ours.train[0].action_text.split()[:7]])
     assert f"{first[1]:.3f}"[:5] in capsys.readouterr().out
 

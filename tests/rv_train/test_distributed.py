@@ -101,13 +101,13 @@ def test_ranks_are_told_of_a_signal_to_their_parent(start, living):
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     both = [torch.device("cuda", 0), torch.device("cuda", 1)]
-    assert parse_devices("0,1", None) == parse_devices(None, None) == both
+    assert parse_devices([0, 1], None) == parse_devices(None, None) == both
     assert parse_devices(None, 2) == [torch.device("cpu")] * 2
     for devices, nproc, message in (
-        ("0,2", None, "no GPU 2; this machine has 2"),
-        ("0,,1", None, "no GPU without a number"),
-        ("0,0", None, "name each once"),
-        ("0", 1, "not both"),
+        ([0, 2], None, "no GPU 2; this machine has 2"),
+        ([-1, 0], None, "no GPU -1"),
+        ([0, 0], None, "name each once"),
+        ([0], 1, "not both"),
         (None, 0, "--nproc must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):

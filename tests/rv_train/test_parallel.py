@@ -11,6 +11,7 @@ import rv_train.train
 from rv_train import config_checks, shares
 from rv_train.backbones.loading import place
 from rv_train.checkpoint import find_damage, load_model_folder, load_trainer
+from rv_train.difference import compare_runs, differing, read_curves, read_weights
 from rv_train.distributed import launch
 from rv_train.parallel import PARALLEL, Piece, partition
 from rv_train.policies import build_encoder, build_policy
@@ -19,7 +20,6 @@ from rv_train.shares import open_states, part_name
 from rv_train.train import main
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ACTION_STATS, ROOT, flow_opts, lora_opts, make_tiny_base, tiny_cfg, tiny_opts
-from tools.compare_runs import compare_runs, differing, read_curves, read_weights
 
 CPU = torch.device("cpu")
 RUN = {

@@ -20,7 +20,7 @@ from rv_train.plan import count_steps, dry_run
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, make_tiny_checkpoint, tiny_cfg, tiny_model
 
-EIGHT = "0,1,2,3,4,5,6,7"
+EIGHT = list(range(8))
 PUBLISHED_FRAMES = 273_465
 
 
@@ -57,7 +57,7 @@ def test_the_published_recipe_without_weights_data_or_gpus(capsys, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
     out = printed(capsys, recipe("vla0.yaml"))  # as it would run here
-    assert "1 CPU rank" in out and f"with --devices {EIGHT}: 64 samples per step, lr 4.00e-05" in out
+    assert "1 CPU rank" in out and "with --devices 0 1 2 3 4 5 6 7: 64 samples per step, lr 4.00e-05" in out
     assert "GPUs:" not in out.split("missing:\n")[1]
 
 
@@ -66,7 +66,7 @@ def test_the_lora_recipe_is_for_a_card_of_24_gb(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    whole = printed(capsys, recipe("vla0_lora.yaml"), "0")
+    whole = printed(capsys, recipe("vla0_lora.yaml"), [0])
     assert "3,814,490,112 parameters, 59,867,136 trained" in whole
     assert re.search(r"text +59,867,136 trained, +3,085,938,688 frozen", whole)
     assert re.search(r"vision +0 trained, +668,684,288 frozen", whole)
@@ -81,7 +81,7 @@ def test_the_lora_recipe_is_for_a_card_of_24_gb(capsys, tmp_path, monkeypatch):
     assert "executes 1 of 10 predicted actions" in whole
     assert "averages 10 overlapping chunks, older ones weigh 1" in whole
 
-    quantized = printed(capsys, recipe("vla0_lora.yaml", "MODEL.QUANTIZE", "nf4"), "0")
+    quantized = printed(capsys, recipe("vla0_lora.yaml", "MODEL.QUANTIZE", "nf4"), [0])
     assert re.search(r"frozen weights \(bfloat16\) +1\.83 GiB\n +frozen weights \(nf4\) +1\.33 GiB", quantized)
     assert "3,814,490,112 parameters" in quantized and "the text tower's frozen matrices are nf4" in quantized
 
@@ -163,10 +163,10 @@ def test_packages_that_a_config_asks_for_are_named(capsys, monkeypatch):
         TRAIN__compile=True,
         DATA__PREPROCESS="reference",
     )
-    missing = printed(capsys, cfg, "0").split("missing:\n")[1]
+    missing = printed(capsys, cfg, [0]).split("missing:\n")[1]
     for package in ("pip install flash-attn", "pip install bitsandbytes", "no no-such-compiler", "torchvision"):
         assert package in missing
-    missing = printed(capsys, recipe("vla0_lora.yaml", "MODEL.QUANTIZE", "nf4"), "0").split("missing:\n")[1]
+    missing = printed(capsys, recipe("vla0_lora.yaml", "MODEL.QUANTIZE", "nf4"), [0]).split("missing:\n")[1]
     assert "MODEL.LORA needs the package peft: pip install -e '.[lora]'" in missing and "pip install bits" in missing
 
 
@@ -175,7 +175,7 @@ def test_too_little_room_for_checkpoints_is_said(capsys, monkeypatch):
     assert "disk: " in printed(capsys, tiny_cfg()).split("missing:\n")[1]
 
 
-@pytest.mark.parametrize("devices, nproc", [("0", 2), ("0,0", None), ("gpu", None), (None, 0)])
+@pytest.mark.parametrize("devices, nproc", [([0], 2), ([0, 0], None), ([-1], None), (None, 0)])
 def test_devices_that_make_no_sense_are_refused(devices, nproc):
     with pytest.raises(ValueError, match=r"--(devices|nproc)"):
         dry_run(tiny_cfg(), devices, nproc)

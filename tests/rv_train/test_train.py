@@ -14,12 +14,12 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rv_train.checkpoint import checkpoints, find_damage, load_model_folder, load_trainer
+from rv_train.difference import differing
 from rv_train.prepare import prepare_run
 from rv_train.tracking import Tracker
 from rv_train.train import STOPPED, main
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_cfg, tiny_opts
-from tools.compare_runs import differing
 
 pytestmark = pytest.mark.slow
 

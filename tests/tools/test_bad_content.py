@@ -155,7 +155,7 @@ def test_a_checkpoint_with_another_trainer_state(content, good, tmp_path, capsys
     assert f"{step}/trainer.pt" in refused(f"{TRAIN} {tmp_path} --resume", good, capsys)
     if content != "no step":
         shutil.copytree(tmp_path / "tiny", tmp_path / "other")
-        assert "trainer.pt" in refused(f"tools.compare_runs {tmp_path / 'tiny'} {tmp_path / 'other'}", good, capsys)
+        assert "trainer.pt" in refused(f"tools.compare {tmp_path / 'tiny'} {tmp_path / 'other'}", good, capsys)
 
 
 def test_a_record_of_a_build_that_is_damaged(good, tmp_path, capsys):

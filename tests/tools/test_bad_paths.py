@@ -27,8 +27,8 @@ BAD = {
 TRAIN = f"rv_train.train --cfg {TINY} --nproc 1"
 ON_DEMOS = f"{TRAIN} DATA.FILES [DEMOS] EXP.DIR OUT"
 ON_MANIFEST = f"{TRAIN} DATA.SOURCE manifest ACTION.HORIZON 2 ACTION.NUM_BINS 100 EXP.DIR OUT"
-EVAL = "tools.eval_libero --task_suite libero_object --task_id 0 --episodes 1"
-DELAY = "tools.eval_delay --task_suite libero_object --task_id 0 --episodes 1"
+EVAL = "tools.eval_libero --task_suite libero_object --task_ids 0 --episodes 1"
+DELAY = "tools.eval_delay --task_suite libero_object --task_ids 0 --episodes 1"
 ROBOT = "tools.run_robot --rate 5 --instruction go --yes"
 COMMANDS = (
     "rv_train.train --cfg RECIPE --dry_run",
@@ -45,7 +45,7 @@ COMMANDS = (
     f"{ON_MANIFEST} DATA.STATS STATS DATA.FILES ANY",
     f"{ON_MANIFEST} DATA.FILES [MANIFEST] DATA.STATS ANY",
     "tools.dev.benchmark data --data FILE",
-    "tools.dev.benchmark data --data DEMO --samples 1 --rounds 1 --folder NEW_FOLDER",
+    "tools.dev.benchmark data --data DEMO --num_samples 1 --rounds 1 --folder NEW_FOLDER",
     "tools.dev.benchmark host --cfg RECIPE",
     "tools.dev.benchmark host --out NEW_FILE",
     "tools.dev.benchmark train --cfg RECIPE",
@@ -58,9 +58,9 @@ COMMANDS = (
     "tools.dev.check_experts --task_suite libero_object --out NEW_FILE",
     "tools.collect_demos --task_suite libero_object --task_ids 0 --num_demos 1 --out NEW_FOLDER",
     "tools.collect_stack --num_demos 1 --out NEW_FOLDER",
-    "tools.compare_evals LOGS ANY",
-    "tools.compare_evals ANY LOGS",
-    "tools.compare_runs FOLDER FOLDER",
+    "tools.compare LOGS ANY",
+    "tools.compare ANY LOGS",
+    "tools.compare FOLDER FOLDER",
     "tools.compute_stats ANY --out OUT",
     "tools.compute_stats DEMOS --out NEW_FILE",
     "tools.compute_stats DEMOS --out OUT --key_map FILE.json",
@@ -89,8 +89,8 @@ COMMANDS = (
     "tools.inspect_demos FILE",
     "tools.inspect_demos DEMO --key_map FILE.json",
     "tools.inspect_demos DEMO --video NEW_FILE.mp4",
-    "tools.merge_lora FOLDER --out OUT",
-    "tools.merge_lora RUN --out NEW_FOLDER",
+    "tools.merge_lora --model_path FOLDER --out OUT",
+    "tools.merge_lora --model_path RUN --out NEW_FOLDER",
     "tools.peek_manifest ANY",
     "tools.peek_manifest MANIFEST --stats ANY",
     "tools.regenerate_libero ANY --out OUT",
@@ -103,9 +103,8 @@ COMMANDS = (
     "tools.serve_policy --model_path RUN --port 0 --api_key_file FILE",
     "tools.slurm.run_folder RECIPE",
     "tools.summarize_eval ANY",
-    "tools.summarize_eval LOGS --compare ANY",
     "tools.summarize_eval LOGS --out NEW_FILE",
-    "tools.summarize_eval LOGS --no-html --json NEW_FILE",
+    "tools.summarize_eval LOGS --no_html --json NEW_FILE",
     "tools.dev.torture_eval --model_path FOLDER",
     "tools.dev.torture_eval --model_path RUN --out NEW_FOLDER",
     "tools.dev.torture_resume --out NEW_FOLDER",

@@ -159,8 +159,8 @@ def test_other_settings_are_refused(tmp_path):
     ("arguments", "message"),
     [
         (["--task_suite", "libero_objects", "--task_ids", "0"], "did you mean libero_object?"),
-        (["--task_suite", "libero_object", "--task_ids", "0,10"], "unknown task id 10"),
-        (["--task_suite", "libero_object", "--task_ids", "x"], "list of task numbers"),
+        (["--task_suite", "libero_object", "--task_ids", "0", "10"], "unknown task id 10"),
+        (["--task_suite", "libero_object", "--task_ids", "x"], "--task_ids x: whole numbers such as 0 3, or all"),
         (["--task_suite", "libero_90", "--task_ids", "25"], "no scripted expert"),
         (["--task_suite", "libero_object", "--task_ids", "0", "--start_near", "2"], "--start_near"),
     ],

@@ -72,7 +72,7 @@ def test_numpys_format_says_the_same(demos, tmp_path):
 def test_parts_of_the_robots_state_in_another_layout(tmp_path, capsys, name):
     demos = tmp_path / "isaac.hdf5"
     write_synthetic_isaac_file(demos, 3, 4, 32, seed=0)
-    layout = ["--key_map", "isaac_cosmos", "--proprio", "gripper_pos,eef_pos", "--instruction", "stack"]
+    layout = ["--key_map", "isaac_cosmos", "--proprio", "gripper_pos", "eef_pos", "--instruction", "stack"]
     main([str(demos), *layout, "--out", str(tmp_path / name)])
     printed = capsys.readouterr().out.splitlines()
     more = {"MODEL__NAME": "flow_expert", "DATA__KEY_MAP": "isaac_cosmos", "DATA__PROPRIO": ["gripper_pos", "eef_pos"]}

@@ -34,7 +34,7 @@ def test_run_name(path, name):
 
 @pytest.mark.sim
 def test_an_episode_in_the_simulator(run, tmp_path, capsys):
-    arguments = ["--model_path", str(run), *SUITE, "--task_id", "5", "--log_dir", str(tmp_path)]
+    arguments = ["--model_path", str(run), *SUITE, "--task_ids", "5", "--log_dir", str(tmp_path)]
     arguments += ["--num_steps", "5", "--episodes", "1"]
     main(arguments)
     (line,) = (tmp_path / "results.jsonl").read_text().splitlines()
@@ -96,7 +96,7 @@ def refused(arguments, capsys):
     "extra, message",
     [
         (["--task_suite", "libero_objekt"], "libero_objekt"),
-        ([*SUITE, "--task_id", "10"], "unknown task id 10"),
+        ([*SUITE, "--task_ids", "10"], "unknown task id 10"),
         ([*SUITE, "--episodes", "51"], "50 init states"),
         ([*SUITE, "--action_horizon", "3"], "action horizon 3"),
         ([*SUITE, "--ensemble_prediction", "2"], "no overlap"),
@@ -104,8 +104,8 @@ def refused(arguments, capsys):
         ([*SUITE, "--video_every", "0"], "video frames"),
         ([*SUITE, "--render", "standard"], "render setting 'fast'"),
         ([*SUITE, "--device", "nonsense"], "nonsense"),
-        ([*SUITE, "--task_name", "open_the_door"], "unknown task 'open_the_door' of libero_object: there are pick_up"),
-        ([*SUITE, "--task_name", "open_the_door", "--task_id", "1"], "--task_id and --task_name"),
+        ([*SUITE, "--task_names", "open_the_door"], "unknown task 'open_the_door' of libero_object: there are pick_up"),
+        ([*SUITE, "--task_names", "open_the_door", "--task_ids", "1"], "--task_ids and --task_names"),
         ([*SUITE, "--shard_id", "8", "--num_shards", "8"], "shard 8 of 8: shards are numbered 0 to 7"),
         ([*SUITE, "--recycle_after", "0"], "at least 1 episode"),
         ([*SUITE, "--timeout", "nan"], "more than 0 s, got nan"),

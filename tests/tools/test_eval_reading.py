@@ -18,7 +18,7 @@ from tools.summarize_eval import main as summarize
 def chosen(*words):
     simulator, parser = ReadingSimulator(), argparse.ArgumentParser()
     simulator.add_task_arguments(parser.add_argument)
-    starts = simulator.choose_tasks(parser.parse_args(["--suite", *words]))
+    starts = simulator.choose_tasks(parser.parse_args(["--task_suite", *words]))
     return {start.task_id: [request.task_id for request in simulator.requests(start)] for start in starts}
 
 
@@ -36,7 +36,7 @@ def test_what_is_asked_where():
 
 
 def test_wrong_input_is_one_line(capsys):
-    arguments = ["--model_path", "nowhere", "--suite"]
+    arguments = ["--model_path", "nowhere", "--task_suite"]
     assert "none of --asked_ids can be asked" in refused(
         main, [*arguments, "libero_spatial", "--start_ids", "0", "--asked_ids", "9"], capsys
     )
@@ -51,7 +51,17 @@ def test_two_cells_in_the_simulator(tmp_path, capsys):
     model = build_policy(cfg, build_encoder(cfg, ACTION_STATS)).eval()
     folder = tmp_path / "run" / "model"
     save_model_folder(folder, model, cfg, ACTION_STATS, {"render": "fast", "resolution": 32})
-    arguments = ["--model_path", str(folder), "--suite", "libero_goal", "--start_ids", "7", "--asked_ids", "7", "8"]
+    arguments = [
+        "--model_path",
+        str(folder),
+        "--task_suite",
+        "libero_goal",
+        "--start_ids",
+        "7",
+        "--asked_ids",
+        "7",
+        "8",
+    ]
     arguments += ["--episodes", "1", "--num_steps", "3", "--log_dir", str(tmp_path / "log")]
     main(arguments)
     printed = capsys.readouterr().out

@@ -14,13 +14,13 @@ from libs.demo_hdf5 import DemoFile, KeyMap
 from rv_eval.envs.base import ActionPart, Description
 from rv_eval.envs.remote import RemoteSimulator
 from rv_eval.playing.demonstrations import Pushes
+from rv_eval.results.equality import compare_evals
 from rv_train.checkpoint import save_model_folder
 from rv_train.policies import build_encoder, build_policy
 from tests.refusal import refusal
 from tests.rv_eval.envs.elsewhere import COMMAND, gone, misbehaving
 from tests.tiny import ACTION_STATS, ROOT, tiny_cfg
 from tools.collect_env import main as collect
-from tools.compare_evals import compare_evals
 from tools.dev.processes import processes
 from tools.eval_env import main
 from tools.summarize_eval import main as summarize

@@ -84,7 +84,17 @@ def test_robomimic_and_isaac_lab(tmp_path):
     check_same(data, [file], list(file.key_map.proprio))
     assert data.layout.vectors["observation.state"].dim == 25
     write_synthetic_isaac_file(tmp_path / "stack.hdf5", 2, 6, 32, seed=2)
-    arguments = ("--key_map", "isaac_cosmos", "--fps", 12.5, "--proprio", "eef_pos", "gripper_pos", "--robot", "franka")
+    arguments = (
+        "--key_map",
+        "isaac_cosmos",
+        "--fps",
+        12.5,
+        "--proprio",
+        "eef_pos",
+        "gripper_pos",
+        "--robot_type",
+        "franka",
+    )
     data = export(tmp_path / "stack", tmp_path / "stack.hdf5", *arguments, "--views", "wrist_cam")
     assert (data.fps, data.layout.robot, list(data.layout.cameras)) == (
         12.5,

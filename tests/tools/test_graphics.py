@@ -30,7 +30,7 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     "tool, arguments",
     [
-        (eval_libero, ["--model_path", "of/no/use", *SUITE, "--task_id", "5", "--episodes", "1"]),
+        (eval_libero, ["--model_path", "of/no/use", *SUITE, "--task_ids", "5", "--episodes", "1"]),
         (eval_stack, ["--model_path", "of/no/use", "--episodes", "1"]),
         (collect_demos, [*SUITE, "--task_ids", "5", *OUT]),
         (collect_stack, OUT),

@@ -102,7 +102,7 @@ def test_video_plays_the_demos_of_files_of_different_shapes(path, tmp_path, caps
         for demo in file["data"].values():
             del demo["obs/eye_in_hand_rgb"]
     out = tmp_path / "new" / "demos.mp4"
-    main([str(path), str(other), "--video", str(out), "--demos", "2"])
+    main([str(path), str(other), "--video", str(out), "--num_demos", "2"])
     assert f"{out}  18 frames" in capsys.readouterr().out
     frames = imageio.mimread(out, memtest=False)
     assert len(frames) == 2 * 5 + 2 * 4 and list(out.parent.iterdir()) == [out]
@@ -117,7 +117,7 @@ def test_video_runs_at_the_rate_that_a_file_states(path, tmp_path, capsys):
         file["data"].attrs["env_args"] = json.dumps({"env_kwargs": {"control_freq": 5}})
     out = tmp_path / "demos.mp4"
     for files, rate in (([path], 20), ([other], 5)):
-        main([*map(str, files), "--video", str(out), "--demos", "1"])
+        main([*map(str, files), "--video", str(out), "--num_demos", "1"])
         with imageio.get_reader(out) as video:
             assert video.get_meta_data()["fps"] == pytest.approx(rate)
         out.unlink()
@@ -193,7 +193,7 @@ def test_missing_and_misshapen_keys_are_reported_and_a_file_without_pictures_is_
     ("arguments", "message"),
     [
         (["--video", "out.avi"], "must end in .mp4"),
-        (["--demos", "0"], "--demos must be at least 1"),
+        (["--num_demos", "0"], "--num_demos must be at least 1"),
         (["missing.hdf5"], "missing.hdf5 does not exist"),
         (["--key_map", "droid"], "no key map 'droid': there are aloha, isaac_cosmos, libero, robomimic"),
     ],

@@ -26,7 +26,7 @@ def shown(text):
 
 def test_what_a_page_of_hdf5_demos_holds(tmp_path):
     write_synthetic_demo_file(tmp_path / "demo.hdf5", 3, 6, 64, seed=0)
-    _, text = page_of(tmp_path / "demo.hdf5", tmp_path, "--demos", "2")
+    _, text = page_of(tmp_path / "demo.hdf5", tmp_path, "--num_demos", "2")
     demos = shown(text)
     assert [demo["name"] for demo in demos] == ["demo.hdf5 demo_0", "demo.hdf5 demo_2"]
     for demo in demos:
@@ -51,7 +51,7 @@ def test_wild_values_are_marked(tmp_path):
     write_synthetic_demo_file(path, 4, 60, 16, seed=0)
     with h5py.File(path, "r+") as file:
         file["data/demo_0/actions"][3, 1] = 50.0
-    _, text = page_of(path, tmp_path, "--demos", "1")
+    _, text = page_of(path, tmp_path, "--num_demos", "1")
     assert len(re.findall("<tr class=squeezed><th>y</th>", text)) == 1 and text.count("class=squeezed") == 1
     assert re.search(r'class="remark">[^<]*demo_0[^<]*frame 3', text)
 

@@ -38,7 +38,7 @@ def peek(capsys, *args, expect=0):
 
 
 def test_samples_are_shown_and_everything_is_checked(built, capsys):
-    lines = peek(capsys, built, "--samples", 2)
+    lines = peek(capsys, built, "--num_samples", 2)
     first = json.loads((built / "manifest.jsonl").read_text().splitlines()[0])
     assert lines[:6] == [
         f"{built}/manifest.jsonl",
@@ -52,7 +52,7 @@ def test_samples_are_shown_and_everything_is_checked(built, capsys):
     assert lines[7].endswith(" 1.000") and len(lines[7].split()) == 2 + 7  # the gripper closes
     assert lines[8] == "line 2: a_demo, demo_0, 1" and len(lines) == 2 + 2 * 6 + 1
     assert lines[-1] == "15 good samples, 0 bad lines, 30 pictures, 30 of them checked by SHA-256"
-    assert peek(capsys, built / "manifest.jsonl", "--samples", 0, "--workers", 1)[2:] == lines[-1:]
+    assert peek(capsys, built / "manifest.jsonl", "--num_samples", 0, "--workers", 1)[2:] == lines[-1:]
 
 
 def test_every_bad_line_is_listed_with_its_number(mine, capsys):
@@ -75,7 +75,7 @@ def test_every_bad_line_is_listed_with_its_number(mine, capsys):
     (mine / "frames/a_demo/demo_2/SHA256SUMS").unlink()
     other = mine / "frames/a_demo/demo_2/000003_agentview.png"
     other.write_bytes(encode_picture(np.zeros((32, 32, 3), np.uint8), "png", 0))
-    lines = peek(capsys, mine, "--samples", 0, expect=1)
+    lines = peek(capsys, mine, "--num_samples", 0, expect=1)
     found = [line.replace(str(mine), "") for line in lines[2:]]
     for number, reason in {
         2: "not valid JSON (Unterminated string",
@@ -92,12 +92,12 @@ def test_every_bad_line_is_listed_with_its_number(mine, capsys):
         assert line.startswith(f"line {number}: {reason}"), line
     assert found.pop(0) == "problem: manifest.jsonl is not what was written beside SHA256SUMS"
     assert found == ["6 good samples, 9 bad lines, 12 pictures, 6 of them checked by SHA-256"]
-    assert peek(capsys, mine, "--samples", 0, "--skip_bad") == lines
+    assert peek(capsys, mine, "--num_samples", 0, "--skip_bad") == lines
 
 
 def test_a_manifest_that_was_cut_off_is_noticed(mine, capsys):
     edit_lines(mine, lambda lines: lines.pop())
-    lines = peek(capsys, mine, "--samples", 0, expect=1)
+    lines = peek(capsys, mine, "--num_samples", 0, expect=1)
     assert lines[2:4] == [
         "problem: 14 lines, manifest_info.json says 15",
         "problem: manifest.jsonl is not what was written beside SHA256SUMS",

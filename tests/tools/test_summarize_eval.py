@@ -37,7 +37,7 @@ def test_a_complete_evaluation(logs, capsys):
 
 def test_missing_episodes_are_exit_code_1(logs, capsys):
     write(logs / "planned.jsonl", [plan(0, range(6))])
-    assert run(logs, "--no-html") == 1
+    assert run(logs, "--no_html") == 1
     assert "MISSING: 2 of 6 planned episodes" in capsys.readouterr().out and not (logs / "report.html").exists()
 
 
@@ -47,11 +47,13 @@ def test_a_contradiction_is_exit_code_1(logs, tmp_path, capsys):
     assert "CONTRADICTION: 1 episode" in capsys.readouterr().out and (logs / "report.html").exists()
 
 
-def test_a_comparison(logs, tmp_path, capsys):
+def test_a_comparison_as_before(logs, tmp_path, capsys):
+    """--compare works for this release, and a line says what is written now: tests/tools/test_compare.py."""
     other = write(tmp_path / "other" / "results.jsonl", [record(0, init, n_action_steps=1) for init in range(5)])
     out, numbers = tmp_path / "new" / "b.html", tmp_path / "new" / "b.json"
     assert run(logs, "--compare", other, "--out", out, "--json", numbers) == 0
-    printed = capsys.readouterr().out
+    printed, err = capsys.readouterr()
+    assert err.startswith("warning: tools/summarize_eval.py A --compare B is written tools/compare.py A B now")
     assert "B is 25.0 points better" in printed and "n_action_steps: 8 | 1" in printed
     assert "1 episode only in B" in printed and "A against B" in out.read_text()
     found = json.loads(numbers.read_text())
@@ -62,13 +64,9 @@ def test_a_comparison(logs, tmp_path, capsys):
 
 def test_two_settings_in_one_folder(logs, capsys):
     write(logs / "results.jsonl", [record(0, init, n_action_steps=1) for init in range(4)])
-    assert run(logs, "--no-html") == 2
+    assert run(logs, "--no_html") == 2
     assert "--only n_action_steps=1 (4 episodes)" in refused(capsys)
-    assert run(logs, "--no-html", "--only", "n_action_steps=8", "--compare", logs) == 2
-    assert "--compare_only n_action_steps=1" in refused(capsys)
-    choices = ["--only", "n_action_steps=8", "--compare_only", "n_action_steps=1"]
-    assert run(logs, "--no-html", "--compare", logs, *choices) == 0
-    assert "B is 25.0 points better" in capsys.readouterr().out
+    assert run(logs, "--no_html", "--only", "n_action_steps=8") == 0
 
 
 def refused(capsys):
@@ -84,7 +82,6 @@ def refused(capsys):
         (["nowhere"], "neither a folder"),
         (["empty"], "holds no results"),
         (["logs", "--only", "n_action_steps"], "KEY=VALUE"),
-        (["logs", "--compare", "nowhere"], "neither a folder"),
         (["logs", "--out", "logs"], "is a folder"),
     ],
 )
@@ -96,7 +93,7 @@ def test_bad_input_is_one_line(logs, tmp_path, monkeypatch, capsys, arguments, m
 
 
 @pytest.mark.parametrize(
-    "flags", [["--no-html", "--embed_videos"], ["--no-html", "--out", "x"], ["--compare_only", "a=1"]]
+    "flags", [["--no_html", "--embed_videos"], ["--no_html", "--out", "x"], ["--compare_only", "a=1"]]
 )
 def test_flags_that_exclude_each_other(logs, flags):
     assert run(logs, *flags) == 2

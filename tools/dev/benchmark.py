@@ -1,12 +1,12 @@
 """Time this code beside a reference, in turns, on the same work; check that both do the same.
 
-    python tools/dev/benchmark.py data --data DEMOS.hdf5 [--out FILE.json]
-    python tools/dev/benchmark.py host [--out FILE.json]
-    python tools/dev/benchmark.py train [--sizes tiny | --cfg configs/vla0.yaml --device cuda --apart] [--out FILE.json]
-    python tools/dev/benchmark.py decode [--batch 4] [--model_path RUN --data DEMOS.hdf5] [--out FILE.json]
-    python tools/dev/benchmark.py quantize [--batch 4] [--weights bfloat16 int8 --device cuda] [--out FILE.json]
-    python tools/dev/benchmark.py backbone [--batch 8] [--device cuda --sizes 7b] [--out FILE.json]
-    python tools/dev/benchmark.py rollout [--num_envs 4] [--render standard --resolution 256] [--out FILE.json]
+    python tools/dev/benchmark.py data --data DEMOS.hdf5 --out FILE.json
+    python tools/dev/benchmark.py host --out FILE.json
+    python tools/dev/benchmark.py train --cfg configs/vla0.yaml --device cuda --apart --out FILE.json
+    python tools/dev/benchmark.py decode --batch 4 --model_path RUN --data DEMOS.hdf5 --out FILE.json
+    python tools/dev/benchmark.py quantize --batch 4 --weights bfloat16 int8 --device cuda --out FILE.json
+    python tools/dev/benchmark.py backbone --batch 8 --device cuda --sizes 7b --out FILE.json
+    python tools/dev/benchmark.py rollout --num_envs 4 --render standard --resolution 256 --out FILE.json
 
 Exit code: 0 measured; 1 the two did not agree, or something failed on the way; 2 bad input.
 """
@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.files import check_new_file
 from tools.dev.benchmarks import backbone, data, decode, host, quantize, rollout, train
 
@@ -36,17 +36,13 @@ BENCHMARKS = {
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     kinds = parser.add_subparsers(dest="benchmark", required=True)
     for name, module in BENCHMARKS.items():
         kind = kinds.add_parser(
             name,
             help=(module.__doc__ or "").splitlines()[0],
             description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
         module.add_arguments(kind)
         kind.add_argument("--out", type=Path, help="write everything that was measured here (JSON)")

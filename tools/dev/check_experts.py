@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from libs.cli import cli_errors
+from libs.cli import Numbers, Parser, cli_errors
 from libs.errors import BadInput
 from libs.files import check_new_file, make_folder, write_whole
 from libs.jobs import follow_parent
@@ -35,11 +35,9 @@ COLUMNS = 8  # pictures in a row of a contact sheet
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--task_suite", required=True, nargs="+", help="names, or all: the four reported suites")
-    parser.add_argument("--task_ids", default="all", help="of each suite: comma-separated, or all with an expert")
+    parser.add_argument("--task_ids", action=Numbers, help="of each suite, or all that have an expert (default)")
     parser.add_argument("--resets", type=int, default=20, help="episodes of each task")
     parser.add_argument("--seed", type=int, default=0, help="of the first reset; the others count on from it")
     parser.add_argument("--workers", type=int, default=1, help="simulator processes, 1.5 GB and a core each")

@@ -1,6 +1,6 @@
 """Check TRAIN.PARALLEL ddp, zero1 and fsdp on CPU ranks: the same training, killed and resumed, saved meanwhile.
 
-    python tools/dev/check_parallel.py [--parts losses resume nodes pause load] [--steps 50] [--out FOLDER]
+    python tools/dev/check_parallel.py --parts losses resume --steps 50 --out FOLDER
 
 losses  2 and 4 ranks of each kind: the losses side by side, bytes that each rank saves
 memory  4 ranks of each kind, two steps of 50 million parameters: the most that each rank had in memory
@@ -32,12 +32,13 @@ import torch
 import torch.distributed as dist
 from yacs.config import CfgNode
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.demo_hdf5.synthetic import write_synthetic_demo_file
 from rv_train import checkpoint, distributed
 from rv_train.backbones import family_of
 from rv_train.backbones.loading import build_backbone, save_weights
 from rv_train.config import load_cfg
+from rv_train.difference import compare_runs, read_curves, read_weights
 from rv_train.distributed import Rank
 from rv_train.optim import Ema, Precision, build_optimizer
 from rv_train.parallel import PARALLEL
@@ -45,7 +46,6 @@ from rv_train.policies import build_encoder, build_policy
 from rv_train.prepare import Job, prepare_run
 from rv_train.saving import Saver
 from rv_train.train import train
-from tools.compare_runs import compare_runs, read_curves, read_weights
 from tools.dev.forked_ranks import memory, quiet, run_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -303,10 +303,8 @@ def load_once(rank: Rank, cfg: CfgNode, mapped: bool) -> tuple[int, int]:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser = Parser(__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to check, see above")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of `resume` and `nodes`")
     parser.add_argument("--steps", type=int, default=50, help="of each run")
     parser.add_argument("--out", type=Path, help="keep all runs here, and go on with those that are there already")

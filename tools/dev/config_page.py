@@ -1,14 +1,16 @@
 """Write docs/config.md: every key of the config tree with its default and its comment, from rv_train/config.py.
 
-python tools/dev/config_page.py            # writes the page
-python tools/dev/config_page.py --check    # exit code 1 if the page is not what the code says
+    python tools/dev/config_page.py
+
+A test fails where the page is not what the comments say.
 """
 
-import argparse
 import ast
 import re
 import tokenize
 from pathlib import Path
+
+from libs.cli import Parser
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "rv_train/config.py"
@@ -26,7 +28,7 @@ _CHOICE = re.compile(r" ?[\w-]+: +\S")  # "hdf5:     demonstration files"
 
 
 def main() -> None:
-    argparse.ArgumentParser(description="Write docs/config.md from the comments of rv_train/config.py.").parse_args()
+    Parser(__doc__).parse_args()
     page = render(SOURCE)
     PAGE.write_text(page)
     print(f"{PAGE.relative_to(ROOT)}: {page.count('### `')} keys")

@@ -1,6 +1,7 @@
 """Run the commands of README and docs, each page's one after another, in a clone of its own: `make docs-check`.
 
-    python tools/dev/docs_check.py [PAGE ...]     # all pages: about half an hour on two cores
+    python tools/dev/docs_check.py                # all pages: about half an hour on two cores
+    python tools/dev/docs_check.py README.md docs/training.md
 
 A ```bash block runs as it stands, unless a comment on the line above it says otherwise:
 
@@ -11,7 +12,6 @@ What is started with & is ended after the page's last command, and must still ru
 run ended with 0, else 1.
 """
 
-import argparse
 import contextlib
 import os
 import re
@@ -22,6 +22,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from libs.cli import Parser
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(
@@ -80,9 +82,9 @@ def blocks(page: str) -> list[Block]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Run the commands of README and docs in a clone of its own.")
+    parser = Parser(__doc__)
     parser.add_argument("pages", nargs="*", metavar="PAGE", help="such as README.md docs/training.md (default: all)")
-    parser.add_argument("--minutes", type=float, default=15, help="longest time for one page (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=15, help="longest time for one page")
     args = parser.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory(prefix="docs_check_") as folder:

@@ -1,11 +1,14 @@
 """Write docs/errors.md: every error line that a user can cause, by the file that says it, from the code itself.
 
-python tools/dev/errors_page.py
+    python tools/dev/errors_page.py
+
+A test fails where the page is not what the messages say.
 """
 
-import argparse
 import ast
 from pathlib import Path
+
+from libs.cli import Parser
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/errors.md"
@@ -26,7 +29,7 @@ above it is where it is decided, and `VLA0_TRACEBACK=1` shows the way there. Wha
 
 
 def main() -> None:
-    argparse.ArgumentParser(description="Write docs/errors.md from the code's BadInput messages.").parse_args()
+    Parser(__doc__).parse_args()
     page = render(ROOT)
     PAGE.write_text(page)
     print(f"{PAGE.relative_to(ROOT)}: {page.count(chr(10) + '- ')} lines")

@@ -1,7 +1,7 @@
 """Attack a policy server while honest clients work with it.
 
-    python tools/dev/fuzz_server.py --model_path checkpoints/quickstart [--seconds 60] [--clients 50] [--seed 0]
-    python tools/dev/fuzz_server.py --url ws://127.0.0.1:8000           (a server that runs already)
+    python tools/dev/fuzz_server.py --model_path checkpoints/quickstart --seconds 60 --clients 50
+    python tools/dev/fuzz_server.py --url ws://127.0.0.1:8000           # a server that runs already
     python tools/dev/fuzz_server.py --env_command "python docs/examples/serve_env.py" --render plain
 
 Attackers send random bytes, truncated and flipped messages, huge and wrong arrays, pickles, deep and wide messages,
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.errors import BadInput
 
 if TYPE_CHECKING:
@@ -91,17 +91,15 @@ class ServerProcess:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--model_path", help="start a server of this checkpoint, and look into its process")
     where.add_argument("--url", help="attack this server; its memory and console are not seen")
-    where.add_argument("--env_command", metavar="CMD", help="starts an environment; --child is added to it")
+    where.add_argument("--env_command", metavar="CMD", help="command that starts an environment; --child is added")
     parser.add_argument("--render", default="fast", help="a render setting of --env_command's")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long")
     parser.add_argument("--clients", type=int, default=50, help="attackers")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the attacks")
     parser.add_argument("--api_key_file", type=Path, help="key of --url (default: the environment's VLA0_API_KEY)")
     return parser.parse_args(argv)
 

@@ -35,7 +35,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.errors import BadInput
 
 # Name: what it measures, where, and seconds that it may take on a GPU, together 11 minutes; and with --tiny.
@@ -54,9 +54,7 @@ TINY_SECONDS = 600  # a CPU may be shared
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="which (default: all)")
     add("--device", help="cuda, cuda:1 ... (default: cuda; with --tiny: cpu)")
@@ -220,7 +218,7 @@ def _run_part(args):
 
     device = torch.device(args.device)
     if device.type == "cuda":
-        (device,) = parse_devices(str(device.index or 0), None)
+        (device,) = parse_devices([device.index or 0], None)
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)

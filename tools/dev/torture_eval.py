@@ -1,7 +1,7 @@
 """Kill an evaluation at random moments, continue it each time, and compare it with one that nobody touched.
 
-    python tools/dev/torture_eval.py [--kills 10] [--seed 0] [--served] [--out DIR]
-    python tools/dev/torture_eval.py --env_command CMD [--standing] --model_path RUN [...]
+    python tools/dev/torture_eval.py --kills 10 --seed 0 --served --out FOLDER
+    python tools/dev/torture_eval.py --env_command CMD --standing --model_path RUN
 
 Each SIGKILL hits the evaluation, one of its simulator processes, the policy's server (--served; else the policy lives
 in the evaluation), or everything at once; at start-up, in the middle of episodes, or right after a result was written.
@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.errors import BadInput
 from rv_eval.envs.remote_line import split_command
 from rv_eval.playing.rollout import MAX_INCIDENTS
+from rv_eval.results.equality import compare_evals
 from rv_eval.results.records import ResultsFile
 from rv_train.checkpoint import find_model_folder
-from tools.compare_evals import compare_evals
 from tools.dev.processes import TortureFailed, kill, processes, run_torture, wait_for_nobody
 from tools.dev.watched import MARK, Attempt, Server
 
@@ -209,20 +209,18 @@ def differing_videos(whole: Path, killed: Path) -> list[str]:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--kills", type=int, default=10)
+    add("--kills", type=int, default=10, help="how often")
     add("--seed", type=int, default=0, help="of victims and moments; where they hit also depends on time")
-    add("--model_path", default="checkpoints/quickstart")
-    add("--task_suite", default="libero_object")
-    add("--task_id", type=int, default=0)
+    add("--model_path", default="checkpoints/quickstart", help="run folder, step folder or model folder")
+    add("--task_suite", default="libero_object", help="whose tasks are played")
+    add("--task_ids", type=int, nargs="+", default=[0], metavar="N", help="tasks of the suite")
     add("--env_command", metavar="CMD", help="play in environments that it starts, not in LIBERO")
     add("--standing", action="store_true", help="the environments stand at addresses, and are started again there")
-    add("--episodes", type=int, default=16)
+    add("--episodes", type=int, default=16, help="of each task")
     add("--num_steps", type=int, help="step limit per episode (default: the suite's)")
-    add("--num_envs", type=int, default=4)
+    add("--num_envs", type=int, default=4, help="simulators at the same time")
     add("--served", action="store_true", help="the policy in a server of its own, which is killed too")
     add("--out", type=Path, help="keep both evaluations and all consoles here (default: a temporary folder)")
     return parser.parse_args(argv)
@@ -257,7 +255,8 @@ def torture(args: argparse.Namespace, out: Path, mark: str) -> list[str]:
         Server(split_command(args.env_command), out / f"environment_{number}.log", f"{mark}.standing{number}.")
         for number in range(args.num_envs if args.standing else 0)
     ]
-    arguments = [*simulator_arguments(args, standing), "--model_path", str(model_path), "--task_id", str(args.task_id)]
+    arguments = [*simulator_arguments(args, standing), "--model_path", str(model_path)]
+    arguments += ["--task_ids", *map(str, args.task_ids)]
     arguments += ["--episodes", str(args.episodes), "--num_envs", str(args.num_envs)]
     arguments += ["--num_steps", str(args.num_steps)] if args.num_steps is not None else []
     rng = np.random.default_rng(args.seed)

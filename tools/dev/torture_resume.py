@@ -1,6 +1,6 @@
 """Kill a training run at random moments, resume it each time, and compare it with one that nobody touched.
 
-    python tools/dev/torture_resume.py [--kills 30] [--seed 0] [--steps N] [--out DIR]
+    python tools/dev/torture_resume.py --kills 30 --seed 0 --out FOLDER
 
 The run is tiny, but has everything that has a state: two CPU ranks with loader processes, gradient accumulation,
 augmentation, a moving average of the weights, validation, rotation of checkpoints. Each SIGKILL hits the parent, a
@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from libs.cli import cli_errors
+from libs.cli import Parser, cli_errors
 from libs.demo_hdf5.synthetic import write_synthetic_demo_file
 from libs.errors import BadInput
 from rv_train.checkpoint import checkpoints
-from tools.compare_runs import compare_runs, read_curves
+from rv_train.difference import compare_runs, read_curves
 from tools.dev.processes import TortureFailed, kill, processes, run_torture, wait_for_nobody
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,10 +203,8 @@ def wait_for_moment(attempt: Attempt, moment: str, tempo: Tempo, rng: np.random.
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--kills", type=int, default=30)
+    parser = Parser(__doc__)
+    parser.add_argument("--kills", type=int, default=30, help="how often")
     parser.add_argument(
         "--seed", type=int, default=0, help="of victims and moments; where they hit also depends on time"
     )

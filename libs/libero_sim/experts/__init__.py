@@ -12,7 +12,7 @@ kind of its last argument; skill.py says how to add one and how their order is f
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from libs.errors import BadInput
@@ -77,21 +77,17 @@ def has_expert(task: LiberoTask) -> bool:
     return _missing(read_goals(task.bddl_file)) is None
 
 
-def expert_tasks(suite: str, task_ids: str) -> list[LiberoTask]:
-    """The tasks of a suite numbered in "0,3", or, for "all", every one with an expert.
+def expert_tasks(suite: str, task_ids: Iterable[int] | None) -> list[LiberoTask]:
+    """The tasks of a suite with these numbers, each once; None: every one with an expert.
 
-    BadInput for other text, for a number that does not exist or that has no expert, and for none at all.
+    BadInput for a number that does not exist or that has no expert, and where no task of the suite has one.
     """
-    if task_ids == "all":
+    if task_ids is None:
         tasks = [task for task in (get_task(suite, i) for i in range(num_tasks(suite))) if has_expert(task)]
         if not tasks:
             raise BadInput(f"no task of {suite} has a scripted expert")
         return tasks
-    try:
-        numbers = dict.fromkeys(int(part) for part in task_ids.split(","))
-    except ValueError:
-        raise BadInput(f'--task_ids {task_ids!r} is neither "all" nor a list of task numbers such as 0,3') from None
-    tasks = [get_task(suite, number) for number in numbers]
+    tasks = [get_task(suite, number) for number in dict.fromkeys(task_ids)]
     for task in tasks:
         if not has_expert(task):
             raise BadInput(f"{suite} task {task.task_id} ({task.name}) has no scripted expert")

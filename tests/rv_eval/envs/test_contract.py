@@ -17,7 +17,7 @@ from tests.rv_eval.envs.toy import ToySimulator
 from tests.rv_eval.fakes import FakeSimulator
 
 # Arguments that choose a few tasks, of simulators that want to be told; the others' parsers get nothing.
-CHOICE = {"libero": ["--task_suite", "libero_object", "--task_id", "5", "0"]}
+CHOICE = {"libero": ["--task_suite", "libero_object", "--task_ids", "5", "0"]}
 RENDER = {"toy": "plain", "box": "plain"}  # a setting that the simulator knows, where it does not know "fast"
 HERE = {"toy": ToySimulator, "fake": FakeSimulator, "box": box}
 R = 32  # pixels

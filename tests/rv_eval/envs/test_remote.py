@@ -413,10 +413,10 @@ def test_tasks_are_chosen_by_suite_number_and_name():
     simulator.add_task_arguments(parser.add_argument)
     for words, told in (
         (["--task_suite", "cube"], "--task_suite cube: there are box"),
-        (["--task_id", "3"], "--task_id 3: there are 0"),
-        (["--task_name", "x"], "--task_name x: there are close_at_the_ball"),
-        (["--task_id", "0", "--task_name", "x"], "give one of them"),
+        (["--task_ids", "3"], "--task_ids 3: there are 0"),
+        (["--task_names", "x"], "--task_names x: there are close_at_the_ball"),
+        (["--task_ids", "0", "--task_names", "x"], "give one of them"),
     ):
         with pytest.raises(BadInput, match=told):
             simulator.choose_tasks(parser.parse_args(words))
-    assert simulator.choose_tasks(parser.parse_args(["--task_id", "0"])) == list(simulator.tasks)
+    assert simulator.choose_tasks(parser.parse_args(["--task_ids", "0"])) == list(simulator.tasks)

@@ -129,7 +129,7 @@ def test_statistics_of_a_file_must_be_of_the_same_form(demos, tmp_path, capsys):
     keys = {"ACTION.MODE": "delta", "ACTION.DELTA": "[0,1,2,3,4,5]", "ACTION.STATE": "['ee_pos','ee_ori']"}
     keys |= {"ACTION.ROTATION.DIMS": "[3]", "ACTION.HORIZON": "3"}
     pairs = [part for key, value in keys.items() for part in ("--set", key, value)]
-    common = [str(demos), "--proprio", "ee_pos,ee_ori"]
+    common = [str(demos), "--proprio", "ee_pos", "ee_ori"]
     compute_stats.main([*common, *pairs, "--out", str(tmp_path / "delta.json")])
     compute_stats.main([*common, "--out", str(tmp_path / "plain.json")])
     given = load_data(tiny_cfg(**opts_of(demos, DATA__STATS=str(tmp_path / "delta.json"))))

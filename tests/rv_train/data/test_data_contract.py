@@ -15,11 +15,11 @@ from rv_train import train
 from rv_train.data.load import load_data, open_data
 from rv_train.data.sources import SOURCES, find_source, source_that_fits
 from rv_train.data.stats import read_stats
+from rv_train.difference import compare_runs
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import build
 from tests.tiny import ROOT, tiny_cfg, tiny_opts
 from tools import build_manifest, compute_stats, diagnose, export_lerobot, inspect_demos
-from tools.compare_runs import compare_runs
 
 EXAMPLE = {"npz": "tests.rv_train.data.npz_source:Npz"}
 
@@ -250,7 +250,7 @@ def test_it_is_planned_looked_at_trained_on_and_resumed_to_the_bit(kind, tmp_pat
 
 def test_the_tools_read_it(kind, tmp_path, capsys):
     name, folder, opts = kind
-    views = ["--views", ",".join(open_data(tiny_cfg(**opts)).views)]
+    views = ["--views", *open_data(tiny_cfg(**opts)).views]
     inspect_demos.main([str(folder), "--verify"])
     assert "no problems" in capsys.readouterr().out
     out = ["--out", str(tmp_path / "stats.json"), *views]

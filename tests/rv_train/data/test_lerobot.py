@@ -13,12 +13,12 @@ from libs.manifest.pictures import decode_picture, encode_picture
 from rv_train import train
 from rv_train.data.load import load_data, open_data
 from rv_train.data.sources import find_source
+from rv_train.difference import differing, read_curves, read_weights
 from tests.demo_files import write_synthetic_demo_file
 from tests.lerobot_sets import FOLDER, FRONT, SAMPLES, WRIST, copied, edit_column
 from tests.refusal import refusal
 from tests.tiny import ROOT, tiny_cfg, tiny_opts
 from tools import export_lerobot
-from tools.compare_runs import differing, read_curves, read_weights
 
 SO_LIKE = str(FOLDER / "v30/so_like")
 

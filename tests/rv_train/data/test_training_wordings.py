@@ -11,10 +11,10 @@ from rv_train import train
 from rv_train.data.load import load_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.training_set import TrainingSet
+from rv_train.difference import compare_runs
 from rv_train.policies import build_encoder
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_cfg, tiny_opts
-from tools.compare_runs import compare_runs
 
 WORDINGS = {"pick up the stripe": ["grab the stripe", "would you take the stripe"], "another": ["a second"]}
 

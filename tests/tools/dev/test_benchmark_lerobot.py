@@ -49,7 +49,7 @@ def fake_lerobot(folder, off):
 
 
 def run(root, out, *more):
-    arguments = ["--samples", "6", "--rounds", "2", "--out", str(out), *more]
+    arguments = ["--num_samples", "6", "--rounds", "2", "--out", str(out), *more]
     benchmark.main(["data", "--data", str(root), *arguments])
 
 

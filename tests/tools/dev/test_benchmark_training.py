@@ -95,7 +95,7 @@ def demos(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_way_to_store_and_to_read_gives_the_same(tmp_path, capsys, demos):
-    result = run(tmp_path, "data", "--data", str(demos), "--samples", "8", "--rounds", "1")
+    result = run(tmp_path, "data", "--data", str(demos), "--num_samples", "8", "--rounds", "1")
     assert result["problems"] == [] and result["frames"] == {"number": 24, "views": 2, "resolution": 256}
     assert list(result["storage"]) == [storage.name for storage in STORAGES]
     sizes = {name: numbers["bytes_per_frame"] for name, numbers in result["storage"].items()}

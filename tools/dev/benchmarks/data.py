@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="demo file (of a folder: the first), whose frames are stored in every way; or a LeRobot set",
     )
-    add("--samples", type=int, default=200, help="read from each file and by each reader in a round")
-    add("--rounds", type=int, default=5)
+    add("--num_samples", type=int, default=200, help="read from each file and by each reader in a round")
+    add("--rounds", type=int, default=5, help="turns that are timed")
     add("--lerobot_python", metavar="PYTHON", help="an interpreter that has LeRobot, for --data of a LeRobot set")
     add(
         "--folder", type=Path, help="where the files are written, on the disk to be measured (default: a temporary one)"
@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     Returns {"settings", "frames", "storage": {name: ...}, "readers": {file: {reader: ...}}, "robomimic": its version or
     why not, "problems"}. BadInput: bad arguments.
     """
-    for name in ("samples", "rounds"):
+    for name in ("num_samples", "rounds"):
         if getattr(args, name) < 1:
             raise BadInput(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.folder:
@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     if is_set(args.data):
         from tools.dev.benchmarks import lerobot_sets
 
-        return lerobot_sets.measure(args.data, args.lerobot_python, args.samples, args.rounds, args.folder, report)
+        return lerobot_sets.measure(args.data, args.lerobot_python, args.num_samples, args.rounds, args.folder, report)
     import torch
 
     from libs.demo_hdf5 import demo_files
@@ -79,7 +79,7 @@ def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     cfg, args.data = load_cfg(CONFIG), demo_files(args.data)[0]
     dataset = DemoDataset([args.data], cfg.DATA.VIEWS, cfg.ACTION.HORIZON)
     keys = [dataset.key_map.views[view] for view in dataset.views]
-    order = np.random.default_rng(0).integers(0, len(dataset), args.samples).tolist()
+    order = np.random.default_rng(0).integers(0, len(dataset), args.num_samples).tolist()
     frames = [(rows.name, frame) for rows in dataset.demos for frame in range(len(rows.actions))]
     places = [frames[index] for index in order]
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -103,7 +103,7 @@ def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
         for kind in (PACKED, UNPACKED):
             readers[kind.name], wrong = _compare_readers(cfg, paths[kind], order, args.rounds, report)
             problems += [f"{kind.name}: {reader} reads something else" for reader in wrong]
-    settings = {"data": str(args.data), "samples": args.samples, "rounds": args.rounds}
+    settings = {"data": str(args.data), "samples": args.num_samples, "rounds": args.rounds}
     side, _ = dataset.facts.cameras[dataset.views[0]] or (0, 0)
     return {
         "settings": settings,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from libs.cli import Switch
 from libs.errors import BadInput
 from tools.dev.benchmarks.samples import columns, rotated, spread, with_quartiles
 
@@ -82,8 +83,8 @@ def add_call_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model_path", help="a checkpoint in place of --sizes")
     add("--data", type=Path, help="demo file (of a folder: the first) whose frames are the pictures, with --model_path")
     add("--batch", type=int, default=1, help="rows per call")
-    add("--torch_compile", action="store_true", help="compile this code's pass")
-    add("--device", default="cpu")
+    add("--torch_compile", action=Switch, default=False, help="compile this code's pass")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
     add("--threads", type=int, default=1, help="of a CPU")
 
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--sizes", nargs="+", choices=decode.SIZES, default=["middle", "wide"], help="models of random weights")
     add("--weights", nargs="+", choices=WEIGHTS, default=["float32", "bfloat16", "int8_kernel"], help="kinds")
-    add("--prompts", type=int, default=8)
+    add("--prompts", type=int, default=8, help="that each kind answers")
     add("--drafts", action="store_true", help="each kind with its own previous answers as drafts: other passes")
     decode.add_call_arguments(parser)
 

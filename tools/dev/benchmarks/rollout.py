@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from libs.cli import Switch
 from libs.errors import BadInput
 from tools.dev.benchmarks.clock import CpuMeter, add_phases
 
@@ -23,9 +24,9 @@ PHASES = ("reset", "physics", "rendering", "encode", "vision", "prefill", "decod
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model_path", default="checkpoints/quickstart")
-    add("--task_suite", default="libero_object")
-    add("--task_id", type=int, default=0)
+    add("--model_path", default="checkpoints/quickstart", help="run folder, step folder or model folder")
+    add("--task_suite", default="libero_object", help="whose task is played")
+    add("--task_ids", type=int, nargs=1, default=[0], metavar="N", help="the task of the suite")
     add("--episodes", type=int, default=16, help="the first so many init states, played by every loop")
     add("--hard_episodes", type=int, help="so many of them with hard resets too (default: all)")
     add("--block", type=int, default=8, help="episodes before it is another loop's turn")
@@ -33,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num_envs", type=int, default=4, help="simulators of this code")
     add("--action_horizon", type=int, default=0, help="actions executed per query; 0: all that are predicted")
     add("--policy_batch", type=int, help="observations per call of this code's policy (default: the device's)")
-    add("--device", default="cpu")
-    add("--torch_compile", action="store_true", help="compile the decoding step, of both loops")
+    add("--device", default="cpu", help="where the policy computes: cpu, cuda, cuda:1 ...")
+    add("--torch_compile", action=Switch, default=False, help="compile the decoding step, of both loops")
     add("--num_steps", type=int, help="step limit per episode (default: the suite's)")
-    add("--seed", type=int, default=7)
+    add("--seed", type=int, default=7, help="of the episodes")
     add("--render", help="default: the policy's own; another one costs what it costs, whatever becomes of the success")
     add("--resolution", type=int, help="pixels on each side (default: the policy's own)")
 
@@ -58,7 +59,7 @@ def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
     from rv_eval.playing.evaluate import plan_episodes
 
     tell_gl()  # before anything is loaded: it may refuse
-    task = get_task(args.task_suite, args.task_id)
+    task = get_task(args.task_suite, *args.task_ids)
     episodes = plan_episodes([task], args.episodes, args.seed, args.num_steps, DESCRIPTION.num_settle_steps)
     num_hard = len(episodes) if args.hard_episodes is None else args.hard_episodes
     blocks = []

@@ -53,11 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="models of random weights")
     add("--cfg", type=Path, help="a recipe in place of --sizes")
     add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="pairs that override the recipe or the sizes")
-    add("--variants", nargs="+", choices=VARIANTS, default=["upstream", "ours"])
+    add("--variants", nargs="+", choices=VARIANTS, default=["upstream", "ours"], help="whose training is timed")
     add("--steps", type=int, default=50, help="optimizer steps of everybody, after a first one that is timed apart")
     add("--batch", type=int, default=2, help="samples per step")
     add("--apart", action="store_true", help="one after the other instead of in turns: each has the memory for itself")
-    add("--device", default="cpu")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
     add("--threads", type=int, default=2, help="of a CPU")
 
 
@@ -77,7 +77,7 @@ def measure(args: argparse.Namespace, report: Callable[[str], None]) -> dict:
 
     device = torch.device(args.device)
     if device.type == "cuda":
-        (device,) = parse_devices(str(device.index or 0), None)
+        (device,) = parse_devices([device.index or 0], None)
     models = {}
     for name in [str(args.cfg)] if args.cfg else args.sizes:
         options = {"MODEL.INIT": "random", "DATA.PREPROCESS": "fast", **({} if args.cfg else SIZES[name])}

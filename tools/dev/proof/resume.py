@@ -14,8 +14,8 @@ import torch
 
 from libs.demo_hdf5.synthetic import write_synthetic_demo_file
 from rv_train.checkpoint import save_model_folder
+from rv_train.difference import compare_runs
 from rv_train.policies import build_encoder, build_policy
-from tools.compare_runs import compare_runs
 from tools.dev.benchmarks.samples import STATS
 from tools.dev.benchmarks.train import SIZES
 from tools.dev.proof.ground import ROOT, Ground

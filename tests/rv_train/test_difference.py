@@ -1,4 +1,4 @@
-"""tools/compare_runs.py: one flipped bit anywhere in a run folder is found and named."""
+"""Two runs: one flipped bit anywhere in a run folder is found and named."""
 
 import shutil
 
@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from rv_train.checkpoint import load_trainer
-from tools.compare_runs import compare_runs, main
+from rv_train.difference import compare_runs
+from tools.compare import main
 
 TRAINER = "step_00000004/trainer.pt"
 WEIGHT = torch.arange(6, dtype=torch.float32).reshape(2, 3)
@@ -100,7 +101,6 @@ def test_identical_runs(runs, capsys):
     assert capsys.readouterr().out == "identical: step_00000002, step_00000004; curves train/loss\n"
 
 
-def test_a_folder_without_checkpoints_is_refused(runs, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main([str(runs[0]), str(tmp_path)])
-    assert "has no complete checkpoint" in capsys.readouterr().err
+def test_a_folder_without_checkpoints_is_refused(runs, tmp_path):
+    with pytest.raises(ValueError, match="has no complete checkpoint"):
+        compare_runs(runs[0], tmp_path)
