@@ -31,7 +31,9 @@ class Parser(argparse.ArgumentParser):
         paragraphs = _EXAMPLES.findall(text)
         kwargs = {"formatter_class": _Help, "allow_abbrev": False, **kwargs}
         super().__init__(description=re.sub(r"\n{3,}", "\n\n", _EXAMPLES.sub("", text)).strip(), **kwargs)
-        self.examples = [line[4:] for line in re.split(r"(?<!\\)\n", "".join(paragraphs)) if line]
+        self.examples = [
+            line[4:].replace("\n    ", "\n") for line in re.split(r"(?<!\\)\n", "".join(paragraphs)) if line
+        ]
         self._key: re.Pattern[str] | None = None
 
     def add_pairs(self, sections: Iterable[str], help: str) -> None:

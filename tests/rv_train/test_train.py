@@ -14,7 +14,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rv_train.checkpoint import checkpoints, find_damage, load_model_folder, load_trainer
-from rv_train.difference import differing
+from rv_train.difference import compare_runs, differing
 from rv_train.prepare import prepare_run
 from rv_train.tracking import Tracker
 from rv_train.train import STOPPED, main
@@ -116,6 +116,19 @@ def test_the_whole_state_is_resumed(resumed):
     ):
         assert torch.equal(parameter, average)
         assert not torch.equal(average, weight) or torch.equal(weight, torch.ones_like(weight))
+
+
+def test_a_run_goes_on_by_its_folder_alone(tmp_path, resumed, forked_ranks, monkeypatch):
+    """Wherever it stands now, with its own recipe and number of ranks, to the bits of a run that was never cut."""
+    run = tmp_path / "moved"
+    shutil.copytree(resumed / "whole", run, symlinks=True)
+    shutil.rmtree(run / "step_00000006")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--resume", "moved"])
+    assert stopped.value.code == 0 and (run / "step_00000006").is_dir()
+    assert compare_runs(resumed / "whole", run) == []
+    assert json.loads((run / "run.json").read_text())["resumed"][-1]["world_size"] == 2
 
 
 def test_resuming_a_changed_run_says_what_changed(tmp_path, demos, resumed, capsys):

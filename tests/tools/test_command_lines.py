@@ -255,7 +255,7 @@ def test_what_help_says(capsys):
     parser.add_argument("--yes", action=Switch, default=True, help="a switch")
     parser.add_argument("--own", default=3, help="tells its default itself (default: three)")
     said = parser.format_help()
-    assert "A.\n\nB.\n\n    no command\n" in said and said.endswith("examples:\n  vla0 a x \\\n          --y\n")
+    assert "A.\n\nB.\n\n    no command\n" in said and said.endswith("examples:\n  vla0 a x \\\n      --y\n")
     for line in (
         "nothing to tell\n",
         "a rate (default: 0.0)",
