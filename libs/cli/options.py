@@ -31,9 +31,8 @@ class Parser(argparse.ArgumentParser):
         paragraphs = _EXAMPLES.findall(text)
         kwargs = {"formatter_class": _Help, "allow_abbrev": False, **kwargs}
         super().__init__(description=re.sub(r"\n{3,}", "\n\n", _EXAMPLES.sub("", text)).strip(), **kwargs)
-        self.examples = [
-            line[4:].replace("\n    ", "\n") for line in re.split(r"(?<!\\)\n", "".join(paragraphs)) if line
-        ]
+        commands = textwrap.dedent("".join(paragraphs))
+        self.examples = [command for command in re.split(r"(?<!\\)\n", commands) if command]
         self._key: re.Pattern[str] | None = None
 
     def add_pairs(self, sections: Iterable[str], help: str) -> None:

@@ -24,6 +24,8 @@ MODULES = sorted(
         if "Parser(" in path.read_text() and "\ndef main(" in path.read_text()
     }
 )
+# Imported here: what a library opens for its logs while a test captures stderr would be closed behind that test.
+MAIN = {module: importlib.import_module(module) for module in (*MODULES, *OLD_COMMANDS)}
 # What is called so in every command, and what it is not called in any.
 ONE_NAME = {
     "--model_path": {"--model", "--checkpoint", "--ckpt", "--policy", "--policy_path"},
@@ -80,7 +82,7 @@ def read(monkeypatch):
         monkeypatch.setattr(Parser, "parse_args", stop)
         monkeypatch.setattr(sys, "argv", [f"{module.rpartition('.')[2]}.py", *words])
         with pytest.raises(Parsed) as read:
-            importlib.import_module(module).main()
+            MAIN[module].main()
         return read.value.args
 
     return read
@@ -89,7 +91,7 @@ def read(monkeypatch):
 def examples(module):
     """[(module, words)]: the commands that the text of --help shows, those of other modules too."""
     found = []
-    for line in Parser(importlib.import_module(module).__doc__).examples:
+    for line in Parser(MAIN[module].__doc__).examples:
         _, *words = shlex.split(line.replace("\\\n", " "), comments=True)  # python
         name = words[1] if words[0] == "-m" else words[0].removesuffix(".py").replace("/", ".")
         found.append((name, words[2 if words[0] == "-m" else 1 :]))
@@ -129,9 +131,9 @@ def test_every_example_is_read(module, read, capsys):
 def test_the_help_ends_with_the_examples_and_names_no_folder_of_this_machine(module, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["called.py", "--help"])
     with pytest.raises(SystemExit, match="0"):
-        importlib.import_module(module).main()
+        MAIN[module].main()
     said = capsys.readouterr().out
-    lines = Parser(importlib.import_module(module).__doc__).examples
+    lines = Parser(MAIN[module].__doc__).examples
     assert said.endswith("".join(f"  {line}\n" for line in "\n".join(lines).splitlines()))
     assert str(ROOT) not in said
 
@@ -161,7 +163,7 @@ def test_one_name_for_one_thing(read):
 def test_abbreviations_are_refused(module, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["called.py", "--hel"])
     with pytest.raises(SystemExit, match="2"):
-        importlib.import_module(module).main()
+        MAIN[module].main()
     assert "error: " in capsys.readouterr().err  # and no help
 
 
@@ -196,7 +198,7 @@ def test_an_old_spelling_works_and_says_what_is_written_now(module, old, new, li
 def test_commands_of_the_release_before(tmp_path, capsys):
     for module in OLD_COMMANDS:
         with pytest.raises(SystemExit, match="2"):
-            importlib.import_module(module).main([str(tmp_path), str(tmp_path)])
+            MAIN[module].main([str(tmp_path), str(tmp_path)])
         first, second = capsys.readouterr().err.splitlines()
         assert first.startswith(f"warning: {module.replace('.', '/')}.py is written tools/compare.py now")
         assert second.startswith("error: ") and "no results.jsonl, no complete checkpoint" in second

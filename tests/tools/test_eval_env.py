@@ -96,7 +96,7 @@ def test_help_is_that_of_the_simulator(model, tmp_path, capsys):
             main(arguments)
         printed = " ".join(capsys.readouterr().out.split())
         assert stop.value.code == 0 and told in printed
-    assert "--hurry" in printed and "--task_suite" not in printed
+    assert "--hurry" in printed and "[--task_suite" not in printed
     assert "unknown environment 'toys': there are libero, stack, toy" in refused(["--env", "toys"], capsys)
     assert "--env" in refused([], capsys)
     assert "render setting 'dark'" in refused(["--env", "toy", "--model_path", str(model), "--render", "plain"], capsys)
