@@ -231,7 +231,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
                 break
 
     if tracker:
-        what = f"stopped by a signal at step {done}, --resume continues" if stop else "done"
+        what = f"stopped by a signal at step {done}, --resume {run} continues" if stop else "done"
         tracker.line(f"{what}: {run / 'last'}")
     return STOPPED if stop else 0
 
@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = launch(train, devices, cfg, job)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("--resume continues from the last checkpoint") from None
+        raise KeyboardInterrupt(f"--resume {checkpoint.run_folder(cfg)} continues from the last checkpoint") from None
     raise SystemExit(code)
 
 

@@ -7,7 +7,7 @@ parse failures and repairs. Times, incidents and how the work was divided may di
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rv_eval.results.summary import Run, gather, list_episodes
+from rv_eval.results.summary import Run, gather, list_episodes, show
 
 OUTCOME = ("success", "steps", "queries", "parse_failures", "repaired")
 
@@ -45,9 +45,14 @@ def evaluation_differences(
     for episode in [episode for episode in episodes[0] if episode in episodes[1]]:
         first_values, second_values = (each[episode].values for each in episodes)
         differing = _differing(first_values, second_values, OUTCOME)
-        found += [f"{list_episodes([episode])[0]}: {text}" for text in differing]
+        found += [f"{list_episodes([episode])[0]}: {'; '.join(differing)}"] if differing else []
     return found
 
 
 def _differing(first: dict, second: dict, names: Iterable[str]) -> list[str]:
-    return [f"{n}: {first.get(n)} and {second.get(n)}" for n in names if first.get(n) != second.get(n)]
+    pairs = [(name, first.get(name), second.get(name)) for name in names]
+    return [f"{name}: {_told(a)} and {_told(b)}" for name, a, b in pairs if a != b]
+
+
+def _told(value):
+    return show(value) if isinstance(value, str) else value  # a hash shortened

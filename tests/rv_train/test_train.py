@@ -144,7 +144,7 @@ def test_resuming_a_changed_run_says_what_changed(tmp_path, demos, resumed, caps
 def check_stopped(folder, code, output):
     assert code == STOPPED == 75
     step = load_trainer(folder / "tiny/last")["step"]
-    assert f"stopped by a signal at step {step}, --resume continues" in output.splitlines()[-1]
+    assert f"stopped by a signal at step {step}, --resume {folder / 'tiny'} continues" in output.splitlines()[-1]
     assert find_damage(folder / "tiny/last") is None
 
 
