@@ -112,8 +112,8 @@ def compare_evaluations(args: argparse.Namespace) -> tuple[list[str], str]:
     write_comparison(run_a, run_b, comparison, args.out, args.json, args.embed_videos)
     found = evaluation_differences(run_a, run_b, ignore=args.ignore)
     more = [f"... and {len(found) - LISTED} more differences"] if len(found) > LISTED else []
-    head = ["not equal:"] if found else []
-    return [*head, *found[:LISTED], *more], f"equal: {', '.join(list_episodes(line.episode for line in run_a.episodes))}"
+    found = ["not equal:", *found[:LISTED], *more] if found else []
+    return found, f"equal: {', '.join(list_episodes(line.episode for line in run_a.episodes))}"
 
 
 def write_comparison(
