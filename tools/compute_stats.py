@@ -2,13 +2,13 @@
 
     python tools/compute_stats.py data/quickstart --out action_stats.json
     python tools/compute_stats.py data/stack --key_map isaac_cosmos --proprio joint_pos gripper_pos
-    python tools/compute_stats.py data/quickstart --set ACTION.MODE delta --set ACTION.HORIZON 8 --out delta_stats.json
+    python tools/compute_stats.py data/quickstart ACTION.MODE delta ACTION.HORIZON 8 --out delta_stats.json
 
 Training computes the same by itself. A file is for a range that several runs share, or that must not move when the data
 does: DATA.STATS action_stats.json. A name that ends in .npz gives numpy's format (action_mins, action_maxs, ...), which
 DATA.STATS reads, too. With --proprio it holds mean, deviation and range of these parts of the robot's state as well,
 for a policy that is given them. Where a recipe writes actions as differences or rotations in another form, its keys of
-ACTION decide what the statistics are of: give them with --set. Exit code: 0, 2 where a file cannot be used.
+ACTION decide what the statistics are of: give them as KEY VALUE. Exit code: 0, 2 where a file cannot be used.
 """
 
 import argparse

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from rv_train.config import data_cfg
+from libs.cli import Parser
+from rv_train.config import SECTIONS, data_cfg
 from rv_train.data.sources import SOURCES, find_source, source_that_fits
 
 
-def add_data_options(parser: argparse.ArgumentParser, proprio: bool = True) -> None:
-    """The files and --source, --key_map, --views, --instruction and --set; with `proprio` also --proprio."""
+def add_data_options(parser: Parser, proprio: bool = True) -> None:
+    """The files, --source, --key_map, --views, --instruction and pairs KEY VALUE; with `proprio` also --proprio."""
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE_OR_FOLDER", help="demonstrations: what DATA.FILES lists")
     add("--source", choices=SOURCES, help="kind of data, DATA.SOURCE (default: the one that the files look like)")
@@ -20,14 +21,7 @@ def add_data_options(parser: argparse.ArgumentParser, proprio: bool = True) -> N
     if proprio:
         add("--proprio", nargs="+", metavar="PART", help="parts of the robot's state, DATA.PROPRIO (default: none)")
     add("--instruction", metavar="TEXT", help="what every demo does, DATA.INSTRUCTION (default: as the data says)")
-    add(
-        "--set",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("KEY", "VALUE"),
-        help="any other key of a recipe, such as ACTION.MODE delta; may be given again",
-    )
+    parser.add_pairs(SECTIONS, help="any other key of a recipe, such as ACTION.MODE delta")
 
 
 def chosen_data(args: argparse.Namespace, **action: int) -> CfgNode:
@@ -39,11 +33,11 @@ def chosen_data(args: argparse.Namespace, **action: int) -> CfgNode:
     given = {"FILES": args.files, "SOURCE": args.source or source_that_fits(args.files)}
     given |= {"KEY_MAP": args.key_map, "INSTRUCTION": args.instruction, "PROPRIO": parts}
     data = {key: value for key, value in given.items() if value}
-    facts = find_source(data["SOURCE"]).look(data_cfg({"DATA": data}, "command line", _pairs(args)))
+    facts = find_source(data["SOURCE"]).look(data_cfg({"DATA": data}, "command line", args.opts))
     views = list(dict.fromkeys(args.views)) if args.views else list(facts.cameras)
     tree = {"DATA": {**data, "VIEWS": views}, "ACTION": {"DIM": facts.action_dim, **action}}
     needs = [part for pair in facts.needs.items() for part in pair]
-    return data_cfg(tree, "command line", [*needs, *_pairs(args)])
+    return data_cfg(tree, "command line", [*needs, *args.opts])
 
 
 def other_data(cfg: CfgNode, files: Sequence[Path], source: str | None, key_map: str | None) -> CfgNode:
@@ -58,7 +52,3 @@ def other_data(cfg: CfgNode, files: Sequence[Path], source: str | None, key_map:
     cfg.DATA.KEY_MAP, cfg.DATA.STATS, cfg.DATA.MAX_DEMOS = key_map or cfg.DATA.KEY_MAP, "", 0
     cfg.freeze()
     return cfg
-
-
-def _pairs(args):
-    return [part for pair in args.set for part in pair]

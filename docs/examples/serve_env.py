@@ -264,7 +264,9 @@ def _end_with_parent():
 
 def main(kind):
     """The command line of an environment of the class `kind`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8020, help="0: any")
     parser.add_argument("--child", action="store_true", help="any port, told on stdout; ends when stdin does")

@@ -168,7 +168,9 @@ def make_robot(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--type", default="so101_follower", help="so100_follower or so101_follower")
     parser.add_argument("--robot_port", required=True, help="serial port of the arm")
     parser.add_argument("--id", required=True, help="name under which the arm was calibrated")

@@ -21,6 +21,14 @@ def say(old: str, new: str) -> None:
     print(f"warning: {old} is written {new} now; the old form goes with the next release", file=sys.stderr)
 
 
+def without_set(words: Sequence[str], known: Collection[str]) -> list[str]:
+    """Arguments in which `--set KEY VALUE` is KEY VALUE, where a command takes such pairs."""
+    if "--set" in known or "--set" not in words:
+        return list(words)
+    say("--set KEY VALUE", "KEY VALUE")
+    return [word for word in words if word != "--set"]
+
+
 def as_written_now(words: Sequence[str], known: Collection[str]) -> list[str]:
     """Arguments of a command line, old spellings replaced, each told of once.
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from libs.cli.old import as_written_now
+from libs.cli.old import as_written_now, without_set
 from libs.errors import BadInput
 from libs.files import short_path
 
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         if self._key is None:
             return super().parse_args(words, namespace)
-        pairs, words = self._split_pairs(words, self._key)
+        pairs, words = self._split_pairs(without_set(words, self._option_string_actions), self._key)
         parsed = self.parse_intermixed_args(as_written_now(words, self._option_string_actions), namespace)
         parsed.opts = [*pairs, *parsed.opts]
         return parsed

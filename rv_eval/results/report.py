@@ -196,9 +196,13 @@ def _axis(num_runs: int) -> str:
     )
 
 
+def _here(value: object) -> object:
+    """A value of a record; where it is a path, as it reads from here."""
+    return short_path(value) if isinstance(value, str) else value
+
+
 def _told(value: object) -> str:
-    """A setting as text; where it is a path, as it reads from here."""
-    return short_path(value) if isinstance(value, str) else json.dumps(value)
+    return str(_here(value)) if isinstance(value, str) else json.dumps(value)
 
 
 def _settings(run: Run) -> str:
@@ -228,7 +232,7 @@ def _episodes(run: Run, comparison: Comparison | None, videos: Videos) -> dict:
     always = ("suite", "task_id", "task_name", "instruction", "init_state", "seed", "success", "steps")
     episodes = []
     for line in lines:
-        fields = {name: value for name, value in line.values.items() if name in always or name not in shared}
+        fields = {name: _here(value) for name, value in line.values.items() if name in always or name not in shared}
         entry = {"fields": fields, **videos.addresses(line), "source": f"{short_path(line.file)} line {line.number}"}
         if line.episode in others:
             other = others[line.episode]
@@ -239,4 +243,5 @@ def _episodes(run: Run, comparison: Comparison | None, videos: Videos) -> dict:
                 "source": f"{short_path(other.file)} line {other.number}",
             }
         episodes.append(entry)
-    return {"shared": {name: value for name, value in shared.items() if name not in always}, "episodes": episodes}
+    shared = {name: _here(value) for name, value in shared.items() if name not in always}
+    return {"shared": shared, "episodes": episodes}

@@ -247,7 +247,7 @@ def read_given(path: str, action_dim: int, parts: Iterable[str] = (), form: Mapp
         found, wanted = (one or "recorded" for one in (stats.get("form"), form))
         raise BadInput(
             f"DATA.STATS: {path} is of actions written as {found}, this recipe writes them as {wanted}: compute it "
-            "with tools/compute_stats.py --set ACTION.MODE ..., the keys of ACTION as in the recipe, HORIZON included"
+            "with tools/compute_stats.py FILES ACTION.MODE ..., the keys of ACTION as in the recipe, HORIZON included"
         )
     if len(stats["min"]) != action_dim:
         raise BadInput(f"DATA.STATS: {path} has {len(stats['min'])} action dimensions, ACTION.DIM is {action_dim}")

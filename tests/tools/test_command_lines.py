@@ -176,6 +176,12 @@ OLD = [
     ("tools.collect_env", "--env_command x --num_demos 1 --out o --render fast --task_id 1", None, 1),
     ("tools.collect_demos", "--task_suite s --task_ids 0,3 --num_demos 1 --out o", None, 1),
     ("tools.compute_stats", "--views top,wrist data --proprio a,b", "data --views top wrist --proprio a b", 2),
+    (
+        "tools.compute_stats",
+        "data --set ACTION.MODE delta --set DATA.CACHE x",
+        "data ACTION.MODE delta DATA.CACHE x",
+        1,
+    ),
     ("tools.inspect_demos", "data --demos 2 --views top,wrist", "data --num_demos 2 --views top wrist", 2),
     ("tools.peek_manifest", "data --samples 2", "data --num_samples 2", 1),
     ("tools.export_lerobot", "data --out o --robot franka", "data --out o --robot_type franka", 1),
@@ -191,7 +197,9 @@ def test_an_old_spelling_works_and_says_what_is_written_now(module, old, new, li
     assert len(said) == lines
     for line in said:
         assert re.fullmatch(r"warning: .* is written .* now; the old form goes with the next release", line)
-    _, now = read(module, (new or old.replace("--task_id ", "--task_ids ").replace("0,3", "0 3")).split())
+    _, now = read(
+        module, (new or old.replace("--task_id ", "--task_ids ").replace("0,3", "0 3").replace("--set ", "")).split()
+    )
     assert vars(before) == vars(now) and capsys.readouterr().err == ""
 
 

@@ -418,3 +418,20 @@ def test_a_run_without_any_result_gives_a_page(tmp_path):
     write_report(tmp_path / "report.html", gather([folder]))
     assert "MISSING: 4 of 4" in (tmp_path / "report.html").read_text()
     assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_paths_read_from_the_working_folder(tmp_path, monkeypatch):
+    """Nothing says where on this machine that is; what lies elsewhere is named whole."""
+    monkeypatch.chdir(tmp_path)
+    here = {
+        "model_path": str(tmp_path / "checkpoints/run"),
+        "model_folder": str(tmp_path / "checkpoints/run/last/model"),
+    }
+    write(tmp_path / "a/results.jsonl", [record(init_state=init, **here) for init in range(3)])
+    write(tmp_path / "b/results.jsonl", [record(init_state=init, model_path="/elsewhere/run") for init in range(2)])
+    runs = [gather([tmp_path / name]) for name in "ab"]
+    write_report(tmp_path / "report.html", *runs, compare(*runs))
+    text = (tmp_path / "report.html").read_text()
+    assert str(tmp_path) not in text
+    for path in ("checkpoints/run/last/model", "a/results.jsonl", "/elsewhere/run"):
+        assert path in text

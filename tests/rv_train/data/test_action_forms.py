@@ -128,7 +128,7 @@ def test_statistics_are_those_of_what_is_written(demos):
 def test_statistics_of_a_file_must_be_of_the_same_form(demos, tmp_path, capsys):
     keys = {"ACTION.MODE": "delta", "ACTION.DELTA": "[0,1,2,3,4,5]", "ACTION.STATE": "['ee_pos','ee_ori']"}
     keys |= {"ACTION.ROTATION.DIMS": "[3]", "ACTION.HORIZON": "3"}
-    pairs = [part for key, value in keys.items() for part in ("--set", key, value)]
+    pairs = [part for key, value in keys.items() for part in (key, value)]
     common = [str(demos), "--proprio", "ee_pos", "ee_ori"]
     compute_stats.main([*common, *pairs, "--out", str(tmp_path / "delta.json")])
     compute_stats.main([*common, "--out", str(tmp_path / "plain.json")])
@@ -149,7 +149,7 @@ def test_statistics_of_a_file_must_be_of_the_same_form(demos, tmp_path, capsys):
 
 
 def turned_pairs():
-    return ["--set", "ACTION.ROTATION.DIMS", "[3]", "--set", "ACTION.ROTATION.WRITTEN", "6d_columns"]
+    return ["ACTION.ROTATION.DIMS", "[3]", "ACTION.ROTATION.WRITTEN", "6d_columns"]
 
 
 def test_numbers_that_are_no_rotation_are_refused_with_their_frame(demos):
