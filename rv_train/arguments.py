@@ -67,10 +67,9 @@ def load_run(run: Path | str, opts: Sequence[Any] = ()) -> CfgNode:
     BadInput: no run folder, a broken tree, a wrong KEY or VALUE, or one that names another folder.
     """
     path = Path(os.path.abspath(run))  # of ".", too; a link stays the folder's name
-    if kind_of(path) != "folder":
-        raise BadInput(f"--resume: {run} is no run folder: it does not exist")
-    if not (path / SAVED).is_file():
-        raise BadInput(f"--resume: {run} is no run folder: it has no {SAVED}")
+    if kind_of(path / SAVED) != "file":
+        reason = f"it has no {SAVED}" if kind_of(path) else "it does not exist"
+        raise BadInput(f"--resume: {run} is no run folder: {reason}")
     if named := [key for key in opts[::2] if key in ("EXP.DIR", "EXP.ID")]:
         raise BadInput(f"--resume {run} says which run goes on: leave out {named[0]}, or give --cfg and --resume alone")
     place = ["EXP.DIR", short_path(path.parent), "EXP.ID", path.name]
@@ -80,7 +79,7 @@ def load_run(run: Path | str, opts: Sequence[Any] = ()) -> CfgNode:
 def saved_ranks(run: Path | str) -> int | None:
     """The number of CPU ranks that a run had when it last ran; None: it ran on GPUs, or nothing says so."""
     path = Path(run) / "run.json"
-    if not path.is_file():
+    if kind_of(path) != "file":
         return None
     about = read_json_object(path)
     resumed = about.get("resumed")
