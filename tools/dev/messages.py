@@ -23,9 +23,7 @@ def find_messages(root: Path, packages: Sequence[str]) -> dict[Path, list[str]]:
     """{file: its messages in their order} of the packages under the folder `root`; `{…}` is what is filled in."""
     paths = [path for package in packages for path in sorted((root / package).rglob("*.py"))]
     found = _Reader(root, paths).read()
-    return {
-        path: sorted(found[path], key=lambda text, lines=found[path]: lines[text]) for path in paths if path in found
-    }
+    return {path: sorted(found[path], key=found[path].__getitem__) for path in paths if path in found}
 
 
 def words(text: str) -> list[str]:

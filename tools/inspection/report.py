@@ -130,8 +130,8 @@ def _range_table(data, stats, codec):
             + "".join(f"<td>{cell}</td>" for cell in cells)
             + f"<td>{_histogram(column, low, high)}</td></tr>"
         )
-    head = ("dimension", "min", "1&nbsp;%", "99&nbsp;%", "max", "beyond these")
-    head += (f"integers of the rest, 0 to {NUM_BINS}", "distribution")
+    head = ["dimension", "min", "1&nbsp;%", "99&nbsp;%", "max", "beyond these"]
+    head += [f"integers of the rest, 0 to {NUM_BINS}", "distribution"]
     return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{''.join(rows)}</table>"
 
 
