@@ -340,5 +340,5 @@ def test_constant_lines_are_of_actions_and_proprio():
     noise = "never changes but for noise, 1.5699999 to 1.5700001"
     assert list(constant_dims(stats)) == [
         f"dimension 0 of the actions {noise}: it is taken for 1.57 everywhere",
-        "dimension 2 of the actions never changes: it is 2 in every frame",
+        "dimension 2 of the actions never changes: it is 2 in every frame, and will be in every answer",
     ]
