@@ -103,7 +103,7 @@ setup: .venv/complete
 # The stamp comes last, so an installation that was cut off is done again.
 .venv/complete: pyproject.toml setup.py requirements.lock
 	@python="$(PYTHON)"; $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "the simulators need Python 3.11, $$python is $$($$python --version): install it, or uv, which fetches it," \
+		{ echo "requirements.lock is for Python 3.11, $$python is $$($$python --version): install it, or uv, which fetches it," \
 		"or name one: make PYTHON=/path/to/python3.11"; exit 2; }; $$python -m venv .venv
 	@# torch alone and first: what comes later then keeps this build instead of choosing one of its own
 	$(PIP) -c requirements.lock torch

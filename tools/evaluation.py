@@ -6,18 +6,20 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from libs.cli import Parser, Switch
 from libs.errors import BadInput
 from libs.files import check_new_folder
-from rv_eval.agent import AgentSettings, Answering, ChunkAgent
-from rv_eval.envs import get_simulator
-from rv_eval.envs.base import Episode, Simulator
+
+if TYPE_CHECKING:  # what imports numpy: tools/serve_policy.py takes its port before
+    from rv_eval.agent import AgentSettings, Answering
+    from rv_eval.envs.base import Episode, Simulator
 
 SERVED = ("ws://", "wss://")
+SERVER_WAIT_S = 30.0  # for a server that was started together with the evaluation
 TRAINED_WORDINGS = Path(__file__).parents[1] / "configs" / "wordings" / "libero_train.json"
-Ask = Callable[[argparse.Namespace, list[Episode]], tuple[list[Episode], str | None]]
+Ask = Callable[[argparse.Namespace, "list[Episode]"], tuple["list[Episode]", str | None]]
 # What a served policy has decided already.
 OF_THE_POLICY = ("device", "dtype", "torch_compile", "policy_batch", "generate_temperature", "drafts")
 
@@ -27,12 +29,14 @@ def evaluate_in(name: str, description: str, argv: Sequence[str] | None = None, 
 
     description: the text of --help. Ends the program where it cannot go on.
     """
+    from rv_eval.envs import get_simulator
+
     simulator = get_simulator(name)
     run_evaluation(parse_args(simulator, description, argv, prog), simulator)
 
 
 def parse_args(
-    simulator: Simulator,
+    simulator: "Simulator",
     description: str,
     argv: Sequence[str] | None = None,
     prog: str | None = None,
@@ -61,7 +65,7 @@ def parse_args(
     return args
 
 
-def make_parser(simulator: Simulator, description: str, prog: str | None = None) -> Parser:
+def make_parser(simulator: "Simulator", description: str, prog: str | None = None) -> Parser:
     """The Parser of an evaluation in a simulator. prog: how the command is called, by default its file."""
     parser = Parser(description, prog=prog)
     add_policy_arguments(parser)
@@ -145,7 +149,7 @@ def check_policy_arguments(args: argparse.Namespace) -> None:
         raise BadInput(f"--{given[0]} is decided where the policy is served, not for {args.model_path}")
 
 
-def ask_in_wordings(args: argparse.Namespace, episodes: list[Episode]) -> tuple[list[Episode], str | None]:
+def ask_in_wordings(args: argparse.Namespace, episodes: "list[Episode]") -> tuple["list[Episode]", str | None]:
     """The episodes as --wordings has them asked, and what their results say of that (None: nothing)."""
     if args.wordings is None:
         return episodes, None
@@ -160,17 +164,18 @@ def ask_in_wordings(args: argparse.Namespace, episodes: list[Episode]) -> tuple[
 
 def run_evaluation(
     args: argparse.Namespace,
-    simulator: Simulator,
+    simulator: "Simulator",
     ask: Ask = ask_in_wordings,
-    policy: Answering | None = None,
-    make_agent: Callable[..., Any] = ChunkAgent,
+    policy: "Answering | None" = None,
+    make_agent: Callable[..., Any] | None = None,
     more: dict | None = None,
 ) -> list[dict]:
     """Evaluate the policy of `args` and print the table; ends the program where it cannot go on.
 
     ask: what is asked in the planned episodes, and what their results say of that. policy: that of `args`, where it is
-    loaded already. make_agent: see Rollout. more: goes into every record. Returns the records.
+    loaded already. make_agent: see Rollout (default: a ChunkAgent). more: goes into every record. Returns the records.
     """
+    from rv_eval.agent import ChunkAgent
     from rv_eval.picture_sizes import shape_remark
     from rv_eval.playing.evaluate import (
         EvalOptions,
@@ -208,7 +213,7 @@ def run_evaluation(
         save_all_data=args.save_all_data,
         timeout_s=args.timeout,
         recycle_after=args.recycle_after,
-        make_agent=make_agent,
+        make_agent=make_agent or ChunkAgent,
     )
     settings = {"num_envs": args.num_envs, **prepared}
     settings |= more or {}
@@ -228,14 +233,15 @@ def run_evaluation(
     return records
 
 
-def load_policy(args: argparse.Namespace) -> Answering:
+def load_policy(args: argparse.Namespace) -> "Answering":
     """The policy of --model_path, loaded here or served elsewhere."""
     if args.model_path.startswith(SERVED):
         from rv_eval.serving.protocol import PolicyLost, read_api_key
         from rv_eval.serving.remote_policy import RemotePolicy
 
         try:
-            return RemotePolicy(args.model_path, read_api_key(args.api_key_file))
+            waits = functools.partial(print, file=sys.stderr, flush=True)
+            return RemotePolicy(args.model_path, read_api_key(args.api_key_file), wait_s=SERVER_WAIT_S, report=waits)
         except PolicyLost as error:  # nobody is there from the start
             raise BadInput(f"--model_path: {error}") from error
     import torch
@@ -256,7 +262,7 @@ def load_policy(args: argparse.Namespace) -> Answering:
     return policy
 
 
-def agent_settings(args: argparse.Namespace, preset: AgentSettings) -> AgentSettings:
+def agent_settings(args: argparse.Namespace, preset: "AgentSettings") -> "AgentSettings":
     """The preset with what the command line says instead."""
     given = {
         "n_action_steps": args.action_horizon,

@@ -11,20 +11,19 @@ client's; for vla-eval alone, whose clients want one action at a time, they are 
 """
 
 import argparse
-import asyncio
 import functools
 import ipaddress
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from libs.cli import Parser, Switch, cli_errors
 from libs.errors import BadInput
+from rv_eval.serving.port import take_port
 from tools.evaluation import add_agent_arguments, agent_settings
 
 if TYPE_CHECKING:
@@ -87,24 +86,26 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    # Cheap checks first: torch takes seconds to import.
-    from rv_eval.serving.protocol import read_api_key
-    from rv_eval.serving.serve import ServerLimits
-
-    limits = ServerLimits(args.max_clients, args.batch_wait_ms / 1000, args.idle_timeout)
-    api_key = read_api_key(args.api_key_file)
-    if not 0 <= args.port < 65536:
-        raise BadInput(f"--port must be from 0 to 65535, got {args.port}")
     if args.threads < 1:
         raise BadInput(f"--threads must be at least 1, got {args.threads}")
-    executed = functools.partial(agent_settings, args)
-    idle = asyncio.run(serve(limits, api_key, args.host, args.port, functools.partial(load_policy, args), executed))
+    with take_port(args.host, args.port) as taken:
+        # Only now what takes time to import: whoever comes meanwhile waits, nobody is refused.
+        import asyncio
+
+        from rv_eval.serving.protocol import read_api_key
+        from rv_eval.serving.serve import ServerLimits
+
+        limits = ServerLimits(args.max_clients, args.batch_wait_ms / 1000, args.idle_timeout)
+        api_key = read_api_key(args.api_key_file)
+        executed = functools.partial(agent_settings, args)
+        idle = asyncio.run(serve(limits, api_key, taken, functools.partial(load_policy, args), executed))
     if not idle:
         os._exit(0)  # the policy's thread cannot be ended, and the interpreter would wait for it
 
 
 def load_policy(args: argparse.Namespace) -> "Policy":
     """The policy, warm: the first client must not wait for what is compiled or allocated at the first call."""
+    import numpy as np
     import torch
 
     from rv_eval.policy import Policy
@@ -140,15 +141,16 @@ def ready_line(policy: "Answering") -> str:
 async def serve(
     limits: "ServerLimits",
     api_key: str | None,
-    host: str,
-    port: int,
+    taken: socket.socket,
     load: "Callable[[], Policy]",
     executed: "Callable[[AgentSettings], AgentSettings] | None" = None,
 ) -> bool:
     """Serve what `load()` returns until SIGINT or SIGTERM; False where the policy is still busy or loading then.
 
-    executed: see PolicyServer. The port is taken before anything is loaded. A second signal ends the process at once.
+    taken: see `take_port`. executed: see PolicyServer. A second signal ends the process at once.
     """
+    import asyncio
+
     from rv_eval.serving.serve import PolicyServer
 
     stop = asyncio.Event()
@@ -161,7 +163,7 @@ async def serve(
         stop.set()
 
     server = PolicyServer(None, limits, api_key, executed=executed)
-    address = await server.start(host, port)
+    address = await server.start(taken)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     stopped = asyncio.create_task(stop.wait())
@@ -173,19 +175,12 @@ async def serve(
         except BaseException:
             await server.close(reason="the policy cannot be loaded")
             raise
-        if not server.needs_key and not is_loopback(host):
+        if not server.needs_key and not ipaddress.ip_address(taken.getsockname()[0]).is_loopback:
             print(f"warning: anyone who reaches {address} can use this policy: no API key is set", file=sys.stderr)
         print(f"serving {address} | {about}", flush=True)
         await stopped
     print("stopping", flush=True)
     return await server.close(GRACE_S)
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return False
 
 
 if __name__ == "__main__":

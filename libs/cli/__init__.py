@@ -25,7 +25,6 @@ EXTRAS = {
     "libero": "sim",
     "robosuite": "sim",
     "mujoco": "sim",
-    "imageio": "sim",
     "websockets": "serve",
     "msgpack": "serve",
     "pyarrow": "lerobot",

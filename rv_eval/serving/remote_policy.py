@@ -3,6 +3,7 @@
 import socket
 import struct
 import time
+from collections.abc import Callable
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
@@ -43,12 +44,19 @@ class RemotePolicy:
     Every observation of a batch has its own connection, so the server can compute them together.
     timeout_s: for one answer. reconnect_s: how long a server that was there before is given to come back; the
     observation is sent again then, which changes nothing: the server remembers nothing. A server that still loads its
-    model is waited for, as long as it lives, up to half an hour. No proxy is ever used, whatever the environment says.
+    model is waited for, as long as it lives, up to half an hour; one whose port is not open yet for wait_s, and report
+    takes a line that says so. No proxy is ever used, whatever the environment says.
     BadInput: no such address, a wrong key, or not a policy server of this repository. PolicyLost: nobody there.
     """
 
     def __init__(
-        self, url: str, api_key: str | None = None, timeout_s: float = 60.0, reconnect_s: float = 60.0
+        self,
+        url: str,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        reconnect_s: float = 60.0,
+        wait_s: float = 0.0,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         if not url.startswith(("ws://", "wss://")):
             raise BadInput(f"the address of a policy server is ws://host:port, got {url!r}")
@@ -58,7 +66,7 @@ class RemotePolicy:
         self._connections = []
         self._metadata: dict = {}  # of the first connection
         try:
-            self._connections.append(self._connect())
+            self._connections.append(self._await_server(wait_s, report))
         except _LOST as error:
             raise PolicyLost(f"no policy server answers at {url}: {_reason(error)}") from error
         self.horizon, self.action_dim = self._metadata["horizon"], self._metadata["action_dim"]
@@ -161,6 +169,20 @@ class RemotePolicy:
             if isinstance(answer, str):
                 raise BadInput(f"the policy server refuses an observation: {answer}")
             answers[place] = read_answer(wire.unpack(answer), self.horizon, self.action_dim)
+
+    def _await_server(self, wait_s, report):
+        """The first connection. Only a port that is not open is waited for: a wrong address stays wrong."""
+        asked = time.monotonic()
+        while True:
+            try:
+                return self._connect()
+            except ConnectionRefusedError:
+                if time.monotonic() - asked >= wait_s:
+                    raise
+                if report:
+                    report(f"no policy server answers at {self.url} yet: waiting up to {wait_s:g} s")
+                    report = None
+                time.sleep(min(PAUSE_S, wait_s))
 
     def _connect(self):
         """A connection whose metadata is read and the same as ever."""

@@ -15,6 +15,7 @@ import contextlib
 import hmac
 import json
 import logging
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -112,18 +113,12 @@ class PolicyServer:
         self._policy = policy
         self._about: dict = {} if policy is None else policy.describe()
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen; returns the address, "ws://host:port". port 0: any that is free. BadInput: it cannot be had."""
-        try:
-            self._listener = await self._listen(host, port)
-        except OSError as error:  # taken, forbidden, or no such host
-            reason = error.strerror or error
-            raise BadInput(
-                f"cannot listen at {host}, port {port}: {reason}; choose another port (0: any that is free)"
-            ) from None
+    async def start(self, taken: socket.socket) -> str:
+        """Answer at this socket, see `take_port`; returns the address, "ws://host:port"."""
+        self._listener = await self._listen(taken)
         if self._policy is not None:
             self._begin()
-        host, port = self._listener.sockets[0].getsockname()[:2]
+        host, port = taken.getsockname()[:2]
         return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
     async def load(self, load: Callable[[], Answering]) -> Answering:
@@ -149,11 +144,10 @@ class PolicyServer:
         self._batcher.start(self._policy)
         self._ready.set()
 
-    async def _listen(self, host, port):
+    async def _listen(self, taken):
         return await listen(
             self._serve_client,
-            host,
-            port,
+            sock=taken,
             process_request=self._before_handshake,
             create_connection=self._new_connection,  # type: ignore[arg-type]  # it is only called
             origins=[None],  # a page in the user's browser must not reach a server on 127.0.0.1

@@ -96,7 +96,7 @@ def demo_remarks(
     num_bins: int | None = None,
     written: Sequence[np.ndarray] | None = None,
 ) -> list[str]:
-    """Lines about data that can be trained on, its own remarks first.
+    """Lines about data that can be trained on, its own remarks first; each says what follows from it.
 
     Args:
         low, high: (B,) the range in use.
@@ -117,7 +117,7 @@ def constant_dims(stats: dict) -> Iterator[str]:
     for dim, (low, high) in enumerate(zip(stats["min"], stats["max"], strict=True)):
         what = f"dimension {dim} of the {what_of}"
         if low == high:
-            yield f"{what} never changes: it is {low:g} in every frame"
+            yield f"{what} never changes: it is {low:g} in every frame, and will be in every answer"
         elif still[dim]:
             middle = low + (high - low) / 2
             yield f"{what} never changes but for noise, {low:.9g} to {high:.9g}: it is taken for {middle:g} everywhere"
@@ -126,7 +126,7 @@ def constant_dims(stats: dict) -> Iterator[str]:
         names = [f"{part} {n}" for part, dim in proprio["parts"].items() for n in range(dim)]
         for name, low, high in zip(names, proprio["min"], proprio["max"], strict=True):
             if low == high:
-                yield f"proprio {name} never changes: it is {low:g} in every frame"
+                yield f"proprio {name} never changes: it is {low:g} in every frame, and tells a policy nothing"
 
 
 def _length_remarks(demos, horizon):
@@ -205,10 +205,11 @@ def _outlier_remark(demos, named, column, used, num_bins):
     worst = int(away.argmax())
     quantiles = np.quantile(column, [0.01, 0.99])
     if num_bins is None:
-        what = f"lie in {share:.1%} of the range, {low:g} to {high:g}"
+        what = f"lie in {share:.1%} of the range, {low:g} to {high:g}, and errors in them hardly count"
         remedy = "mend that demo or leave it out; FLOW.NORMALIZE mean_std is disturbed less"
     else:
-        what = f"lie between {low:g} and {high:g}, in {_bins(share, num_bins)} of the {num_bins:,} bins"
+        bins = f"{_bins(share, num_bins)} of the {num_bins:,} bins"
+        what = f"lie between {low:g} and {high:g}, in {bins}, and answers are no finer"
         clipped = _bins((high - low) / max(quantiles[1] - quantiles[0], high - low), num_bins)
         remedy = "mend that demo or leave it out"
         if clipped > 2 * _bins(share, num_bins):

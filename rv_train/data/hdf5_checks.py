@@ -103,8 +103,8 @@ def text_remarks(files: Sequence[DemoFile]) -> Iterator[str]:
     if named_only:
         more = f" (and {len(named_only) - 1} more files alike)" if len(named_only) > 1 else ""
         yield (
-            f"no instruction is stated in {named_only[0].path}{more}: its name says {named_only[0].instruction!r}; "
-            "DATA.INSTRUCTION gives another"
+            f"no instruction is stated in {named_only[0].path}{more}: its name says {named_only[0].instruction!r}, "
+            "which is trained with; DATA.INSTRUCTION gives another"
         )
     for which, why in (
         ("name", "LIBERO's benchmark states the name's at evaluation, so training does, too"),
@@ -124,7 +124,7 @@ def _given_remark(files: Sequence[DemoFile]) -> Iterator[str]:
         listed = ", ".join(file.path.name for file in files[:2])
         yield (
             f"one instruction, {given!r}, is given for {len(files)} files of {len(names)} different names ({listed} "
-            "...): are they one task? Without DATA.INSTRUCTION each has its own"
+            "...), and all are trained with it: are they one task? Without DATA.INSTRUCTION each has its own"
         )
 
 

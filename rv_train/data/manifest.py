@@ -189,11 +189,12 @@ class ManifestDataset:
         if found.num_bad:
             lines.append(f"{self.bad_lines()} are left out: {self.listed()}")
         if found.num_hidden:
-            lines.append(f"{found.num_hidden} of {len(self)} samples hide digits (X): no labels there")
+            lines.append(f"{found.num_hidden} of {len(self)} samples hide digits (X): nothing is learned there")
         if found.largest < 0.9 * self.codec.num_bins:
             lines.append(
                 f"the largest integer of {self.files[0].path} is {found.largest}, ACTION.NUM_BINS is "
-                f"{self.codec.num_bins}: is that what its lines were written with?"
+                f"{self.codec.num_bins}: is that what its lines were written with? If not, answers are read as other "
+                "actions"
             )
         return lines
 

@@ -13,6 +13,7 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.sync.client import connect
 
 from rv_eval.agent import AgentSettings
+from rv_eval.serving.port import take_port
 from rv_eval.serving.serve import PolicyServer
 from rv_train.policies.base import Prediction
 
@@ -99,7 +100,7 @@ def running(policy, limits=None, api_key=None, report=None, port=0, executed=Non
 
     try:
         server = run(make())
-        server.url = run(server.start("127.0.0.1", port))
+        server.url = run(server.start(take_port(port=port)))
         server.leave = lambda: run(server.close())
         begin_to_load = server.load
         server.load = lambda function: run(begin_to_load(function))

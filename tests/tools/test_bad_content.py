@@ -13,6 +13,7 @@ from rv_train.checkpoint import _describe
 from rv_train.data.stats import FILE_NAME
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import build
+from tests.refusal import as_on_page
 from tests.rv_eval.records import record, write
 from tests.tiny import ROOT, lora_opts, make_tiny_base, make_tiny_checkpoint
 
@@ -46,7 +47,7 @@ def refused(command, good, capsys):
     err = capsys.readouterr().err
     assert end.value.code == 2, err
     assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+    return as_on_page(err)
 
 
 def edited(path, change):

@@ -8,6 +8,7 @@ import pytest
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import build
 from tests.original_runs import make_original_run
+from tests.refusal import as_on_page
 from tests.rv_eval.records import record, write
 from tests.tiny import ROOT, make_tiny_checkpoint
 
@@ -179,5 +180,5 @@ def test_a_path_that_cannot_be_used_is_one_line(command, word, kind, good, tmp_p
         importlib.import_module(name).main(arguments)
     err = capsys.readouterr().err
     assert end.value.code == 2, err
-    assert err.startswith("error: ") and err.count("\n") == 1
+    assert as_on_page(err).count("\n") == 1
     assert str(bad).replace("\0", "\\x00")[:200] in err

@@ -89,7 +89,10 @@ def test_parts_of_the_robots_state_in_another_layout(tmp_path, capsys, name):
 
 def test_what_never_changes_is_said(demos, tmp_path, capsys):
     main([str(demos), "--out", str(tmp_path / "stats.json")])
-    assert capsys.readouterr().err == "warning: dimension 6 of the actions never changes: it is 1 in every frame\n"
+    assert (
+        capsys.readouterr().err
+        == "warning: dimension 6 of the actions never changes: it is 1 in every frame, and will be in every answer\n"
+    )
 
 
 @pytest.mark.parametrize(

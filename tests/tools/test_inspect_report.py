@@ -52,8 +52,9 @@ def test_wild_values_are_marked(tmp_path):
     with h5py.File(path, "r+") as file:
         file["data/demo_0/actions"][3, 1] = 50.0
     _, text = page_of(path, tmp_path, "--num_demos", "1")
-    assert len(re.findall("<tr class=squeezed><th>y</th>", text)) == 1 and text.count("class=squeezed") == 1
-    assert re.search(r'class="remark">[^<]*demo_0[^<]*frame 3', text)
+    assert len(re.findall("<tr class=squeezed><th>1: y</th>", text)) == 1 and text.count("class=squeezed") == 1
+    assert re.search(r'class="remark">[^<]*demo_0[^<]*frame 3[^<]*and answers are no finer', text)
+    assert "Training takes this as it is" in text and "Training refuses" not in text
 
 
 def test_a_page_is_refused_where_it_cannot_be(tmp_path, capsys):
@@ -83,5 +84,6 @@ def test_it_plays_in_a_browser(tmp_path):
         browser.find_element("id", "next").click()
         assert browser.find_element("id", "frame").text.startswith("frame 0 of 25")
         assert browser.execute_script("return document.querySelectorAll('#actions polyline').length") == 6
+        assert browser.execute_script("return document.getElementById('actions-still').textContent") == ""
         assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
         assert [address for address in requests(browser) if not address.startswith(("file:", "data:"))] == []

@@ -119,6 +119,7 @@ def test_wrong_input_is_one_line(robot, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115
         run.remove("--yes")
         assert "give --yes" in refused(run, capsys)
+    monkeypatch.setattr("tools.evaluation.SERVER_WAIT_S", 0)
     assert "no policy server answers" in refused(["--model_path", "ws://127.0.0.1:1", *arguments], capsys)
 
 

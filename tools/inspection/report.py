@@ -54,7 +54,7 @@ def write_report(
     parts = {
         "title": escape(", ".join(Path(name).name for name in files)),
         "facts": _facts(data, lengths, files),
-        "odd": _lines(problems, "problem") + _lines(remarks, "remark") or "<p>Nothing was found.</p>",
+        "odd": _odd(problems, remarks),
         "range": _range_table(data, stats, codec) if stats else "<p>Actions are stored as integers.</p>",
         "instructions": _instructions(data),
         "note": f"{len(shown)} of {len(lengths)} demos; a picture every {stride} frames"
@@ -82,8 +82,21 @@ def _facts(data, lengths, files):
     return "".join(f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in rows.items())
 
 
-def _lines(lines, kind):
-    return "".join(f'<p class="{kind}">{escape(line)}</p>' for line in lines)
+def _odd(problems, remarks):
+    """Two lists: what keeps training from starting, and what does not."""
+    said = ""
+    for kind, lines, means in (
+        ("problem", problems, "Training refuses this, or stops at it: mend it"),
+        ("remark", remarks, "Training takes this as it is; each line says what follows"),
+    ):
+        if lines:
+            listed = "".join(f'<li class="{kind}">{_text(line)}</li>' for line in lines)
+            said += f"<h3>{means}</h3><ul>{listed}</ul>"
+    return said or "<p>Nothing was found.</p>"
+
+
+def _text(line):
+    return escape(line).replace(" %", "&nbsp;%")
 
 
 def _instructions(data):
@@ -104,7 +117,7 @@ def _range_table(data, stats, codec):
     actions = np.concatenate([demo.actions for demo in data.demos])
     integers = codec.to_integers(actions)
     rows = []
-    for dim, name in enumerate(names_of(actions.shape[1])):
+    for dim, name in enumerate(map(str, names_of(actions.shape[1]))):
         column, bins = actions[:, dim], integers[:, dim]
         low, high, first, last = (stats[key][dim] for key in ("min", "max", "q01", "q99"))
         outside = np.mean((column < first) | (column > last))
@@ -113,11 +126,12 @@ def _range_table(data, stats, codec):
         cells = [f"{low:.4g}", f"{first:.4g}", f"{last:.4g}", f"{high:.4g}", f"{100 * outside:.1f} %", used]
         squeezed = len(middle) and middle.max() - middle.min() < NUM_BINS / 10 and high > low
         rows.append(
-            f"<tr{' class=squeezed' * bool(squeezed)}><th>{escape(str(name))}</th>"
+            f"<tr{' class=squeezed' * bool(squeezed)}><th>{escape(name if name == str(dim) else f'{dim}: {name}')}</th>"
             + "".join(f"<td>{cell}</td>" for cell in cells)
             + f"<td>{_histogram(column, low, high)}</td></tr>"
         )
-    head = ("", "min", "1 %", "99 %", "max", "beyond these", f"integers of the rest, 0 to {NUM_BINS}", "distribution")
+    head = ["dimension", "min", "1&nbsp;%", "99&nbsp;%", "max", "beyond these"]
+    head += [f"integers of the rest, 0 to {NUM_BINS}", "distribution"]
     return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{''.join(rows)}</table>"
 
 

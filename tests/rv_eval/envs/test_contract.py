@@ -25,6 +25,8 @@ START_S = 180  # an environment may take so long until its first reply
 
 
 def named(name):
+    taken = set(SIMULATORS) & set(HERE)
+    assert not taken, f"{taken}: these tests have simulators of that name, and would test those; call it otherwise"
     return HERE[name]() if name in HERE else get_simulator(name)
 
 
@@ -154,5 +156,5 @@ def test_a_render_setting_that_does_not_exist_is_refused(running):
 
 
 def test_an_unknown_simulator_is_named_with_what_exists():
-    with pytest.raises(ValueError, match="unknown environment 'liber': there are libero, stack"):
+    with pytest.raises(ValueError, match=f"unknown environment 'liber': there are {', '.join(SIMULATORS)}"):
         get_simulator("liber")

@@ -4,7 +4,8 @@ import contextlib
 import copy
 import importlib.util
 import os
-import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -24,6 +25,7 @@ from rv_eval.playing.rollout import Rollout
 from rv_eval.serving import wire
 from rv_train.policies.base import Prediction
 from tests.rv_eval.envs.elsewhere import COMMAND, EXAMPLES, Standing, box, gone, misbehaving
+from tests.tiny import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
 
@@ -112,20 +114,21 @@ def test_a_killed_server_that_comes_back_at_its_address_is_an_incident(undisturb
     assert sum(outcome[3] for outcome in found.values()) <= 1
 
 
-def test_an_environment_ends_with_the_process_that_started_it(tmp_path):
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:  # as an evaluation that is killed: nothing of it runs any more
-        with contextlib.suppress(BaseException):
-            simulator = RemoteSimulator(command=COMMAND)
-            env = simulator.make(simulator.tasks[0], 32, "plain")
-            os.write(write, f"{env.pid}".encode())
-            time.sleep(60)
-        os._exit(1)
-    pid = int(os.read(read, 20))
-    assert os.path.exists(f"/proc/{pid}")
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+LEFT_BEHIND = """
+import sys, time
+from rv_eval.envs.remote import RemoteSimulator
+simulator = RemoteSimulator(command=sys.argv[1])
+print(simulator.make(simulator.tasks[0], 32, "plain").pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_an_environment_ends_with_the_process_that_started_it():
+    command = [sys.executable, "-c", LEFT_BEHIND, COMMAND]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as evaluation:
+        pid = int(evaluation.stdout.readline())
+        assert os.path.exists(f"/proc/{pid}")
+        evaluation.kill()
     assert gone(pid)
 
 

@@ -215,6 +215,24 @@ def test_nobody_there():
         RemotePolicy(url)
 
 
+def test_a_server_that_comes_later_is_waited_for_when_asked_to():
+    policy, said = PicturePolicy(), []
+    with running(policy) as server:
+        url, port = server.url, server.port
+    with contextlib.ExitStack() as later:
+        start = threading.Timer(0.7, lambda: later.enter_context(running(policy, port=port)))
+        start.start()
+        remote = RemotePolicy(url, wait_s=20, report=said.append)
+        start.join()
+        assert said == [f"no policy server answers at {url} yet: waiting up to 20 s"]
+        np.testing.assert_array_equal(remote.predict([observation(0)])[0], policy.chunk(observation(0)))
+        remote.close()
+    said.clear()
+    with pytest.raises(PolicyLost, match="no policy server answers"):
+        RemotePolicy("ws://no.host.invalid:8000", wait_s=20, report=said.append)
+    assert not said, "a wrong address stays wrong"
+
+
 def test_a_lost_server_that_stays_away():
     with running(PicturePolicy()) as server:
         remote = RemotePolicy(server.url, reconnect_s=0.6)
@@ -244,10 +262,11 @@ def test_a_server_that_comes_back_with_another_policy(changes, message):
 
 SERVER = """
 import asyncio, sys
+from rv_eval.serving.port import take_port
 from rv_eval.serving.serve import PolicyServer
 from tests.rv_eval.servers import PicturePolicy
 async def main():
-    print(await PolicyServer(PicturePolicy(delay_s=0.02)).start("127.0.0.1", int(sys.argv[1])), flush=True)
+    print(await PolicyServer(PicturePolicy(delay_s=0.02)).start(take_port(port=int(sys.argv[1]))), flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())
 """

@@ -28,6 +28,9 @@ MIDDLE = {
     },
     "smolvlm": SIZES,
 }
+# What makes the samples of a family's tiny recipe other ones, whose operations are counted, too: pictures that are not
+# beside each other, larger ones, or fewer ({"DATA__VIEWS": ["agentview"]}) where a family sees them in one size only.
+OTHER = {"qwen3_vl": {"IMAGE__TILE": False}, "smolvlm": {"IMAGE__SIZE": 128}}
 LORA = {"MODEL__INIT": "pretrained", "MODEL__TOKENIZER": "of the model", "MODEL__LORA__RANK": 8}
 
 

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rv_train.backbones.lora import adapter_sizes
 from rv_train.describe import model_lines
 from rv_train.policies.encoding import ObservationEncoder
-from tests.rv_train.backbones.middle import MIDDLE, adapted
+from tests.rv_train.backbones.middle import MIDDLE, OTHER, adapted
 from tests.rv_train.backbones.test_cost import training_batch
 from tests.tiny import tiny_cfg, tiny_model, tiny_recipe
 
@@ -16,19 +16,21 @@ RECURRENT = "qwen3_5"
 
 @pytest.fixture(scope="module", params=[name for name in MIDDLE if name != RECURRENT])
 def sizes(request, tmp_path_factory):
-    """(recipe, sizes)"""
-    return tiny_recipe(tmp_path_factory.mktemp(request.param), request.param), MIDDLE[request.param]
+    """(recipe, sizes, other samples)"""
+    assert request.param in OTHER, "say in tests/rv_train/backbones/middle.py what makes its samples other ones"
+    recipe = tiny_recipe(tmp_path_factory.mktemp(request.param), request.param)
+    return recipe, MIDDLE[request.param], OTHER[request.param]
 
 
 @pytest.mark.parametrize("other", [False, True])
 def test_training_flops_equal_a_real_pass(sizes, other):
-    recipe, _ = sizes
-    plain = tiny_cfg(recipe)
-    # tiled pictures, and one per view; where only squares can be seen, another size
-    pictures = {"IMAGE__TILE": other} if plain.IMAGE.TILE else {"IMAGE__SIZE": plain.IMAGE.SIZE * (1 + other)}
-    cfg = tiny_cfg(recipe, MODEL__ATTENTION="eager", **pictures)
+    recipe, _, others = sizes
+    cfg = tiny_cfg(recipe, MODEL__ATTENTION="eager", **(others if other else {}))
     model = tiny_model(cfg).train()
     batch = training_batch(cfg, num_samples=2)
+    if other:
+        plain = training_batch(tiny_cfg(recipe), num_samples=2)
+        assert batch["input_ids"].shape != plain["input_ids"].shape, "otherwise nothing else is counted"
     with FlopCounterMode(display=False) as counted:
         model(batch)["loss"].backward()
     assert model.flops()(batch) == pytest.approx(counted.get_total_flops(), rel=0.001)
@@ -37,7 +39,7 @@ def test_training_flops_equal_a_real_pass(sizes, other):
 @pytest.mark.parametrize("vision", [False, True])
 def test_flops_with_adapters_equal_a_real_pass(sizes, vision):
     """But for the first layer: its queries, keys and values pass no gradient on."""
-    recipe, middle = sizes
+    recipe, middle, _ = sizes
     cfg, model = adapted(recipe, middle, MODEL__LORA__VISION=vision, MODEL__ATTENTION="eager")
     in_text, in_vision = adapter_sizes(model.named_parameters(), model.family)
     assert in_text > 0 and (in_vision > 0) == vision

@@ -163,8 +163,8 @@ def test_what_never_changes_has_a_spread_of_exactly_zero_and_is_reported(tmp_pat
         data.info["constant"]
         == list(constant_dims(data.action_stats))
         == [
-            "dimension 4 of the actions never changes: it is 0.1 in every frame",
-            "proprio joint_pos 8 never changes: it is 0.333333 in every frame",
+            "dimension 4 of the actions never changes: it is 0.1 in every frame, and will be in every answer",
+            "proprio joint_pos 8 never changes: it is 0.333333 in every frame, and tells a policy nothing",
         ]
     )
 

@@ -42,6 +42,18 @@ function plot(name, values) {
   return { figure, move };
 }
 
+// Curves of what changes in a demo, and a line of what does not.
+function curves(id, columns) {
+  const still = (values) => values.every((value) => value === values[0]);
+  const entries = Object.entries(columns);
+  const plots = entries.filter(([, values]) => !still(values)).map(([name, values]) => plot(name, values));
+  byId(id).replaceChildren(...plots.map((each) => each.figure));
+  const fixed = entries.filter(([, values]) => still(values)).map(([name, values]) => `${name}: ${show(values[0])}`);
+  const line = fixed.length ? `The same in every frame: ${fixed.join(", ")}` : entries.length ? "" : "none";
+  byId(`${id}-still`).textContent = line;
+  return plots;
+}
+
 let moves = []; // what follows the slider
 
 function openDemo(place) {
@@ -59,11 +71,9 @@ function openDemo(place) {
     const step = demo.times.length > 1 ? demo.times[1] : 1;
     return { figure, move: (t) => { picture.src = sources[Math.floor(t / step)]; } };
   });
-  const actions = Object.entries(demo.actions).map(([name, values]) => plot(name, values));
-  const state = Object.entries(demo.state).map(([name, values]) => plot(name, values));
   byId("pictures").replaceChildren(...pictures.map((each) => each.figure));
-  byId("actions").replaceChildren(...actions.map((each) => each.figure));
-  byId("state").replaceChildren(...(state.length ? state.map((each) => each.figure) : [element("p", "none")]));
+  const actions = curves("actions", demo.actions);
+  const state = curves("state", demo.state);
   moves = [...pictures, ...actions, ...state].map((each) => each.move);
   goTo(0);
   byId("previous").disabled = number === 0;
