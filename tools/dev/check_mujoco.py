@@ -136,7 +136,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.look:
-        np.savez(args.look, **look(args.task_ids, args.steps))  # type: ignore[arg-type]
+        np.savez(args.look, **look(args.task_ids, args.steps))
         return
     if args.out:
         check_new_file(args.out)
