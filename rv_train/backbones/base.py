@@ -273,7 +273,7 @@ class Family(Protocol):
         ...
 
     def text(self, model: "PreTrainedModel") -> "PreTrainedModel":
-        """The text tower: takes `Embedded.inputs`, use_cache and past_key_values, and gives last_hidden_state."""
+        """The text tower: takes `Embedded.inputs`, use_cache and the cache, and gives last_hidden_state."""
         ...
 
     def embed(

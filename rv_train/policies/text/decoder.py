@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 
 from libs.errors import first_line
+from rv_train.policies.text.cache import cache_of
 from rv_train.policies.text.drafts import Drafts
 from rv_train.policies.text.fast_layer import FastLayer, rms_norm, rotate
 
@@ -129,7 +130,7 @@ class Decoder:
     def prefill(self, prompt: "Embedded") -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         """The prompt through the library's own layers: hidden states (B, L, D), and per layer its keys and values."""
         output = self.text(**prompt.inputs, use_cache=True)
-        return output.last_hidden_state, [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+        return output.last_hidden_state, [(layer.keys, layer.values) for layer in cache_of(output).layers]
 
     def step(
         self,

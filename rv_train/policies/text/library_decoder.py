@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from libs.errors import BadInput
 from rv_train.backbones.base import Embedded, Family
+from rv_train.policies.text.cache import CACHE, cache_of
 from rv_train.policies.text.drafts import Drafts
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class _Writing:
         self.first = torch.arange(batch, device=device)[:, None] * len(self.grammar.place)  # of a row's states in it
         prompt, self.mask = right_aligned(prompt, lengths)
         output = self.text(**prompt.inputs, attention_mask=self.mask, use_cache=True)
-        self.cache = output.past_key_values
+        self.cache = cache_of(output)
         self.axes = prompt.position_ids.shape[:-2]
         last = prompt.position_ids[..., -1]
         self.position = (last.amax(0) if self.axes else last)[:, None] + 1  # (B, 1), of the answer's first token
@@ -112,8 +113,8 @@ class _Writing:
             inputs_embeds=self.embed(grammar.ids[torch.cat([self.column, expected], dim=1)]),
             position_ids=(self.position + place).expand(*self.axes, -1, -1),
             attention_mask=self.mask,
-            past_key_values=self.cache,
             use_cache=True,
+            **{CACHE: self.cache},
         )
         chosen = self._scores(output.last_hidden_state, place + 1, states).argmax(-1)  # (B, W)
         # What follows an expected token is worth something if the token was right, and all before it.
