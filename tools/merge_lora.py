@@ -29,7 +29,7 @@ ORIGIN = "merged_from.json"  # in the model folder: what was added to what
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_path", help="run folder, step folder or model folder of a LoRA training")
+    parser.add_argument("model_path", help="run, step or model folder of a LoRA training; or OWNER/NAME of the hub")
     parser.add_argument("--out", required=True, type=Path, help="folder to make; its model/ holds the weights")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="as stored")
     args = parser.parse_args(argv)

@@ -41,7 +41,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--model_path", required=True, help="run folder (its last checkpoint), step folder or model folder")
+    add(
+        "--model_path",
+        required=True,
+        help="run folder (its last checkpoint), step folder or model folder; or OWNER/NAME[@REVISION] of the hub",
+    )
     add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: every one of this machine")
     add("--port", type=int, default=8000, help="0: any that is free")
     add("--api_key_file", type=Path, help="file with the API key (default: VLA0_API_KEY; without: no key)")
