@@ -1,4 +1,4 @@
-"""A hub on the loopback: what huggingface_hub asks of the real one to fetch a model and to push one, and its refusals."""
+"""A hub on the loopback: what huggingface_hub asks of the real one to fetch and to push a model, and its refusals."""
 
 import base64
 import contextlib
@@ -40,8 +40,8 @@ class Repository:
 
 
 class FakeHub:
-    """repositories: {"owner/name": Repository}. asked: what was asked, "GET /api/...". failing: {pattern of such a line:
-    status it is answered with}."""
+    """repositories: {"owner/name": Repository}. asked: what was asked, "GET /api/...". failing: {pattern of such a
+    line: status it is answered with}."""
 
     def __init__(self):
         self.repositories, self.objects, self.asked, self.failing = {}, {}, [], {}
@@ -61,9 +61,8 @@ class FakeHub:
 
     def downloads(self):
         """The files that were fetched, not only asked about."""
-        return [
-            line.partition("/resolve/")[2].partition("/")[2] for line in self.asked if re.match("GET .*/resolve/", line)
-        ]
+        found = (re.fullmatch("GET .*/resolve/[^/]+/(.+)", line) for line in self.asked)
+        return [one[1] for one in found if one]
 
     def environment(self, cache, token=TOKEN):
         """What a child process needs to take this for the hub."""
@@ -190,11 +189,14 @@ class _Handler(BaseHTTPRequestHandler):
             "siblings": siblings,
         }
 
-    def tree(self, name, revision):
+    def tree(self, name, revision, below=""):
         repository, commit = self._find(name, revision)
+        files = {path: data for path, data in repository.commits[commit].items() if path.startswith(below)}
+        if below and not files:
+            raise _Refused(404, "EntryNotFound", f"{below} does not exist")
         return [
             {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-            for path, data in repository.commits[commit].items()
+            for path, data in files.items()
         ]
 
     def file(self, name, revision, path):
@@ -264,7 +266,8 @@ ROUTES = {
     "GET /api/whoami-v2": _Handler.whoami,
     f"GET /api/models/{NAME}": _Handler.info,
     f"GET /api/models/{NAME}/revision/(.+)": _Handler.info,
-    f"GET /api/models/{NAME}/tree/(.+)": _Handler.tree,
+    f"GET /api/models/{NAME}/tree/([^/]+)": _Handler.tree,
+    f"GET /api/models/{NAME}/tree/([^/]+)/(.+)": _Handler.tree,
     f"(?:GET|HEAD) /{NAME}/resolve/([^/]+)/(.+)": _Handler.file,
     "POST /api/repos/create": _Handler.create,
     "POST /api/validate-yaml": _Handler.check_card,

@@ -95,8 +95,8 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--model_path",
         required=True,
-        help="run folder (its last checkpoint), step or model folder; OWNER/NAME[@REVISION] of the Hugging Face hub; or "
-        "ws://host:port",
+        help="run folder (its last checkpoint), step or model folder; OWNER/NAME[@REVISION] of the Hugging Face hub; "
+        "or ws://host:port",
     )
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the weights that answer (default: as they were trained)")

@@ -15,6 +15,7 @@ from tests.tiny import make_tiny_checkpoint, tiny_cfg, tiny_model
 from tools.evaluation import run_name
 
 NAME = "somebody/vla0-tiny"
+FILES = ("vla_config.yaml", "data_info.json", "action_stats.json")
 
 
 @pytest.fixture(scope="module")
@@ -123,17 +124,11 @@ def test_a_login_opens_what_is_private_and_a_wrong_one_is_told(logged_in, model,
     ("files", "lacks"),
     [
         (
-            {"model.safetensors": b"", "config.json": b"{}"},
-            "lacks vla_config.yaml, data_info.json, action_stats.json. What",
+            dict.fromkeys(("model.safetensors", "config.json"), b""),
+            f"it lacks {', '.join(FILES)}. What it holds: config",
         ),
-        (
-            dict.fromkeys(("vla_config.yaml", "data_info.json", "action_stats.json"), b""),
-            "lacks weights (*.safetensors)",
-        ),
-        (
-            {"runs/vla0/model_last/model.safetensors": b""},
-            "weights (*.safetensors). What it holds: runs/vla0/model_last/",
-        ),
+        (dict.fromkeys(FILES, b""), "lacks weights (*.safetensors)"),
+        ({"runs/vla0/model.safetensors": b""}, "weights (*.safetensors). What it holds: runs/vla0/model.safetensors"),
     ],
 )
 def test_what_is_no_policy_is_not_downloaded(files, lacks, hub):
