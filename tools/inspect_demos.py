@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         frames = write_video(args.video, shows, args.demos)
         print(f"{args.video}  {frames} frames")
     if args.report is not None and not any(one.unreadable for one in found):
-        print(f"{args.report}  {write_page(args, *entries_of, found[0].pictures) / 1e6:.1f} MB")
+        print(f"{args.report}  {write_page(args, next(iter(entries_of)), found[0].pictures) / 1e6:.1f} MB")
     if any(one.problems or one.unreadable for one in found):
         raise SystemExit(2 if any(one.unreadable for one in found) else 1)
 

@@ -16,6 +16,7 @@ from tests.rv_eval.records import record, write
 from tests.tiny import ROOT, flow_opts, make_tiny_checkpoint
 from tools.export_model import main
 
+pytestmark = pytest.mark.slow
 NAME = "somebody/vla0-tiny"
 
 
@@ -159,7 +160,6 @@ def test_of_somebody_else(run, hub, tmp_path, capsys):
     assert "nothing was pushed" in refusal(main, capsys, *others)
 
 
-@pytest.mark.slow
 def test_commands_in_processes_of_their_own(run, hub, tmp_path):
     """As a person does it: nothing of this process, only the environment, says where the hub is."""
     environment = {**os.environ, **hub.environment(tmp_path / "cache_of_another")}
