@@ -100,9 +100,9 @@ def results_section(run: Run, weights: str) -> str:
 
 def use_section(policy: "Policy", address: str) -> str:
     """How this project loads it from where it lies, code that runs as it stands."""
-    frames = {
-        view: "np.zeros(({}, {}, 3), np.uint8)".format(*policy.pictures["cameras"][view]) for view in policy.views
-    }
+    assert policy.pictures is not None  # of one that was loaded here
+    sizes = policy.pictures["cameras"]
+    frames = {view: "np.zeros(({}, {}, 3), np.uint8)".format(*sizes[view]) for view in policy.views}
     states = ", ".join(f'"{part}": np.zeros({size})' for part, size in policy.proprio.items())
     return USE.format(
         address=address,
