@@ -1,6 +1,6 @@
 """Where the curves, texts and pictures of a run go: TensorBoard's file, always, and what TRAIN.trackers names.
 
-Every one of them is a `Page`. A further kind is a class here, and its name in TRACKERS.
+Every one of them is a `Page`. What has the interface of the package wandb is a line of TRACKERS.
 """
 
 import contextlib

@@ -35,6 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--html", action=argparse.BooleanOptionalAction, default=True, help="write the report")
     add("--embed_videos", action="store_true", help="put the videos into the report: one file to send")
     add("--json", type=Path, metavar="PATH", help="write the numbers to this file too")
+    add("--tracker", type=Path, metavar="RUN", help="show it on the pages of this run folder, too (TRAIN.trackers)")
     args = parser.parse_args(argv)
     if args.compare_only and not args.compare:
         parser.error("--compare_only needs --compare")
@@ -69,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.html:
         size = write_report(page, runs[0], other, comparison, args.embed_videos)
         print(f"report:  {page} ({size / 1e6:.2f} MB)")
+    if args.tracker:
+        from rv_eval.results.on_page import show_on_pages  # takes torch along
+
+        print(f"page:    {show_on_pages(runs[0], args.tracker)}")
     if not all(run.is_sound for run in runs):
         raise SystemExit(1)
 

@@ -10,13 +10,16 @@ import sys
 import numpy as np
 import pytest
 
+from rv_eval.policy import model_fingerprint
 from rv_train.run_pages import TRACKERS, open_pages
 from rv_train.tracking import Tracker
 from rv_train.train import main
 from tests.demo_files import write_synthetic_demo_file
 from tests.fake_trackers import fake_trackio, fake_wandb
 from tests.refusal import refusal
+from tests.rv_eval.records import record, write
 from tests.tiny import ROOT, TINY, tiny_cfg, tiny_opts
+from tools.summarize_eval import main as summarize
 
 pytestmark = pytest.mark.slow
 OPTIONS = {"TRAIN__log_every": 1, "TRAIN__save_every": 2, "TRAIN__keep_last": 9}
@@ -89,6 +92,35 @@ def test_tensorboard_comes_first_and_all_are_closed(tracker, tmp_path):
     first = next(iter(tracker.pages))
     open_pages(cfg, tmp_path, 0)  # a new run, in a folder that was used before
     assert len(tracker.pages) == 2 and first != list(tracker.pages)[1]
+
+
+def test_an_evaluation_goes_onto_the_page_of_its_run(tracker, tmp_path, demos, capsys):
+    name, run = tracker.__name__, tmp_path / "tiny"
+    train(tmp_path, demos, [name], TRAIN__max_steps=4)
+    model = run / "step_00000002/model"
+    about = {"model_folder": str(model), **model_fingerprint(model)}
+    lines = [
+        record(0, n, success=n > 0, suite=suite, **about) for suite in ("libero_goal", "libero_10") for n in range(4)
+    ]
+    write(tmp_path / "logs/results.jsonl", lines)
+    summarize([str(tmp_path / "logs"), "--no-html", "--tracker", str(run)])
+    assert f"{name}: eval/* at step 2 of {run}" in capsys.readouterr().out
+    (page,) = tracker.pages.values()
+    assert curve(page, "eval/libero_goal") == [(2, 0.75)] and curve(page, "eval/all") == [(2, 0.75)]
+    assert curve(page, "eval/all_low")[0][1] < 0.75 < curve(page, "eval/all_high")[0][1]
+    assert "libero_goal" in curve(page, "text/eval")[0][1][2][0][0] and len(page.ends) == 2
+    for other in (
+        {"model_fingerprint": "ab" * 32},
+        {"model_folder": "cache/x"},
+        {"model_folder": "step_00000001/model"},
+    ):
+        write(tmp_path / "others/results.jsonl", [record(**about | other)])
+        message = refusal(summarize, capsys, tmp_path / "others", "--no-html", "--tracker", run)
+        assert "has no checkpoint that was evaluated here" in message
+        (tmp_path / "others/results.jsonl").unlink()
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(f"trackers:\n  - {name}", "trackers: []"))
+    assert "has no page" in refusal(summarize, capsys, tmp_path / "logs", "--no-html", "--tracker", run)
 
 
 def test_a_run_takes_a_tracker_up_when_it_is_resumed(tmp_path, demos, monkeypatch):
