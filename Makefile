@@ -42,7 +42,7 @@ quickstart: setup gl
 
 metaworld: setup gl $(METAWORLD)/complete
 	$(BIN)/python tools/collect_env.py --env_command "$(ENV_COMMAND)" --num_demos 80 --resolution 128 --render fast \
-		--pushed 0.5 --push position=0.6 --workers 2 --out $(MW_DEMOS)
+		--pushed 0.5 --push_by position=0.6 --workers 2 --out $(MW_DEMOS)
 	$(BIN)/python -m rv_train.train --cfg configs/metaworld_small.yaml --nproc 2 \
 		$$(ls $(MW_RUN)/step_*/complete >/dev/null 2>&1 && echo --resume) EXP.ID $(MW_NAME)
 	$(BIN)/python tools/eval_env.py --env_command "$(ENV_COMMAND)" --model_path $(MW_RUN) --episodes 20 --num_envs 2 \

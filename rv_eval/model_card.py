@@ -1,7 +1,9 @@
 """A model card: what a policy is, and how it is asked by `transformers` alone, as code that runs as it stands."""
 
 import inspect
+import json
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +25,7 @@ tags: [robotics, vision-language-action]
 {kind}. Opens with transformers {versions}.
 
 {recipe}
-"""
+{more}"""
 
 TEXT = """It looks at {cameras}, reads an instruction, and writes the next {horizon} actions of {dim} numbers as
 {values} integers from 0 to {bins}, which are spread over the range of its training data, dimension by dimension.
@@ -53,7 +55,7 @@ import torch
 import transformers
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-FOLDER = "."  # of this card
+FOLDER = {address}  # of this card
 CAMERAS = [  # name; top, left, height and width of what is seen of a frame; (width, height) it is resized to, and how
 {cameras}
 ]
@@ -96,15 +98,20 @@ OWN = """Its actions come out of an expert beside the vision-language model, whi
 """
 
 
-def model_card(policy: "Policy", versions: str) -> str:
-    """The card of a policy, Markdown; versions: of transformers, that open the folder it stands in."""
+def model_card(policy: "Policy", versions: str, address: str = ".", sections: Iterable[str] = ()) -> str:
+    """The card of a policy, Markdown.
+
+    versions: of transformers, that open the folder it stands in. address: that folder as its code names it, or its name
+    on the hub. sections: what else it says, see `rv_eval.card_sections`.
+    """
     family, of_text = policy.model.family, policy.model.INTEGERS
     kind = "Vision-language model " + ("that writes actions (VLA-0)" if of_text else "with an action expert")
-    recipe = _text(policy) if of_text else OWN
-    return CARD.format(title=family.name, kind=kind, versions=versions, recipe=recipe.rstrip())
+    recipe = _text(policy, address) if of_text else OWN
+    more = "".join(f"\n{section.rstrip()}\n" for section in sections)
+    return CARD.format(title=family.name, kind=kind, versions=versions, recipe=recipe.rstrip(), more=more)
 
 
-def _text(policy):
+def _text(policy, address):
     encoder, pictures, preset = policy.encoder, policy.pictures, policy.preset
     height, width = pictures["size"]
     cut = f"to the middle {encoder.transform.crop:g} of height and width"
@@ -129,11 +136,11 @@ def _text(policy):
         width=f"{width}{bars}",
         shown="side by side in one picture" if encoder.transform.tile else "one picture each",
         executed=executed,
-        code=_code(policy),
+        code=_code(policy, address),
     )
 
 
-def _code(policy):
+def _code(policy, address):
     encoder, transform = policy.encoder, policy.encoder.transform
     prompt, codec, state = encoder.prompt, encoder.codec, encoder.state_codec
     plans = {view: transform.evaluation_plan(*policy.pictures["cameras"][view]) for view in policy.views}
@@ -142,6 +149,7 @@ def _code(policy):
     takes = inspect.signature(policy.model.backbone.forward).parameters
     types = "mm_token_type_ids" in takes  # without them the library would number all positions in one row
     return CODE.format(
+        address=json.dumps(address),
         cameras="\n".join(f"    {_camera(view, plan)}," for view, plan in plans.items()),
         head=_shortened(head, prompt.chat.image),
         tail=repr(tail),

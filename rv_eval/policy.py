@@ -116,7 +116,8 @@ class Policy:
         drafts: bool = True,
         dtype: str | None = None,
     ) -> "Policy":
-        """The policy of a run folder (its last checkpoint), a step folder or a model folder.
+        """The policy of a run folder (its last checkpoint), a step folder or a model folder, or of a name of the
+        Hugging Face hub, OWNER/NAME or OWNER/NAME@REVISION, where no folder is called so.
 
         device: "cpu", "cuda:1" ...; None: a GPU where there is one. torch_compile: compile the step that an answer
         repeats, a text's once per padded length: seconds for a tiny model on a CPU, minutes for a large one.

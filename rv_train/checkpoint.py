@@ -36,6 +36,7 @@ from libs import jobs
 from libs.config_tree import to_dict
 from libs.errors import BadInput, first_line
 from libs.files import flush, kind_of, named_path, read_json_object, read_yaml
+from libs.hub import is_hub_id
 from rv_train.backbones import DEFAULT
 from rv_train.backbones.folders import EXPERT, is_model_folder
 from rv_train.backbones.loading import BASE_COPY, copy_base
@@ -43,8 +44,10 @@ from rv_train.backbones.lora import BASE, is_adapter_folder
 from rv_train.backbones.tokenizer import read_tokenizer
 from rv_train.config import cfg_from_dict
 from rv_train.data.forms import dim_written
+from rv_train.data.stats import FILE_NAME as STATS
 from rv_train.data.stats import read_stats, write_stats
 from rv_train.policies import build_encoder, build_policy
+from rv_train.published import fetch_policy
 
 if TYPE_CHECKING:
     from rv_train.backbones.base import Family
@@ -97,7 +100,8 @@ def save_beside_weights(
 def load_model_folder(
     path: Path | str, device: torch.device | str = "cpu", opts: Sequence[Any] = ()
 ) -> "tuple[Policy, CfgNode, dict[str, Any]]":
-    """The model of a run folder (its `last`), a step folder or a model folder, in evaluation mode.
+    """The model of a run folder (its `last`), a step folder or a model folder, in evaluation mode; or of the hub, see
+    `find_model_folder`.
 
     Args:
         opts: config pairs KEY VALUE that are set over the stored ones.
@@ -121,7 +125,10 @@ def load_model_folder(
 
 
 def find_model_folder(path: Path | str) -> Path:
-    """Where the weights lie below a run, step or model folder; BadInput if nowhere."""
+    """Where the weights lie below a run, step or model folder, or of OWNER/NAME[@REVISION] of the Hugging Face hub,
+    which are fetched where they are not here yet; BadInput if nowhere. What stands here is never looked for there."""
+    if is_hub_id(path):
+        path = fetch_policy(str(path), (CONFIG, DATA_INFO, STATS))
     path, kind = Path(path), kind_of(path)
     for folder in (path, path / "model", path / "last" / "model"):
         has_expert = (folder / EXPERT).is_file() and (folder / BASE).is_file()
@@ -329,7 +336,8 @@ def find_resume(run: Path) -> tuple[Path, list[str]]:
 def refuse_foreign(run: Path) -> None:
     """BadInput if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
     links = r"(last|best|final|epoch_\d+)(\.tmp)?"
-    leftovers = rf"config\.(yaml|json)|run(\.part)?\.json|events\..*|step_\d{{8}}(\.tmp)?|{links}|lock"
+    pages = r"wandb|trackers(\.part)?\.json"
+    leftovers = rf"config\.(yaml|json)|run(\.part)?\.json|events\..*|step_\d{{8}}(\.tmp)?|{links}|{pages}|lock"
     with named_path(run):
         names = sorted(path.name for path in run.iterdir())
     foreign = [name for name in names if not re.fullmatch(leftovers, name)]

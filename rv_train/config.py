@@ -258,7 +258,9 @@ _C.TRAIN.compile = False  # torch.compile of the forward and backward pass: minu
 # samples. A gradient scaler (AMP.mode fp16) needs up to 16 to come down from 65536.
 _C.TRAIN.max_bad_steps = 25
 _C.TRAIN.peak_tflops = 0.0  # of one device at the precision in use, for MFU; 0: known GPUs by name, others report none
-_C.TRAIN.log_every = 10  # optimizer steps between TensorBoard points and console lines
+_C.TRAIN.log_every = 10  # optimizer steps between points of curves and console lines
+# Where curves, texts and pictures go beside TensorBoard's file in the run folder: wandb, trackio; see docs/training.md.
+_C.TRAIN.trackers = []
 _C.TRAIN.save_every = 1000  # optimizer steps between checkpoints (the last step is always saved)
 # Training goes on while a checkpoint is written, from a copy in host memory (as large as the checkpoint, until it is).
 # False: all ranks wait until it is on the disk.
@@ -306,6 +308,7 @@ _LIST_ITEMS = {
     "ACTION.STATE": str,
     "ACTION.ROTATION.DIMS": int,
     "TRAIN.betas": float,
+    "TRAIN.trackers": str,
 }
 
 

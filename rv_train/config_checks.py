@@ -13,6 +13,7 @@ from rv_train.data.images import FITS
 from rv_train.data.mixture import check_mix
 from rv_train.data.sources import SOURCES, find_source
 from rv_train.policies import POLICIES, policy_class
+from rv_train.run_pages import TRACKERS
 
 PARALLEL = ("ddp", "zero1", "fsdp")  # the keys of `rv_train.parallel.PARALLEL`, which takes seconds to import
 
@@ -111,6 +112,9 @@ def check(cfg: CfgNode, origin: str) -> None:
             raise BadInput(f"{origin}: {key} must be above 0 epochs, got {get_leaf(cfg, key)}")
     if len(cfg.TRAIN.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.TRAIN.betas):
         raise BadInput(f"{origin}: TRAIN.betas are two numbers from 0 up to 1, got {cfg.TRAIN.betas}")
+    unknown = [name for name in cfg.TRAIN.trackers if name not in TRACKERS]
+    if unknown:
+        raise BadInput(f"{origin}: TRAIN.trackers are some of {', '.join(TRACKERS)}; got {unknown[0]!r}")
     if cfg.ACTION.MASK_MIN > cfg.ACTION.MASK_MAX:
         raise BadInput(
             f"{origin}: ACTION.MASK_MIN {cfg.ACTION.MASK_MIN} is above ACTION.MASK_MAX {cfg.ACTION.MASK_MAX}"

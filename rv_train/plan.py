@@ -22,6 +22,7 @@ from rv_train.distributed import parse_devices, under_torchrun
 from rv_train.memory import memory_estimate, saved_bytes
 from rv_train.optim import base_lr, check_optimizer, resolve_amp
 from rv_train.policies import build_encoder, outline_policy, policy_class
+from rv_train.run_pages import check_trackers
 
 GIB = 2**30
 CARDS = (24, 40, 48, 80, 141)  # GB of common GPUs
@@ -126,6 +127,7 @@ def _check_packages(cfg, tokenizer, device, amp, missing):
     check(check_attention, cfg, device, amp)
     check(check_optimizer, cfg.TRAIN)
     check(check_packages, cfg.MODEL)
+    check(check_trackers, cfg.TRAIN.trackers)
     if cfg.TRAIN.compile:
         check(check_compiler)
     if cfg.DATA.PREPROCESS == "reference":

@@ -23,6 +23,7 @@ from rv_train.data.training_set import TrainingSet
 from rv_train.optim import check_optimizer, resolve_amp
 from rv_train.plan import count_steps
 from rv_train.policies import build_encoder, policy_class
+from rv_train.run_pages import check_trackers, log_in
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,7 @@ FREE_ON_RESUME = (
     "TRAIN.max_bad_steps",
     "TRAIN.peak_tflops",
     "TRAIN.log_every",
+    "TRAIN.trackers",
     "TRAIN.async_save",
     "TRAIN.save_every",
     "TRAIN.save_every_epochs",
@@ -118,6 +120,8 @@ def prepare_run(
     check_attention(cfg, device, resolve_amp(cfg.AMP.mode, device))
     check_optimizer(cfg.TRAIN)
     check_packages(cfg.MODEL)
+    check_trackers(cfg.TRAIN.trackers)
+    log_in(cfg.TRAIN.trackers)
     if cfg.TRAIN.compile:
         check_compiler()
     data = load_data(cfg, policy_class(cfg).INTEGERS)

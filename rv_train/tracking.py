@@ -1,15 +1,12 @@
-"""What a person sees of a run: TensorBoard, the console, and how fast it is."""
+"""What a person sees of a run: its pages (TensorBoard and others), the console, and how fast it is."""
 
 import contextlib
-import os
 import resource
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -20,24 +17,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rv_train.distributed import Rank
+    from rv_train.run_pages import Page
 
 
 T = TypeVar("T")
 
 
 class Tracker:
-    """Rank 0's eyes: TensorBoard, and a progress bar on a terminal or lines anywhere else.
+    """Rank 0's eyes: the run's pages, and a progress bar on a terminal or lines anywhere else.
 
     A context manager. While it is open, print with `line`: anything else would cut the bar.
 
     Args:
-        folder: the run folder, which TensorBoard reads.
-        start_step: steps done before; points written behind it by a run that was cut off are dropped.
+        pages: what shows the run beside the console; closed with it.
+        start_step: steps done before.
         total_steps: of the whole run.
     """
 
-    def __init__(self, folder: Path | str, start_step: int, total_steps: int) -> None:
-        self.events = EventFile(folder, start_step + 1)
+    def __init__(self, pages: "Sequence[Page]", start_step: int, total_steps: int) -> None:
+        self.pages = pages
         self.start_step, self.total_steps = start_step, total_steps
         self.began = time.monotonic()
         self.bar = _Bar(start_step, total_steps) if sys.stdout.isatty() else None
@@ -45,14 +43,13 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
+        self.close(failed=kind is not None)
 
     def text(self, tag: str, text: str) -> None:
-        """A text in TensorBoard's TEXT tab."""
-        from torch.utils.tensorboard import summary
-
-        self.events.add(self.start_step, summary.text(tag, "```\n" + text + "\n```"))
+        """A text of several lines."""
+        for page in self.pages:
+            page.text(self.start_step, tag, text)
 
     def advance(self, step: int) -> None:
         """Optimizer step `step` (1-based) is done: moves the bar, where there is one."""
@@ -67,7 +64,7 @@ class Tracker:
             memory: `peak_memory` of every rank, bytes.
 
         Raises:
-            OSError: the event file cannot be written.
+            OSError: TensorBoard's file cannot be written.
         """
         peaks = [size / 2**30 for size in memory]
         self._write(step, {**scalars, **{f"memory/peak_gib_rank{rank}": peak for rank, peak in enumerate(peaks)}})
@@ -91,15 +88,15 @@ class Tracker:
         self.line("  ".join((self._step(step), *shown)))
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """A matplotlib Figure in TensorBoard's IMAGES tab."""
+        """A matplotlib Figure, as a picture."""
         import numpy as np
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from torch.utils.tensorboard import summary
 
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # (H, W, 3) uint8
-        self.events.add(step, summary.image(tag, pixels, dataformats="HWC"))
+        for page in self.pages:
+            page.figure(step, tag, pixels)
 
     def line(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
@@ -109,16 +106,17 @@ class Tracker:
             self.bar.write(text, file=sys.stdout)
             sys.stdout.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
+        """failed: the run ended by an error."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-        self.events.close()
+        for page in self.pages:
+            page.close(failed)
 
     def _write(self, step, scalars):
-        from torch.utils.tensorboard import summary
-
-        self.events.add(step, *(summary.scalar(tag, value) for tag, value in scalars.items()))
+        for page in self.pages:
+            page.scalars(step, scalars)
 
     def _step(self, step):
         return f"step {step:>{len(str(self.total_steps))}}/{self.total_steps}"
@@ -139,50 +137,6 @@ class _Bar(tqdm):
             dynamic_ncols=True,
             bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}",
         )
-
-
-class EventFile:
-    """A file that TensorBoard reads, written in the caller's thread.
-
-    `SummaryWriter` writes from a thread of its own: where the disk is full, the error comes out as that thread's
-    traceback and the run goes on without its curves, or ends in a second traceback.
-
-    Args:
-        folder: where to make it.
-        purge_step: points of older files in the folder from this step on are no longer shown.
-
-    Raises:
-        OSError: from the constructor and `add`; the file is closed then.
-    """
-
-    def __init__(self, folder: Path | str, purge_step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self.path = Path(folder) / name
-        self._file = open(self.path, "xb")  # noqa: SIM115 (close() closes it)
-        self._records, self._event = RecordWriter(self._file), Event
-        restart = SessionLog(status=SessionLog.START)
-        self._append(Event(file_version="brain.Event:2"), Event(step=purge_step, session_log=restart))
-
-    def add(self, step: int, *summaries: Any) -> None:
-        """Append summaries (`torch.utils.tensorboard.summary`) of a step, so that they are in the file now."""
-        self._append(*(self._event(step=step, summary=summary) for summary in summaries))
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _append(self, *events):
-        try:
-            for event in events:
-                event.wall_time = time.time()
-                self._records.write(event.SerializeToString())
-            self._file.flush()
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.close()  # else its buffer would be written, and fail, once more at exit
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
 class Meter:

@@ -54,6 +54,7 @@ from rv_train.plan import count_steps, dry_run
 from rv_train.policies import build_encoder, build_policy
 from rv_train.prepare import Job, prepare_run
 from rv_train.provenance import write_run_json
+from rv_train.run_pages import open_pages
 from rv_train.sanity import sanity_forward
 from rv_train.saving import Saver, mirror
 from rv_train.shares import load_states, open_states, set_rng_state
@@ -128,7 +129,7 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
         lock = checkpoint.lock(run)  # noqa: F841 - this process holds the folder until the variable goes
         if job.resume:
             checkpoint.tidy(run, start_step, best, cfg.TRAIN, milestones(start_step, total_steps, steps_per_epoch, cfg))
-        tracker = Tracker(run, start_step, total_steps)
+        tracker = Tracker(open_pages(cfg, run, start_step), start_step, total_steps)
         tree = yaml.safe_dump(to_dict(cfg), sort_keys=False)
         write_whole(run / SAVED, tree)  # `--resume RUN` reads it, also behind a kill
         (run / "config.json").write_text(json.dumps(to_dict(cfg), indent=1) + "\n")

@@ -4,12 +4,19 @@ import re
 from pathlib import Path
 
 
+def code_of(card, number=0):
+    """A block of Python code of a card."""
+    return re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)[number]
+
+
 def run_card(card, folder):
-    """What the code of a card defines; folder: where its model is, in place of the card's own."""
-    code = re.search(r"```python\n(.*?)\n```", card, re.DOTALL)[1]
-    assert code.count('FOLDER = "."') == 1
+    """What the code of a card defines; folder: where its model is, in place of the card's own; None: as it says."""
+    code = code_of(card)
+    if folder is not None:
+        assert code.count('FOLDER = "."') == 1
+        code = code.replace('FOLDER = "."', f"FOLDER = {str(folder)!r}")
     names = {}
-    exec(code.replace('FOLDER = "."', f"FOLDER = {str(folder)!r}"), names)
+    exec(code, names)
     return names
 
 

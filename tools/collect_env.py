@@ -1,7 +1,7 @@
 """Collect demonstrations in environments that live elsewhere, by their own experts: see docs/remote_environments.md.
 
     python tools/collect_env.py --env_command "THERE/bin/python serve_metaworld.py" --num_demos 50 --render fast \\
-        --task_ids 0 3 --pushed 0.5 --push position=0.6 --out data/metaworld
+        --task_ids 0 3 --pushed 0.5 --push_by position=0.6 --out data/metaworld
 
 Writes OUT/TASK/episode_000000.hdf5 ... and OUT/TASK/key_map.json, which reads them (DATA.KEY_MAP; those of all tasks
 are the same). The same command continues after an interruption; the result depends neither on interruptions nor on the
@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FRACTION",
         help="this fraction is pushed off its way in bursts ...",
     )
-    add("--push", nargs="+", default=[], metavar="PART=MOST", help="... these parts of an action, so far at most")
+    add("--push_by", nargs="+", default=[], metavar="PART=MOST", help="... these parts of an action, so far at most")
     add("--workers", type=int, default=1, help="environments at a time, each with another task")
     add("--timeout", type=float, default=60.0, metavar="S", help="seconds until an environment counts as hanging")
     return parser.parse_args(argv)
@@ -59,7 +59,7 @@ def read_pushes(words: Iterable[str], parts: Collection[str]) -> dict[str, float
         except ValueError:
             pushes[name] = math.nan
         if name not in parts or not 0 < pushes[name] < math.inf:
-            raise BadInput(f"--push {word}: PART=MOST, a number above 0, of {', '.join(parts)}")
+            raise BadInput(f"--push_by {word}: PART=MOST, a number above 0, of {', '.join(parts)}")
     return pushes
 
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not simulator.has_expert:
             raise BadInput("--env_command: this environment has no expert: nobody there knows how")
         about, tasks, versions = simulator.description, simulator.choose_tasks(args), simulator.versions()
-    push = read_pushes(args.push, [part.name for part in about.actions])
+    push = read_pushes(args.push_by, [part.name for part in about.actions])
     settings = DemoSettings(about.name, args.resolution, args.render, args.seed, args.pushed, push, versions)
     record = TaskRecorder(args.env_command, args.out, settings, args.num_demos, args.timeout)
     try:

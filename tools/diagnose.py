@@ -38,7 +38,10 @@ from tools.evaluation import run_name
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--model_path", type=Path, help="run folder (its last checkpoint), step folder or model folder")
+    add(
+        "--model_path",
+        help="run folder (its last checkpoint), step or model folder; or OWNER/NAME[@REVISION] of the hub",
+    )
     add("--data", required=True, type=Path, help="demonstrations: a file, or a folder of them")
     add("--source", choices=SOURCES, help="kind of data, DATA.SOURCE (default: the one that it looks like)")
     add("--key_map", metavar="NAME_OR_PATH", help="layout of HDF5 files (default: that of the model's training)")
@@ -104,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def run_diagnosis(args: argparse.Namespace, model_path: Path, out: Path) -> dict:
+def run_diagnosis(args: argparse.Namespace, model_path: Path | str, out: Path) -> dict:
     """Load, measure, write and print; returns the report."""
     cfg = read_model_cfg(find_model_folder(model_path))
     dataset = open_data(other_data(cfg, [args.data], args.source, args.key_map))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from libs.cli import Parser, Switch
 from libs.errors import BadInput
 from libs.files import check_new_folder
+from libs.hub import is_hub_id, name_of_cached, split_id
 
 if TYPE_CHECKING:  # what imports numpy: tools/serve_policy.py takes its port before
     from rv_eval.agent import AgentSettings, Answering
@@ -103,7 +104,12 @@ def make_parser(simulator: "Simulator", description: str, prog: str | None = Non
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     """A group of options for `load_policy`, see `check_policy_arguments`."""
     add = parser.add_argument_group("the policy").add_argument
-    add("--model_path", required=True, help="run folder (its last checkpoint), step or model folder; or ws://host:port")
+    add(
+        "--model_path",
+        required=True,
+        help="run folder (its last checkpoint), step or model folder; OWNER/NAME[@REVISION] of the Hugging Face hub; "
+        "or ws://host:port",
+    )
     add("--device", help="where it computes: cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the weights that answer (default: as they were trained)")
     add("--torch_compile", action=Switch, help="minutes at the start, then sooner answers (default: no)")
@@ -275,8 +281,12 @@ def agent_settings(args: argparse.Namespace, preset: "AgentSettings") -> "AgentS
 
 
 def run_name(model_path: Path | str) -> str:
-    """The name of the run that a run, step or model folder belongs to."""
+    """The name of the run that a run, step or model folder belongs to, or of the policy on the hub that it is of."""
+    if is_hub_id(model_path):
+        return split_id(str(model_path))[0].partition("/")[2]
     path = Path(model_path).resolve()
+    if cached := name_of_cached(path):
+        return cached
     while path.name in ("model", "last") or path.name.startswith("step_"):
         path = path.parent
     return path.name

@@ -81,18 +81,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         frames = write_video(args.video, shows, args.num_demos)
         print(f"{args.video}  {frames} frames")
     if args.report is not None and not any(one.unreadable for one in found):
-        print(f"{args.report}  {write_page(args, *entries_of) / 1e6:.1f} MB")
+        print(f"{args.report}  {write_page(args, next(iter(entries_of)), found[0].pictures) / 1e6:.1f} MB")
     if any(one.problems or one.unreadable for one in found):
         raise SystemExit(2 if any(one.unreadable for one in found) else 1)
 
 
-def write_page(args: argparse.Namespace, source: str) -> int:
-    """Write --report of data of one kind, with its whole state; its size in bytes."""
+def write_page(args: argparse.Namespace, source: str, pictures: list[str] | None) -> int:
+    """Write --report of data of one kind, with its whole state; its size in bytes.
+
+    pictures: what is wrong with them, None where they were not all read.
+    """
     chosen = argparse.Namespace(**{**vars(args), "source": source})
     facts = find_source(source).look(chosen_data(chosen))
     chosen.proprio = list(facts.proprio)
     data = open_data(chosen_data(chosen))
-    return write_report(args.report, data, args.files, *anything.findings(data), args.num_demos)
+    if pictures is None:
+        pictures = anything.picture_problems(data)
+    return write_report(args.report, data, args.files, *anything.findings(data, pictures), args.num_demos)
 
 
 def lerobot_inspection() -> ModuleType:

@@ -31,7 +31,8 @@ ORIGIN = "merged_from.json"  # in the model folder: what was added to what
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument(
-        "--model_path", help="run folder (its last checkpoint), step or model folder of a LoRA training"
+        "--model_path",
+        help="run folder (its last checkpoint), step or model folder of a LoRA training; or OWNER/NAME of the hub",
     )
     parser.add_argument("named", nargs="?", help=argparse.SUPPRESS)  # of the release before
     parser.add_argument("--out", required=True, type=Path, help="folder to make; its model/ holds the weights")

@@ -38,7 +38,11 @@ GRACE_S = 5.0  # for the batch that is being computed when the server is told to
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--model_path", required=True, help="run folder (its last checkpoint), step folder or model folder")
+    add(
+        "--model_path",
+        required=True,
+        help="run folder (its last checkpoint), step folder or model folder; or OWNER/NAME[@REVISION] of the hub",
+    )
     add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: every one of this machine")
     add("--port", type=int, default=8000, help="to listen at; 0: any that is free")
     add(

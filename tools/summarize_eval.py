@@ -32,6 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--html", action=Switch, default=True, help="write the report")
     add("--embed_videos", action="store_true", help="put the videos into the report: one file to send")
     add("--json", type=Path, metavar="FILE", help="write the numbers to this file, too")
+    add("--tracker", type=Path, metavar="RUN", help="show it on the pages of this run folder, too (TRAIN.trackers)")
     # Of the release before: tools/compare.py. They go with the next one.
     add("--compare", nargs="+", type=Path, help=argparse.SUPPRESS)
     add("--compare_only", nargs="+", action="extend", default=[], help=argparse.SUPPRESS)
@@ -62,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.html:
         size = write_report(page, run, embed_videos=args.embed_videos)
         print(f"report:  {page} ({size / 1e6:.2f} MB)")
+    if args.tracker:
+        from rv_eval.results.on_page import show_on_pages  # takes torch along
+
+        print(f"page:    {show_on_pages(run, args.tracker)}")
     if not run.is_sound:
         raise SystemExit(1)
 

@@ -30,6 +30,7 @@ EXTRAS = {
     "pyarrow": "lerobot",
     "av": "lerobot",
     "PIL": "serve",
+    "wandb": "wandb",
 }
 TRACEBACK = "VLA0_TRACEBACK"  # set to anything but 0: show where bad input was found, too
 

@@ -1,13 +1,13 @@
 """Where a LeRobot data set lies: a folder, or a name of the Hugging Face hub that is on this machine or is fetched."""
 
 import os
-import re
 from pathlib import Path
 
-from libs.errors import BadInput, first_line
+from libs import hub
+from libs.errors import BadInput
 from libs.files import kind_of
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+KIND = "data set"
 
 
 def find_set(entry: Path | str) -> Path:
@@ -22,14 +22,14 @@ def find_set(entry: Path | str) -> Path:
     """
     if kind_of(entry):
         return Path(entry)
-    if not HUB_ID.fullmatch(str(entry)):
+    if not hub.HUB_ID.fullmatch(str(entry)):
         raise BadInput(f"{entry} does not exist, and is no name of a data set of the hub (OWNER/NAME)")
-    name, _, revision = str(entry).partition("@")
+    name, revision = hub.split_id(str(entry))
     own = _lerobot_home() / name
     if not revision and _is_whole(own):
         return own
-    found = _fetch(name, revision or None, local_files_only=True)
-    return found if found is not None and _is_whole(found) else _fetch(name, revision or None, local_files_only=False)
+    found = hub.fetched(str(entry), KIND)
+    return found if found is not None and _is_whole(found) else hub.fetch(str(entry), KIND)
 
 
 def _lerobot_home():
@@ -49,33 +49,3 @@ def _is_whole(folder):
         return False
     clips = {clip.path for episode in layout.episodes for clip in episode.clips.values()}
     return rows == sum(episode.length for episode in layout.episodes) and all(path.is_file() for path in clips)
-
-
-def _fetch(name, revision, local_files_only):
-    """The folder in huggingface_hub's cache; None where it is not there and only looked for there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HFValidationError,
-        HTTPError,  # of the package that speaks HTTP for it, which changes its name
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=local_files_only))
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise BadInput(f"the hub has no data set {name} {revision or ''}({first_line(error)})") from None
-    except LocalEntryNotFoundError as error:
-        if local_files_only:
-            return None
-        raise _out_of_reach(name, error) from None
-    except (HTTPError, ConnectionError, TimeoutError) as error:
-        raise _out_of_reach(name, error) from None
-
-
-def _out_of_reach(name, error):
-    return BadInput(
-        f"data set {name} is neither a folder nor whole in the local cache, and the hub cannot be reached "
-        f"({first_line(error)}): download it where there is a network, and give its folder"
-    )

@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libs.errors import BadInput, first_line
+from libs import hub
+from libs.errors import BadInput
 from libs.files import kind_of, read_json_object
 
 if TYPE_CHECKING:
     from rv_train.backbones.base import Family
 
 
+WEIGHTS = ("*.json", "model*.safetensors")  # of what a hub holds; some hold the same in other formats beside them
 EXPERT = "expert.safetensors"  # what a policy has beside the backbone's weights, or alone
 
 
@@ -21,15 +23,24 @@ def check_source(path: str, family: "Family") -> None:
         return
     if Path(path).is_dir():
         raise BadInput(f"MODEL.PATH: {path} holds no model, it lacks {missing_files(path)[0]}")
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
     try:  # asks once; loading would try for half a minute
-        get_hf_file_metadata(hf_hub_url(path, "config.json"))
-    except Exception as error:  # of the network, the hub, or the name
-        raise BadInput(
-            f"MODEL.PATH: {path} is neither a folder with weights nor in the cache, nor to be had from the "
-            f"Hugging Face hub ({first_line(error)})"
-        ) from error
+        names = hub.list_files(path)
+    except BadInput as error:
+        raise BadInput(f"MODEL.PATH: {path} is neither a folder with weights nor in the cache; {error}") from None
+    if "config.json" not in names:
+        raise BadInput(f"MODEL.PATH: {path} of the hub holds no model, it lacks config.json")
+
+
+def fetch_weights(path: Path | str) -> Path:
+    """The folder with the weights of MODEL.PATH: itself, or in the local cache, where a hub name's are downloaded to
+    unless they are there. BadInput where they cannot be had; what a folder lacks is not looked at."""
+    folder, complete = find_weights(path)
+    if kind_of(path) or (folder and complete):
+        return folder or Path(path)
+    try:
+        return hub.fetch(str(path), files=WEIGHTS, without=["*/*"])
+    except BadInput as error:
+        raise BadInput(f"MODEL.PATH: {error}") from None
 
 
 def model_type(folder: Path | str) -> Any:
@@ -48,20 +59,13 @@ def check_model_type(folder: Path | str, family: "Family") -> None:
 
 
 def find_weights(path: Path | str) -> tuple[Path | None, bool]:
-    """Where MODEL.PATH lies on this machine: itself, or a hub name's place in the local cache. Asks no hub.
+    """Where MODEL.PATH lies on this machine: itself, or the place of OWNER/NAME[@REVISION] in the local cache of the
+    hub. Asks no hub.
 
     Returns:
         (folder with its config.json or None, whether weights lie there, too).
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    folder: Path | None = Path(path)
-    if kind_of(path) != "folder":
-        try:
-            found = try_to_load_from_cache(str(path), "config.json")
-        except ValueError:  # not the form of a hub name
-            found = None
-        folder = Path(found).parent if isinstance(found, str) else None
+    folder = Path(path) if kind_of(path) == "folder" else hub.cached_folder(str(path), "config.json")
     if folder is None or not (folder / "config.json").is_file():
         return None, False
     return folder, is_model_folder(folder)

@@ -14,7 +14,14 @@ from yacs.config import CfgNode
 
 from libs.errors import BadInput, first_line
 from libs.files import link_or_copy
-from rv_train.backbones.folders import check_model_type, check_source, find_weights, is_model_folder, missing_files
+from rv_train.backbones.folders import (
+    check_model_type,
+    check_source,
+    fetch_weights,
+    find_weights,
+    is_model_folder,
+    missing_files,
+)
 from rv_train.backbones.lora import attach, is_frozen, read_base, save_adapter, weights_sha256
 from rv_train.backbones.running import DTYPES, FLASH, has_flash
 from rv_train.backbones.tokenizer import token_id
@@ -158,10 +165,9 @@ def _load(path, family, attention, dtype, device, mapped):
     read all processes share. Weights to be cast are cast by `place`, except to bfloat16: some families want parts of
     theirs left alone there, which the library knows.
     """
-    folder, complete = find_weights(path)
-    source = folder if complete else path
-    if folder and complete:
-        check_model_type(folder, family)
+    source = fetch_weights(path)
+    if is_model_folder(source):
+        check_model_type(source, family)
     try:
         with without_progress_bars():
             model, report = family.model_class().from_pretrained(

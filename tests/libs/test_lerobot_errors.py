@@ -209,9 +209,7 @@ def no_network(monkeypatch, tmp_path):
 
 def test_a_name_of_the_hub_without_a_network(no_network):
     for name in ("lerobot/libero", "lerobot/libero@v3.0"):
-        with pytest.raises(
-            BadInput, match=r"^data set lerobot/libero is neither a folder nor whole in .* cannot be reach"
-        ):
+        with pytest.raises(BadInput, match=rf"^data set {name} is neither a folder nor whole in .* cannot be reach"):
             find_set(name)
     for name in (no_network / "nothing", "nothing", "a/b/c"):
         with pytest.raises(BadInput, match=r"does not exist, and is no name of a data set of the hub \(OWNER/NAME\)$"):

@@ -21,7 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rv_train import tracking
 from rv_train.distributed import Rank
-from rv_train.tracking import EventFile, Meter, Tracker, format_time, peak_memory
+from rv_train.run_pages import TensorBoard
+from rv_train.tracking import Meter, Tracker, format_time, peak_memory
 
 CPU = torch.device("cpu")
 SCALARS = {
@@ -34,6 +35,10 @@ SCALARS = {
 MEMORY = [3 * 2**29, 2**31]  # bytes, of two ranks
 
 
+def tracker_of(folder, start_step, total_steps):
+    return Tracker([TensorBoard(folder, start_step + 1)], start_step, total_steps)
+
+
 def read_events(folder):
     events = EventAccumulator(str(folder), size_guidance={"images": 0})
     events.Reload()
@@ -42,7 +47,7 @@ def read_events(folder):
 
 def test_tensorboard_reads_scalars_texts_and_figures(tmp_path):
     figure = Figure(figsize=(2, 1), dpi=50, facecolor="red")
-    with Tracker(tmp_path, 0, 4) as tracker:
+    with tracker_of(tmp_path, 0, 4) as tracker:
         tracker.text("config", "EXP:\n  ID: x")
         tracker.report(2, SCALARS, MEMORY)
         tracker.scalars(2, {"val/loss": 0.25})
@@ -60,7 +65,7 @@ def test_tensorboard_reads_scalars_texts_and_figures(tmp_path):
 
 def test_a_resumed_run_goes_on_where_its_checkpoint_was(tmp_path):
     for start, last in ((0, 5), (3, 6)):  # cut off after step 5, resumed from step 3
-        with Tracker(tmp_path, start, 6) as tracker:
+        with tracker_of(tmp_path, start, 6) as tracker:
             for step in range(start + 1, last + 1):
                 tracker.report(step, {**SCALARS, "train/loss": start + step}, MEMORY)
     points = read_events(tmp_path).Scalars("train/loss")
@@ -70,7 +75,7 @@ def test_a_resumed_run_goes_on_where_its_checkpoint_was(tmp_path):
 def test_a_full_disk_is_one_error_that_names_the_file(tmp_path, capfd):
     """A file size limit stands in for the disk. No thread is left to fail, and closing does not fail again."""
     threads = threading.active_count()
-    tracker = Tracker(tmp_path, 0, 1000)
+    tracker = tracker_of(tmp_path, 0, 1000)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
     try:
@@ -79,7 +84,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path, capfd):
                 tracker.report(step, SCALARS, MEMORY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert raised.value.filename == str(tracker.events.path)
+    assert raised.value.filename == str(tracker.pages[0].path)
     tracker.close()
     assert threading.active_count() == threads
     assert capfd.readouterr().err == ""
@@ -87,7 +92,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path, capfd):
 
 
 def test_lines_where_there_is_no_terminal(tmp_path, capsys):
-    with Tracker(tmp_path, 10, 1000) as tracker:
+    with tracker_of(tmp_path, 10, 1000) as tracker:
         tracker.advance(11)
         tracker.line("model    vla0")
         tracker.report(20, SCALARS, MEMORY)
@@ -132,7 +137,7 @@ def on_terminal(columns, show, monkeypatch):
 
 def test_a_bar_on_a_terminal_and_whole_lines_above_it(tmp_path, monkeypatch):
     def show():
-        with Tracker(tmp_path, 150, 300) as tracker:
+        with tracker_of(tmp_path, 150, 300) as tracker:
             tracker.line("model    vla0\ndata     one file")
             for step in (151, 160, 170):
                 tracker.advance(step)
@@ -154,7 +159,7 @@ def test_a_bar_on_a_terminal_and_whole_lines_above_it(tmp_path, monkeypatch):
 
 def test_a_resumed_bar_starts_at_its_step(tmp_path, monkeypatch):
     def show():
-        Tracker(tmp_path, 225, 300).close()
+        tracker_of(tmp_path, 225, 300).close()
 
     assert on_terminal(60, show, monkeypatch)[0].startswith(" 75% |█")
 
@@ -215,4 +220,4 @@ def test_times():
 
 def test_an_event_file_that_cannot_be_made_is_an_oserror(tmp_path):
     with pytest.raises(FileNotFoundError):
-        EventFile(tmp_path / "missing", 1)
+        TensorBoard(tmp_path / "missing", 1)

@@ -120,7 +120,7 @@ def test_bad_input_is_a_line(model, tmp_path, capsys):
 
 def collected(out, num_demos, *more):
     words = ["--env_command", COMMAND, "--num_demos", str(num_demos), "--out", str(out), "--render", "plain"]
-    collect([*words, "--resolution", "24", "--pushed", "0.5", "--push", "move=0.5", *more])
+    collect([*words, "--resolution", "24", "--pushed", "0.5", "--push_by", "move=0.5", *more])
     return [DemoFile(path, KeyMap.load(path.parent / "key_map.json")) for path in sorted(out.glob("*/episode_*.hdf5"))]
 
 
@@ -157,8 +157,8 @@ def test_pushes_come_in_bursts_and_move_only_what_is_named():
 
 def test_what_cannot_be_collected_is_a_line(tmp_path, capsys, monkeypatch):
     given = ["--env_command", COMMAND, "--num_demos", "1", "--out", tmp_path / "a", "--render", "plain"]
-    assert "--push arm=1: PART=MOST" in refusal(collect, capsys, *given, "--push", "arm=1")
-    assert "--push move=far" in refusal(collect, capsys, *given, "--push", "move=far")
+    assert "--push_by arm=1: PART=MOST" in refusal(collect, capsys, *given, "--push_by", "arm=1")
+    assert "--push_by move=far" in refusal(collect, capsys, *given, "--push_by", "move=far")
     assert "unknown render setting 'bright'" in refusal(collect, capsys, *given[:-1], "bright")
     monkeypatch.setattr(RemoteSimulator, "has_expert", False)
     assert "has no expert" in refusal(collect, capsys, *given)

@@ -1,8 +1,10 @@
 """`tools/inspect_demos.py --report`: one page for any kind of demonstrations, that loads nothing and plays them."""
 
+import contextlib
 import json
 import re
 
+import h5py
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from tests.browser import chromium, requests
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT
 from tools.inspect_demos import main
+from tools.inspection import anything
 
 SET = ROOT / "tests/data/lerobot/v30/so_like"
 
@@ -45,8 +48,6 @@ def test_what_is_odd_is_said_and_nothing_of_the_data_becomes_markup(tmp_path):
 
 
 def test_wild_values_are_marked(tmp_path):
-    import h5py
-
     path = tmp_path / "demo.hdf5"
     write_synthetic_demo_file(path, 4, 60, 16, seed=0)
     with h5py.File(path, "r+") as file:
@@ -55,6 +56,31 @@ def test_wild_values_are_marked(tmp_path):
     assert len(re.findall("<tr class=squeezed><th>1: y</th>", text)) == 1 and text.count("class=squeezed") == 1
     assert re.search(r'class="remark">[^<]*demo_0[^<]*frame 3[^<]*and answers are no finer', text)
     assert "Training takes this as it is" in text and "Training refuses" not in text
+
+
+def test_every_picture_is_checked_once(tmp_path, monkeypatch):
+    """What --verify found is on the page, and is not looked for again; without it the page looks itself."""
+    read = []
+    check = anything.picture_problems
+    monkeypatch.setattr(anything, "picture_problems", lambda data: read.append(len(data)) or [*check(data), "<broken>"])
+    for more, says in [((), None), (("--verify",), 1)]:
+        read.clear()
+        path = tmp_path / "page.html"
+        with pytest.raises(SystemExit, match=str(says)) if says else contextlib.nullcontext():
+            main([str(SET), "--report", str(path), *more])
+        assert len(read) == 1 and path.read_text().count("&lt;broken&gt;") == 1
+
+
+def test_pictures_of_a_file_that_was_verified_are_not_checked_again(tmp_path, monkeypatch):
+    path = tmp_path / "demo.hdf5"
+    write_synthetic_demo_file(path, 2, 6, 64, seed=0)
+    with h5py.File(path, "r+") as file:
+        file["data/demo_1/obs/agentview_rgb"][2] = 0
+    monkeypatch.delattr(anything, "picture_problems")
+    with pytest.raises(SystemExit, match="1"):
+        page_of(path, tmp_path, "--verify")
+    problems = re.findall(r'class="problem">([^<]*)', (tmp_path / "page.html").read_text())
+    assert any(f"{path}, demo_1" in line and "agentview" in line for line in problems), problems
 
 
 def test_a_page_is_refused_where_it_cannot_be(tmp_path, capsys):

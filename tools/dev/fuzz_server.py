@@ -114,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.model_path:
         from rv_train.checkpoint import find_model_folder
 
-        find_model_folder(args.model_path)  # else its absence would stand in the server's console
+        # else its absence would stand in the server's console; and of the hub it is fetched here
+        args.model_path = find_model_folder(args.model_path)
     if args.env_command:
         from tools.dev.fuzz_env import fuzz_env
 

@@ -234,7 +234,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise BadInput(f"--kills, --episodes and --num_envs must be at least 1, got {numbers}")
     if args.standing and args.env_command is None:
         raise BadInput("--standing is of environments that --env_command starts")
-    find_model_folder(args.model_path)  # else its absence would stand in a console's file
+    # else its absence would stand in a console's file; and of the hub it is fetched here
+    args.model_path = find_model_folder(args.model_path)
     run_torture(MARK, args.out, "equal", lambda out, mark: torture(args, out, mark))
 
 

@@ -1,7 +1,7 @@
 """What is in demonstrations of any kind, as a run would read them, and how a recipe names them."""
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from yacs.config import CfgNode
@@ -28,11 +28,12 @@ def inspect(args: argparse.Namespace, verified: bool, more: Iterable[str] = ()) 
     facts, data = find_source(cfg.DATA.SOURCE).look(cfg), open_data(cfg)
     lines = [", ".join(map(str, args.files)), *summary(cfg, facts, data), *more]
     print("\n".join(lines), flush=True)
-    problems = verify(data) if verified else []
+    pictures = picture_problems(data) if verified else None
+    problems = [] if pictures is None else verify(data, pictures)
     for line in problems:
         print(f"    {line}")
     print()
-    return Outcome([Played(data)], len(problems), False)
+    return Outcome([Played(data)], len(problems), False, pictures)
 
 
 class Played:
@@ -78,17 +79,28 @@ def summary(cfg: CfgNode, facts: Facts, data: Demonstrations) -> Iterator[str]:
         yield row("" if number else "recipe", f"{key} {value}")
 
 
-def verify(data: Demonstrations) -> list[str]:
-    """Read every picture, print remarks; what is wrong, a line each."""
-    problems, remarks = findings(data)
+def verify(data: Demonstrations, pictures: Sequence[str]) -> list[str]:
+    """Print remarks; what is wrong, a line each. pictures: what `picture_problems` found."""
+    problems, remarks = findings(data, pictures)
     for line in remarks:
         print(row("remark", line))
     print(row("verified", f"{len(problems)} problems" if problems else "no problems"))
     return problems
 
 
-def findings(data: Demonstrations) -> tuple[list[str], list[str]]:
-    """(what is wrong with data, what should be known of it): lines. Every picture is read."""
+def picture_problems(data: Demonstrations) -> list[str]:
+    """Read every picture; a line for each that cannot be."""
+    problems = []
+    for index in range(len(data)):
+        try:
+            data[index]
+        except BadInput as error:
+            problems.append(str(error))
+    return problems
+
+
+def findings(data: Demonstrations, pictures: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(what is wrong with data, what should be known of it): lines. pictures: what is wrong with its pictures."""
     problems = []
     if not data.written_with:
         problems += [*checks.number_problems(data.demos), *checks.motion_problems(data.demos)]
@@ -97,9 +109,4 @@ def findings(data: Demonstrations) -> tuple[list[str], list[str]]:
         remarks += checks.demo_remarks(data, low, high, checks.USUAL_BINS)
     else:
         remarks = data.remarks()
-    for index in range(len(data)):
-        try:
-            data[index]
-        except BadInput as error:
-            problems.append(str(error))
-    return problems, remarks
+    return [*problems, *pictures], remarks

@@ -27,7 +27,7 @@ def inspect(entries: Sequence[str], key_map: str | None, verified: bool, num_rep
     given = KeyMap.find(key_map) if key_map else None
     if verified:
         check_graphics()
-    opened, problems, unreadable = [], 0, False
+    opened, problems, unreadable, stored = [], 0, False, []
     for path in demo_files(*entries):
         try:
             demos = report(path, given)
@@ -39,9 +39,12 @@ def inspect(entries: Sequence[str], key_map: str | None, verified: bool, num_rep
             problems += 1
         else:
             opened.append(Played(demos))
-            problems += verify(demos, num_replayed) if verified else 0
+        if demos is not None and verified:
+            found = grouped(verify_demo_file(demos.path, demos.key_map))
+            problems += verify(demos, found, num_replayed)
+            stored += [f"{path}, {line}" for line in found]
         print()
-    return Outcome(opened, problems, unreadable)
+    return Outcome(opened, problems, unreadable, stored if verified else None)
 
 
 class Played:
@@ -192,11 +195,13 @@ def instruction_of(demos: DemoFile, demo: str) -> str:
         return ""
 
 
-def verify(demos: DemoFile, num_replayed: int) -> int:
-    """Print what is wrong with a file and how its first demos replay; the number of problems."""
-    problems = grouped(verify_demo_file(demos.path, demos.key_map))
+def verify(demos: DemoFile, stored: Sequence[str], num_replayed: int) -> int:
+    """Print what is wrong with a file and how its first demos replay; the number of problems.
+
+    stored: what is wrong with what stands in it, every value and picture.
+    """
     hindrances, remarks = training_lines(demos)
-    problems += hindrances
+    problems = [*stored, *hindrances]
     for line in remarks:
         print(row("remark", line))
     names = demos.demos[:num_replayed]

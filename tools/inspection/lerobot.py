@@ -20,7 +20,7 @@ def inspect(args: argparse.Namespace, entries: Sequence[str], verified: bool) ->
     args: of `tools.data_options`. verified: look at every picture, and count what is wrong. BadInput where there is no
     such set.
     """
-    shows, problems, unreadable = [], 0, False
+    shows, problems, unreadable, pictures = [], 0, False, []
     for path in find_sets(entries):
         one = argparse.Namespace(**{**vars(args), "source": "lerobot", "files": [str(path)]})
         lines = []
@@ -36,7 +36,8 @@ def inspect(args: argparse.Namespace, entries: Sequence[str], verified: bool) ->
             continue
         shows += found.shows
         problems += found.problems + sum(fact.kind not in HARMLESS for fact in facts) * verified
-    return Outcome(shows, problems, unreadable)
+        pictures += found.pictures or ()
+    return Outcome(shows, problems, unreadable, pictures if verified else None)
 
 
 def lines_of(layout: Layout, facts: Sequence[Fact]) -> Iterator[str]:

@@ -22,11 +22,13 @@ class Show(Protocol):
 
 
 class Outcome(NamedTuple):
-    """What an inspection found. shows: what can be played; problems: how many; unreadable: whether anything was."""
+    """What an inspection found. shows: what can be played; problems: how many; unreadable: whether anything was;
+    pictures: what is wrong with them, a line each, None where they were not all read."""
 
     shows: Sequence[Show]
     problems: int
     unreadable: bool
+    pictures: list[str] | None
 
 
 def row(name: str, value: object) -> str:
