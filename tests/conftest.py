@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import logging
 import os
 import sys
 import tempfile
@@ -45,7 +46,10 @@ def _refuse(mark):
 
 
 def pytest_configure():
-    """Code compiled for other kernels must not be taken for these: its cache does not know ATEN_CPU_CAPABILITY."""
+    # A library's log handler keeps the stderr of the test in which it was imported; that it is closed in the next one
+    # must not be told on the stderr of that.
+    logging.raiseExceptions = False
+    # Code compiled for other kernels must not be taken for these: its cache does not know ATEN_CPU_CAPABILITY.
     if kernels := os.environ.get("ATEN_CPU_CAPABILITY"):
         folder = os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}_{kernels}")
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
