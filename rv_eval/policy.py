@@ -245,7 +245,8 @@ class Policy:
             "drafts": self.drafts,
             "policy_versions": {
                 "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")},
+                "torch": str(torch.__version__),  # names its build, +cpu or +cu130; a package's metadata need not
+                **{name: importlib.metadata.version(name) for name in ("transformers", "numpy")},
             },
         }
 

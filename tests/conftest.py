@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import importlib.util
 import logging
 import os
 import sys
@@ -20,6 +21,14 @@ def _no_simulator(patch):
         patch.setattr("robosuite.environments.base.MujocoEnv._initialize_sim", _refuse("sim"))
 
 
+def _no_libero(patch):
+    for name in ("libero", "libero.libero"):
+        patch.setitem(sys.modules, name, None)
+    if suites := sys.modules.get("libs.libero_sim.suites"):
+        for name in ("_benchmarks", "_suite"):  # which keep what they have read
+            patch.setattr(suites, name, getattr(suites, name).__wrapped__)
+
+
 def _no_browser(patch):
     if "tests.browser" in sys.modules:
         patch.setattr("tests.browser.found", _refuse("browser"))
@@ -35,7 +44,7 @@ def _compiler_again():
     return config.patch({"cpp.cxx": (None, os.environ.get("CXX", "g++"))}) if config else contextlib.nullcontext()
 
 
-HIDDEN = {"sim": _no_simulator, "browser": _no_browser, "compiler": _no_compiler}
+HIDDEN = {"sim": _no_simulator, "libero": _no_libero, "browser": _no_browser, "compiler": _no_compiler}
 
 
 def _refuse(mark):
@@ -58,10 +67,17 @@ def pytest_configure():
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
     """Files with long tests first, so that two processes that take file after file end at the same time."""
+    skip = pytest.mark.skip(reason="the package libero is not installed")
+    missing = not importlib.util.find_spec("libero")
     for item in items:
         if "driver" in item.fixturenames:  # of tests/rv_eval/results/test_report.py
             item.add_marker("browser")
-    long = {item.path for item in items if any(item.get_closest_marker(mark) for mark in (*HIDDEN, "slow"))}
+        if item.get_closest_marker("sim"):
+            item.add_marker("libero")
+        if missing and item.get_closest_marker("libero"):
+            item.add_marker(skip)
+    marks = ("sim", "browser", "compiler", "slow")
+    long = {item.path for item in items if any(item.get_closest_marker(mark) for mark in marks)}
     items.sort(key=lambda item: item.path not in long)
 
 

@@ -54,9 +54,9 @@ def _add_cells(parser):
 def main(argv: Sequence[str] | None = None) -> None:
     simulator = get_simulator("libero")
     args = parse_cells(simulator, argv)
-    simulator.choose_tasks(args)  # refuses what does not exist, before a policy is loaded
     if args.log_dir:
         check_new_folder(args.log_dir)
+    simulator.choose_tasks(args)  # refuses what does not exist, before a policy is loaded
     print("\n" + table(run_cells(args, simulator, load_policy(args))))
 
 

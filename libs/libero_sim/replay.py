@@ -4,7 +4,6 @@ Demos that were recorded as an episode (attribute `num_settle_steps`, see regene
 LIBERO takes the pictures of a step a few milliseconds before its end.
 """
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,6 +14,7 @@ from libs.demo_hdf5 import DemoFile
 from libs.errors import BadInput
 from libs.libero_sim.env import VIEWS, LiberoEnv
 from libs.libero_sim.suites import LIBERO_SUITES, LiberoTask, find_task
+from libs.robosuite_sim.gl import SimulatorMissing
 
 # Pictures of another graphics driver differ by a few values along edges; a picture that is turned, of another
 # render setting or of another moment differs in all of it.
@@ -60,14 +60,19 @@ class Replay:
 def recorded_task(demos: DemoFile) -> LiberoTask:
     """The task of a demo file: what `bddl_file_name` (.../SUITE/NAME.bddl) says or, because published files name
     BDDL files that were renamed later, the file's own name (NAME_demo.hdf5), in the suite of bddl_file_name, of the
-    file's folder or in one of LIBERO's own. BadInput where none of that is a task of this package."""
+    file's folder or in one of LIBERO's own. BadInput where none of that is a task of this package, SimulatorMissing
+    without that package."""
     stated = demos.attrs.get("bddl_file_name")
     bddl = PurePosixPath(stated if isinstance(stated, str) else "")
     folder, name = demos.path.resolve().parent.name, demos.path.stem.removesuffix("_demo")
     suites = dict.fromkeys((bddl.parent.name, folder, *LIBERO_SUITES))
     for suite, task in ((bddl.parent.name, bddl.stem), *((suite, name) for suite in suites)):
-        with contextlib.suppress(ValueError):
+        try:
             return find_task(suite, task)
+        except SimulatorMissing:
+            raise
+        except BadInput:  # not there
+            continue
     raise BadInput(
         f"{demos.path}: neither bddl_file_name ({stated!r}) nor the file's name is a known task; "
         "name the file <task name>_demo.hdf5"

@@ -374,6 +374,7 @@ def test_merging_copies_as_stored_and_renumbers(path):
         assert ours.read_direct_chunk((1, 0, 0, 0)) == theirs.read_direct_chunk((1, 0, 0, 0))
 
 
+@pytest.mark.libero
 def test_liberos_own_reader_accepts_the_file(path, capsys):
     from libero.libero.utils.dataset_utils import get_dataset_info
 

@@ -342,6 +342,7 @@ def test_an_expert_solves_a_task_and_says_which_it_cannot():
         env.close()
 
 
+@pytest.mark.libero
 def test_tasks_are_chosen_by_number_or_all_that_have_an_expert():
     assert [task.task_id for task in expert_tasks("libero_object", [3, 0, 3])] == [3, 0]
     assert len(expert_tasks("libero_object", None)) == 10
@@ -349,6 +350,7 @@ def test_tasks_are_chosen_by_number_or_all_that_have_an_expert():
         expert_tasks("libero_90", [0, UNKNOWN])
 
 
+@pytest.mark.libero
 def test_every_task_of_the_reported_suites_has_an_expert():
     for suite in REPORTED_SUITES:
         assert len(expert_tasks(suite, None)) == 10

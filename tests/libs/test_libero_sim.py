@@ -3,7 +3,6 @@
 from collections import Counter
 from pathlib import Path
 
-import mujoco
 import numpy as np
 import pytest
 
@@ -25,6 +24,7 @@ from tools.dev.benchmarks.timed_env import TimedEnv
 ACTIONS = np.array([[0.2, 0.1 * i, -0.4, 0, 0, 0.1, -1 if i < 5 else 1] for i in range(8)])
 
 
+@pytest.mark.libero
 def test_suites_and_tasks():
     assert {"libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"} <= set(list_suites())
     assert num_tasks("libero_90") == 90
@@ -37,11 +37,13 @@ def test_suites_and_tasks():
     assert limits == [220, 300, 520]
 
 
+@pytest.mark.libero
 def test_rephrased_suites_have_their_own_instruction():
     plain, rephrased = get_task("libero_object", 0), get_task("libero_object_lan", 0)
     assert plain.name == rephrased.name and plain.instruction != rephrased.instruction
 
 
+@pytest.mark.libero
 @pytest.mark.parametrize(
     ("suite", "task_id", "message"),
     [
@@ -90,6 +92,8 @@ def test_lazy_rendering_changes_nothing(env):
 @pytest.mark.sim
 def test_what_is_computed_once_is_what_robosuite_computes_three_times(env, monkeypatch):
     """States, pictures and the robot's state of a short episode with contacts, to the bit, in fewer computations."""
+    import mujoco
+
     calls = Counter()
     for name in ("mj_forward", "mj_step"):
         compute = getattr(mujoco, name)

@@ -37,10 +37,12 @@ def test_plain_things_and_numbers_of_numpy_come_back(tmp_path, protocol):
 
 
 def test_the_names_of_numpy_2_are_known(tmp_path):
-    content = pickle.dumps(np.arange(3.0), 2)
-    assert b"numpy.core.multiarray" in content
-    found = read_plain_pickle(written(tmp_path, content.replace(b"numpy.core.multiarray", b"numpy._core.multiarray")))
-    np.testing.assert_array_equal(found, [0, 1, 2])
+    """And those of numpy 1, whichever of them writes here."""
+    content, names = pickle.dumps(np.arange(3.0), 2), (b"numpy.core.multiarray", b"numpy._core.multiarray")
+    (here,) = (name for name in names if name in content)
+    for name in names:
+        found = read_plain_pickle(written(tmp_path, content.replace(here, name)))
+        np.testing.assert_array_equal(found, [0, 1, 2])
 
 
 class Calls:

@@ -13,6 +13,7 @@ OTHER_BOWL = {0: 1, 1: 6, 2: 8, 3: 9, 4: 9, 5: 3, 6: 7, 7: 9, 8: 1, 9: 7}
 BOWLS = {name: slice(10 + 7 * i, 13 + 7 * i) for i, name in enumerate(("akita_black_bowl_1", "akita_black_bowl_2"))}
 
 
+@pytest.mark.libero
 def test_libero_goal_is_one_scene():
     own = {task_id: questions(get_task("libero_goal", task_id))[task_id] for task_id in range(10)}
     assert own[7] == [("turnon", "flat_stove_1")] and own[6] == [("on", "cream_cheese_1", "akita_black_bowl_1")]
@@ -20,6 +21,7 @@ def test_libero_goal_is_one_scene():
         assert questions(get_task("libero_goal", start)) == own
 
 
+@pytest.mark.libero
 def test_the_other_bowl_of_libero_spatial_is_the_one_that_an_instruction_names():
     for start, other in OTHER_BOWL.items():
         found = questions(get_task("libero_spatial", start))
@@ -29,6 +31,7 @@ def test_the_other_bowl_of_libero_spatial_is_the_one_that_an_instruction_names()
         }
 
 
+@pytest.mark.libero
 @pytest.mark.parametrize("start, other", OTHER_BOWL.items())
 def test_that_bowl_stands_where_the_instruction_says(start, other):
     """In the init states of both tasks, as far as a place allows (a bowl is 11 cm wide)."""
@@ -39,6 +42,7 @@ def test_that_bowl_stands_where_the_instruction_says(start, other):
     assert np.linalg.norm(np.mean(places[0], 0) - np.mean(here[:, BOWLS["akita_black_bowl_1"]], 0)) > 0.1
 
 
+@pytest.mark.libero
 def test_only_what_stands_in_a_scene_is_asked_for():
     found = questions(get_task("libero_object", 0))
     assert found[7] == [("in", "milk_1", "basket_1_contain_region")] and 9 not in found, "no orange juice"

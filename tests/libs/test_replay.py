@@ -11,6 +11,7 @@ from libs.demo_hdf5 import DemoFile
 from libs.libero_sim import replay
 from libs.libero_sim.replay import recorded_task, replay_demos
 from libs.libero_sim.suites import LIBERO_SUITES, get_task, num_tasks
+from libs.robosuite_sim import SimulatorMissing
 from tests.demo_files import write_synthetic_demo_file
 
 T, SIDE, SEED = 5, 16, 7
@@ -151,6 +152,7 @@ DRAWER = "open_the_middle_drawer_of_the_cabinet"
 MOKA = "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it"
 
 
+@pytest.mark.libero
 @pytest.mark.parametrize(
     ("bddl_file_name", "path", "suite", "name"),
     [
@@ -173,12 +175,20 @@ def test_the_task_is_found_by_the_bddl_file_or_the_name_of_the_file(bddl_file_na
     assert (task.suite, task.name) == (suite or "libero_goal", name)
 
 
+def test_a_task_is_not_called_unknown_where_nothing_is_known():
+    """This test has not the mark libero: the package is hidden."""
+    with pytest.raises(SimulatorMissing, match="the simulator is not installed"):
+        recorded_task(stated(f"libero_goal/{DRAWER}.bddl"))
+
+
+@pytest.mark.libero
 @pytest.mark.parametrize("name", [None, "task.bddl", "libero_object/no_such_task.bddl", "no_suite/x.bddl"])
 def test_an_unknown_task_is_named(name):
     with pytest.raises(ValueError, match=r"a_file.hdf5: neither bddl_file_name .* is a known task; name the file"):
         recorded_task(stated(name))
 
 
+@pytest.mark.libero
 def test_no_task_name_stands_in_two_of_libero_s_suites():
     names = [get_task(suite, i).name for suite in LIBERO_SUITES for i in range(num_tasks(suite))]
     assert len(names) == len(set(names)) == 130

@@ -82,8 +82,8 @@ def test_a_call_that_hangs_is_killed():
 
 
 def test_errors_of_the_child():
-    with RemoteObject("libs.libero_sim.suites:get_task", {"suite": "libero_object", "task_id": 99}) as remote:
-        with pytest.raises(ValueError, match="unknown task id 99"):
+    with RemoteObject("libs.robosuite_sim.rendering:get_render_setting", {"name": "pretty"}) as remote:
+        with pytest.raises(ValueError, match="unknown render setting 'pretty'"):
             remote.call("anything")
         os.kill(remote.pid, signal.SIGKILL)
         with pytest.raises(SimCrash, match="code -9"):

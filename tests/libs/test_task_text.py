@@ -8,6 +8,7 @@ from libs.libero_sim.suites import LIBERO_SUITES, get_task, num_tasks
 STOVE = "pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate"
 
 
+@pytest.mark.libero
 def test_every_task_of_the_benchmark_is_known_and_says_what_it_states_at_evaluation():
     tasks = [get_task(suite, n) for suite in LIBERO_SUITES for n in range(num_tasks(suite))]
     assert libero_tasks() == {task.name for task in tasks} and len(tasks) == 130

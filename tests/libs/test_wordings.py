@@ -93,23 +93,27 @@ def test_a_file_that_cannot_serve_is_named(tmp_path, content, message):
         read_wordings(path, [STOVE])
 
 
+@pytest.mark.libero
 def test_every_task_has_six_wordings_to_train_on_and_ten_others_to_be_asked_in(instructions, train, test):
     assert len(set(instructions)) == 40 and list(train) == list(test)
     assert set(train) == set(instructions)
     assert {len(group) for group in train.values()} == {6} and {len(group) for group in test.values()} == {10}
 
 
+@pytest.mark.libero
 def test_no_wording_stands_anywhere_twice(instructions, train, test):
     """Nor differs from another, or from an instruction, in commas only: it would be one that was trained on."""
     plain = [text.replace(",", "") for text in (*instructions, *texts(train), *texts(test))]
     assert len(plain) == 40 + 240 + 400 and len(set(plain)) == len(plain)
 
 
+@pytest.mark.libero
 def test_wordings_are_written_as_liberos_instructions_are(train, test):
     wrong = [text for text in (*texts(train), *texts(test)) if not re.fullmatch("[a-z]+(,? [a-z]+)*", text)]
     assert wrong == []
 
 
+@pytest.mark.libero
 def test_each_task_is_asked_along_each_axis_soon_and_each_suite_often(test):
     """An evaluation takes them in their order: four episodes of a task are to differ in four ways already."""
     groups = list(test.values())
@@ -121,6 +125,7 @@ def test_each_task_is_asked_along_each_axis_soon_and_each_suite_often(test):
     assert all(wording.axes for group in groups for wording in group)
 
 
+@pytest.mark.libero
 def test_part_of_the_wordings_to_be_asked_in_needs_no_word_that_training_lacks(train, test):
     """The page says how many: those tell reading apart from knowing words."""
     known = set(" ".join((*train, *texts(train))).replace(",", "").split())
@@ -129,12 +134,14 @@ def test_part_of_the_wordings_to_be_asked_in_needs_no_word_that_training_lacks(t
     assert f"{400 - len(new)} of the 400" in PAGE and f"{len(known)} words" in PAGE
 
 
+@pytest.mark.libero
 def test_the_page_counts_what_the_files_hold(train, test):
     for axis in AXES:
         counts = [sum(axis in w.axes for group in wordings.values() for w in group) for wordings in (train, test)]
         assert re.search(rf"\| `{axis}` \|.*\| {counts[0]} \| {counts[1]} \|\n", PAGE), (axis, counts)
 
 
+@pytest.mark.libero
 def test_a_small_vocabulary_writes_every_wording_in_few_tokens(instructions, train, test):
     tokenizer = family_named("qwen2_5_vl").vocabulary(1024)
     encoded = {text: tokenizer(text)["input_ids"] for text in (*instructions, *texts(train), *texts(test))}

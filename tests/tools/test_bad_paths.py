@@ -114,6 +114,12 @@ COMMANDS = (
     "tools.dev.torture_resume --out NEW_FOLDER",
 )
 
+ASK_LIBERO = (  # before they come to the path
+    f"{DELAY} --model_path FOLDER",
+    f"{EVAL} --model_path FOLDER",
+    f"{EVAL} --model_path ws://127.0.0.1:1 --api_key_file FILE",
+)
+
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
@@ -160,7 +166,13 @@ def make_bad(kind, folder, suffix=""):
 
 
 CASES = [
-    pytest.param(command, word, kind, id=f"{command.split()[0]}-{number}-{kind}")
+    pytest.param(
+        command,
+        word,
+        kind,
+        id=f"{command.split()[0]}-{number}-{kind}",
+        marks=[pytest.mark.libero] if command in ASK_LIBERO else [],
+    )
     for number, command in enumerate(COMMANDS)
     for word in [next(word for word in command.split() if word.partition(".")[0] in BAD)]
     for kind in BAD[word.partition(".")[0]]

@@ -14,12 +14,15 @@ from libs.demo_hdf5 import Demo, DemoFile, DemoWriter
 from libs.errors import BadInput
 from libs.libero_sim import LiberoEnv, get_task
 from libs.libero_sim.collection import Settings, TaskJob
+from libs.libero_sim.suites import LiberoTask
 from libs.robosuite_sim import RemoteObject
 from libs.robosuite_sim.pool import run_jobs
 from tools.collect_demos import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Settings("libero_object", 5, 4, "fast", 0, 0.0, 0.0, 0.0)
+TASK = LiberoTask("libero_object", 5, "pick_up_the_tomato_sauce_and_place_it_in_the_basket", "", "", 280, 50)
+LIBERO = pytest.mark.libero
 COMMAND = ["--task_suite", "libero_object", "--resolution", "64", "--render", "fast"]
 
 
@@ -72,7 +75,7 @@ def fake_workers(log, **options):
 
 
 def run(out, log, num_demos=5, num_workers=2, settings=SETTINGS, **options):
-    job = TaskJob(get_task("libero_object", 5), settings, num_demos, out)
+    job = TaskJob(TASK, settings, num_demos, out)
     counts = []
     run_jobs([job], num_workers, lambda job: counts.append(job.num_done), fake_workers(log, **options))
     return job, counts
@@ -158,10 +161,12 @@ def test_other_settings_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task_suite", "libero_objects", "--task_ids", "0"], "did you mean libero_object?"),
-        (["--task_suite", "libero_object", "--task_ids", "0", "10"], "unknown task id 10"),
+        pytest.param(
+            ["--task_suite", "libero_objects", "--task_ids", "0"], "did you mean libero_object?", marks=LIBERO
+        ),
+        pytest.param(["--task_suite", "libero_object", "--task_ids", "0", "10"], "unknown task id 10", marks=LIBERO),
         (["--task_suite", "libero_object", "--task_ids", "x"], "--task_ids x: whole numbers such as 0 3, or all"),
-        (["--task_suite", "libero_90", "--task_ids", "25"], "no scripted expert"),
+        pytest.param(["--task_suite", "libero_90", "--task_ids", "25"], "no scripted expert", marks=LIBERO),
         (["--task_suite", "libero_object", "--task_ids", "0", "--start_near", "2"], "--start_near"),
     ],
 )

@@ -53,6 +53,7 @@ def test_an_episode_in_the_simulator(run, tmp_path, capsys):
     assert (tmp_path / "results.jsonl").read_text().splitlines() == [line]
 
 
+@pytest.mark.libero
 def test_suites_and_tasks_are_selected_in_order_and_once():
     tasks = select_tasks(["all"])
     assert [task.suite for task in tasks[::10]] == ["libero_spatial", "libero_object", "libero_goal", "libero_10"]
@@ -92,6 +93,7 @@ def refused(arguments, capsys):
     return printed.err
 
 
+@pytest.mark.libero
 @pytest.mark.parametrize(
     "extra, message",
     [
@@ -121,6 +123,7 @@ def test_wrong_input_is_one_line(run, tmp_path, monkeypatch, capsys, extra, mess
     assert not list(tmp_path.iterdir()), "nothing half-written"
 
 
+@pytest.mark.libero
 def test_checkpoints_that_cannot_be_used_are_one_line(run, tmp_path, capsys):
     assert "does not exist" in refused(["--model_path", str(tmp_path / "no"), *SUITE], capsys)
     copy = shutil.copytree(run, tmp_path / "copy")

@@ -29,12 +29,14 @@ def refused(main, arguments, capsys):
     return capsys.readouterr().err
 
 
+@pytest.mark.libero
 def test_what_is_asked_where():
     assert chosen("libero_goal") == {start: list(range(10)) for start in range(10)}
     assert chosen("libero_goal", "--start_ids", "3", "0", "--asked_ids", "7", "1") == {0: [1, 7], 3: [1, 7]}
     assert chosen("libero_spatial", "--start_ids", "0", "1") == {0: [0, 1], 1: [1, 6]}
 
 
+@pytest.mark.libero
 def test_wrong_input_is_one_line(capsys):
     arguments = ["--model_path", "nowhere", "--task_suite"]
     assert "none of --asked_ids can be asked" in refused(

@@ -10,6 +10,7 @@ from tests.tools.test_regenerate_libero import publish
 from tools import collect_demos, collect_stack, eval_libero, eval_stack, inspect_demos, regenerate_libero
 from tools.dev import benchmark, check_experts, check_gl
 
+LIBERO = pytest.mark.libero
 TASK = "pick_up_the_tomato_sauce_and_place_it_in_the_basket"
 SUITE = ["--task_suite", "libero_object"]
 OUT = ["--num_demos", "1", "--out", "out"]
@@ -30,12 +31,14 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     "tool, arguments",
     [
-        (eval_libero, ["--model_path", "of/no/use", *SUITE, "--task_ids", "5", "--episodes", "1"]),
+        pytest.param(
+            eval_libero, ["--model_path", "of/no/use", *SUITE, "--task_ids", "5", "--episodes", "1"], marks=LIBERO
+        ),
         (eval_stack, ["--model_path", "of/no/use", "--episodes", "1"]),
-        (collect_demos, [*SUITE, "--task_ids", "5", *OUT]),
+        pytest.param(collect_demos, [*SUITE, "--task_ids", "5", *OUT], marks=LIBERO),
         (collect_stack, OUT),
-        (check_experts, [*SUITE, "--task_ids", "5"]),
-        (regenerate_libero, [FILE, "--out", "out"]),
+        pytest.param(check_experts, [*SUITE, "--task_ids", "5"], marks=LIBERO),
+        pytest.param(regenerate_libero, [FILE, "--out", "out"], marks=LIBERO),
         (inspect_demos, [FILE, "--verify"]),
         (benchmark, ["rollout", "--model_path", "of/no/use"]),
     ],

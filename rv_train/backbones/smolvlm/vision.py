@@ -26,20 +26,21 @@ def picture_features(model: "PreTrainedModel", patches: torch.Tensor, side: int)
     tower = model.vision_model
     embedding = tower.embeddings.patch_embedding
     embedded = F.linear(patches, embedding.weight.flatten(1), embedding.bias).unflatten(0, (-1, side**2))
-    places = _places(side, tower.embeddings.num_patches_per_side, patches.dtype, patches.device)
+    places = _places(side, tower.embeddings.num_patches_per_side, patches.device)
     hidden = tower.encoder(embedded + tower.embeddings.position_embedding(places)).last_hidden_state
     return model.connector(tower.post_layernorm(hidden)).flatten(0, 1)
 
 
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(False)  # what is kept may be met by a training step next
-def _places(side, learned, dtype, device):
+def _places(side, learned, device):
     """(side**2,) int64: which of `learned` x `learned` positions each patch has. A smaller picture's are spread over
     all of them.
 
-    As the library finds them, with its roundings: in bfloat16 two neighbours of 27 may share one.
+    In float32 whatever the weights have: so the published models were trained, and so the library finds them from 5.21
+    on. A few versions before, the locked one among them, round to bfloat16 on the way: two neighbours of 27 share one.
     """
-    share = (torch.arange(side, dtype=torch.float32) * (1.0 / torch.tensor(side))).clamp(max=1.0 - 1e-6).to(dtype)
+    share = (torch.arange(side, dtype=torch.float32) * (1.0 / torch.tensor(side))).clamp(max=1.0 - 1e-6)
     ends = torch.arange(1 / learned, 1.0, 1 / learned)
     along = torch.bucketize(share, ends, right=True)
     return (along[:, None] * learned + along).flatten().to(device)

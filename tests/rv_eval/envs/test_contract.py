@@ -36,7 +36,7 @@ def tasks_of(simulator):
     return simulator.choose_tasks(parser.parse_args(CHOICE.get(simulator.description.name, [])))
 
 
-@pytest.fixture(params=[*SIMULATORS, *HERE])
+@pytest.fixture(params=[*(pytest.param(name, marks=pytest.mark.libero) for name in SIMULATORS), *HERE])
 def simulator(request):
     return named(request.param)
 

@@ -75,6 +75,7 @@ def test_episode_n_is_asked_in_wording_n_modulo_their_number():
     assert set(Request("go", 3).as_record()) == {"asked", "asked_task_id"}
 
 
+@pytest.mark.libero
 def test_the_published_wordings_are_four_hundred_episodes_and_have_the_words_that_the_page_tells():
     tasks = [get_task(suite, task_id) for suite in REPORTED_SUITES for task_id in range(10)]
     wordings, trained = read_wordings(TEST_WORDINGS), read_wordings(TRAINED_WORDINGS)

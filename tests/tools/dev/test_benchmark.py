@@ -72,6 +72,7 @@ def test_a_disagreement_is_written_down_and_fails(tmp_path, monkeypatch, capsys)
     benchmark.main(["rollout"])
 
 
+@pytest.mark.libero
 def test_bad_numbers_are_one_line(capsys):
     for arguments, message in (
         (["--block", "0"], "--block"),

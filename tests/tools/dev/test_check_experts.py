@@ -10,6 +10,7 @@ from libs.libero_sim import get_task
 from tools.dev.check_experts import Results, main, summarize, table, write_sheet
 
 pytest.importorskip("libero")
+pytestmark = pytest.mark.libero
 TASK, OTHER = get_task("libero_spatial", 0), get_task("libero_goal", 8)
 KEY = TASK.suite, TASK.task_id
 

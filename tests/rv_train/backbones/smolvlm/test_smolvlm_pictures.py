@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from PIL import Image
 
 from rv_train.backbones.base import Pictures
@@ -78,9 +80,11 @@ def library_embeddings(cuts, side, dtype):
 @pytest.mark.parametrize("cuts, side", [(SMALL, 512), (SMALL, 448), (SMALL, 64), (LARGE, 384), (LARGE, 168)])
 def test_positions_are_the_librarys(cuts, side, dtype):
     module, expected = library_embeddings(cuts, side, dtype)
-    places = _places(side // cuts[0], module.num_patches_per_side, dtype, torch.device("cpu"))
-    assert torch.equal(module.patch_embedding.bias + module.position_embedding(places), expected)
-    if side == cuts[2] and dtype == torch.float32:
+    places = _places(side // cuts[0], module.num_patches_per_side, torch.device("cpu"))
+    same = torch.equal(module.patch_embedding.bias + module.position_embedding(places), expected)
+    rounded = Version(transformers.__version__) < Version("5.21")  # 27 of 27 places in bfloat16: two share one
+    assert same != (rounded and side == 384 and dtype == torch.bfloat16)
+    if side == cuts[2]:
         assert places.tolist() == list(range(module.num_positions))
 
 
@@ -93,7 +97,8 @@ def test_features_and_gradients_are_the_librarys(tmp_path, side, attention, auto
     pixels = patches.view(shape).permute(0, 3, 1, 4, 2, 5).reshape(3, 3, side, side)
 
     def library():
-        return model.get_image_features(pixels[None]).pooler_output.flatten(0, 1)
+        features = model.get_image_features(pixels[None]).pooler_output
+        return features.flatten(0, 1) if torch.is_tensor(features) else torch.cat(features)  # newer: a list
 
     passes = {}
     for way, features_of in {"ours": lambda: picture_features(model, patches, side // 8), "theirs": library}.items():
