@@ -5,7 +5,6 @@ import subprocess
 import numpy as np
 import pytest
 
-pytest.importorskip("libero")
 from tools.dev import check_mujoco
 
 
@@ -23,6 +22,7 @@ def test_what_is_seen_to_differ_is_counted(level, share):
     assert row["state"] == 0.5 and row["tasks"] == 1
 
 
+@pytest.mark.libero
 def test_a_version_that_does_not_start_has_a_line_of_its_own(tmp_path, monkeypatch):
     """Somebody else's package of that name is found there first, and fails."""
     (tmp_path / "9.9" / "mujoco").mkdir(parents=True)
