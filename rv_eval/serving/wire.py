@@ -177,6 +177,8 @@ def _scalar(value: Any, dtype: np.dtype) -> Any:
     if type(value) is not fits:
         raise BadInput(f"a scalar of dtype {dtype} cannot hold a {type(value).__name__}")
     number: Any = value
+    if fits is float:  # numpy 2 would compare a plain number as one of the dtype, rounded and with a warning
+        number = np.float64(number)
     limits: Any = np.iinfo(dtype) if fits is int else np.finfo(dtype) if fits is float else None
     if limits and math.isfinite(number) and not limits.min <= number <= limits.max:
         raise BadInput(f"a scalar of dtype {dtype} cannot hold {value}")

@@ -132,6 +132,7 @@ BROKEN = {
     "scalar object": (scalar(b"", "|O"), "dtype '|O'"),
     "scalar too large": (scalar(300, "|u1"), "cannot hold 300"),
     "float too large": (scalar(1e300), "cannot hold 1e"),
+    "float a little too large": (scalar(3.402823467e38), "cannot hold 3.4"),
     "text keys: object array": (text_array(dtype="|O"), "dtype '|O'"),
     "text keys: too few bytes": (text_array(shape=(3,)), "has 12 bytes"),
     "text keys: entry too many": (text_array(more=1), "other entries"),
