@@ -303,7 +303,7 @@ def test_hidden_digits_are_shown_as_the_mask_and_not_learned(tmp_path):
     texts = ["50 " * 13 + "50", "5X X 50 0 100 1XX 7 " + "? _ 5 5 5 5 5"]
     folder = write_foreign(tmp_path / "theirs", [("go", 2)], text=texts.__getitem__)
     data = data_of(folder, **ONE_VIEW)
-    assert data.remarks == ["1 of 2 samples hide digits (X): no labels there"] and data.info["num_hidden"] == 1
+    assert data.remarks == ["1 of 2 samples hide digits (X): nothing is learned there"] and data.info["num_hidden"] == 1
     sample = data.train[1]
     assert sample.action_text == "5X X 50 0 100 1XX 7 X X 5 5 5 5 5"
     assert np.isnan(sample.actions).tolist() == [
