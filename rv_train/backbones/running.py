@@ -126,7 +126,9 @@ def last_of(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 def recompute_layers(backbone: "PreTrainedModel") -> None:
     """Gradient checkpointing: layers keep their inputs only and compute the rest again in the backward pass."""
-    backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    # As newer versions call it, which warn of the name before.
+    renamed = getattr(backbone, "activation_checkpointing_enable", None)
+    (renamed or backbone.gradient_checkpointing_enable)({"use_reentrant": False})
     # The library asks for gradients of pixels and words then, for reentrant checkpoints of adapted models. Others need
     # none, and with them the backward pass would go through what is frozen, the whole vision tower.
     backbone.disable_input_require_grads()
