@@ -263,7 +263,7 @@ def test_the_tools_read_it(kind, tmp_path, capsys):
     data = load_data(tiny_cfg(**opts))
     assert read_stats(tmp_path / "stats.json") == data.action_stats
     capsys.readouterr()
-    manifest = build(tmp_path / "manifest", folder, views=views[1], workers=2)
+    manifest = build(tmp_path / "manifest", folder, *views, workers=2)
     lines = load_data(tiny_cfg(**{**opts, "DATA__SOURCE": "manifest", "DATA__FILES": [str(manifest)]}))
     assert lines.action_stats == data.action_stats and len(lines.train) == len(data.train)
     for index in (0, len(data.train) - 1):
