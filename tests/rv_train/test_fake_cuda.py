@@ -1,11 +1,15 @@
 """What only a GPU would have told: see tests/fake_cuda.py. Every kind of policy over every family."""
 
 import pytest
+import torch
 
 from rv_train.backbones import FAMILIES
 from tests import fake_cuda
 
-pytestmark = pytest.mark.compiler
+pytestmark = [
+    pytest.mark.compiler,
+    pytest.mark.skipif(bool(torch.version.cuda), reason="this build of PyTorch knows CUDA and has its own hooks"),
+]
 
 
 @pytest.fixture(scope="module")
