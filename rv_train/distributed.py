@@ -1,5 +1,6 @@
 """Processes: one per GPU or CPU rank, started by `mp.spawn` here or by torchrun outside."""
 
+import collections
 import contextlib
 import datetime
 import logging
@@ -189,6 +190,7 @@ def _run(rank, world_size, device, address, worker, args):
         timeout=WAIT,
         device_id=device if device.type == "cuda" else None,
     )
+    _groups.append(dist.group.WORLD)
     try:
         with _handling(STOP_SIGNALS, _note_stop):
             return worker(Rank(rank, world_size, device), *args)
@@ -203,6 +205,12 @@ def _run(rank, world_size, device, address, worker, args):
         _kill_loaders()
         if sys.exc_info()[0] is None or world_size == 1:
             dist.destroy_process_group()
+
+
+# Of the last runs in this process. What DDP has of a model may be freed after its group (an exception keeps it), and
+# takes the group along if that lives nowhere else. Then PyTorch waits for the group's threads without letting go of
+# Python's lock, and one of them may just be waiting for that lock, to free a tensor: for ever.
+_groups: "collections.deque[dist.ProcessGroup | None]" = collections.deque(maxlen=8)
 
 
 def _kill_loaders():

@@ -98,6 +98,14 @@ def test_ranks_are_told_of_a_signal_to_their_parent(start, living):
     assert not living()
 
 
+@pytest.mark.slow
+def test_a_run_that_failed_can_be_forgotten():
+    """What DDP has of its model must not be what ends the process group, see `distributed._groups`."""
+    command, environment = [sys.executable, "-m", "tests.rv_train.kept_group"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "forgotten\n", "")
+
+
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     both = [torch.device("cuda", 0), torch.device("cuda", 1)]
