@@ -80,9 +80,7 @@ def training_section(cfg: CfgNode, data_info: Mapping[str, Any], folder: Path) -
 def results_section(run: Run, weights: str) -> str:
     """Success rates with intervals, what speaks against them, and how they were measured. weights: a sentence that says
     which weights were measured."""
-    rows = [_rate(suite, lines) for suite, lines in run.suites.items()]
-    if len(rows) > 1:
-        rows.append(_rate("all", run.episodes))
+    rows = [_rate(name, lines) for name, lines in run.suites_and_all.items()]
     told = "".join(f"- {notice.text}\n" for notice in notices(run))
     found = dependencies(run)
     measured = [

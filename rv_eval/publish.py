@@ -1,14 +1,13 @@
 """Putting a model folder on the Hugging Face hub: all of it in one commit, or nothing."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from libs.errors import BadInput, first_line
-from libs.hub import refusals
+from libs.hub import HUB_ID, refusals
+from rv_train.checkpoint import CONFIG
 
 OWN_FILES = {".gitattributes", "README.md"}  # what a repository holds that holds no model yet
-MARK = "vla_config.yaml"  # what every policy of this project has
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ def check_place(name: str, private: bool) -> Place:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    found = HUB_ID.fullmatch(name)
+    if not found or found[2]:  # a revision
         raise BadInput(f"--push {name}: a name on the hub is OWNER/NAME")
     api = HfApi()
     with refusals(name):
@@ -39,7 +39,7 @@ def check_place(name: str, private: bool) -> Place:
         except RepositoryNotFoundError:
             return Place(name, private, None)
     files = {file.rfilename for file in info.siblings or ()}
-    if MARK not in files and files - OWN_FILES:
+    if CONFIG not in files and files - OWN_FILES:
         others = ", ".join(sorted(files - OWN_FILES)[:3])
         raise BadInput(f"--push {name}: it holds no policy of this project but {others}: choose another name")
     if private and not info.private:

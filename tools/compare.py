@@ -109,23 +109,28 @@ def compare_evaluations(args: argparse.Namespace) -> tuple[list[str], str]:
     run_b = gather([args.b], args.only_b or args.only, "--only_b" if args.only_b else "--only")
     comparison = compare(run_a, run_b)
     print(f"A: {args.a}\nB: {args.b}\n\n{comparison_text(run_a, run_b, comparison)}\n")
-    write_comparison(run_a, run_b, comparison, args.out, args.json, args.embed_videos)
+    write_results(args.out, args.json, args.embed_videos, run_a, run_b, comparison)
     found = evaluation_differences(run_a, run_b, ignore=args.ignore)
     more = [f"... and {len(found) - LISTED} more differences"] if len(found) > LISTED else []
     found = ["not equal:", *found[:LISTED], *more] if found else []
     return found, f"equal: {', '.join(list_episodes(line.episode for line in run_a.episodes))}"
 
 
-def write_comparison(
-    run_a: Run, run_b: Run, comparison: Comparison, page: Path | None, numbers: Path | None, embed_videos: bool
+def write_results(
+    page: Path | None,
+    numbers: Path | None,
+    embed_videos: bool,
+    run: Run,
+    run_b: Run | None = None,
+    comparison: Comparison | None = None,
 ) -> None:
-    """Write the report and the numbers where paths are given, and say so."""
+    """Write the report and the numbers, of an evaluation or of two, where paths are given, and say so."""
     if numbers:
         make_folder(numbers.parent)
-        write_whole(numbers, json.dumps(as_json(run_a, run_b, comparison), indent=1) + "\n")
+        write_whole(numbers, json.dumps(as_json(run, run_b, comparison), indent=1) + "\n")
         print(f"numbers: {numbers}")
     if page:
-        size = write_report(page, run_a, run_b, comparison, embed_videos)
+        size = write_report(page, run, run_b, comparison, embed_videos)
         print(f"report:  {page} ({size / 1e6:.2f} MB)")
 
 

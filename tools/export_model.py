@@ -67,11 +67,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         push_there(target, place, args.private)
 
 
-def export(folder: Path, target: Path, dtype: str, form: str, results: Run | None, name: str | None) -> None:
+def export(
+    folder: Path, target: Path, dtype: str, form: str, results: tuple[Run, str] | None, name: str | None
+) -> None:
     """Write a model folder anew, at its end in one move, and say so.
 
-    dtype: of its weights. form: of VERSIONS. results: of its evaluation. name: what it will be called on the hub, None:
-    it stays here.
+    dtype: of its weights. form: of VERSIONS. results: as `read_results` gives them. name: what it will be called on the
+    hub, None: it stays here.
     """
     model, cfg, extras = load_model_folder(folder)
     if form == "4.57":
@@ -88,7 +90,8 @@ def export(folder: Path, target: Path, dtype: str, form: str, results: Run | Non
     versions, address = VERSIONS[form], name or "."
     sections = [training_section(cfg, extras["data_info"], folder)]
     if results:
-        sections.append(results_section(results, measured_weights(folder, beside, dtype)))
+        run, measured = results
+        sections.append(results_section(run, told_weights(measured, beside, dtype)))
     elif name:
         sections.append(NO_RESULTS)
     sections.append(use_section(policy, address))
@@ -98,24 +101,25 @@ def export(folder: Path, target: Path, dtype: str, form: str, results: Run | Non
     print(f"{target}  {size / 1e6:.1f} MB, weights in {dtype}; opens with transformers {versions}")
 
 
-def read_results(log_dirs: Sequence[Path], folder: Path) -> Run:
-    """The evaluation in --log_dirs; BadInput unless it is one, and of the model in a folder."""
+def read_results(log_dirs: Sequence[Path], folder: Path) -> tuple[Run, str]:
+    """The evaluation in --log_dirs, and the sha256 of the weights that were measured; BadInput unless it is one, and of
+    the model in a folder."""
     run = gather(log_dirs)
     if not run.episodes:
         raise BadInput(f"--results {log_dirs[0]}: no episode has ended yet")
-    measured, own = run.episodes[0].get("model_fingerprint"), model_fingerprint(folder)["model_fingerprint"]
+    measured, found = run.episodes[0].get("model_fingerprint"), model_fingerprint(folder)
+    own = found["model_fingerprint"]
     if measured != own:
         raise BadInput(
             f"--results {log_dirs[0]} are of a model with fingerprint {show(measured)}, --model_path is {show(own)}: "
             "evaluate this one"
         )
-    return run
+    return run, found["weights_sha256"]
 
 
-def measured_weights(folder: Path, exported: Path, dtype: str) -> str:
-    """Whether the weights in `exported` are those that were measured, which are in a folder, in words."""
-    before, now = (model_fingerprint(path)["weights_sha256"] for path in (folder, exported))
-    if before == now:
+def told_weights(measured: str, exported: Path, dtype: str) -> str:
+    """Whether the weights in `exported` are those that were measured (their sha256), in words."""
+    if model_fingerprint(exported)["weights_sha256"] == measured:
         return "They were measured with these weights."
     return f"They were measured before the weights were stored as {dtype}."
 

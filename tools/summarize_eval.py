@@ -9,18 +9,16 @@ consistent; 1 planned episodes are missing, or an episode came out differently w
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from libs.cli import Parser, Switch, cli_errors
 from libs.cli.old import say
-from libs.files import check_new_file, make_folder, write_whole
+from libs.files import check_new_file
 from rv_eval.results.comparison import compare
-from rv_eval.results.report import write_report
 from rv_eval.results.summary import Run, gather
-from rv_eval.results.summary_text import as_json, comparison_text, run_text
-from tools.compare import write_comparison
+from rv_eval.results.summary_text import comparison_text, run_text
+from tools.compare import write_results
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,13 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         compare_as_before(args, run, page if args.html else None)
         return
     print(f"{run_text(run)}\n")
-    if args.json:
-        make_folder(args.json.parent)
-        write_whole(args.json, json.dumps(as_json(run), indent=1) + "\n")
-        print(f"numbers: {args.json}")
-    if args.html:
-        size = write_report(page, run, embed_videos=args.embed_videos)
-        print(f"report:  {page} ({size / 1e6:.2f} MB)")
+    write_results(page if args.html else None, args.json, args.embed_videos, run)
     if args.tracker:
         from rv_eval.results.on_page import show_on_pages  # takes torch along
 
@@ -79,7 +71,7 @@ def compare_as_before(args: argparse.Namespace, run: Run, page: Path | None) -> 
     print(f"A: {' '.join(map(str, args.dirs))}\n{run_text(run)}\n")
     print(f"B: {' '.join(map(str, args.compare))}\n{run_text(other)}\n")
     print(f"{comparison_text(run, other, comparison)}\n")
-    write_comparison(run, other, comparison, page, args.json, args.embed_videos)
+    write_results(page, args.json, args.embed_videos, run, other, comparison)
     if not (run.is_sound and other.is_sound):
         raise SystemExit(1)
 

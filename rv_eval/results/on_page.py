@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 from libs.errors import BadInput
-from libs.files import read_yaml
 from rv_eval.policy import model_fingerprint
 from rv_eval.results.summary import Run, show, stats
 from rv_eval.results.summary_text import run_text
-from rv_train.config import cfg_from_dict
+from rv_train.arguments import SAVED
+from rv_train.checkpoint import read_saved_cfg
 from rv_train.run_pages import WandB, check_trackers, log_in
 
 
@@ -18,8 +18,7 @@ def show_on_pages(run: Run, folder: Path) -> str:
 
     BadInput: no such run, it has no page, or what was evaluated is none of its checkpoints, or one that is gone.
     """
-    path = folder / "config.yaml"
-    cfg = cfg_from_dict(read_yaml(path), str(path))
+    cfg = read_saved_cfg(folder / SAVED)
     names = cfg.TRAIN.trackers
     if not names:
         raise BadInput(f"{folder} has no page: its TRAIN.trackers is []")
@@ -48,9 +47,8 @@ def _step(run, folder):
 
 def _scalars(run):
     """{tag: share}, a rate and its interval per suite, and of all where there are several."""
-    parts = {**run.suites, **({"all": run.episodes} if len(run.suites) > 1 else {})}
     found = {}
-    for name, lines in parts.items():
+    for name, lines in run.suites_and_all.items():
         one = stats(lines)
         found[f"eval/{name}"] = one.rate
         found[f"eval/{name}_low"], found[f"eval/{name}_high"] = one.interval

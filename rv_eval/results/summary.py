@@ -161,6 +161,11 @@ class Run:
     def suites(self) -> dict[str, list[Line]]:
         return group(self.episodes, lambda line: line.values["suite"])
 
+    @property
+    def suites_and_all(self) -> dict[str, list[Line]]:
+        """The suites, and "all" where there are several."""
+        return self.suites | ({"all": self.episodes} if len(self.suites) > 1 else {})
+
 
 def gather(paths: Iterable, only: Iterable[str] = (), option: str = "--only") -> Run:
     """The run whose results lie in `paths`: folders, or single .jsonl files.

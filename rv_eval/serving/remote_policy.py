@@ -56,7 +56,7 @@ class RemotePolicy:
         timeout_s: float = 60.0,
         reconnect_s: float = 60.0,
         wait_s: float = 0.0,
-        report: Callable[[str], None] = lambda line: None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         if not url.startswith(("ws://", "wss://")):
             raise BadInput(f"the address of a policy server is ws://host:port, got {url!r}")
