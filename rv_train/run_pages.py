@@ -32,6 +32,9 @@ TRACKERS = {"wandb": "pip install -e '.[wandb]'", "trackio": "pip install tracki
 class Page(Protocol):
     """What shows a run. Steps are optimizer steps, 1-based; those of a resumed run may repeat what was shown before."""
 
+    name: str
+    needed: bool  # whether an error of it ends the run
+
     def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """A point of each curve."""
 
@@ -89,6 +92,9 @@ class TensorBoard:
     Raises:
         OSError: from the constructor and whatever writes; the file is closed then.
     """
+
+    name = "TensorBoard"
+    needed = True
 
     def __init__(self, folder: Path | str, purge_step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -154,8 +160,10 @@ class WandB:
         BadInput: it cannot be opened.
     """
 
+    needed = False
+
     def __init__(self, package: str, run: Path, cfg: CfgNode, start_step: int) -> None:
-        self._package = importlib.import_module(package)
+        self.name, self._package = package, importlib.import_module(package)
         identity = _identity(run, package, start_step)
         known = inspect.signature(self._package.init).parameters
         wanted = {

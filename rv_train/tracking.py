@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from tqdm import tqdm
 
+from libs.errors import first_line
 from rv_train.flops import peak_tflops as known_peak
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Tracker:
     """
 
     def __init__(self, pages: "Sequence[Page]", start_step: int, total_steps: int) -> None:
-        self.pages = pages
+        self.pages = list(pages)
         self.start_step, self.total_steps = start_step, total_steps
         self.began = time.monotonic()
         self.bar = _Bar(start_step, total_steps) if sys.stdout.isatty() else None
@@ -48,8 +49,7 @@ class Tracker:
 
     def text(self, tag: str, text: str) -> None:
         """A text of several lines."""
-        for page in self.pages:
-            page.text(self.start_step, tag, text)
+        self._show(lambda page: page.text(self.start_step, tag, text))
 
     def advance(self, step: int) -> None:
         """Optimizer step `step` (1-based) is done: moves the bar, where there is one."""
@@ -95,8 +95,7 @@ class Tracker:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # (H, W, 3) uint8
-        for page in self.pages:
-            page.figure(step, tag, pixels)
+        self._show(lambda page: page.figure(step, tag, pixels))
 
     def line(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
@@ -111,12 +110,22 @@ class Tracker:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-        for page in self.pages:
-            page.close(failed)
+        self._show(lambda page: page.close(failed))
 
     def _write(self, step, scalars):
-        for page in self.pages:
-            page.scalars(step, scalars)
+        self._show(lambda page: page.scalars(step, scalars))
+
+    def _show(self, how):
+        """how(page) on every page. TensorBoard's is needed; another that fails is told once and gets nothing more."""
+        for page in list(self.pages):
+            try:
+                how(page)
+            except Exception as error:
+                if page.needed:
+                    raise
+                self.pages.remove(page)
+                what = f"{page.name} fails ({type(error).__name__}: {first_line(error)})"
+                self.line(f"warning: {what}; nothing more is shown there, the run goes on")
 
     def _step(self, step):
         return f"step {step:>{len(str(self.total_steps))}}/{self.total_steps}"

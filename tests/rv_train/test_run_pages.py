@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rv_eval.policy import model_fingerprint
+from rv_train.difference import read_curves
 from rv_train.run_pages import TRACKERS, open_pages
 from rv_train.tracking import Tracker
 from rv_train.train import main
@@ -92,6 +93,19 @@ def test_tensorboard_comes_first_and_all_are_closed(tracker, tmp_path):
     first = next(iter(tracker.pages))
     open_pages(cfg, tmp_path, 0)  # a new run, in a folder that was used before
     assert len(tracker.pages) == 2 and first != list(tracker.pages)[1]
+
+
+def test_a_package_that_fails_later_does_not_end_the_run(tracker, tmp_path, demos, capfd, monkeypatch):
+    def fail(columns, data):
+        raise ConnectionError("the line is dead")
+
+    monkeypatch.setattr(tracker, "Table", fail)  # of a text
+    train(tmp_path, demos, [tracker.__name__], TRAIN__max_steps=2)
+    told = capfd.readouterr().out
+    assert told.count("warning: ") == 1
+    assert f"{tracker.__name__} fails (ConnectionError: the line is dead); nothing more is shown there" in told
+    assert tracker.page.points == []
+    assert [step for step, _ in read_curves(tmp_path / "tiny")["train/loss"]] == [1, 2]
 
 
 def test_an_evaluation_goes_onto_the_page_of_its_run(tracker, tmp_path, demos, capsys):
