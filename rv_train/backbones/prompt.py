@@ -103,7 +103,8 @@ class PromptEncoder:
             {"input_ids": (L,) int64, "labels": (L,) int64 with -100 wherever nothing is learned}.
 
         Raises:
-            BadInput: the action text holds anything else than digits, spaces and X, the instruction a mark.
+            BadInput: the action text holds anything else than digits, spaces and X, the instruction a mark; the prompt
+                has not as many image tokens as the pictures.
         """
         prompt = self._prompt_ids(instruction + STATE + "0") if state_text else self._prompt_ids(instruction)
         if state_text:  # every character is a token: the last digit of the prompt gives way to it
@@ -143,7 +144,14 @@ class PromptEncoder:
         if reserved in instruction:  # would be read as a mark: another picture, the end of the turn
             raise BadInput(f'an instruction may not hold "{reserved}", where marks of the model begin: {instruction!r}')
         text = self.chat.prompt(self.system, self.pictures, instruction, self.numbered)
-        return np.array(self.tokenizer(text)["input_ids"])
+        ids = np.array(self.tokenizer(text)["input_ids"])
+        written, wanted = int((ids == self.image_id).sum()), self.pictures.number * self.pictures.tokens
+        if written != wanted:  # pictures would be put into other places, those of other rows, too
+            raise BadInput(
+                f"the prompt has {written} tokens {self.chat.image!r} for pictures of {wanted}: the backbone's chat must "
+                "write as many as its `grid` counts, and the tokenizer read each as one"
+            )
+        return ids
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)

@@ -1,3 +1,4 @@
+import copy
 import json
 import pickle
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from rv_train.backbones import build_prompt
-from rv_train.backbones.prompt import IGNORE, DigitMask
+from rv_train.backbones.prompt import IGNORE, DigitMask, PromptEncoder
 from rv_train.config import load_cfg
 from tests.tiny import ROOT, tiny_cfg
 
@@ -33,6 +34,16 @@ def test_action_text_with_letters_is_refused(published):
 def test_an_instruction_with_a_mark_is_refused(published):
     with pytest.raises(ValueError, match=r"may not hold.*pick <\|image_pad\|>"):
         published.encode("pick <|image_pad|> up")
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_chat_that_writes_more_or_fewer_image_tokens_than_there_are_is_refused(published, times):
+    """Pictures would be put into wrong places without a word."""
+    chat, whole = copy.copy(published.chat), published.pictures.number * published.pictures.tokens
+    chat.prompt = lambda *asked: published.chat.prompt(*asked).replace(chat.image, times * chat.image, 1)
+    prompt = PromptEncoder(published.tokenizer, chat, published.pictures)
+    with pytest.raises(ValueError, match=rf"has {whole + times - 1} tokens .*image_pad.* for pictures of {whole}: "):
+        prompt.encode("go")
 
 
 def test_digit_masking_hides_digits_only_and_drops_their_labels(published, golden):
