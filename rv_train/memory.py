@@ -7,7 +7,7 @@ import torch
 from yacs.config import CfgNode
 
 from rv_train.backbones.cost import Numbers, kept_layers
-from rv_train.backbones.lora import is_seen, nf4_bytes, num_values, quantized_pattern
+from rv_train.backbones.lora import is_quantized, is_seen, nf4_bytes, num_values
 from rv_train.parallel import layers_of, partition
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def memory_estimate(
     if amp != "off" and (copies := _copies(cfg, policy, AMP_DTYPES[amp])):
         parts["16-bit copies of weights"] = copies
     if cfg.MODEL.QUANTIZE != "none":
-        packed = re.compile(quantized_pattern(policy.family))
-        parts["a matrix unpacked"] = width * max(num_values(p) for name, p in parameters if packed.search(name))
+        packed = [p for name, p in parameters if is_quantized(name, p, policy.family)]
+        parts["a matrix unpacked"] = width * max(map(num_values, packed))
     text, vision = kept_layers(cfg, towers, pictures, numbers, tokens)
     kept = text.ends * tokens + vision.ends * patches
     if cfg.MODEL.FREEZE and not cfg.MODEL.LORA.RANK:  # nothing is kept, but a layer has to have room
@@ -133,8 +133,7 @@ def _weights(cfg, policy):
     parameters = list(policy.backbone.named_parameters())
     if not cfg.MODEL.LORA.RANK and not cfg.MODEL.FREEZE:
         return {"weights": _bytes(p for _, p in parameters), **more}
-    pattern = re.compile(quantized_pattern(policy.family))
-    packed = {name for name, _ in parameters if cfg.MODEL.QUANTIZE != "none" and pattern.search(name)}
+    packed = _packed(cfg, policy.family, parameters)
     frozen = {name: p for name, p in parameters if not p.requires_grad}
     parts = {f"frozen weights ({cfg.AMP.frozen_dtype})": _bytes(p for name, p in frozen.items() if name not in packed)}
     if packed:
@@ -142,6 +141,11 @@ def _weights(cfg, policy):
     if cfg.MODEL.LORA.RANK:
         parts["adapter"] = _bytes(p for _, p in parameters if p.requires_grad)
     return {**parts, **more}
+
+
+def _packed(cfg, family, parameters):
+    """Names of the parameters that MODEL.QUANTIZE packs."""
+    return {name for name, p in parameters if cfg.MODEL.QUANTIZE != "none" and is_quantized(name, p, family)}
 
 
 def _copies(cfg, policy, dtype):
@@ -152,8 +156,7 @@ def _copies(cfg, policy, dtype):
     adapters; where layers are computed again in the backward pass, those of the head and of one layer at a time.
     """
     family, parameters = policy.family, list(policy.named_parameters())
-    packed = re.compile(quantized_pattern(family))
-    quantized = {name for name, _ in parameters if cfg.MODEL.QUANTIZE != "none" and packed.search(name)}
+    quantized = _packed(cfg, family, parameters)
     factors = _factors(policy)
     wide = [(n, p) for n, p in parameters if p.dtype != dtype and id(p) in factors and n not in quantized]
     if cfg.TRAIN.PARALLEL == "fsdp":  # those of the layers arrive so

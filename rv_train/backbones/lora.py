@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,10 +183,11 @@ def quiet_bitsandbytes() -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
-def quantized_pattern(family: "Family") -> str:
-    """Regular expression that finds the name of a parameter that MODEL.QUANTIZE covers: weights of the linear layers of
-    the text tower. Embeddings (the 3B model's head), norms, biases and the vision tower stay as they are."""
-    return rf"{family.text_layers}\.\d+\.\w+\.\w*proj\w*(\.base_layer)?\.weight$"
+def is_quantized(name: str, parameter: torch.Tensor, family: "Family") -> bool:
+    """Whether MODEL.QUANTIZE covers a parameter: weights of the linear layers of the text tower, whatever they are
+    called. Embeddings (the 3B model's head), norms, biases, adapters and the vision tower stay as they are."""
+    inside = re.search(rf"{family.text_layers}\.\d+\..+\.weight$", name)
+    return inside is not None and parameter.dim() == 2 and ".lora_" not in name
 
 
 def quantize(backbone: "PreTrainedModel", family: "Family") -> None:

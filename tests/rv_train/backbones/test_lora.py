@@ -1,5 +1,6 @@
 """LoRA adapters: that they act, on which layers, over which weights, and what goes to disk."""
 
+import copy
 import json
 import re
 import shutil
@@ -8,17 +9,18 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rv_train.backbones import family_named
-from rv_train.backbones.lora import merge, num_values, target_pattern, weights_sha256
+from rv_train.backbones import FAMILIES, family_named
+from rv_train.backbones.lora import is_quantized, merge, num_values, target_pattern, weights_sha256
 from rv_train.checkpoint import load_model_folder, save_model_folder
 from rv_train.config import load_cfg
 from rv_train.optim import build_optimizer
 from rv_train.policies import build_encoder, outline_policy
 from rv_train.policies.encoding import ObservationEncoder
 from tests.rv_train.policies.text.test_text_policy import observation, training_batch
-from tests.tiny import ACTION_STATS, ROOT, lora_opts, make_tiny_base, tiny_cfg, tiny_model, train_adapter
+from tests.tiny import ACTION_STATS, ROOT, lora_opts, make_tiny_base, tiny_cfg, tiny_model, tiny_recipe, train_adapter
 
 PER_LAYER = 4 * (32 + 32 + 32 + 16 + 32 + 16 + 32 + 32 + 32 + 64 + 32 + 64 + 64 + 32)  # rank x (in + out) of q ... down
 
@@ -267,6 +269,21 @@ def training(model, encoder, cfg, steps=8):
         optimizer.zero_grad()
         losses.append(loss.item())
     return losses
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_plan_finds_by_name_what_is_packed_in_four_bits(family, tmp_path):
+    """The linear layers of the text tower, whatever a family calls them."""
+    model = tiny_model(tiny_cfg(tiny_recipe(tmp_path, family)))
+    linear = {m.weight for m in model.family.text(model.backbone).modules() if isinstance(m, nn.Linear)}
+    found = {p for name, p in model.named_parameters() if is_quantized(name, p, model.family)}
+    assert found == linear and found
+    model.family = copy.copy(model.family)
+    model.family.text_layers = "dense"  # as a layer's own name may be
+    weight = torch.zeros(4, 2)
+    assert is_quantized("model.dense.0.mlp.dense_h_to_4h.base_layer.weight", weight, model.family)
+    assert not is_quantized("model.dense.0.mlp.dense_h_to_4h.lora_A.default.weight", weight, model.family)
+    assert not is_quantized("model.dense.0.norm.weight", weight[0], model.family)
 
 
 def test_weights_in_four_bits(base, encoder, tmp_path):
