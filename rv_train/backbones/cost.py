@@ -207,6 +207,8 @@ def kept_layers(
     text_layers = Layers(text.layers, between * text.hidden, inside, largest, ends)
     if lora.RANK and not (lora.VISION and set(lora.TARGETS) & set(vision.linear)):
         return text_layers, Layers(0, 0, 0, 0, 0)
+    if not vision.layers:  # only the product that makes tokens of patches keeps what it reads
+        return text_layers, Layers(0, 0, 0, 0, compute * vision.values)
     pairs = vision.pairs / vision.layers / pictures.patches
     between = numbers.width if vision.learned_places else compute
     norm = numbers.width if vision.layer_norms else 4 if lora.RANK else 4 + between

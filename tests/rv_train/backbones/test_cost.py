@@ -1,11 +1,13 @@
 """Operations against PyTorch's own count of a real pass, and memory against what autograd keeps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rv_train.backbones import FAMILIES, build_prompt, family_of
-from rv_train.backbones.cost import TrainingFlops, picture_flops
+from rv_train.backbones.cost import Layers, Numbers, TrainingFlops, kept_layers, picture_flops
 from rv_train.backbones.lora import attach
 from rv_train.backbones.qwen2_5_vl.sizes import random_config
 from rv_train.memory import memory_estimate
@@ -95,3 +97,14 @@ def test_every_family_knows_what_it_costs(tmp_path, family):
     parts = memory_estimate(cfg, model, batch["input_ids"].shape[1], learned, "off")
     kept = kept_for_backward(cfg, model, batch)
     assert 0.7 < (parts["activations"] + parts["logits and loss"]) / kept < 1.4
+
+
+def test_patches_that_go_straight_into_the_text_tower_keep_what_their_product_reads():
+    cfg = tiny_cfg()
+    model = tiny_model(cfg)
+    pictures = model.prompt.pictures
+    text, vision = model.family.towers(model.backbone.config, pictures)
+    none = replace(vision, layers=0, matrices=0, pairs=0, merger=0, merged=0, linear=())
+    of_text, seen = kept_layers(cfg, (text, none), pictures, Numbers.of(cfg, 4, "off"), 50)
+    assert of_text.number == text.layers and seen == Layers(0, 0, 0, 0, 4 * vision.values)
+    assert picture_flops(none, pictures) == 2 * 2 * pictures.patches * vision.values * vision.hidden

@@ -44,8 +44,8 @@ def test_flops_with_adapters_equal_a_real_pass(sizes, vision):
     in_text, in_vision = adapter_sizes(model.named_parameters(), model.family)
     assert in_text > 0 and (in_vision > 0) == vision
     described = " ".join(text for _, text in model_lines(cfg, model)).split()
-    seen = model.family.towers(model.backbone.config, model.prompt.pictures)[1]
-    assert "down_proj" in described and (seen.last in described) == vision
+    text, seen = model.family.towers(model.backbone.config, model.prompt.pictures)
+    assert text.last in described and (seen.last in described) == vision
     batch = training_batch(tiny_cfg(recipe, **middle), num_samples=2)
     with FlopCounterMode(display=False) as counted:
         model(batch)["loss"].backward()
