@@ -360,6 +360,7 @@ def _tree_of(family):
     base.MODEL.BACKBONE = family.name
     for key, value in family.defaults.items():
         node, _, leaf = key.rpartition(".")
+        assert leaf in get_leaf(base, node), f"`defaults` of {family.name} names {key}, which is no config key"
         get_leaf(base, node)[leaf] = CfgNode(value) if isinstance(value, dict) else value
     return base
 

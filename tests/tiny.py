@@ -30,6 +30,7 @@ def tiny_recipe(folder, family):
     tree = yaml.safe_load(TINY.read_text())
     for section, key in [("MODEL", "TEXT"), ("MODEL", "VISION"), ("MODEL", "VOCAB_CUT"), ("IMAGE", "SIZE")]:
         del tree[section][key]
+        assert f"{section}.{key}" in family_named(family).tiny, f"{family}: `tiny` has to give {section}.{key}, too"
     tree["MODEL"]["BACKBONE"] = family
     for name, value in family_named(family).tiny.items():
         section, key = name.split(".")

@@ -65,6 +65,12 @@ def test_a_key_that_the_family_does_not_read_is_refused(toy, tmp_path):
         load_cfg(recipe(tmp_path, BACKBONE="toy", VISION={"HIDDEN": 0}))
 
 
+def test_a_default_that_is_no_config_key_is_named(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "defaults", Toy.defaults | {"IMAGE.SIDE": 1})
+    with pytest.raises(AssertionError, match=r"`defaults` of toy names IMAGE\.SIDE, which is no config key"):
+        load_cfg(recipe(tmp_path, BACKBONE="toy", INIT="random"))
+
+
 def test_pretrained_weights_say_their_family(toy, base, tmp_path):
     other = tmp_path / "weights"
     shutil.copytree(base, other)
