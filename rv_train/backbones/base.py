@@ -53,7 +53,7 @@ class Chat(Protocol):
     picture. tail: names of the tokens that a conversation has behind `end`, learned with it. reserved: how the marks of
     the model begin, which an instruction may not hold. template: the same as a chat template (Jinja), saved with the
     tokenizer, so that a serving engine formats the same prompt. opening: what stands between the end of its generation
-    prompt and the first digit of an answer.
+    prompt and the first digit of an answer; `prompt` ends with it, DATA.PREPROCESS reference adds it to the template's.
     """
 
     pad: str
@@ -65,7 +65,8 @@ class Chat(Protocol):
     opening: str
 
     def prompt(self, system: str, pictures: Pictures, text: str, numbered: bool) -> str:
-        """The whole prompt up to where the answer's first digit follows, every image token written out.
+        """The whole prompt up to where the answer's first digit follows, every image token written out: as many as
+        `pictures` has, in the order of rows; other marks may stand between them.
 
         Args:
             system: of the system turn, "" for none.
@@ -175,6 +176,7 @@ class TextTower:
 class VisionTower:
     """The same of the vision tower, for one picture of a given size.
 
+    layers: 0 where one product makes image tokens of patches; then only hidden (the text tower's) and values count.
     matrices: weights of all layers that a patch is multiplied by; merger: weights behind them that an image token is
     multiplied by, all mergers together; values: numbers of a patch as the tower reads it; pairs: of query and key
     patches, over all layers; merged: numbers per patch, in units of `hidden`, that the mergers keep for the backward
@@ -204,12 +206,12 @@ class Family(Protocol):
 
     name: what MODEL.BACKBONE says. model_type: what a folder's config.json says. vocabulary_name: what MODEL.TOKENIZER
     says for the vocabulary of `vocabulary`. chat: how it writes a conversation. reference_packages: what `processor`
-    and `read_images` import beside the library. defaults: {config key:
-    value} where they are the family's own; MODEL.TEXT and MODEL.VISION whole, other keys do not exist for it. tiny: the
-    same of the smallest model that has all of its parts, a few ten thousand random parameters: the contract test's.
-    text_layers, vision_layers: regular expressions of the names of the towers' lists of layers below `model.`; adapted:
-    of the parts of a layer whose linear modules LoRA may be put beside. vision_tower: how names of the vision tower's
-    parameters begin, below `model.`.
+    and `read_images` import beside the library. defaults: {config key: value} where they are the family's own;
+    MODEL.TEXT and MODEL.VISION whole, other keys do not exist for it. tiny: the same of the smallest model that has all
+    of its parts, a few ten thousand random parameters: the contract test's. text_layers, vision_layers: regular
+    expressions of the names of the towers' lists of layers below `model.`, "(?!)" for a tower that there is not;
+    adapted: of the parts of a layer whose linear modules LoRA may be put beside. vision_tower: how names of the vision
+    tower's parameters begin, below `model.`; without a tower, of what takes the patches in.
     """
 
     name: str
@@ -249,7 +251,8 @@ class Family(Protocol):
         ...
 
     def processor(self, tokenizer: "PreTrainedTokenizerBase", pictures: Pictures) -> Any:
-        """The library's own processor for pictures and chat, for DATA.PREPROCESS reference and its tests."""
+        """The library's own processor for pictures and chat, for DATA.PREPROCESS reference and its tests. BadInput
+        where there is none that knows this chat."""
         ...
 
     def read_images(self, messages: Sequence[Mapping[str, Any]], pictures: Pictures) -> Sequence[Any]:

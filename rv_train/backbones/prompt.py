@@ -148,8 +148,8 @@ class PromptEncoder:
         written, wanted = int((ids == self.image_id).sum()), self.pictures.number * self.pictures.tokens
         if written != wanted:  # pictures would be put into other places, those of other rows, too
             raise BadInput(
-                f"the prompt has {written} tokens {self.chat.image!r} for pictures of {wanted}: the backbone's chat must "
-                "write as many as its `grid` counts, and the tokenizer read each as one"
+                f"the prompt has {written} tokens {self.chat.image!r} for pictures of {wanted}: the backbone's chat "
+                "must write as many as its `grid` counts, and the tokenizer read each as one"
             )
         return ids
 
