@@ -2,10 +2,14 @@
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from libs.errors import BadInput
+
+if TYPE_CHECKING:
+    from rv_train.backbones.base import Pictures
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,15 @@ def true_places(mask: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Te
 
 
 def place_pictures(
-    embeds: torch.Tensor, input_ids: torch.Tensor, image_id: int, features: torch.Tensor
+    embeds: torch.Tensor, input_ids: torch.Tensor, image_id: int, features: torch.Tensor, shown: "Pictures"
 ) -> torch.Tensor:
-    """Embedded words (B, L, D) with the features (image tokens, D) of the pictures in their places."""
+    """Embedded words (B, L, D) with the features (image tokens, D) of the pictures in their places; shown: Pictures of
+    a prompt. Prompts have as many image tokens, see `PromptEncoder`: were there fewer features, those of one row would
+    stand in another."""
+    wanted = len(input_ids) * shown.number * shown.tokens
+    assert len(features) == wanted, (
+        f"{len(features)} features for the {wanted} image tokens of {len(input_ids)} prompts"
+    )
     places = true_places(input_ids == image_id, len(features))
     return embeds.index_put(places, features.to(embeds.dtype))
 

@@ -116,7 +116,7 @@ class QwenFamily:
             patches, _ = image_patches(batch["images"].flatten(0, 1), self.patches, visual.dtype)
         merge = self.patches.merge
         seen = self.see(visual, patches, merge * shown.rows, merge * shown.columns)
-        embeds = place_pictures(self.text(model).embed_tokens(ids), ids, image_id, seen.pooler_output)
+        embeds = place_pictures(self.text(model).embed_tokens(ids), ids, image_id, seen.pooler_output, shown)
         positions = mrope_position_ids(ids, image_id, shown.rows, shown.columns)
         return Embedded(embeds, positions, *self.deeper(seen, ids == image_id))
 

@@ -67,7 +67,7 @@ class SmolVLM:
         else:
             patches = pictures.image_patches(batch["images"].flatten(0, 1), patch, dtype)
         features = picture_features(model.model, patches, shown.height // patch)
-        embeds = place_pictures(self.text(model).embed_tokens(ids), ids, image_id, features)
+        embeds = place_pictures(self.text(model).embed_tokens(ids), ids, image_id, features, shown)
         return Embedded(embeds, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
 
     def layer_parts(self, model: "PreTrainedModel") -> list[LayerParts] | None:

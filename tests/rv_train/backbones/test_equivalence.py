@@ -14,7 +14,8 @@ from PIL import Image
 
 from libs.action_text import ActionTextCodec
 from rv_train.backbones import family_of
-from rv_train.backbones.patches import mrope_position_ids
+from rv_train.backbones.base import Pictures
+from rv_train.backbones.patches import mrope_position_ids, place_pictures
 from rv_train.backbones.prompt import IGNORE
 from rv_train.backbones.qwen2_5_vl.pictures import image_patches
 from rv_train.config import load_cfg
@@ -170,3 +171,13 @@ def test_positions_equal_the_librarys(recipe, golden):
     )
     ours = mrope_position_ids(ids, image_id, rows, columns)
     assert not real.all() and torch.equal(ours[:, real], theirs[:, real])
+
+
+def test_features_go_to_the_image_tokens_of_their_own_row():
+    pictures = Pictures(number=1, height=2, width=4, rows=1, columns=2, patches=2)
+    ids = torch.tensor([[5, 9, 9, 5], [9, 5, 5, 9]])
+    features = torch.arange(1.0, 5.0)[:, None]
+    placed = place_pictures(torch.zeros(2, 4, 1), ids, 9, features, pictures)
+    assert placed[..., 0].tolist() == [[0, 1, 2, 0], [3, 0, 0, 4]]
+    with pytest.raises(AssertionError, match="3 features for the 4 image tokens of 2 prompts"):
+        place_pictures(torch.zeros(2, 4, 1), ids, 9, features[:3], pictures)
