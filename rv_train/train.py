@@ -233,6 +233,8 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
 
     if tracker:
         what = f"stopped by a signal at step {done}, --resume {run} continues" if stop else "done"
+        if start_step >= total_steps:
+            what = f"nothing left to do after step {start_step:,} (TRAIN.max_steps or TRAIN.epochs may give it more)"
         tracker.line(f"{what}: {run / 'last'}")
     return STOPPED if stop else 0
 
@@ -256,8 +258,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = launch(train, devices, cfg, job)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"--resume {checkpoint.run_folder(cfg)} continues from the last checkpoint") from None
+        raise KeyboardInterrupt(_way_on(checkpoint.run_folder(cfg))) from None
     raise SystemExit(code)
+
+
+def _way_on(run):
+    """How a run goes on that was interrupted, which saves nothing."""
+    good = checkpoint.checkpoints(run)
+    return f"--resume {run} continues from {good[-1].name}" if good else "nothing was saved yet, the same command begins"
 
 
 if __name__ == "__main__":

@@ -141,6 +141,27 @@ def test_resuming_a_changed_run_says_what_changed(tmp_path, demos, resumed, caps
     assert (tmp_path / "whole/last").resolve().name == "step_00000007"
 
 
+def test_it_says_how_a_run_goes_on_that_was_interrupted_or_has_ended(tmp_path, demos, monkeypatch, capsys):
+    def end(code, *flags):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments(tmp_path, demos, "--nproc", "1", *flags, TRAIN__max_steps=1))
+        assert stopped.value.code == code
+        said = capsys.readouterr()
+        return (said.out + said.err).splitlines()[-1]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rv_train.train.launch", interrupt)
+        assert end(130) == "interrupted; nothing was saved yet, the same command begins"
+    run_training(tmp_path, demos, "--nproc", "1", TRAIN__max_steps=1)
+    assert end(0, "--resume").startswith("nothing left to do after step 1 (TRAIN.max_steps")
+    with monkeypatch.context() as patch:
+        patch.setattr("rv_train.train.launch", interrupt)
+        assert end(130, "--resume") == f"interrupted; --resume {tmp_path / 'tiny'} continues from step_00000001"
+
+
 def check_stopped(folder, code, output):
     assert code == STOPPED == 75
     step = load_trainer(folder / "tiny/last")["step"]
