@@ -207,12 +207,7 @@ class Policy:
         return np.pad(given, [(0, self.horizon - len(given)), (0, 0)], constant_values=np.nan)
 
     def _encode(self, observation):
-        views, instruction = observation.get("views"), observation.get("instruction")
-        if not isinstance(views, dict) or not isinstance(instruction, str):
-            raise BadInput(
-                "an observation holds views, a dict of pictures, and an instruction, a text; got "
-                f"{type(views).__name__} and {type(instruction).__name__}"
-            )
+        check_observation(observation)
         return self.encoder.encode(observation)
 
     def _calls(self, features):
@@ -284,6 +279,16 @@ class Policy:
                 f"the model in {self.folder} was trained on pictures of render setting {self.render!r}, "
                 f"the environment renders {render!r}: success rates would mean nothing"
             )
+
+
+def check_observation(observation: Mapping[str, Any]) -> None:
+    """BadInput where an observation holds no pictures or no instruction."""
+    views, instruction = observation.get("views"), observation.get("instruction")
+    if not isinstance(views, dict) or not isinstance(instruction, str):
+        raise BadInput(
+            "an observation holds views, a dict of pictures, and an instruction, a text; got "
+            f"{type(views).__name__} and {type(instruction).__name__}"
+        )
 
 
 def model_fingerprint(folder: Path | str) -> dict[str, str]:

@@ -64,7 +64,10 @@ def read_observation(message: Any, views: Sequence[str], proprio: Collection[str
     for view in views:
         if keys[view] not in pictures:
             key = "" if keys[view] == view else f' under the key "{keys[view]}"'
-            raise BadInput(f"the observation has no view {view}{key}; the policy looks at {', '.join(views)}")
+            raise BadInput(
+                f"the observation has no view {view}{key}, only {_names(pictures)}; the policy looks at "
+                f"{', '.join(views)}"
+            )
     _check_instruction(instruction)
     seen = {view: _checked_picture(pictures[keys[view]], view) for view in views}
     more = {}

@@ -13,13 +13,14 @@ from websockets.sync.client import connect
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
 from rv_eval.drafts import numbers_of
-from rv_eval.policy import Policy
+from rv_eval.policy import Policy, check_observation
 from rv_eval.serving import wire
 from rv_eval.serving.connection import abort
 from rv_eval.serving.protocol import (
     FAILED,
     KEY_VARIABLE,
     MAX_DRAFT,
+    MAX_PIXELS,
     METADATA,
     PolicyChanged,
     PolicyFailed,
@@ -113,7 +114,14 @@ class RemotePolicy:
         self._connections = []
 
     def _pack(self, observation):
-        views = {view: picture for view, picture in observation["views"].items() if view in self.views}
+        check_observation(observation)
+        given = observation["views"]
+        if missing := [view for view in self.views if view not in given]:
+            raise BadInput(
+                f"the observation has no view {missing[0]}, only {', '.join(map(str, given)) or 'none'}; the policy of "
+                f"{self.url} looks at {', '.join(self.views)}"
+            )
+        views = {view: given[view] for view in self.views}
         message = {"views": views, "instruction": observation["instruction"]}
         if self.proprio and observation.get("proprio") is not None:
             message["proprio"] = self._state(observation["proprio"])
@@ -257,7 +265,10 @@ class RemotePolicy:
 
 def _refuse_if_too_large(error):
     if isinstance(error, ConnectionClosed) and error.rcvd and error.rcvd.code == CloseCode.MESSAGE_TOO_BIG:
-        raise BadInput(f"the policy server does not take observations so large: {error.rcvd.reason}") from error
+        raise BadInput(
+            f"the policy server does not take observations so large: {error.rcvd.reason}; a picture has at most "
+            f"{MAX_PIXELS:,} pixels, such as 1280 x 720"
+        ) from error
 
 
 def _reason(error):

@@ -91,6 +91,13 @@ def test_an_observation_without_its_parts_is_refused(policy, wrong):
         policy.predict([observation(0) | wrong])
 
 
+def test_an_observation_without_a_camera_is_refused(policy):
+    wrong = observation(0)
+    del wrong["views"]["eye_in_hand"]
+    with pytest.raises(ValueError, match="no view eye_in_hand, only agentview; the model needs agentview, eye_in_hand"):
+        policy.predict([wrong])
+
+
 def test_pictures_of_another_resolution_are_resized(policy):
     """The crop is a share of the picture, so only what shrinking rounds is left of the difference."""
     smooth = np.linspace(0, 255, 64)[:, None, None] * np.linspace(0, 1, 64)[None, :, None] * np.ones(3)

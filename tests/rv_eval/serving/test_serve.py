@@ -140,7 +140,7 @@ PICTURE = np.zeros((32, 32, 3), np.uint8)
 REFUSED = {
     "no map": ([1, 2], "a list"),
     "nothing in it": ({"hello": 1}, "'hello'"),
-    "view missing": (changed(views={"agentview": PICTURE}), "no view eye_in_hand"),
+    "view missing": (changed(views={"agentview": PICTURE}), "no view eye_in_hand, only 'agentview';"),
     "openpi's view missing": ({"observation/image": PICTURE, "prompt": "go"}, "no view eye_in_hand"),
     "views no map": (changed(views=[PICTURE]), "map of camera names"),
     "picture no array": (views(agentview=[[1]]), "not list"),
