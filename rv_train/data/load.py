@@ -16,7 +16,7 @@ from libs.wordings import read_wordings
 from rv_train.data import checks
 from rv_train.data.base import Demonstrations
 from rv_train.data.forms import action_form, describe_form, form_problems, form_text, written_actions
-from rv_train.data.sources import find_source
+from rv_train.data.sources import find_source, fitting
 from rv_train.data.stats import action_range, compute_action_stats, read_given
 
 
@@ -50,7 +50,13 @@ class TrainingData:
 
 def open_data(cfg: CfgNode) -> Demonstrations:
     """The demonstrations of a config tree, all of them or the first DATA.MAX_DEMOS; BadInput as `Source.open`."""
-    data = find_source(cfg.DATA.SOURCE).open(cfg)
+    try:
+        data = find_source(cfg.DATA.SOURCE).open(cfg)
+    except BadInput as error:
+        kinds = list(fitting(cfg.DATA.FILES)) if cfg.DATA.FILES else []
+        if not kinds or cfg.DATA.SOURCE in kinds:
+            raise
+        raise BadInput(f"{error}; this looks like DATA.SOURCE {kinds[0]}, not {cfg.DATA.SOURCE}") from error
     return data.first(cfg.DATA.MAX_DEMOS) if cfg.DATA.MAX_DEMOS else data
 
 

@@ -1,7 +1,7 @@
 """The kinds of data that DATA.SOURCE can name, a line each. How to add one: docs/adding_dataset.md."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from libs.errors import BadInput
@@ -28,9 +28,13 @@ def find_source(name: str) -> Source:
 def source_that_fits(entries: Iterable[Path | str]) -> str:
     """The name of the source that all of some files and folders look like; the first one where none does: opening them
     will say what is wrong."""
+    return next(fitting(entries), next(iter(SOURCES)))
+
+
+def fitting(entries: Iterable[Path | str]) -> Iterator[str]:
+    """The names of the sources that all of some files and folders look like."""
     paths = [Path(entry) for entry in entries]
-    fitting = (name for name in SOURCES if all(_fits(find_source(name), path) for path in paths))
-    return next(fitting, next(iter(SOURCES)))
+    return (name for name in SOURCES if all(_fits(find_source(name), path) for path in paths))
 
 
 def _fits(source: Source, entry: Path) -> bool:

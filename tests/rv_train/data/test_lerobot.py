@@ -175,6 +175,8 @@ def test_what_cannot_be_used_is_said(tmp_path):
             data_of(*sets, **more)
     with pytest.raises(BadInput, match="is empty; give LeRobot"):
         find_source("lerobot").look(tiny_cfg(**{**opts(), "DATA__FILES": []}))
+    with pytest.raises(BadInput, match=r"looks like DATA\.SOURCE lerobot, not hdf5"):
+        data_of(root, DATA__SOURCE="hdf5")
     (file,) = (root / "data").rglob("*.parquet")
     edit_column(file, "observation.state", lambda rows: [*rows[:20], [float("nan")] * 6, *rows[21:]])
     flow = {"DATA__PROPRIO": ["observation.state"], "MODEL__NAME": "flow_expert"}
