@@ -265,7 +265,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _way_on(run):
     """How a run goes on that was interrupted, which saves nothing."""
     good = checkpoint.checkpoints(run)
-    return f"--resume {run} continues from {good[-1].name}" if good else "nothing was saved yet, the same command begins"
+    if not good:
+        return "nothing was saved yet, the same command begins"
+    return f"--resume {run} continues from {good[-1].name}"
 
 
 if __name__ == "__main__":

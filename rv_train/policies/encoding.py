@@ -108,8 +108,8 @@ class ObservationEncoder:
     def _encode(self, observation, state_text=""):
         missing = [view for view in self.views if view not in observation["views"]]
         if missing:
-            given = ", ".join(map(str, observation["views"])) or "none"
-            raise BadInput(f"observation has no view {missing[0]}, only {given}; the model needs {', '.join(self.views)}")
+            given, wanted = ", ".join(map(str, observation["views"])) or "none", ", ".join(self.views)
+            raise BadInput(f"observation has no view {missing[0]}, only {given}; the model needs {wanted}")
         frames = [np.asarray(observation["views"][view]) for view in self.views]
         return self._features(frames, observation["instruction"], state_text=state_text)
 
