@@ -6,7 +6,7 @@
 
 HDF5 files are looked at one by one. Where a file keeps what, a key map says (DATA.KEY_MAP): of those that come with
 this project the one that fits is found, and every key of it that demos lack or have in another form is reported. Data
-of any other kind (DATA.SOURCE) is described as a run would read it, with the lines of a recipe that name it, a LeRobot
+of any other kind (DATA.SOURCE) is described as a run would read it, with the pairs KEY VALUE that name it, a LeRobot
 set (a folder, or with --source lerobot a name of the hub) with what is wrong with it. --report writes one page that
 loads nothing: pictures with a slider, curves, the integers that actions become, their range, what is odd.
 Exit code: 0, 1 where --verify finds a problem or a file has no actions or pictures to train on, 2 where one cannot be

@@ -87,10 +87,12 @@ class OpenLoop:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All measurements. low, high, mean: (A,) of every recorded action of the data; known: {"min", "max"} that the
-    checkpoint was trained with; conditions (n, D) and chunks (n, H, A) of the frames as they are."""
+    """All measurements. names: of the numbers of an action, () where nothing names them; low, high, mean: (A,) of every
+    recorded action of the data; known: {"min", "max"} that the checkpoint was trained with; conditions (n, D) and
+    chunks (n, H, A) of the frames as they are."""
 
     frames: Frames
+    names: tuple[str, ...]
     low: np.ndarray
     high: np.ndarray
     mean: np.ndarray
@@ -140,6 +142,7 @@ def diagnose(
     conditions = condition(policy, frames.observations)
     return Diagnosis(
         frames=frames,
+        names=dataset.facts.action_names,
         low=actions.min(axis=0),
         high=actions.max(axis=0),
         mean=actions.mean(axis=0),

@@ -62,7 +62,7 @@ def answer_figure(d: Diagnosis) -> Figure:
         if np.isfinite(share):
             colour = "black" if share > 0.6 * highest else "white"
             panel.text(dim, row, f"{share:.1%}", ha="center", va="center", fontsize=8, color=colour)
-    figure.colorbar(image, ax=panel, shrink=0.9, format=lambda value, _: f"{value:.0%}")
+    figure.colorbar(image, ax=panel, shrink=0.9, format=lambda value, _: f"{100 * value:.3g} %")
     panel.set_xticks(range(len(d.low)), [f"dim {i}" for i in range(len(d.low))], fontsize=8)
     panel.set_yticks(range(len(names)), names, fontsize=8)
     panel.set_title("mean change of the answer, share of the data's range", fontsize=10)
@@ -74,7 +74,7 @@ def open_loop_figure(one: OpenLoop, d: Diagnosis) -> Figure:
     steps, dim = np.arange(len(one.recorded)), len(d.low)
     columns = min(dim, 4)
     rows = -(-dim // columns)
-    figure = Figure(figsize=(3.6 * columns, 0.7 + 2.1 * rows), dpi=100, layout="constrained")
+    figure = Figure(figsize=(3.6 * columns, 0.7 + (2.25 if d.names else 2.1) * rows), dpi=100, layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     errors, shares = np.abs(one.predicted - one.recorded).mean(axis=0), d.share(one.predicted - one.recorded)
     for i in range(dim):
@@ -84,7 +84,8 @@ def open_loop_figure(one: OpenLoop, d: Diagnosis) -> Figure:
         (predicted,) = panel.plot(steps, one.predicted[:, i], color="tab:orange", linewidth=1.1)
         panel.plot(one.starts, one.predicted[one.starts, i], ".", color="tab:orange", markersize=4)
         share = f" = {shares[i]:.1%} of the range" if np.isfinite(shares[i]) else ""
-        panel.set_title(f"dim {i}: off by {errors[i]:.3g}{share}", fontsize=9)
+        name = f"dim {i}, {d.names[i]}\n" if d.names else f"dim {i}: "
+        panel.set_title(f"{name}off by {errors[i]:.3g}{share}", fontsize=9)
         panel.tick_params(labelsize=7)
     for panel in panels[dim:]:
         panel.axis("off")

@@ -1,5 +1,6 @@
 """tools/diagnose.py: what it finds in policies that are blind, not adapted, of other units, or well, of both kinds."""
 
+import dataclasses
 import json
 
 import h5py
@@ -9,6 +10,7 @@ import torch
 
 from rv_eval.diagnosis.measure import cosine, diagnose, relative_change, similarities
 from rv_eval.diagnosis.overfit import verdicts
+from rv_eval.diagnosis.plots import open_loop_figure
 from rv_eval.diagnosis.text import report
 from rv_eval.policy import Policy
 from rv_train.checkpoint import load_model_folder, save_model_folder
@@ -294,6 +296,10 @@ def test_open_loop_and_range_by_hand(demos):
     assert outside > 0 and tree["actions"]["outside"][2] == pytest.approx(outside)
     assert tree["actions"]["predicted_max"][2] == pytest.approx(actions[:, 2].max() + 0.1 * span[2], rel=1e-5)
     assert tree["actions"]["spread"][:6] == pytest.approx([1] * 6, rel=1e-4)
+    named = dataclasses.replace(d, names=tuple("abcdefg"))
+    for one, title in ((d, "dim 2: off by "), (named, "dim 2, c\noff by ")):
+        panel = open_loop_figure(one.open_loop[0], one).axes[2]
+        assert panel.get_title().startswith(title) and "10.0% of the range" in panel.get_title()
     texts = " ".join(one["text"] for one in tree["verdicts"])
     assert "open loop follows the demos" in texts and "dim 2" in texts
 

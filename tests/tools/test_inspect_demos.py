@@ -1,6 +1,7 @@
 """tools/inspect_demos.py: what it says of files, its exit codes, its video."""
 
 import json
+import shlex
 import shutil
 
 import h5py
@@ -16,6 +17,7 @@ from tests.demo_files import (
 )
 from tests.lerobot_sets import FOLDER, copied, edit_column, edited_info
 from tools.inspect_demos import main
+from tools.inspection.text import pair, table
 
 
 @pytest.fixture
@@ -248,11 +250,23 @@ def test_a_truncated_file_is_one_line_and_leaves_no_video(path, tmp_path, capsys
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_pairs_are_quoted_for_a_shell_and_long_names_are_numbers_in_the_table():
+    for value in (["a b", "it's"], 'say "go"', "plain/path-1.0", "$HOME", 6):
+        (key, said) = shlex.split(pair("KEY", value))
+        assert (key, said) == ("KEY", str(value))
+    assert pair("DATA.VIEWS", ["front", "wrist"]) == """DATA.VIEWS "['front', 'wrist']\""""
+    actions = np.zeros((2, 7))
+    assert table(actions)[0].split() == ["actions", "x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+    assert table(actions, tuple("abcdefg"))[0].split() == ["actions", *"abcdefg"]
+    assert table(actions, (*"abcdef", "gripper.pos"))[0].split() == ["actions", *"0123456"]
+    assert table(actions, (*"abcdef", "a"))[0].split() == ["actions", *"0123456"]
+
+
 def test_a_lerobot_set_is_described_and_checked(tmp_path, capsys):
     root = copied("v30/libero_pi_image", tmp_path)
     main([str(root), "--verify"])
     out = capsys.readouterr().out
-    assert "DATA.ACTION actions\n" in out and "DATA.PROPRIO ['state']" in out and "LeRobot v3.0, robot panda" in out
+    assert "DATA.ACTION actions\n" in out and "DATA.PROPRIO \"['state']\"" in out and "LeRobot v3.0, robot panda" in out
     assert "harmless     actions: q01" in out and "wrong" not in out and "no problems" in out
     with edited_info(root) as info:
         info["total_frames"] = 51

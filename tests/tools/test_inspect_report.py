@@ -40,6 +40,13 @@ def test_what_a_page_of_hdf5_demos_holds(tmp_path):
     assert np.argmax(x) == np.argmax([int(line.split()[0]) for line in demos[0]["integers"]])
 
 
+def test_numbers_have_the_names_that_the_data_gives_them(tmp_path):
+    _, text = page_of(SET, tmp_path)
+    joints = ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"]
+    assert list(shown(text)[0]["actions"]) == [f"{joint}.pos" for joint in joints]
+    assert "<th>5: gripper.pos</th>" in text
+
+
 def test_what_is_odd_is_said_and_nothing_of_the_data_becomes_markup(tmp_path):
     path = tmp_path / "demo.hdf5"
     write_synthetic_demo_file(path, 2, 6, 64, seed=0)

@@ -13,7 +13,7 @@ from rv_train.data.base import Demonstrations, Facts
 from rv_train.data.load import open_data
 from rv_train.data.sources import find_source
 from tools.data_options import chosen_data
-from tools.inspection.text import Outcome, lengths_text, names_of, row, table
+from tools.inspection.text import Outcome, lengths_text, names_of, pair, row, table
 
 MANY = 5  # instructions that are listed
 
@@ -50,12 +50,13 @@ class Played:
 
 
 def summary(cfg: CfgNode, facts: Facts, data: Demonstrations) -> Iterator[str]:
-    """The lines that describe data, and the lines of a recipe that read it."""
+    """The lines that describe data, and the pairs KEY VALUE of a recipe that reads it."""
     actions = np.concatenate([rows.actions for rows in data.demos])
     goals = data.instructions
     known = actions[~np.isnan(actions).any(axis=1)]  # digits may be hidden
     still = is_constant(known.min(axis=0), known.max(axis=0))
-    fixed = [str(name) for name, one in zip(names_of(actions.shape[1]), still, strict=True) if one]
+    names = names_of(actions.shape[1], facts.action_names)
+    fixed = [str(name) for name, one in zip(names, still, strict=True) if one]
     sizes = data.facts.cameras
     rows = {
         "kind": cfg.DATA.SOURCE,
@@ -71,12 +72,12 @@ def summary(cfg: CfgNode, facts: Facts, data: Demonstrations) -> Iterator[str]:
     yield from (row(name, value) for name, value in rows.items())
     if fixed:
         yield row("never change", f"actions {', '.join(fixed)}")
-    yield from table(known)
+    yield from table(known, facts.action_names)
     wanted = {"SOURCE": cfg.DATA.SOURCE, "FILES": list(cfg.DATA.FILES), "VIEWS": data.views}
     more = {"ACTION.DIM": facts.action_dim, **facts.needs}
     pairs = {**{f"DATA.{name}": value for name, value in wanted.items()}, **more}
     for number, (key, value) in enumerate(pairs.items()):
-        yield row("" if number else "recipe", f"{key} {value}")
+        yield row("" if number else "recipe", pair(key, value))
 
 
 def verify(data: Demonstrations, pictures: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from libs.errors import BadInput
 from libs.lerobot_data import Fact, Layout, check_set, read_layout, read_rows, suggest
 from rv_train.data.lerobot import find_sets
 from tools.inspection import anything
-from tools.inspection.text import Outcome, row
+from tools.inspection.text import Outcome, pair, row
 
 # Kinds of facts that change nothing for a run here: it leaves out empty episodes and computes its own statistics.
 HARMLESS = ("empty", "statistics")
@@ -44,7 +44,7 @@ def lines_of(layout: Layout, facts: Sequence[Fact]) -> Iterator[str]:
     """What only a LeRobot set has to be said of it: a last line of a recipe, its version, and what is wrong."""
     state = suggest(layout)["proprio"]
     if state:
-        yield row("", f"DATA.PROPRIO {state}  (where the policy is given the robot's state)")
+        yield row("", f"{pair('DATA.PROPRIO', state)}  # where the policy is given the robot's state")
     yield row("set", f"LeRobot {layout.version}, robot {layout.robot or 'not stated'}, {len(layout.episodes)} episodes")
     for camera in layout.cameras.values():
         yield row("", f"{camera.name}: {camera.kind}")

@@ -117,7 +117,7 @@ def _range_table(data, stats, codec):
     actions = np.concatenate([demo.actions for demo in data.demos])
     integers = codec.to_integers(actions)
     rows = []
-    for dim, name in enumerate(map(str, names_of(actions.shape[1]))):
+    for dim, name in enumerate(map(str, names_of(actions.shape[1], data.facts.action_names))):
         column, bins = actions[:, dim], integers[:, dim]
         low, high, first, last = (stats[key][dim] for key in ("min", "max", "q01", "q99"))
         outside = np.mean((column < first) | (column > last))
@@ -151,6 +151,7 @@ def _demo(data: Demonstrations, number: int, stride: int, codec: ActionTextCodec
     demo = data.demos[number]
     times = list(range(0, len(demo.actions), stride))
     pictures = {view: [_picture(data.picture(number, t, view)) for t in times] for view in data.views}
+    names = names_of(demo.actions.shape[1], data.facts.action_names)
     states = [f"{part} {n}" for part, size in data.parts.items() for n in range(size)]
     return {
         "name": f"{demo.file.path.name} {demo.name}",
@@ -158,7 +159,7 @@ def _demo(data: Demonstrations, number: int, stride: int, codec: ActionTextCodec
         "rate": data.facts.rate or 20,
         "times": times,
         "pictures": pictures,
-        "actions": {str(name): _numbers(demo.actions[:, n]) for n, name in enumerate(names_of(demo.actions.shape[1]))},
+        "actions": {str(name): _numbers(demo.actions[:, n]) for n, name in enumerate(names)},
         "state": {name: _numbers(demo.proprio[:, n]) for n, name in enumerate(states)},
         "integers": [" ".join(map(str, row)) for row in codec.to_integers(demo.actions).tolist()] if codec else [],
     }

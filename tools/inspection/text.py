@@ -1,5 +1,7 @@
 """How an inspection looks, whatever kind of data it is of."""
 
+import re
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -7,6 +9,7 @@ import numpy as np
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 LABEL_WIDTH = 13
+COLUMN = 9  # of the table, characters
 
 
 class Show(Protocol):
@@ -36,17 +39,30 @@ def row(name: str, value: object) -> str:
     return f"  {name:{LABEL_WIDTH}}{value}"
 
 
-def names_of(dim: int) -> Sequence[object]:
-    """What the numbers of an action are called."""
+def pair(key: str, value: object) -> str:
+    """KEY VALUE as a shell takes it, behind a command or in an array."""
+    text = str(value)
+    quoted = f'"{text}"' if re.search(r"[^\w./:+-]", text) and not re.search(r'["$`\\!]', text) else shlex.quote(text)
+    return f"{key} {quoted}"
+
+
+def names_of(dim: int, stated: Sequence[str] = ()) -> Sequence[object]:
+    """What the numbers of an action are called: as the data has it, else LIBERO's names where there are seven."""
+    if stated:
+        return stated if len(set(stated)) == dim else range(dim)
     return ACTION_NAMES if dim == len(ACTION_NAMES) else range(dim)
 
 
-def table(actions: np.ndarray) -> list[str]:
-    """Lines with the smallest, mean and largest value of every number of actions (N, A)."""
-    lines = [f"  {'actions':{LABEL_WIDTH}}" + "".join(f"{name:>9}" for name in names_of(actions.shape[1]))]
+def table(actions: np.ndarray, stated: Sequence[str] = ()) -> list[str]:
+    """Lines with the smallest, mean and largest value of every number of actions (N, A). stated: their names, which
+    are numbers where they are too long to stand side by side."""
+    names = names_of(actions.shape[1], stated)
+    if max(len(str(name)) for name in names) >= COLUMN:
+        names = range(actions.shape[1])
+    lines = [f"  {'actions':{LABEL_WIDTH}}" + "".join(f"{name:>{COLUMN}}" for name in names)]
     for name in ("min", "mean", "max"):
         values = getattr(actions, name)(axis=0)
-        lines.append(f"  {name:>{LABEL_WIDTH - 2}}  " + "".join(f"{value:9.3f}" for value in values))
+        lines.append(f"  {name:>{LABEL_WIDTH - 2}}  " + "".join(f"{value:{COLUMN}.3f}" for value in values))
     return lines
 
 
