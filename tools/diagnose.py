@@ -18,16 +18,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from yacs.config import CfgNode
+
 from libs.cli import Numbers, Parser, cli_errors
 from libs.errors import BadInput
-from libs.files import check_new_folder, short_path
+from libs.files import check_new_folder, read_json_object, short_path
 from rv_eval.diagnosis import overfit
 from rv_eval.diagnosis.measure import diagnose
 from rv_eval.diagnosis.plots import write_plots
 from rv_eval.diagnosis.text import plain, report, table
 from rv_eval.policy import Policy
-from rv_train.checkpoint import find_model_folder, read_model_cfg
+from rv_train.checkpoint import DATA_INFO, find_model_folder, read_model_cfg
 from rv_train.config import SECTIONS, load_cfg
+from rv_train.data.base import Demonstrations
 from rv_train.data.load import open_data
 from rv_train.data.sources import SOURCES
 from rv_train.data.stats import read_stats, recorded_range
@@ -45,6 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data", required=True, type=Path, help="demonstrations: a file, or a folder of them")
     add("--source", choices=SOURCES, help="kind of data, DATA.SOURCE (default: the one that it looks like)")
     add("--key_map", metavar="NAME_OR_PATH", help="layout of HDF5 files (default: that of the model's training)")
+    add("--held_out", action="store_true", help="only demos that the model's training held out, DATA.VAL_SHARE")
     add("--num_demos", type=int, default=3, metavar="N", help="demos to play and to take frames of")
     add("--num_frames", type=int, default=24, metavar="N", help="frames whose inputs are varied")
     add("--seed", type=int, default=0, help="of what is random in answers, and of --overfit's training")
@@ -70,8 +74,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.overfit is None:
         if args.model_path is None or args.cfg or args.opts or args.nproc is not None or args.devices:
             raise BadInput("give --model_path, or --overfit N with --cfg (which alone takes KEY VALUE and ranks)")
-    elif args.model_path is not None or args.cfg is None:
-        raise BadInput("--overfit trains a policy of its own: it takes --cfg, and no --model_path")
+    elif args.model_path is not None or args.cfg is None or args.held_out:
+        raise BadInput("--overfit trains a policy of its own: it takes --cfg, and no --model_path or --held_out")
     return args
 
 
@@ -111,11 +115,12 @@ def run_diagnosis(args: argparse.Namespace, model_path: Path | str, out: Path) -
     """Load, measure, write and print; returns the report."""
     cfg = read_model_cfg(find_model_folder(model_path))
     dataset = open_data(other_data(cfg, [args.data], args.source, args.key_map))
-    if args.overfit is not None:
-        dataset = dataset.first(args.overfit)
+    if first := args.overfit or (args.held_out and cfg.DATA.MAX_DEMOS):
+        dataset = dataset.first(first)
     policy = Policy.from_checkpoint(model_path, args.device)
     known = dict(zip(("min", "max"), recorded_range(read_stats(policy.folder)), strict=True))
-    d = diagnose(policy, dataset, known, args.num_demos, args.num_frames, args.seed)
+    among = held_out(cfg, policy.folder, dataset) if args.held_out else None
+    d = diagnose(policy, dataset, known, args.num_demos, args.num_frames, args.seed, among)
     tree = {
         "model": short_path(policy.folder),
         "views": list(policy.views),
@@ -129,10 +134,27 @@ def run_diagnosis(args: argparse.Namespace, model_path: Path | str, out: Path) -
     written = write_plots(out, d)
     print(f"model   {short_path(policy.folder)}")
     print(f"        looks at {', '.join(policy.views)}; proprio: {', '.join(policy.proprio) or 'not taken'}")
-    print(f"data    {args.data}: {len(d.open_loop)} of {len(dataset.demos)} demos, {len(d.frames.places)} frames")
+    pool = f"{len(dataset.demos)} demos" if among is None else f"{len(among)} demos that training held out"
+    print(f"data    {args.data}: {len(d.open_loop)} of {pool}, {len(d.frames.places)} frames")
     print("\n".join(table(tree)))
     print(f"\nwritten {out / 'diagnosis.json'} and {len(written)} plots beside it")
     return tree
+
+
+def held_out(cfg: CfgNode, folder: Path, dataset: Demonstrations) -> list[int]:
+    """Numbers of the demos that a model's training held out; BadInput where it held none out, or of other data."""
+    info = read_json_object(folder / DATA_INFO)
+    if not info.get("num_valid_demos"):
+        raise BadInput(f"--held_out: {short_path(folder)} was trained on all demos of its data (DATA.VAL_SHARE 0)")
+    # Other wordings (DATA.INSTRUCTIONS) are in the fingerprint, and are no part of the data.
+    same = (info["num_demos"], info["num_frames"]) == (len(dataset.demos), len(dataset))
+    if not same or ("num_wordings" not in info and info["fingerprint"] != dataset.fingerprint()):
+        raise BadInput(
+            f"--held_out: --data is not what {short_path(folder)} was trained on: nothing tells its held-out ones"
+        )
+    _, valid = dataset.split(cfg.DATA.VAL_SHARE, cfg.EXP.SEED)
+    names = {(rows.file.path, rows.name) for rows in valid.demos} if valid else set()
+    return [number for number, rows in enumerate(dataset.demos) if (rows.file.path, rows.name) in names]
 
 
 def write_json(folder: Path, tree: Mapping[str, Any]) -> None:

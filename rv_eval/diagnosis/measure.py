@@ -114,7 +114,13 @@ class Diagnosis:
 
 
 def diagnose(
-    policy: "Policy", dataset: Demonstrations, known: dict[str, Any], num_demos: int, num_frames: int, seed: int
+    policy: "Policy",
+    dataset: Demonstrations,
+    known: dict[str, Any],
+    num_demos: int,
+    num_frames: int,
+    seed: int,
+    among: Sequence[int] | None = None,
 ) -> Diagnosis:
     """Measure a policy; returns the Diagnosis.
 
@@ -122,9 +128,10 @@ def diagnose(
         policy: a Policy on weights of this machine, not a served one.
         dataset: `Demonstrations`, read with the policy's views and parts of the robot's state.
         known: {"min", "max"} of the recorded actions that the checkpoint was trained with.
-        num_demos: demos to play open loop, evenly spaced over the data, and to take frames of.
+        num_demos: demos to play open loop, evenly spaced over those to choose from, and to take frames of.
         num_frames: frames whose inputs are varied, in all; evenly spaced over those demos, at least two of each.
         seed: of what is random in answers.
+        among: numbers of the demos to choose from; None: all.
 
     Raises:
         BadInput: data that does not fit the policy, or whose actions are all the same.
@@ -136,7 +143,8 @@ def diagnose(
         raise BadInput(f"{dataset.files[0].path} hides digits of its actions: nothing can be compared with them")
     if is_constant(actions.min(axis=0), actions.max(axis=0)).all():
         raise BadInput(f"{dataset.files[0].path}: all recorded actions are the same, nothing can be compared with them")
-    chosen = spread(len(dataset.demos), num_demos)
+    pool = range(len(dataset.demos)) if among is None else among
+    chosen = [pool[place] for place in spread(len(pool), num_demos)]
     frames = choose_frames(dataset, chosen, num_frames, seed)
     chunks = answer(policy, frames.observations)
     conditions = condition(policy, frames.observations)

@@ -230,7 +230,7 @@ def _build(cache, episodes, workers):
     estimate = cache.check_disk(episodes)
     print(
         f"frame cache {cache.folder}: {estimate.missing_frames:,} of {estimate.frames:,} pictures are missing, about "
-        f"{estimate.missing_bytes / 1e9:.2f} GB; {estimate.free / 1e9:,.1f} GB are free",
+        f"{estimate.missing_bytes / 1e6:,.1f} MB; {estimate.free / 1e9:,.1f} GB are free",
         file=sys.stderr,
         flush=True,
     )

@@ -13,8 +13,9 @@ from rv_eval.diagnosis.overfit import verdicts
 from rv_eval.diagnosis.plots import open_loop_figure
 from rv_eval.diagnosis.text import report
 from rv_eval.policy import Policy
-from rv_train.checkpoint import load_model_folder, save_model_folder
+from rv_train.checkpoint import load_model_folder, read_model_cfg, save_model_folder
 from rv_train.data.hdf5 import DemoDataset
+from rv_train.data.load import load_data
 from rv_train.policies import build_encoder, build_policy
 from rv_train.policies.base import Prediction
 from tests.demo_files import write_synthetic_demo_file
@@ -229,6 +230,28 @@ def test_trained_adapters_that_nobody_calls_are_not_applied(base, demos, tmp_pat
     texts = [one["text"] for one in tree["verdicts"] if one["text"].startswith("adapters")]
     assert len(texts) == 1 and "NOT APPLIED" in texts[0] and all(tree["adapters"]["b_norms"].values())
     assert all(layer.disable_adapters for layer in layers)  # left as found
+
+
+def test_held_out_demos_alone(demos, tmp_path, capsys):
+    files = sorted(map(str, demos.glob("*.hdf5")))
+    run = make_run(tmp_path, DATA__VAL_SHARE=0.5, DATA__FILES=files)
+    info, cfg = run / "last/model/data_info.json", read_model_cfg(run / "last/model")
+    data = load_data(cfg)
+    info.write_text(json.dumps(data.info))
+    command = ["--model_path", str(run), "--out", str(tmp_path / "out"), "--num_frames", "4", "--held_out", "--data"]
+    main([*command, str(demos)])
+    assert "2 of 2 demos that training held out, 4 frames" in capsys.readouterr().out
+    played = [(one["file"], one["demo"]) for one in read(tmp_path / "out")[0]["open_loop"]["demos"]]
+    assert played == [(str(rows.file.path), rows.name) for rows in data.valid.demos]
+    for told, entry, words in (
+        (data.info, files[0], "--data is not what "),
+        ({**data.info, "fingerprint": "0"}, str(demos), "--data is not what "),
+        ({**data.info, "num_valid_demos": 0}, str(demos), "was trained on all demos of its data"),
+    ):
+        info.write_text(json.dumps(told))
+        with pytest.raises(SystemExit, match="2"):
+            main([*command, entry])
+        assert words in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ numbers
