@@ -39,17 +39,22 @@ def write_report(
     videos = Videos(path.parent, embed_videos)
     videos.make_posters(line for each in (run, run_b) if each for line in each.episodes)
     runs = [run] if run_b is None else [run, run_b]
+    title = _heading(runs)
     parts = {
-        "title": escape(_title(run)),
-        "heading": escape(_title(run)).replace("/", "/<wbr>"),
-        "subtitle": escape(_subtitle(run)),
+        "title": escape(title),
+        "heading": escape(title).replace("/", "/<wbr>"),
+        "subtitle": "A: " * (run_b is not None) + escape(_subtitle(run)),
         "notices": _notices(runs),
         "headline": OF_A * (run_b is not None) + _headline(run),
         "comparison": _comparison(run, run_b, comparison) if run_b and comparison else "",
         "chart": _chart(runs),
-        "numbers": numbers_table(*run_rows(run)),
+        "numbers": "".join(
+            f"<h3>{name}</h3>" * len(runs[1:]) + numbers_table(*run_rows(each))
+            for name, each in zip("AB", runs, strict=False)
+        ),
         "legend": '<p class="legend"><span class="A">A</span> <span class="B">B</span></p>' if comparison else "",
         "asked": asked_section(run),
+        "of_a": " (A)" * (run_b is not None),
         "settings": _settings(run),
         "episodes": json_in_html(_episodes(run, comparison, videos)),
         "lost": f"Videos that records name and that are not there: {videos.lost}." if videos.lost else "",
@@ -64,9 +69,24 @@ def _title(run: Run) -> str:
     return ", ".join(names) or "evaluation"
 
 
+def _heading(runs: list[Run]) -> str:
+    """The policies; where one was evaluated twice the folders of its results, unless that is one folder, too."""
+    for names in (list(map(_title, runs)), list(map(_folders, runs))):
+        if len(set(names)) == len(runs):
+            return " against ".join(names)
+    return _title(runs[0])
+
+
+def _folders(run: Run) -> str:
+    return ", ".join(sorted({short_path(line.file.parent) for line in run.episodes}))
+
+
+def _text(line: str) -> str:
+    return escape(line).replace(" %", "&nbsp;%")
+
+
 def _origin(run: Run) -> str:
-    folders = sorted({short_path(line.file.parent) for line in run.episodes})
-    return f"{escape(_title(run))} <small>({escape(', '.join(folders))})</small>"
+    return f"{escape(_title(run))} <small>({escape(_folders(run))})</small>"
 
 
 def _subtitle(run: Run) -> str:
@@ -124,7 +144,7 @@ def _comparison(run: Run, run_b: Run, comparison: Comparison) -> str:
     )
     return (
         f'<section id="comparison"><h2>A against B</h2><p>A: {_origin(run)}<br>B: {_origin(run_b)}</p>'
-        f'<p class="verdict">{escape(verdict(comparison))}</p>{numbers_table(*comparison_rows(comparison))}{alone}'
+        f'<p class="verdict">{_text(verdict(comparison))}</p>{numbers_table(*comparison_rows(comparison))}{alone}'
         f"<h3>What differs</h3>{settings or '<p>Nothing that is recorded.</p>'}"
         '<p class="muted">Episodes are paired by suite, task, init state, seed and instruction. The test is McNemar’s, '
         "exact and two-sided; the intervals of differences are Tango’s (Statistics in Medicine 17:891, 1998).</p>"
@@ -136,7 +156,7 @@ def _chart(runs: list[Run]) -> str:
     """A bar per task with its interval, the worst task of a suite first; under it the bar of the second run."""
     run, others = runs[0], [other.tasks for other in runs[1:]]
     blocks = []
-    for suite, lines in run.suites.items():
+    for suite in run.suites:
         tasks = {task: members for task, members in run.tasks.items() if task[0] == suite}
         labels = short_names([members[0].values["instruction"] for members in tasks.values()], LABEL_WIDTH)
         rows = [
@@ -145,13 +165,17 @@ def _chart(runs: list[Run]) -> str:
         ]
         rows.sort(key=lambda row: (row[0].rate, row[1]))
         bars = "".join(_bar(suite, task_id, label, [members, *more]) for _, task_id, label, members, more in rows)
-        found = stats(lines)
+        rates = [_rate(stats(each.suites[suite])) for each in runs if suite in each.suites]
+        shown = rates[0] if len(runs) == 1 else "; ".join(map(": ".join, zip("AB", rates, strict=False)))
         blocks.append(
-            f'<figure class="suite"><figcaption>{escape(suite)} <small>{found.successes}/{found.episodes}, '
-            f"{100 * found.rate:.1f} % ({percent_range(*found.interval)})</small></figcaption>{bars}"
+            f'<figure class="suite"><figcaption>{escape(suite)} <small>{shown}</small></figcaption>{bars}'
             f"{_axis(len(runs))}</figure>"
         )
     return "".join(blocks)
+
+
+def _rate(found: Stats) -> str:
+    return f"{found.successes}/{found.episodes}, {100 * found.rate:.1f} % ({percent_range(*found.interval)})"
 
 
 def _bar(suite: str, task_id: int, label: str, groups: list[list[Line]]) -> str:

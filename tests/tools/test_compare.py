@@ -77,7 +77,10 @@ def test_numbers_and_report(one_run, tmp_path, capsys):
         main([str(one_run), str(other), "--out", str(page), "--json", str(numbers)])
     printed = capsys.readouterr().out
     assert "B is 25.0 points better" in printed and "n_action_steps: 8 | 1" in printed
-    assert "1 episode only in B" in printed and "A against B" in page.read_text()
+    assert "1 episode only in B" in printed
+    text = page.read_text()
+    assert f"<title>{one_run} against {other}</title>" in text and "What it depends on (A)" in text
+    assert re.search(r"A: 3/4, 75.0 % .*; B: 5/5, 100.0 %", text) and text.count("<h3>B</h3>") == 1
     found = json.loads(numbers.read_text())
     assert found["total"]["successes"] == 3 and found["comparison"]["only_b"] == 1
     assert found["comparison"]["alone_b"] == [["libero_goal", 0, 4, 7, None]]
