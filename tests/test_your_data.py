@@ -20,7 +20,7 @@ def test_every_command_of_the_page_runs(tmp_path):
     commands = [text for kind, text in blocks if kind == "bash"]
     (client,) = [text for kind, text in blocks if kind == "python"]
     serve = commands.pop()
-    assert len(commands) == 4 and serve.rstrip().endswith("&")
+    assert len(commands) == 5 and serve.rstrip().endswith("&")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
