@@ -204,9 +204,9 @@ def run_evaluation(
     prepared = simulator.prepare()
 
     policy = policy or load_policy(args)
+    policy.check_environment(about.views, about.action_dim, args.render or policy.render, about.proprio)
     if policy.pictures and (remark := shape_remark(policy.pictures, policy.resolution)):
         print(f"warning: {remark}", file=sys.stderr)
-    policy.check_environment(about.views, about.action_dim, args.render or policy.render, about.proprio)
     options = EvalOptions(
         log_dir=args.log_dir or Path("eval_logs") / run_name(policy.describe()["model_folder"]),
         agent=agent_settings(args, policy.preset),
