@@ -13,7 +13,6 @@ from libs.demo_hdf5.schema import json_object
 from libs.errors import BadInput
 from rv_train.data import checks, hdf5_checks
 from rv_train.data.base import Demo, Facts
-from rv_train.data.sources import source_that_fits
 from rv_train.data.trajectories import Trajectories, digest_of, side_or_size
 
 MOST_OPEN = 256  # files that a process keeps open: an operating system allows about a thousand
@@ -221,6 +220,4 @@ def find_demo_files(entries: Iterable[Path | str]) -> list[Path]:
     try:
         return demo_files(*entries)
     except BadInput as error:
-        kind = source_that_fits(entries)
-        other = "" if kind == "hdf5" else f"; they are data of DATA.SOURCE {kind}"
-        raise BadInput(f"DATA.FILES: {error}{other}") from None
+        raise BadInput(f"DATA.FILES: {error}") from None

@@ -12,7 +12,7 @@ from rv_train.data.stats import compute_action_stats, read_stats, write_stats
 from rv_train.data.training_set import TrainingSet
 from rv_train.policies import build_encoder
 from tests.demo_files import write_synthetic_demo_file
-from tests.tiny import ROOT, make_tiny_checkpoint, tiny_cfg
+from tests.tiny import make_tiny_checkpoint, tiny_cfg
 
 VIEWS = ("agentview", "eye_in_hand")
 
@@ -103,8 +103,6 @@ def test_files_that_do_not_fit_together_are_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no \*\.hdf5"):
         find_demo_files([tmp_path / "empty"])
-    with pytest.raises(ValueError, match=r"holds no \*\.hdf5.*; they are data of DATA\.SOURCE lerobot"):
-        find_demo_files([ROOT / "tests/data/lerobot/v30/so_like"])
 
 
 def test_of_many_files_few_are_open_at_a_time(tmp_path, monkeypatch):
