@@ -1,6 +1,7 @@
 """What every policy over every backbone must do: train, save, resume to the bit, load, answer, play. One test for all.
 
-A new family of backbones or a new policy is tested by being registered; `pytest -k NAME` runs it alone.
+A new family of backbones or a new policy is tested by being registered; `pytest -k NAME` runs it alone. The policy
+`regression` is the example of docs/adding_policy.md, and is registered for this test alone.
 """
 
 import shutil
@@ -39,7 +40,17 @@ KINDS = {
     "flow": lambda base: flow_opts(),
     "flow, frozen backbone": lambda base: flow_opts(**frozen_opts(base), FLOW__CONDITION="last"),
     "flow, LoRA, its base beside": lambda base: flow_opts(**lora_opts(base, **LORA), TRAIN__save_base=True),
+    "regression": lambda base: {"MODEL__NAME": "regression"},
+    "regression, LoRA": lambda base: lora_opts(base, **LORA, MODEL__NAME="regression"),
+    "regression, frozen backbone": lambda base: frozen_opts(base, MODEL__NAME="regression"),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def example():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(POLICIES, "regression", "tests.rv_train.policies.regression")
+        yield
 
 
 class Ground:
@@ -85,7 +96,7 @@ def ground(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=params(KINDS, lambda name: "," not in name))
-def run(request, ground):
+def run(request, ground, example):
     """(kind, run folder)"""
     name = request.param.replace(", ", "_").replace(" ", "_")
     return request.param, ground.train(request.param, EXP__ID=name)

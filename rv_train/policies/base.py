@@ -44,6 +44,12 @@ class Prediction:
     passes: np.ndarray | None = None
     numbers: list | None = None
 
+    @classmethod
+    def unwritten(cls, chunk: np.ndarray) -> "Prediction":
+        """The chunks (B, H, A) of a model that writes nothing: all of them valid."""
+        every = np.ones(len(chunk), dtype=bool)
+        return cls(chunk, valid=every, repaired=~every, texts=[""] * len(chunk))
+
     def writing(self, row: int) -> tuple[int, int]:
         """(tokens, passes) of a row; (0, 0) from a model that writes nothing."""
         if self.tokens is None or self.passes is None:
@@ -69,13 +75,16 @@ class Encoder(Protocol):
     """Samples and observations → batches. Training and evaluation share every line but the augmentation.
 
     prompt: what writes the prompts. stats: of the data, None where nothing is to be learned. proprio: {part of the
-    robot's state that the policy is given: numbers in it}, in its order. form: how actions are written.
+    robot's state that the policy is given: numbers in it}, in its order. form: how actions are written. horizon,
+    action_dim: (H, A) of a chunk as it is written.
     """
 
     prompt: PromptEncoder
     stats: Mapping[str, Any] | None
     proprio: dict[str, int]
     form: ActionForm
+    horizon: int
+    action_dim: int
 
     @classmethod
     def from_cfg(

@@ -11,12 +11,12 @@ for the loss on the learned positions only (empty where prompts are open):
 and in training:
     index        (B,) int64, the samples' places in the dataset: its `where` says which frame that is
 
-What else a policy learns from, its encoder adds.
+What else a policy learns from, its encoder adds: see `ObservationEncoder.STACKED`.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 class ObservationEncoder:
     """Pictures and prompt of one observation (evaluation) or sample (training).
 
+    STACKED: tensors among the features of a subclass, one shape each, that a batch holds row by row where they are
+    there: {name: (B, ...)}. horizon, action_dim: of a chunk as it is written.
+
     Args:
         views: camera names in the model's order.
         transform: an ImageTransform.
@@ -48,7 +51,10 @@ class ObservationEncoder:
         stats: of the data, None where there are none.
         proprio: {part of the robot's state: numbers in it} that an observation must hold, in the model's order.
         form: how actions are written, an ActionForm.
+        horizon: actions of a chunk.
     """
+
+    STACKED: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -59,9 +65,11 @@ class ObservationEncoder:
         stats: Mapping[str, Any] | None,
         proprio: Mapping[str, int],
         form: ActionForm,
+        horizon: int,
     ) -> None:
         self.views, self.transform, self.prompt, self.reference = list(views), transform, prompt, reference
         self.stats, self.proprio, self.form = stats, dict(proprio), form
+        self.horizon, self.action_dim = horizon, form.written_dim
 
     @classmethod
     def from_cfg(
@@ -81,7 +89,8 @@ class ObservationEncoder:
         reference = ReferenceEncoder(family_of(cfg), prompt) if cfg.DATA.PREPROCESS == "reference" else None
         transform = ImageTransform.from_cfg(cfg)
         parts = state_parts(cfg, stats)
-        return cls(cfg.DATA.VIEWS, transform, prompt, reference, stats, parts, action_form(cfg, parts, stats), **more)
+        form = action_form(cfg, parts, stats)
+        return cls(cfg.DATA.VIEWS, transform, prompt, reference, stats, parts, form, cfg.ACTION.HORIZON, **more)
 
     def written(self, sample: "Sample") -> "Sample":
         """A Sample whose actions are as the model writes them: what is learned of it."""
@@ -114,11 +123,16 @@ class ObservationEncoder:
         return self._features(frames, observation["instruction"], state_text=state_text)
 
     def encode_sample(
-        self, sample: "Sample", action_text: str, rng: np.random.Generator | None = None, state_text: str = ""
+        self,
+        sample: "Sample",
+        action_text: str | None = None,
+        rng: np.random.Generator | None = None,
+        state_text: str = "",
     ) -> dict[str, Any]:
         """A Sample and its action text → features with labels; `rng` draws the augmentation, None means none.
 
-        state_text: see `PromptEncoder.encode`.
+        action_text: None leaves the prompt open, for a policy that writes nothing. state_text: see
+        `PromptEncoder.encode`.
         """
         return self._features(sample.views, sample.instruction, action_text, rng, state_text)
 
@@ -183,6 +197,7 @@ class ObservationEncoder:
             "label_index": torch.from_numpy(learned),
             "label_ids": torch.from_numpy(next_ids.ravel()[learned]),
         }
+        batch |= {name: torch.stack([f[name] for f in features]) for name in self.STACKED if name in features[0]}
         if "index" in features[0]:
             batch["index"] = torch.tensor([f["index"] for f in features])
         return batch

@@ -8,7 +8,7 @@ and in training:
     time         (B, R) float32 in 0..1, how far each draw has come from noise to actions
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -33,16 +33,16 @@ class FlowEncoder(ObservationEncoder):
     bit, and validation measures with the same noise every time.
 
     Args:
-        horizon, action_dim: of a chunk.
         dropout: share of the training samples whose robot state is replaced by the mean of the data.
         draws: pairs of noise and time per sample.
         times: how times are drawn, see `libs.flow_matching.draw_times`.
         common: of an ObservationEncoder.
     """
 
-    def __init__(self, *common: Any, horizon: int, action_dim: int, dropout: float, draws: int, times: str) -> None:
+    STACKED = ("proprio", "actions", "noise", "time")
+
+    def __init__(self, *common: Any, dropout: float, draws: int, times: str) -> None:
         super().__init__(*common)
-        self.horizon, self.action_dim = horizon, action_dim
         self.dropout, self.draws, self.times = dropout, draws, times
 
     @classmethod
@@ -62,7 +62,6 @@ class FlowEncoder(ObservationEncoder):
                 )
         more = {"dropout": cfg.FLOW.PROPRIO_DROPOUT if cfg.DATA.PROPRIO else 0.0}
         more |= {"draws": cfg.FLOW.DRAWS, "times": cfg.FLOW.TIMES}
-        more |= {"horizon": cfg.ACTION.HORIZON, "action_dim": dim_written(cfg)}
         return super().from_cfg(cfg, tokenizer, stats, **more)
 
     def encode(self, observation: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +70,7 @@ class FlowEncoder(ObservationEncoder):
 
     def encode_training(self, sample: "Sample", rng: np.random.Generator, augment: bool = True) -> dict[str, Any]:
         """A Sample → features with the chunk; `rng` draws the augmentation, then noise and times."""
-        features = self._features(sample.views, sample.instruction, rng=rng if augment else None)
+        features = self.encode_sample(sample, rng=rng if augment else None)
         proprio = torch.from_numpy(sample.proprio)
         if self.dropout and augment and rng.random() < self.dropout:
             assert self.stats is not None, "what is trained has statistics"
@@ -93,11 +92,3 @@ class FlowEncoder(ObservationEncoder):
         horizon, dim = features["actions"].shape
         state = f"robot state of {len(features['proprio'])} numbers; " if len(features["proprio"]) else ""
         return f"{state}a chunk of {horizon} x {dim} numbers is learned, from {self.draws} draws of noise"
-
-    def collate(self, features: Sequence[Mapping[str, Any]], length: int | None = None) -> dict[str, torch.Tensor]:
-        """See `ObservationEncoder.collate`."""
-        batch = super().collate(features, length)
-        for name in ("proprio", "actions", "noise", "time"):
-            if name in features[0]:
-                batch[name] = torch.stack([f[name] for f in features])
-        return batch

@@ -1,16 +1,11 @@
-"""The action expert: projector, transformer and velocity head behind a backbone, and their file."""
+"""The action expert: projector, transformer and velocity head behind a backbone."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from yacs.config import CfgNode
 
-from libs.errors import BadInput
-from rv_train.backbones.folders import EXPERT
 from rv_train.data.forms import dim_written
 
 # A CPU's matrix product rounds rows that do not begin at a multiple of 16 bytes by their place in the batch (measured
@@ -150,19 +145,3 @@ def _sines(numbers, width, periods):
     steps = torch.linspace(0, 1, width // 2, device=numbers.device)
     angles = 2 * torch.pi * numbers.float()[:, None] / (shortest * (longest / shortest) ** steps)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-def save_expert(expert: ActionExpert, folder: Path | str) -> None:
-    """The weights, into an existing folder."""
-    state = {name: value.detach().contiguous() for name, value in expert.state_dict().items()}
-    save_file(state, Path(folder) / EXPERT, {"format": "pt"})
-
-
-def load_expert(expert: ActionExpert, folder: Path | str) -> None:
-    """Weights that `save_expert` wrote; BadInput where they cannot be read or are of other sizes."""
-    path = Path(folder) / EXPERT
-    try:
-        state = load_file(path)
-        expert.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise BadInput(f"{path} is no action expert of FLOW's sizes: {str(error).splitlines()[-1].strip()}") from None

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from yacs.config import CfgNode
 
@@ -23,23 +22,12 @@ from libs.action_text import is_constant
 from libs.errors import BadInput
 from libs.flow_matching import SAMPLERS, Normalizer, draw_noise, flow_matching_loss, interpolate
 from rv_train.backbones import family_of
-from rv_train.backbones.cost import Numbers, TrainingFlops
-from rv_train.backbones.loading import save_weights
-from rv_train.backbones.lora import adapter_sizes, has_adapter
-from rv_train.backbones.running import (
-    DTYPES,
-    answering,
-    check_compiler,
-    compile_layers,
-    hidden_states,
-    last_of,
-    recompute_layers,
-    without_flash,
-)
-from rv_train.data.sources import SOURCES, find_source
+from rv_train.backbones.cost import Numbers
+from rv_train.backbones.running import DTYPES, answering, check_compiler, last_of, without_flash
 from rv_train.policies.base import Encoder, Prediction
 from rv_train.policies.flow.cost import FlowFlops, expert_activations
-from rv_train.policies.flow.expert import ActionExpert, load_expert, save_expert
+from rv_train.policies.flow.expert import ActionExpert
+from rv_train.policies.shared import OverBackbone, check_numbers, load_own, save_own
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +36,7 @@ if TYPE_CHECKING:
     from rv_train.backbones.prompt import PromptEncoder
 
 
-class FlowPolicy(nn.Module):
+class FlowPolicy(OverBackbone):
     """Backbone and action expert; see `rv_train.policies.base.Policy`.
 
     Args:
@@ -81,29 +69,14 @@ class FlowPolicy(nn.Module):
         solver: str,
         steps: int,
     ) -> None:
-        super().__init__()
-        self.backbone, self.family, self.action_expert, self.prompt = backbone, family, expert, prompt
-        self.actions, self.proprio = actions, proprio
+        super().__init__(backbone, family, prompt)
+        self.action_expert, self.actions, self.proprio = expert, actions, proprio
         self.conditioned_on, self.solver, self.steps = condition, SAMPLERS[solver], steps
-        if not backbone.config.tie_word_embeddings:  # nothing is read from the head; tied, it is the input's embedding
-            backbone.get_output_embeddings().requires_grad_(False)
-        self.learns_to_see = any(p.requires_grad for p in backbone.parameters())
-        self.velocity, self.compiled = expert.velocity, False
+        self.velocity = expert.velocity
 
     @staticmethod
     def check(cfg: CfgNode) -> None:
-        name = cfg.MODEL.NAME
-        if not find_source(cfg.DATA.SOURCE).NUMBERS:
-            able = " or ".join(source for source in SOURCES if find_source(source).NUMBERS)
-            raise BadInput(
-                f"DATA.SOURCE {cfg.DATA.SOURCE} holds actions as integers; MODEL.NAME {name} trains on DATA.SOURCE "
-                f"{able}"
-            )
-        if cfg.ACTION.RANGE != "min_max":
-            raise BadInput(
-                f"ACTION.RANGE {cfg.ACTION.RANGE} is what integers are spread over, and MODEL.NAME {name} writes none: "
-                "leave it min_max; FLOW.NORMALIZE mean_std is disturbed less by single values"
-            )
+        check_numbers(cfg, "; FLOW.NORMALIZE mean_std is disturbed less by single values")
         flow = cfg.FLOW
         if flow.HIDDEN % (2 * flow.HEADS):
             raise BadInput(f"FLOW.HIDDEN must be a multiple of 2 x HEADS, got {flow.HIDDEN} and {flow.HEADS} heads")
@@ -116,20 +89,17 @@ class FlowPolicy(nn.Module):
         dim = backbone.config.get_text_config().hidden_size
         expert = ActionExpert.from_cfg(cfg, dim, sum(encoder.proprio.values())).to(DTYPES[cfg.AMP.param_dtype])
         if weights:
-            load_expert(expert, weights)
+            load_own(expert, weights, "action expert of FLOW's sizes")
         flow, prompt = cfg.FLOW, encoder.prompt
         condition, solver = flow.CONDITION, flow.SOLVER
         return cls(backbone, family_of(cfg), expert, prompt, actions, proprio, condition, solver, flow.STEPS)
 
     def save(self, folder: Path | str) -> None:
-        save_weights(self.backbone, folder)
-        save_expert(self.action_expert, folder)
+        super().save(folder)
+        save_own(self.action_expert, folder)
 
     def flops(self) -> FlowFlops:
-        adapters = adapter_sizes(self.backbone.named_parameters(), self.family) if has_adapter(self.backbone) else None
-        towers = self.family.towers(self.backbone.config, self.prompt.pictures)
-        backbone = TrainingFlops(towers, self.prompt.pictures, adapters, frozen=not self.learns_to_see)
-        return FlowFlops.of(backbone, self.action_expert, self.conditioned_on)
+        return FlowFlops.of(self.backbone_flops(), self.action_expert, self.conditioned_on)
 
     def kept(self, numbers: Numbers, tokens: int, counted: int) -> dict[str, int]:
         seen = tokens if self.conditioned_on == "all" else 1
@@ -154,21 +124,11 @@ class FlowPolicy(nn.Module):
             predicted = self.action_expert.velocity(features, x.flatten(0, 1), batch["time"].flatten())
         return {"loss": flow_matching_loss(predicted, velocity.flatten(0, 1)), "count": batch["time"].numel()}
 
-    def recompute_activations(self) -> None:
-        """Gradient checkpointing in the backbone, where it is trained; the expert is small."""
-        if self.learns_to_see:
-            recompute_layers(self.backbone)
-
     def compile(self) -> None:
-        """Compile the training step, in place: call it before DDP wraps the model. `predict` runs uncompiled.
-
-        Raises:
-            BadInput: no C++ compiler.
-        """
-        compile_layers(self.family, self.backbone)
+        """See `OverBackbone`."""
+        super().compile()
         for layer in (*self.action_expert.expert.layers, *self.action_expert.head.layers):
             layer.compile(dynamic=True)
-        self.compiled = True
 
     def compile_predict(self) -> None:
         """Compile the head, which `predict` calls at every step, in place: once for each shape of a batch.
@@ -205,8 +165,7 @@ class FlowPolicy(nn.Module):
             noise = torch.from_numpy(drawn).to(features) * (self.TEMPERATURE if temperature is None else temperature)
             x = self.solver(lambda x, time: self.velocity(features, x, time), noise, self.steps)
         chunk = self.actions.denormalize(x).cpu().numpy()
-        every = np.ones(len(chunk), dtype=bool)
-        return Prediction(chunk, valid=every, repaired=~every, texts=[""] * len(chunk))
+        return Prediction.unwritten(chunk)
 
     @torch.no_grad()
     def condition(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -236,7 +195,7 @@ class FlowPolicy(nn.Module):
     def _condition(self, batch):
         """((B, M, D) hidden states that the expert sees, (B, M) bool: padding, or None)."""
         with contextlib.nullcontext() if self.learns_to_see else torch.no_grad():
-            hidden = hidden_states(self.family, self.backbone, batch, self.prompt)
+            hidden = self.hidden(batch)
         if self.conditioned_on == "last":
             return last_of(hidden, batch["lengths"])[:, None], None
         places = torch.arange(hidden.shape[1], device=hidden.device)

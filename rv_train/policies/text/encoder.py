@@ -11,7 +11,6 @@ from yacs.config import CfgNode
 
 from libs.action_text import ActionTextCodec
 from rv_train.backbones.prompt import IGNORE
-from rv_train.data.forms import dim_written
 from rv_train.data.stats import action_range
 from rv_train.policies.encoding import ObservationEncoder
 
@@ -28,7 +27,7 @@ class TextEncoder(ObservationEncoder):
     """For a model that answers in text: a sample's actions become the answer that is learned.
 
     Args:
-        horizon, action_dim, num_bins: of the answer.
+        num_bins: of the answer.
         codec: an ActionTextCodec, None where nothing is to be learned.
         state_codec: the same of the robot's state, None where it is not given or there are no statistics.
         common: of an ObservationEncoder.
@@ -37,15 +36,12 @@ class TextEncoder(ObservationEncoder):
     def __init__(
         self,
         *common: Any,
-        horizon: int,
-        action_dim: int,
         num_bins: int,
         codec: ActionTextCodec | None,
         state_codec: ActionTextCodec | None,
     ) -> None:
         super().__init__(*common)
-        self.horizon, self.action_dim, self.num_bins = horizon, action_dim, num_bins
-        self.codec, self.state_codec = codec, state_codec
+        self.num_bins, self.codec, self.state_codec = num_bins, codec, state_codec
 
     @classmethod
     def from_cfg(  # type: ignore[override]  # `more` is what is added here
@@ -57,8 +53,8 @@ class TextEncoder(ObservationEncoder):
             codec = ActionTextCodec(*action_range(stats, action.RANGE), action.NUM_BINS)
         if stats and cfg.DATA.PROPRIO and "proprio" in stats:
             state_codec = ActionTextCodec(stats["proprio"]["min"], stats["proprio"]["max"], action.NUM_BINS)
-        more = {"horizon": action.HORIZON, "action_dim": dim_written(cfg), "num_bins": action.NUM_BINS}
-        return super().from_cfg(cfg, tokenizer, stats, codec=codec, state_codec=state_codec, **more)
+        codecs = {"codec": codec, "state_codec": state_codec}
+        return super().from_cfg(cfg, tokenizer, stats, num_bins=action.NUM_BINS, **codecs)
 
     def encode(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """See `ObservationEncoder.encode`."""

@@ -8,26 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import nn
 from yacs.config import CfgNode
 
 from libs.errors import BadInput
 from rv_train.backbones import family_of
 from rv_train.backbones.cost import Numbers, TrainingFlops
-from rv_train.backbones.loading import save_weights
-from rv_train.backbones.lora import adapter_sizes
-from rv_train.backbones.running import (
-    answering,
-    check_compiler,
-    compile_layers,
-    embed,
-    hidden_states,
-    last_of,
-    recompute_layers,
-    without_flash,
-)
+from rv_train.backbones.running import answering, check_compiler, embed
 from rv_train.data.forms import dim_written
 from rv_train.policies.base import Prediction
+from rv_train.policies.shared import OverBackbone
 from rv_train.policies.text.decoder import Decoder
 from rv_train.policies.text.grammar import Grammar
 from rv_train.policies.text.loss import TokenLoss
@@ -41,7 +30,7 @@ if TYPE_CHECKING:
     from rv_train.policies.text.encoder import TextEncoder
 
 
-class TextPolicy(nn.Module):
+class TextPolicy(OverBackbone):
     """Actions as text; see `rv_train.policies.base.Policy`.
 
     Args:
@@ -67,10 +56,9 @@ class TextPolicy(nn.Module):
         codec: "ActionTextCodec | None",
         grammar: Grammar,
     ) -> None:
-        super().__init__()
-        self.backbone, self.family, self.prompt, self.codec = backbone, family, prompt, codec
+        super().__init__(backbone, family, prompt, writes=True)
+        self.codec = codec
         self.decoder = _decoder_of(family, backbone)(backbone, family, grammar)
-        self.compiled = False
 
     def train(self, mode: bool = True) -> Self:
         """Who trains needs the memory of answers, which validation leaves behind on a GPU."""
@@ -95,14 +83,8 @@ class TextPolicy(nn.Module):
             grammar = Grammar(action.HORIZON, dim_written(cfg), action.NUM_BINS, *ids)
         return cls(backbone, family_of(cfg), prompt, encoder.codec, grammar)
 
-    def save(self, folder: Path | str) -> None:
-        """Write what a training changes into an existing folder, for `weights` of `from_cfg`."""
-        save_weights(self.backbone, folder)
-
     def flops(self) -> TrainingFlops:
-        towers = self.family.towers(self.backbone.config, self.prompt.pictures)
-        adapters = adapter_sizes(self.named_parameters(), self.family)
-        return TrainingFlops(towers, self.prompt.pictures, adapters)
+        return self.backbone_flops()
 
     def kept(self, numbers: Numbers, tokens: int, counted: int) -> dict[str, int]:
         """The logits in float32, and in 16 bits before them, or their gradient behind."""
@@ -124,23 +106,10 @@ class TextPolicy(nn.Module):
         Returns:
             {"loss": scalar float32, "count": learned tokens in the batch, which it is the mean over}.
         """
-        learned = self._hidden(batch).flatten(0, 1)[batch["label_index"]]
+        learned = self.hidden(batch).flatten(0, 1)[batch["label_index"]]
         logits = self.backbone.lm_head(learned)  # (M, vocabulary)
         loss = TokenLoss.apply(logits, batch["label_ids"])
         return {"loss": loss, "count": batch["label_ids"].numel()}
-
-    def recompute_activations(self) -> None:
-        """Gradient checkpointing: layers keep their inputs only and compute the rest again in the backward pass."""
-        recompute_layers(self.backbone)
-
-    def compile(self) -> None:
-        """Compile the training step, in place: call it before DDP wraps the model. `predict` runs uncompiled.
-
-        Raises:
-            BadInput: no C++ compiler.
-        """
-        compile_layers(self.family, self.backbone)
-        self.compiled = True
 
     def compile_predict(self) -> None:
         """Compile the step of `predict`'s decoding, in place: once for each shape of a batch, when it first comes.
@@ -196,12 +165,6 @@ class TextPolicy(nn.Module):
         tokens = np.array([len(row) + 1 for row in ids])  # with the end
         return Prediction(decoded.actions, decoded.valid, decoded.repaired, texts, tokens, np.array(passes), numbers)
 
-    @torch.no_grad()
-    def condition(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """What an answer is computed from: the hidden state behind the open prompt, (B, D) float32."""
-        with without_flash(self.backbone):
-            return last_of(self._hidden(batch), batch["lengths"]).float()
-
     def _forced(self, prefix):
         """(B, H, A) actions → (B, H * A) int64 on their device, -1 where they are NaN; None: nothing is forced."""
         if prefix is None:
@@ -213,9 +176,6 @@ class TextPolicy(nn.Module):
 
     def _embed(self, batch):
         return embed(self.family, self.backbone, batch, self.prompt)
-
-    def _hidden(self, batch):
-        return hidden_states(self.family, self.backbone, batch, self.prompt)
 
 
 def _decoder_of(family, backbone):

@@ -51,7 +51,7 @@ def saved(adapted, base, tmp_path_factory):
 def outputs(model, encoder):
     """The loss of a batch, and hidden states of the answer's first token under every layer: numbers that must agree."""
     batch = training_batch(encoder)
-    hidden = model._hidden(batch)
+    hidden = model.hidden(batch)
     return torch.cat([model(batch)["loss"].reshape(1), model.backbone.lm_head(hidden).flatten()])
 
 
