@@ -25,7 +25,6 @@ class RegressionEncoder(ObservationEncoder):
         return {**features, "actions": torch.from_numpy(sample.actions)}
 
     def outline(self, instruction: str) -> tuple[dict[str, torch.Tensor], int, str]:
-        """See `Encoder.outline`."""
         numbers = f"{self.horizon} x {self.action_dim} numbers come out of the head"
         return self.prompt.encode(instruction), self.horizon * self.action_dim, numbers
 

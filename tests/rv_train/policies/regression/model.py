@@ -54,7 +54,6 @@ class RegressionPolicy(OverBackbone):
 
     @staticmethod
     def check(cfg: CfgNode) -> None:
-        """See `Policy.check`."""
         check_numbers(cfg)
         if cfg.DATA.PROPRIO:
             raise BadInput(f"MODEL.NAME {cfg.MODEL.NAME} takes no robot's state: leave DATA.PROPRIO empty")
@@ -63,7 +62,6 @@ class RegressionPolicy(OverBackbone):
     def from_cfg(
         cls, cfg: CfgNode, encoder: Encoder, backbone: "PreTrainedModel", weights: Path | None = None
     ) -> "RegressionPolicy":
-        """See `Policy.from_cfg`."""
         shape, stats = (encoder.horizon, encoder.action_dim), encoder.stats
         width = backbone.config.get_text_config().hidden_size
         head = nn.Linear(width, math.prod(shape), dtype=DTYPES[cfg.AMP.param_dtype])
@@ -73,12 +71,10 @@ class RegressionPolicy(OverBackbone):
         return cls(backbone, family_of(cfg), encoder.prompt, head, actions, shape)
 
     def save(self, folder: Path | str) -> None:
-        """See `Policy.save`."""
         super().save(folder)
         save_own(self.head, folder)
 
     def flops(self) -> "RegressionFlops":
-        """See `Policy.flops`."""
         return RegressionFlops(self.backbone_flops(), self.head.weight.numel())
 
     def kept(self, numbers: Numbers, tokens: int, counted: int) -> dict[str, int]:
@@ -86,11 +82,9 @@ class RegressionPolicy(OverBackbone):
         return {}
 
     def compile_predict(self) -> None:
-        """See `Policy.compile_predict`."""
         raise BadInput("torch_compile: an answer is one pass, and nothing in it is repeated; leave it out")
 
     def chance(self, batch: Mapping[str, torch.Tensor]) -> tuple[float, str]:
-        """See `Policy.chance`."""
         return self._wanted(batch).square().mean().item(), "the middle of every range"
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
