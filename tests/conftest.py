@@ -1,6 +1,7 @@
 """What a test may use is what it is marked with: `make check` leaves tests out by that."""
 
 import contextlib
+import functools
 import getpass
 import importlib.util
 import logging
@@ -64,18 +65,25 @@ def pytest_configure():
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
 
 
+def _packages(item):
+    """What a test is skipped without, by its marks."""
+    named = [package for mark in item.iter_markers("package") for package in mark.args]
+    return [*named, "libero"] if item.get_closest_marker("libero") else named
+
+
+@functools.cache
+def _is_installed(package):
+    return importlib.util.find_spec(package) is not None
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
     """Files with long tests first, so that two processes that take file after file end at the same time."""
-    skip = pytest.mark.skip(reason="the package libero is not installed")
-    missing = not importlib.util.find_spec("libero")
     for item in items:
         if "driver" in item.fixturenames:  # of tests/rv_eval/results/test_report.py
             item.add_marker("browser")
-        if item.get_closest_marker("sim"):
-            item.add_marker("libero")
-        if missing and item.get_closest_marker("libero"):
-            item.add_marker(skip)
+        if missing := [package for package in _packages(item) if not _is_installed(package)]:
+            item.add_marker(pytest.mark.skip(reason=f"the package {missing[0]} is not installed"))
     marks = ("sim", "browser", "compiler", "slow")
     long = {item.path for item in items if any(item.get_closest_marker(mark) for mark in marks)}
     items.sort(key=lambda item: item.path not in long)

@@ -134,6 +134,7 @@ def test_an_instruction_is_a_text_or_a_list_of_words_or_of_characters(path, stor
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_liberos_parser_gives_the_instruction_as_words(path):
     """What a collector stores that writes the parsed task as it is."""
     from libero.libero.envs.bddl_utils import robosuite_parse_problem

@@ -316,6 +316,7 @@ UNKNOWN = 35  # of libero_90: opens the microwave, which no expert does
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_an_expert_solves_a_task_and_says_which_it_cannot():
     from libs.libero_sim import LiberoEnv, get_task
     from libs.libero_sim.experts import expert_actions, has_expert
@@ -358,6 +359,7 @@ def test_every_task_of_the_reported_suites_has_an_expert():
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_random_resets_put_a_bowl_into_the_drawer_again_and_again():
     from libs.libero_sim import LiberoEnv, get_task
     from libs.libero_sim.experts.scene import Scene
@@ -376,6 +378,7 @@ def test_random_resets_put_a_bowl_into_the_drawer_again_and_again():
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_objects_are_not_placed_in_each_other():
     from libs.libero_sim import LiberoEnv, get_task
     from libs.libero_sim.experts.scene import Scene

@@ -210,6 +210,7 @@ def test_where_no_way_is_free_it_passes_more_closely():
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_a_drawer_is_opened_from_its_start_and_again_after_the_hand_was_thrown_off():
     from libs.libero_sim import LiberoEnv, get_task
     from libs.libero_sim.experts import expert_actions

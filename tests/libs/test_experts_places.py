@@ -192,6 +192,7 @@ def test_low_objects_are_put_down_before_tall_ones_where_nothing_else_is_between
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_a_mug_goes_into_the_microwave_whose_door_is_closed_behind_it():
     from libs.libero_sim import LiberoEnv, get_task
     from libs.libero_sim.experts import expert_actions

@@ -317,6 +317,7 @@ def test_drivers_that_crash_or_hang_take_nobody_along(tmp_path, monkeypatch):
 
 
 @pytest.mark.sim
+@pytest.mark.package("robosuite")
 def test_this_machine_draws(monkeypatch):
     """And a device that EGL does not list, or a window without a display, is a problem with a name."""
     machine = Machine()
@@ -328,6 +329,7 @@ def test_this_machine_draws(monkeypatch):
 
 
 @pytest.mark.sim
+@pytest.mark.package("robosuite")
 def test_robosuite_starts_whatever_cuda_sees():
     """A number that is none of EGL's, over which robosuite stumbles twice: as it is imported and as it draws."""
     code = (

@@ -78,6 +78,7 @@ def play(env, views_at):
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_lazy_rendering_changes_nothing(env):
     """And the same seed, init state and actions give the same episode, whatever the env did before."""
     eager_states, eager = play(env, lambda i: VIEWS)
@@ -90,6 +91,7 @@ def test_lazy_rendering_changes_nothing(env):
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_what_is_computed_once_is_what_robosuite_computes_three_times(env, monkeypatch):
     """States, pictures and the robot's state of a short episode with contacts, to the bit, in fewer computations."""
     import mujoco
@@ -115,6 +117,7 @@ def test_what_is_computed_once_is_what_robosuite_computes_three_times(env, monke
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_a_reset_draws_what_is_asked_for(env, monkeypatch):
     sim, state, drawn = env.robosuite_env.sim, init_states(env.task)[0], []
     draw = sim.render
@@ -129,6 +132,7 @@ def test_a_reset_draws_what_is_asked_for(env, monkeypatch):
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_observation_is_upright_and_complete(env):
     observation = env.reset(7, init_states(env.task)[0], VIEWS)
     assert observation["instruction"] == env.task.instruction
@@ -143,6 +147,7 @@ def test_observation_is_upright_and_complete(env):
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_wrong_arguments_are_refused(env):
     with pytest.raises(ValueError, match="7 finite numbers"):
         env.step([0.0] * 6)
@@ -153,6 +158,7 @@ def test_wrong_arguments_are_refused(env):
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_a_recording_repeats_to_the_bit(env):
     recording = record_expert(env, 3, np.random.default_rng(0), StartVariation(noise=0.05))
     assert recording is not None
@@ -169,6 +175,7 @@ def test_a_recording_repeats_to_the_bit(env):
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_fast_pictures_in_a_process_of_its_own(env):
     """Same physics as the standard setting, similar pictures."""
     with LiberoProcess(env.task, resolution=64, render="fast") as process:

@@ -125,6 +125,7 @@ def test_goals_that_came_to_hold_in_their_order():
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_an_expert_that_does_something_else_than_it_was_asked():
     start = get_task("libero_goal", 1)  # the bowl on the stove
     env = ReadingEnv(start, 32, "fast")

@@ -46,6 +46,7 @@ def run_some(env, seed, views=()):
 
 
 @pytest.mark.sim
+@pytest.mark.package("robosuite")
 def test_placement_is_a_function_of_the_seed(env):
     states, observation = run_some(env, 3, VIEWS)
     run_some(env, 4)
@@ -70,6 +71,7 @@ def test_placement_is_a_function_of_the_seed(env):
 
 
 @pytest.mark.sim
+@pytest.mark.package("robosuite")
 def test_proprio_means_what_isaac_labs_means(env):
     env.reset(0)
     proprio = env.settle()["proprio"]
@@ -103,6 +105,7 @@ def place(env, red, green=(0.0, 0.0, 0.825)):
 
 
 @pytest.mark.sim
+@pytest.mark.package("robosuite")
 def test_pictures_are_upright_and_not_mirrored(env):
     env.reset(0)
     place(env, (0.0, 0.1, 0.82), green=(0.0, -0.2, 0.825))
@@ -115,6 +118,7 @@ def test_pictures_are_upright_and_not_mirrored(env):
 
 
 @pytest.mark.sim
+@pytest.mark.package("robosuite")
 def test_success_is_a_cube_that_rests_on_the_other(env):
     env.reset(0)
     for red, rests in (
@@ -132,6 +136,7 @@ def test_success_is_a_cube_that_rests_on_the_other(env):
 
 
 @pytest.mark.sim
+@pytest.mark.package("robosuite")
 def test_the_expert_stacks_also_after_a_push(env):
     for seed, late in ((demo_seed(0), 0.0), (demo_seed(5), 1.0)):
         recording = record_expert(env, seed, np.random.default_rng(seed), late)
@@ -144,6 +149,7 @@ def test_the_expert_stacks_also_after_a_push(env):
 
 
 @pytest.mark.sim
+@pytest.mark.package("robosuite")
 def test_an_expert_that_has_to_begin_again(env):
     """The red cube is taken away while the hand closes: the grasp is planned anew."""
     env.reset(demo_seed(1), ())
@@ -162,6 +168,7 @@ def test_an_expert_that_has_to_begin_again(env):
 
 
 @pytest.mark.sim
+@pytest.mark.package("robosuite")
 def test_wrong_requests_are_named(env):
     with pytest.raises(ValueError, match="7 finite numbers"):
         env.step(np.zeros(6))

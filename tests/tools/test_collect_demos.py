@@ -180,6 +180,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, c
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_a_collected_demo_replays_to_success(tmp_path, capsys):
     arguments = ["--task_ids", "5", "--num_demos", "1", "--start_late", "1", "--out", str(tmp_path)]
     main([*COMMAND, *arguments])

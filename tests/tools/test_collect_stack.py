@@ -23,6 +23,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(extra, tmp_path, capsys):
 
 
 @pytest.mark.sim
+@pytest.mark.package("robosuite")
 def test_collected_demos_replay_to_success(tmp_path, capsys):
     main([*COMMAND, "--workers", "2", "--out", str(tmp_path)])
     path = tmp_path / FILE

@@ -33,6 +33,7 @@ def test_run_name(path, name):
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_an_episode_in_the_simulator(run, tmp_path, capsys):
     arguments = ["--model_path", str(run), *SUITE, "--task_ids", "5", "--log_dir", str(tmp_path)]
     arguments += ["--num_steps", "5", "--episodes", "1"]

@@ -48,6 +48,7 @@ def test_wrong_input_is_one_line(capsys):
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_two_cells_in_the_simulator(tmp_path, capsys):
     cfg = tiny_cfg()
     model = build_policy(cfg, build_encoder(cfg, ACTION_STATS)).eval()

@@ -42,6 +42,7 @@ def test_wrong_input_is_one_line(run, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.sim
+@pytest.mark.libero  # whose version a result tells
 def test_an_episode_in_the_simulator(run, tmp_path, capsys):
     arguments = ["--model_path", str(run), "--episodes", "1", "--num_steps", "5", "--log_dir", str(tmp_path / "log")]
     main([*arguments, "--save_all_data"])
@@ -58,6 +59,7 @@ def test_an_episode_in_the_simulator(run, tmp_path, capsys):
 
 
 @pytest.mark.sim
+@pytest.mark.package("robosuite")
 def test_an_init_state_is_a_reset_of_its_own_seed():
     """Through the process, the expert's actions bring what they brought here, whatever the episode's seed is."""
     env = StackEnv(StackTask(), resolution=64, render="fast")

@@ -19,6 +19,8 @@ from tests.rv_eval.fakes import FakeSimulator
 # Arguments that choose a few tasks, of simulators that want to be told; the others' parsers get nothing.
 CHOICE = {"libero": ["--task_suite", "libero_object", "--task_ids", "5", "0"]}
 RENDER = {"toy": "plain", "box": "plain"}  # a setting that the simulator knows, where it does not know "fast"
+# Packages that a simulator's tests are skipped without, none where nothing is told. stack tells libero's version.
+PACKAGES = {"libero": ["libero"], "stack": ["robosuite", "libero"]}
 HERE = {"toy": ToySimulator, "fake": FakeSimulator, "box": box}
 R = 32  # pixels
 START_S = 180  # an environment may take so long until its first reply
@@ -36,12 +38,20 @@ def tasks_of(simulator):
     return simulator.choose_tasks(parser.parse_args(CHOICE.get(simulator.description.name, [])))
 
 
-@pytest.fixture(params=[*(pytest.param(name, marks=pytest.mark.libero) for name in SIMULATORS), *HERE])
+def registered(*marks):
+    """What is in the registry, marked, as parameters."""
+    for name in SIMULATORS:
+        needed = PACKAGES.get(name, [])
+        libero = [pytest.mark.libero] if "libero" in needed else []  # which is hidden from all others
+        yield pytest.param(name, marks=[*marks, *libero, pytest.mark.package(*needed)])
+
+
+@pytest.fixture(params=[*registered(), *HERE])
 def simulator(request):
     return named(request.param)
 
 
-@pytest.fixture(scope="module", params=[*(pytest.param(name, marks=pytest.mark.sim) for name in SIMULATORS), *HERE])
+@pytest.fixture(scope="module", params=[*registered(pytest.mark.sim), *HERE])
 def running(request):
     """A simulator and an environment of its first task."""
     simulator = named(request.param)

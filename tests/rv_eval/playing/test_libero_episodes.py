@@ -50,6 +50,7 @@ def plain_loop(task):
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_rollout_is_the_plain_loop():
     task = get_task("libero_object", 5)
     actions, observations = plain_loop(task)

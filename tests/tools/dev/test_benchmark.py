@@ -12,6 +12,7 @@ from tools.dev.benchmarks.rollout import PHASES, disagreements
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_rollout_beside_the_plain_loop(tmp_path, capsys):
     out = tmp_path / "new/rollout.json"
     arguments = ["rollout", "--model_path", str(ROOT / "checkpoints/quickstart"), "--episodes", "2", "--block", "1"]

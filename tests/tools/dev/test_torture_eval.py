@@ -15,6 +15,7 @@ from tools.dev.torture_eval import MARK, differing_videos, main, unfinished_file
 
 
 @pytest.mark.sim
+@pytest.mark.libero
 def test_two_kills_leave_no_trace(tmp_path, capsys, monkeypatch):
     mark = uuid.uuid4()  # known here, so that another torture on this machine is not taken for what is left of this one
     monkeypatch.setattr(uuid, "uuid4", lambda: mark)
