@@ -1,6 +1,7 @@
-"""A simulator as docs/adding_simulator.md describes it, without robosuite: a hand in a box has to close at a ball.
+"""The simulator of docs/adding_simulator.md, without robosuite: a hand in a box has to close at a ball.
 
-Its own are: 5 actions a second of 4 numbers, a gripper that may be half open, one camera, two render settings.
+Its own are: 5 actions a second of 4 numbers, a gripper that may be half open, one camera, two render settings. ToyTask
+and ToyEnv would be in libs/toy_sim, the rest in rv_eval/envs/toy.py.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class ToyTask:
 
 
 class ToyEnv:
-    """What would be in libs/toy_sim: the simulation itself, in a process of its own."""
+    """The simulation itself, in a process of its own; it knows nothing of policies."""
 
     def __init__(self, task, resolution, render):
         if render not in COLOURS:
@@ -76,8 +77,6 @@ DESCRIPTION = Description(
 
 
 class ToyEnvironment(ProcessEnvironment):
-    """What would be in rv_eval/envs/toy.py, with the next class."""
-
     description = DESCRIPTION
 
     def __init__(self, task, resolution, render):
@@ -102,7 +101,7 @@ class ToySimulator:
         return {}
 
     def versions(self):
-        return {"toy": "1.0"}
+        return {"toy": "1.0"}  # it has no package: another number whenever it plays otherwise
 
     def make(self, task, resolution, render):
         return ToyEnvironment(task, resolution, render)

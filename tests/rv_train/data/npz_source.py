@@ -61,7 +61,7 @@ class Npz:
         return entry.is_dir() and any(entry.glob("demo_*.npz"))
 
     def look(self, cfg: CfgNode) -> Facts:
-        """See `Source`."""
+        """See `Source`; without DATA.FILES no key of this kind says what there is, which is BadInput."""
         return facts_of(find_files(cfg)[0])
 
     def open(self, cfg: CfgNode) -> NpzDemos:
@@ -72,14 +72,14 @@ class Npz:
 
 
 def find_files(cfg: CfgNode) -> list[NpzFile]:
-    """All files of DATA.FILES; BadInput where a folder holds none."""
+    """All files of DATA.FILES; BadInput where there is none."""
     paths = [path for folder in cfg.DATA.FILES for path in sorted(Path(folder).glob("demo_*.npz"))]
     if not paths:
-        raise BadInput(f"DATA.FILES {cfg.DATA.FILES} holds no demo_*.npz")
+        raise BadInput(f"DATA.FILES {cfg.DATA.FILES} holds no demo_*.npz: list folders that do")
     return [NpzFile(path) for path in paths]
 
 
 def facts_of(file: NpzFile) -> Facts:
-    """What a file holds."""
+    """What a file holds; it does not say its rate."""
     numbers = file.numbers
-    return Facts(file.cameras, numbers["actions"].shape[1], {"state": numbers["state"].shape[1]}, rate=20.0)
+    return Facts(file.cameras, numbers["actions"].shape[1], {"state": numbers["state"].shape[1]}, rate=None)
