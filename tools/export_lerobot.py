@@ -139,7 +139,7 @@ def export_demo(spec: "SetSpec", parts: Sequence[str], job: tuple[int, Path, Dem
         vectors["observation.state"] = file.proprio(demo, parts)
     pictures = {name: _frames(file, demo, name.rpartition("observation.images.")[2]) for name in spec.cameras}
     try:
-        write_episode(folder, spec, number, EpisodeFrames([file.instruction], vectors, pictures))
+        write_episode(folder, spec, number, EpisodeFrames([file.instruction_of(demo)], vectors, pictures))
     except BadInput as error:
         raise BadInput(f"{file.path}, {demo}: {error}") from None
 
@@ -189,7 +189,9 @@ def _same(what, values):
 def _source(files, key_map, views, parts):
     """What the set is made from, as a digest: files by size and name, and what is read of them."""
     facts = [key_map.layout(views, parts)]
-    facts += [[file.path.name, file.path.stat().st_size, file.instruction, file.demos] for file in files]
+    for file in files:
+        goals = [file.instruction_of(demo) for demo in file.demos]
+        facts.append([file.path.name, file.path.stat().st_size, goals, file.demos])
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

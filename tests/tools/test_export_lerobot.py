@@ -54,7 +54,7 @@ def check_same(data, files, parts):
             if parts:
                 np.testing.assert_array_equal(data.vector(episode, "observation.state"), file.proprio(demo, parts))
             for frame in range(file.num_frames(demo)):
-                assert data.instruction(episode, frame) == file.instruction
+                assert data.instruction(episode, frame) == file.instruction_of(demo)
                 for view in file.views:
                     picture = data.picture(episode, frame, f"observation.images.{view}")
                     np.testing.assert_array_equal(picture, file.frame(demo, frame, view))
@@ -106,6 +106,22 @@ def test_robomimic_and_isaac_lab(tmp_path):
     )
     data = export(tmp_path / "bare", tmp_path / "stack.hdf5", "--fps", 20, "--proprio")
     assert list(data.layout.vectors) == ["action"]
+
+
+def test_every_demo_keeps_the_instruction_that_it_states(tmp_path):
+    """Whether the file states another one for all, or none, without which it could not even be asked for."""
+    write_synthetic_robomimic_file(tmp_path / "lift.hdf5", 3, 4, 32, seed=1)
+    with h5py.File(tmp_path / "lift.hdf5", "a") as file:
+        for number in range(3):
+            file[f"data/demo_{number}"].attrs["goal"] = f"lift cube {number}"
+    tree = json.loads((ROOT / "configs/key_maps/robomimic.json").read_text())
+    for text in ("lift any", ""):
+        of_demo = {"key": "", "attribute": "goal", "json_key": ""}
+        tree["instruction"] = {"attribute": "", "json_key": "", "text": text, "demo": of_demo}
+        key_map = tmp_path / "map.json"
+        key_map.write_text(json.dumps(tree))
+        data = export(tmp_path / f"set{len(text)}", tmp_path / "lift.hdf5", "--fps", 20, "--key_map", key_map)
+        assert [data.instruction(episode, 3) for episode in data.episodes] == [f"lift cube {n}" for n in range(3)]
 
 
 def test_videos_are_near(demos, tmp_path):
