@@ -20,8 +20,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-import numpy as np
-
 from libs.action_text import ActionTextCodec
 from libs.errors import BadInput
 from libs.files import make_folder, named_path, read_json_object, whole_file, write_whole
@@ -51,14 +49,19 @@ class Settings:
 
 
 class Readable(Protocol):
-    """Demonstrations of any kind, which can be pickled. demos: each with file.path, name, instruction and actions
-    (T, A)."""
+    """Demonstrations of any kind, which can be pickled. views: of a sample, in its order; demos: each with file.path,
+    name and actions (T, A)."""
+
+    views: list[str]
 
     @property
     def demos(self) -> Sequence[Any]: ...
 
-    def picture(self, number: int, frame: int, view: str) -> np.ndarray:
-        """(H, W, 3) uint8, upright, of demo `number`."""
+    def index(self, number: int, frame: int) -> int:
+        """The sample of a frame of demo `number`."""
+
+    def __getitem__(self, index: int) -> Any:
+        """A sample, with views (H, W, 3) uint8 upright, its own instruction and actions (horizon, A)."""
 
 
 @dataclass(frozen=True)
@@ -148,27 +151,24 @@ class Build:
 
 def build_demo(out: Path, settings: Settings, data: Readable, task: DemoTask) -> None:
     """Pictures, checksums and lines of one demo."""
-    demo, part = data.demos[task.number], out / PARTS / task.folder
+    part = out / PARTS / task.folder
     beside, final = part / f"{task.demo}.frames", out / "frames" / task.folder / task.demo
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     codec = ActionTextCodec(settings.low, settings.high, settings.num_bins)
     sums, lines = {}, []
     for frame in range(task.frames):
-        names = {}
-        for view in settings.views:
-            picture = data.picture(task.number, frame, view)
+        sample, names = data[data.index(task.number, frame)], {}  # as training reads it
+        for view, picture in zip(data.views, sample.views, strict=True):
             content = encode_picture(picture, settings.picture_format, settings.jpeg_quality)
             names[view] = f"{frame:06d}_{view}{SUFFIXES[settings.picture_format]}"
             (beside / names[view]).write_bytes(content)
             sums[names[view]] = hashlib.sha256(content).hexdigest()
         paths = {view: f"frames/{task.folder}/{task.demo}/{name}" for view, name in names.items()}
-        # A chunk that runs over the demo's end repeats its last action, as in training from the demonstrations.
-        steps = np.minimum(np.arange(frame, frame + settings.horizon), task.frames - 1)
         line = {
             **({"image_path": paths[settings.views[0]]} if len(paths) == 1 else {"image_paths": paths}),
-            "instruction": demo.instruction,
-            "target_action_text": codec.encode(demo.actions[steps][None])[0],
+            "instruction": sample.instruction,
+            "target_action_text": codec.encode(sample.actions[None])[0],
             "H": settings.horizon,
             "D": codec.action_dim,
             "file": task.folder,

@@ -16,10 +16,12 @@ import pytest
 
 from libs.action_text import ActionTextCodec
 from libs.demo_hdf5 import DemoFile, KeyMap
+from libs.lerobot_data import SetWriter, write_episode
 from libs.manifest import read_picture
 from rv_train.data.hdf5 import DemoDataset
 from rv_train.data.stats import read_stats
 from tests.demo_files import write_synthetic_demo_file, write_synthetic_isaac_file
+from tests.lerobot_sets import made_frames, made_spec
 from tests.manifests import build
 from tests.refusal import refusal
 from tests.tiny import ROOT
@@ -224,6 +226,16 @@ def test_one_view_has_one_path_and_given_statistics_clip(demos, tmp_path, capsys
     line = json.loads((out / "manifest.jsonl").read_text().splitlines()[0])
     assert line["image_path"] == "frames/a_demo/demo_0/000000_eye_in_hand.png" and "image_paths" not in line
     assert line["target_action_text"].split()[6] == "100" and read_stats(out)["max"][6] == 0.5
+
+
+def test_a_line_has_the_instruction_of_its_own_frame(tmp_path):
+    """In a LeRobot set what is to be done may change in the middle of an episode."""
+    spec, goals = made_spec(size=(32, 32)), ["open it"] * 3 + ["close it"] * 2
+    with SetWriter(tmp_path / "set", spec, 1) as writer:
+        write_episode(writer.part(0), spec, 0, made_frames(0, 5, (32, 32), goals))
+        writer.finish()
+    lines = (build(tmp_path / "out", tmp_path / "set") / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line)["instruction"] for line in lines] == goals
 
 
 def test_lists_of_demos_to_hold_out_go_along(tmp_path):
