@@ -34,13 +34,14 @@ class BadLine(BadInput):
 @dataclass(frozen=True)
 class Rules:
     """What the lines of a manifest must fit. folder: the manifest's; views: in the order of `Line.pictures`; the text
-    holds horizon x action_dim integers from 0 to num_bins."""
+    holds horizon x action_dim integers from 0 to num_bins; instruction: of every line in place of its own, "": that."""
 
     folder: str
     views: tuple
     horizon: int
     action_dim: int
     num_bins: int
+    instruction: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def read_line(raw: bytes, rules: Rules) -> Line:
     for key, wanted in (("H", rules.horizon), ("D", rules.action_dim)):
         if type(found.get(key)) is not int or found[key] != wanted:
             raise BadLine(f"{key} is {found[key]!r}, not {wanted}" if key in found else f"no {key}")
-    instruction = _text(found, "instruction")
+    instruction = rules.instruction or _text(found, "instruction")
     if "<|" in instruction:
         raise BadLine(f'the instruction holds "<|", with which the marks of the model begin: {instruction[:60]!r}')
     text, numbers = _read_text(_text(found, "target_action_text"), rules)

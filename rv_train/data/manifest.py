@@ -42,6 +42,7 @@ class ManifestDataset:
         horizon: actions per chunk.
         codec: the ActionTextCodec that their integers were written with.
         written_with: (the statistics that the codec's range is of, where they lie).
+        instruction: the language goal of every line; "": what it states.
 
     Raises:
         BadInput: manifests that were written otherwise than asked for, or differently; no line that can be used.
@@ -56,10 +57,11 @@ class ManifestDataset:
         horizon: int,
         codec: ActionTextCodec,
         written_with: tuple[dict, str],
+        instruction: str = "",
     ) -> None:
         self.views, self.horizon, self.codec, self.written_with = list(views), horizon, codec, written_with
         self.parts: dict[str, int] = {}
-        self.files = [self._open(path) for path in paths]
+        self.files = [self._open(path, instruction) for path in paths]
         renders = {file.info.get("render", STANDARD_RENDER): file.path for file in self.files}
         if len(renders) > 1:
             listed = "; ".join(f"{render}: {path}" for render, path in renders.items())
@@ -74,7 +76,7 @@ class ManifestDataset:
         others = dict.fromkeys(named_cameras(first_line(self.files[0].path)))
         self.facts = Facts({**others, **cameras}, codec.action_dim, {})
 
-    def _open(self, path):
+    def _open(self, path, instruction):
         path = Path(path)
         info = read_info(path.parent)
         wanted = {"horizon": self.horizon, "action_dim": self.codec.action_dim, "num_bins": self.codec.num_bins}
@@ -82,7 +84,8 @@ class ManifestDataset:
         for name, value in wanted.items():
             if info.get(name, value) != value:
                 raise BadInput(f"{path} was written with {name} {info[name]}, {keys[name]} is {value}")
-        rules = Rules(str(path.parent), tuple(self.views), self.horizon, self.codec.action_dim, self.codec.num_bins)
+        sizes = self.horizon, self.codec.action_dim, self.codec.num_bins
+        rules = Rules(str(path.parent), tuple(self.views), *sizes, instruction)
         with named_path(path), open(path, "rb") as file:
             return ManifestFile(path, rules, info, version(file))
 
@@ -278,11 +281,13 @@ class Manifests:
         """See `Source`: what the first line of the first manifest says."""
         path = find_manifests(cfg.DATA.FILES)[0]
         line = first_line(path)
-        cameras, dim = named_cameras(line), line.get("D")
-        if not cameras or type(dim) is not int:
-            raise BadInput(f"{path}: its first line names no cameras (image_paths) or no size of an action (D)")
-        bins = read_info(path.parent).get("num_bins", cfg.ACTION.NUM_BINS)
-        return Facts(dict.fromkeys(cameras), dim, {}, needs={"ACTION.HORIZON": line.get("H"), "ACTION.NUM_BINS": bins})
+        info, dim, horizon = read_info(path.parent), line.get("D"), line.get("H")
+        # Of the one picture of a line any name will do, where nothing beside the manifest says it.
+        cameras = named_cameras(line) or (info.get("views", ["image"]) if "image_path" in line else [])
+        if not cameras or type(dim) is not int or type(horizon) is not int:
+            raise BadInput(f"{path}: its first line names no picture (image_path, image_paths), or no size (H, D)")
+        needs = {"ACTION.HORIZON": horizon, "ACTION.NUM_BINS": info.get("num_bins", cfg.ACTION.NUM_BINS)}
+        return Facts(dict.fromkeys(cameras), dim, {}, needs=needs)
 
     def open(self, cfg: CfgNode) -> ManifestDataset:
         """See `Source`; also where lines cannot be used and DATA.SKIP_BAD does not leave them out."""
@@ -290,7 +295,8 @@ class Manifests:
         check_written(paths, cfg.ACTION.RANGE)
         stats, origin = manifest_stats(paths, cfg)
         codec = ActionTextCodec(*action_range(stats, cfg.ACTION.RANGE), cfg.ACTION.NUM_BINS)
-        data = ManifestDataset(paths, cfg.DATA.VIEWS, cfg.ACTION.HORIZON, codec, (stats, origin))
+        chosen = cfg.DATA.VIEWS, cfg.ACTION.HORIZON, codec, (stats, origin), cfg.DATA.INSTRUCTION
+        data = ManifestDataset(paths, *chosen)
         problems = filter(None, map(checks.text_problem, data.instructions))
         checks.refuse(f"{', '.join(map(str, paths))}: an instruction {problem}" for problem in problems)
         if data.found.num_bad and not cfg.DATA.SKIP_BAD:

@@ -16,6 +16,7 @@ from tests.demo_files import (
     write_synthetic_robomimic_file,
 )
 from tests.lerobot_sets import FOLDER, copied, edit_column, edited_info
+from tests.manifests import build, edit_lines, write_foreign
 from tools.inspect_demos import main
 from tools.inspection.text import pair, table
 
@@ -260,6 +261,21 @@ def test_pairs_are_quoted_for_a_shell_and_long_names_are_numbers_in_the_table():
     assert table(actions, tuple("abcdefg"))[0].split() == ["actions", *"abcdefg"]
     assert table(actions, (*"abcdef", "gripper.pos"))[0].split() == ["actions", *"0123456"]
     assert table(actions, (*"abcdef", "a"))[0].split() == ["actions", *"0123456"]
+
+
+def test_manifests_of_one_view_are_described_whoever_wrote_them(path, tmp_path, capsys):
+    mine = build(tmp_path / "mine", path, views="eye_in_hand", horizon=3)
+    theirs = write_foreign(tmp_path / "theirs", [("go", 2)], text="5X" + " 50" * 6 + " X" + " 50" * 6)
+    main([str(mine)])
+    assert "views        eye_in_hand 16 x 16\n" in capsys.readouterr().out
+    main([str(theirs), "ACTION.NUM_BINS", "100"])
+    said = capsys.readouterr().out
+    assert "views        image 64 x 64\n" in said and "actions      each hides a digit (X)\n" in said
+    assert "ACTION.HORIZON 2\n" in said
+    edit_lines(theirs, lambda lines: lines.__setitem__(0, lines[0].replace('"H": 2, ', "")))
+    with pytest.raises(SystemExit, match="2"):
+        main([str(theirs)])
+    assert "manifest.jsonl: its first line names no picture" in capsys.readouterr().err
 
 
 def test_a_lerobot_set_is_described_and_checked(tmp_path, capsys):

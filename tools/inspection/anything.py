@@ -54,9 +54,11 @@ def summary(cfg: CfgNode, facts: Facts, data: Demonstrations) -> Iterator[str]:
     actions = np.concatenate([rows.actions for rows in data.demos])
     goals = data.instructions
     known = actions[~np.isnan(actions).any(axis=1)]  # digits may be hidden
-    still = is_constant(known.min(axis=0), known.max(axis=0))
-    names = names_of(actions.shape[1], facts.action_names)
-    fixed = [str(name) for name, one in zip(names, still, strict=True) if one]
+    fixed = []
+    if len(known):
+        still = is_constant(known.min(axis=0), known.max(axis=0))
+        names = names_of(actions.shape[1], facts.action_names)
+        fixed = [str(name) for name, one in zip(names, still, strict=True) if one]
     sizes = data.facts.cameras
     rows = {
         "kind": cfg.DATA.SOURCE,
@@ -72,7 +74,7 @@ def summary(cfg: CfgNode, facts: Facts, data: Demonstrations) -> Iterator[str]:
     yield from (row(name, value) for name, value in rows.items())
     if fixed:
         yield row("never change", f"actions {', '.join(fixed)}")
-    yield from table(known, facts.action_names)
+    yield from table(known, facts.action_names) if len(known) else [row("actions", "each hides a digit (X)")]
     wanted = {"SOURCE": cfg.DATA.SOURCE, "FILES": list(cfg.DATA.FILES), "VIEWS": data.views}
     more = {"ACTION.DIM": facts.action_dim, **facts.needs}
     pairs = {**{f"DATA.{name}": value for name, value in wanted.items()}, **more}

@@ -322,6 +322,13 @@ def test_hidden_digits_are_shown_as_the_mask_and_not_learned(tmp_path):
     assert int((labels != -100).sum()) == answer - 6
 
 
+def test_a_given_instruction_stands_in_place_of_the_lines(built):
+    data, own = data_of(built, DATA__INSTRUCTION="do it"), data_of(built)
+    assert data.train[0].instruction == data.train.demos[11].instruction == "do it"
+    assert data.train.instructions == ["do it"] and len(own.train.instructions) == 2
+    assert data.info["fingerprint"] != own.info["fingerprint"] and len(data.train) == len(own.train)
+
+
 def test_another_number_of_bins_is_suspected(tmp_path):
     folder = write_foreign(tmp_path / "theirs", [("go", 2)], text=" ".join(["25"] * 14))
     (remark,) = data_of(folder, **ONE_VIEW).remarks
