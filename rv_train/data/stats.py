@@ -9,7 +9,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -236,9 +236,11 @@ def read_stats(path: Path | str) -> dict:
     return stats
 
 
-def read_given(path: str, action_dim: int, parts: Iterable[str] = (), form: Mapping | None = None) -> dict:
-    """Statistics of DATA.STATS with the proprio of these parts, and of no others; BadInput where they are not, or of
-    actions that are written otherwise than `form` says (`describe_form`)."""
+def read_given(
+    path: str, action_dim: int, parts: Mapping[str, int] | None = None, form: Mapping | None = None
+) -> dict:
+    """Statistics of DATA.STATS with the proprio of these parts, {name: numbers in it}, and of no others; BadInput where
+    they are not, or of actions that are written otherwise than `form` says (`describe_form`)."""
     try:
         stats = read_stats(path)
     except BadInput as error:
@@ -251,10 +253,11 @@ def read_given(path: str, action_dim: int, parts: Iterable[str] = (), form: Mapp
         )
     if len(stats["min"]) != action_dim:
         raise BadInput(f"DATA.STATS: {path} has {len(stats['min'])} action dimensions, ACTION.DIM is {action_dim}")
-    found = list(stats["proprio"]["parts"]) if "proprio" in stats else []
-    if parts and found != list(parts):
+    found = stats["proprio"]["parts"] if "proprio" in stats else {}
+    if parts and list(found.items()) != list(parts.items()):
+        theirs, ours = (", ".join(f"{part} ({dim})" for part, dim in one.items()) for one in (found, parts))
         raise BadInput(
-            f"DATA.STATS: {path} has proprio {', '.join(found) or 'of no part'}, DATA.PROPRIO is {', '.join(parts)}: "
+            f"DATA.STATS: {path} has proprio {theirs or 'of no part'}, DATA.PROPRIO of this data is {ours}: "
             f"write it with tools/compute_stats.py FILES --proprio {' '.join(parts)}"
         )
     return stats if parts else {key: value for key, value in stats.items() if key != "proprio"}

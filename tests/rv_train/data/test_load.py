@@ -175,6 +175,18 @@ def test_broken_statistics_are_refused(folder, tmp_path, change, message):
         data_of(folder, DATA__STATS=str(path))
 
 
+def test_statistics_of_parts_of_another_size_are_refused(folder, tmp_path):
+    """Of another robot, say: the names are the same, the numbers are not, and nothing would fit the first sample."""
+    chosen = {"DATA__PROPRIO": ["ee_pos", "gripper_states"], "DATA__STATS": str(tmp_path)}
+    stats = data_of(folder, DATA__PROPRIO=chosen["DATA__PROPRIO"]).action_stats
+    write_stats(stats, tmp_path)
+    assert data_of(folder, **chosen).action_stats == stats
+    stats["proprio"]["parts"] = {"ee_pos": 2, "gripper_states": 3}
+    write_stats(stats, tmp_path)
+    with pytest.raises(ValueError, match=r"has proprio ee_pos \(2\), gripper_states \(3\), DATA.PROPRIO of this data"):
+        data_of(folder, **chosen)
+
+
 def test_missing_statistics_are_refused(folder, tmp_path):
     for path, message in ((tmp_path, r"no action_stats\.json"), (tmp_path / "x.json", r"x\.json does not exist")):
         with pytest.raises(ValueError, match=f"DATA.STATS: .*{message}"):
