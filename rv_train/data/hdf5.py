@@ -1,5 +1,6 @@
 """DATA.SOURCE hdf5: demonstration files in LIBERO's layout, or any that a key map describes (`libs.demo_hdf5`)."""
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from rv_train.data.base import Demo, Facts
 from rv_train.data.trajectories import Trajectories, digest_of, side_or_size
 
 MOST_OPEN = 256  # files that a process keeps open: an operating system allows about a thousand
+# Those that may be open in this process, the one used last at the end. What nothing else uses any more leaves it.
+_RECENT: "weakref.WeakKeyDictionary[DemoFile, None]" = weakref.WeakKeyDictionary()
 
 
 class DemoDataset(Trajectories):
@@ -44,28 +47,17 @@ class DemoDataset(Trajectories):
         instruction: str = "",
     ) -> None:
         views, proprio, self.key_map = list(views), list(proprio), key_map
-        self._recent: dict[DemoFile, None] = {}  # files that may be open, the one used last at the end
-        files = [self._used(DemoFile(path, key_map, instruction)) for path in paths]
+        files = [used(DemoFile(path, key_map, instruction)) for path in paths]
         checks.refuse(hdf5_checks.picture_problems(files, views))
         checks.refuse(hdf5_checks.instruction_problems(files))
-        demos = [rows for file in files for rows in read_rows(self._used(file), proprio)]
+        demos = [rows for file in files for rows in read_rows(used(file), proprio)]
         checks.refuse(checks.number_problems(demos))
         super().__init__(demos, views, horizon, facts_of(files[0]), proprio, files[0].render)
 
     def picture(self, number: int, frame: int, view: str) -> np.ndarray:
         """See `Demonstrations`; any camera of the files."""
         rows = self.demos[number]
-        return self._used(rows.file).frame(rows.name, frame, view)
-
-    def _used(self, file: DemoFile) -> DemoFile:
-        """The file, which will be used now; the one that was not for longest is closed where too many are open."""
-        self._recent.pop(file, None)
-        self._recent[file] = None
-        if len(self._recent) > MOST_OPEN:
-            oldest = next(iter(self._recent))
-            del self._recent[oldest]
-            oldest.close()
-        return file
+        return used(rows.file).frame(rows.name, frame, view)
 
     def own_split(self) -> list[str | None]:
         """See `Demonstrations`: by the lists mask/train and mask/valid of robomimic's files. With one of them the other
@@ -135,6 +127,18 @@ class Hdf5:
         return DemoDataset(paths, data.VIEWS, cfg.ACTION.HORIZON, key_map, data.PROPRIO, data.INSTRUCTION)
 
 
+def used(file: DemoFile) -> DemoFile:
+    """The file, which will be used now; the one that was not for longest is closed where this process has too many
+    open, of whichever data: a mixture may be of many sets."""
+    _RECENT.pop(file, None)
+    _RECENT[file] = None
+    if len(_RECENT) > MOST_OPEN:
+        oldest = next(iter(_RECENT))
+        del _RECENT[oldest]
+        oldest.close()
+    return file
+
+
 def find_key_map(cfg: CfgNode) -> KeyMap:
     """The KeyMap of DATA.KEY_MAP; BadInput where there is none."""
     try:
@@ -195,14 +199,14 @@ def split_by_masks(file: DemoFile, names: Iterable[str]) -> dict[str, str]:
         unknown = sorted(set(listed) - set(file.demos))
         if unknown:
             raise BadInput(f"{file.path}: mask/{mask} lists {unknown[0]}, but the file has no such demo")
-    both = sorted(set(train or []) & set(valid or []))
-    if both:
+    kept, held_out = set(train or []), set(valid or [])  # a file may have tens of thousands of demos
+    if both := sorted(kept & held_out):
         raise BadInput(f"{file.path}: mask/train and mask/valid both list {both[0]}")
 
     def part(name):
-        if name in (valid or []) or (valid is None and name not in (train or [])):
+        if name in held_out or (valid is None and name not in kept):
             return "valid"
-        return "train" if train is None or name in train else "neither"
+        return "train" if train is None or name in kept else "neither"
 
     return {name: part(name) for name in names}
 

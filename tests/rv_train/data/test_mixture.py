@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from libs.errors import BadInput
 from rv_train import train
+from rv_train.data import hdf5
 from rv_train.data.load import load_data, open_data
 from rv_train.data.sampler import ResumableBatchSampler
 from rv_train.data.stats import compute_action_stats
@@ -109,6 +110,17 @@ def test_without_weights_a_mixture_is_the_sets_one_after_another(files):
     assert batches[0] == batches[1]
     numbers = ("min", "max", "mean", "std", "q01", "q99", "count")
     assert all(mixed.action_stats[key] == joined.action_stats[key] for key in numbers)
+
+
+def test_few_files_are_open_at_a_time_of_all_sets_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5, "MOST_OPEN", 3)
+    for number in range(8):
+        write_synthetic_demo_file(tmp_path / f"{number % 2}/{number}_demo.hdf5", 1, 2, 32, seed=number)
+    data = open_data(tiny_cfg(DATA__SOURCE="mix", DATA__MIX=[{"FILES": [str(tmp_path / name)]} for name in "01"]))
+    assert len(data.files) == 8
+    for index in range(len(data)):
+        assert data[index].file == str(data.files[index // 2].path)
+        assert sum(file._file is not None for file in data.files) <= 3
 
 
 def test_a_frame_that_comes_twice_is_augmented_anew(files):
