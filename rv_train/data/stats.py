@@ -236,9 +236,7 @@ def read_stats(path: Path | str) -> dict:
     return stats
 
 
-def read_given(
-    path: str, action_dim: int, parts: Mapping[str, int] | None = None, form: Mapping | None = None
-) -> dict:
+def read_given(path: str, action_dim: int, parts: Mapping[str, int] | None = None, form: Mapping | None = None) -> dict:
     """Statistics of DATA.STATS with the proprio of these parts, {name: numbers in it}, and of no others; BadInput where
     they are not, or of actions that are written otherwise than `form` says (`describe_form`)."""
     try:
