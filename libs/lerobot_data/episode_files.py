@@ -60,7 +60,7 @@ class SetSpec:
 
     @property
     def rate(self) -> Fraction:
-        """The frames per second as a fraction: 29.97 is 30000/1001."""
+        """The frames per second as a fraction: 30000/1001 is that, 29.97 is 2997/100."""
         return Fraction(self.fps).limit_denominator(1001)
 
 

@@ -194,7 +194,8 @@ def _clip(root, info, name, row, key):
 
 def json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where: file and number of the line, object) of every line of a .jsonl file; BadInput where one is no object."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    # Not splitlines: it would end lines within texts, too, at U+2028 and the like, which JSON writes as they are.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"

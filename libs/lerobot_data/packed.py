@@ -1,6 +1,6 @@
 """Pictures of one size in one file, each packed for itself, so that any of them is read at once.
 
-pictures    one after another: JPEG, or lossless: each pixel's difference to its left neighbour, packed by Zstandard
+pictures    one after another: JPEG, or lossless: each pixel's difference to the one above, packed by Zstandard
 places      uint64, where each begins, and where the last one ends
 end         number of pictures, H, W as uint64, then MAGIC: of lossless ones, or of JPEG
 """

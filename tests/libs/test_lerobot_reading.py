@@ -109,6 +109,12 @@ def test_other_processes_read_the_same(start):
     assert len(pickle.dumps(data)) < 50_000
 
 
+def test_a_task_may_hold_what_others_take_for_the_end_of_a_line(tmp_path):
+    path = copied("v21/so_like", tmp_path) / "meta/tasks.jsonl"
+    path.write_text('{"task_index": 0, "task": "pick\u2028it\u0085up"}\r\n\n{"task_index": 1, "task": "put it"}\n')
+    assert read_layout(tmp_path / "set").tasks == {0: "pick\u2028it\u0085up", 1: "put it"}
+
+
 def test_tasks_belong_to_frames_and_are_found_by_their_number(tmp_path):
     root = copied("v30/so_like", tmp_path)
     path = root / "data/chunk-000/file-000.parquet"
