@@ -11,12 +11,15 @@ from rv_train.config import SECTIONS, data_cfg
 from rv_train.data.sources import SOURCES, find_source, source_that_fits
 
 
-def add_data_options(parser: Parser, proprio: bool = True) -> None:
-    """The files, --source, --key_map, --views, --instruction and pairs KEY VALUE; with `proprio` also --proprio."""
+def add_data_options(parser: Parser, proprio: bool = True, default_map: str = "libero") -> None:
+    """The files, --source, --key_map, --views, --instruction and pairs KEY VALUE; with `proprio` also --proprio.
+
+    default_map: what the help says that the tool takes without --key_map.
+    """
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE_OR_FOLDER", help="demonstrations: what DATA.FILES lists")
     add("--source", choices=SOURCES, help="kind of data, DATA.SOURCE (default: the one that the files look like)")
-    add("--key_map", metavar="NAME_OR_PATH", help="layout of HDF5 files, DATA.KEY_MAP (default: libero)")
+    add("--key_map", metavar="NAME_OR_PATH", help=f"layout of HDF5 files, DATA.KEY_MAP (default: {default_map})")
     add("--views", nargs="+", metavar="VIEW", help="cameras to take, DATA.VIEWS (default: all that the data has)")
     if proprio:
         add("--proprio", nargs="+", metavar="PART", help="parts of the robot's state, DATA.PROPRIO (default: none)")

@@ -20,6 +20,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from libs.cli import Parser, cli_errors
+from libs.demo_hdf5 import demo_files
+from libs.demo_hdf5.layout import find_key_map
 from libs.errors import BadInput
 from libs.files import check_new_file
 from rv_train.data.load import open_data
@@ -42,7 +44,7 @@ OWN = {
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    add_data_options(parser, proprio=False)
+    add_data_options(parser, proprio=False, default_map="the one that fits")
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -92,6 +94,8 @@ def write_page(args: argparse.Namespace, source: str, pictures: list[str] | None
     pictures: what is wrong with them, None where they were not all read.
     """
     chosen = argparse.Namespace(**{**vars(args), "source": source})
+    if source == "hdf5" and not chosen.key_map:  # the one that was found to fit, as in what was printed
+        chosen.key_map = find_key_map(demo_files(*args.files)[0]).name
     facts = find_source(source).look(chosen_data(chosen))
     chosen.proprio = list(facts.proprio)
     data = open_data(chosen_data(chosen))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.browser import chromium, requests
-from tests.demo_files import write_synthetic_demo_file
+from tests.demo_files import write_synthetic_demo_file, write_synthetic_isaac_file
 from tests.tiny import ROOT
 from tools.inspect_demos import main
 from tools.inspection import anything
@@ -38,6 +38,12 @@ def test_what_a_page_of_hdf5_demos_holds(tmp_path):
         assert all(len(line.split()) == 7 and 0 <= int(line.split()[0]) <= 1000 for line in demo["integers"])
     x = np.array(demos[0]["actions"]["x"])
     assert np.argmax(x) == np.argmax([int(line.split()[0]) for line in demos[0]["integers"]])
+
+
+def test_a_page_is_read_by_the_key_map_that_fits(tmp_path):
+    write_synthetic_isaac_file(tmp_path / "stack.hdf5", 1, 3, 32, seed=0)
+    _, text = page_of(tmp_path / "stack.hdf5", tmp_path)
+    assert list(shown(text)[0]["pictures"]) == ["table_cam", "wrist_cam"]
 
 
 def test_numbers_have_the_names_that_the_data_gives_them(tmp_path):
