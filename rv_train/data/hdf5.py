@@ -96,7 +96,7 @@ class DemoDataset(Trajectories):
 
     def remarks(self) -> list[str]:
         """See `Demonstrations`."""
-        return list(hdf5_checks.text_remarks(self.files))
+        return [*hdf5_checks.text_remarks(self.files), *hdf5_checks.time_remarks(self.files)]
 
 
 class Hdf5:

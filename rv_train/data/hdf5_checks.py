@@ -14,6 +14,7 @@ from libs.demo_hdf5.task_text import benchmark_text, named_text, same_text, text
 from libs.errors import BadInput
 from rv_train.data.checks import text_problem
 
+PUBLISHED = (128, 128)  # pixels of a picture in LIBERO's own files
 WAY_OUT = "say what is to be done: DATA.INSTRUCTION (--instruction)"
 
 
@@ -114,6 +115,26 @@ def text_remarks(files: Sequence[DemoFile]) -> Iterator[str]:
             others = len(used[which]) - 1
             rest = f" (and {others} file{'s' * (others != 1)} more alike)" if others else ""
             yield f"two instructions: {used[which][0]}{rest}; {why}; DATA.INSTRUCTION gives another"
+
+
+def time_remarks(files: Sequence[DemoFile]) -> Iterator[str]:
+    """Files as LIBERO published them, in which a picture stands beside the action that led to it.
+
+    What this project renders says how (`render`), and OpenVLA's re-rendered files have no attributes at all.
+    """
+    published = [
+        file
+        for file in files
+        if {"bddl_file_name", "macros_image_convention"} <= set(file.attrs)
+        and "render" not in file.attrs
+        and file.picture_size(file.demos[0]) == PUBLISHED
+    ]
+    if published:
+        more = f" (and {len(published) - 1} more files alike)" if len(published) > 1 else ""
+        yield (
+            f"{published[0].path}{more} looks as LIBERO published it: its pictures are those after each action, one "
+            "step later than a policy is asked; tools/regenerate_libero.py renders those before"
+        )
 
 
 def _given_remark(files: Sequence[DemoFile]) -> Iterator[str]:

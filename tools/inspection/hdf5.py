@@ -222,7 +222,7 @@ def training_lines(demos: DemoFile) -> tuple[list[str], list[str]]:
     main = demos.key_map.main_view
     copies = checks.copy_remarks(rows, lambda number: demos.frame(rows[number].name, 0, main))
     hindrances += [*checks.number_problems(rows), *checks.motion_problems(rows), *copies]
-    remarks += hdf5_checks.text_remarks([demos])
+    remarks += [*hdf5_checks.text_remarks([demos]), *hdf5_checks.time_remarks([demos])]
     actions = np.concatenate([demo.actions for demo in rows])
     if np.isfinite(actions).all():
         low, high = actions.min(axis=0).tolist(), actions.max(axis=0).tolist()

@@ -1,5 +1,6 @@
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -103,6 +104,21 @@ def test_files_that_do_not_fit_together_are_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no \*\.hdf5"):
         find_demo_files([tmp_path / "empty"])
+
+
+def test_files_as_libero_published_them_are_remarked(tmp_path):
+    paths = [tmp_path / f"{name}.hdf5" for name in ("published", "ours", "larger", "bare")]
+    for path in paths:
+        write_synthetic_demo_file(path, 1, 2, 256 if path.stem == "larger" else 128, seed=0)
+        with h5py.File(path, "r+") as file:
+            attrs = file["data"].attrs
+            if path.stem != "ours":
+                del attrs["render"]
+            if path.stem == "bare":  # as OpenVLA's re-rendered ones
+                del attrs["bddl_file_name"], attrs["macros_image_convention"]
+        remarks = DemoDataset([path], VIEWS, horizon=2).remarks()
+        said = [line for line in remarks if "its pictures are those after each action" in line]
+        assert [line.split()[0] for line in said] == [str(path)] * (path.stem == "published")
 
 
 def test_of_many_files_few_are_open_at_a_time(tmp_path, monkeypatch):
