@@ -25,6 +25,7 @@ from tests.lerobot_sets import made_frames, made_spec
 from tests.manifests import build
 from tests.refusal import refusal
 from tests.tiny import ROOT
+from tools import compute_stats
 from tools.build_manifest import main
 
 VIEWS = ("agentview", "eye_in_hand")
@@ -191,6 +192,10 @@ def test_what_was_begun_otherwise_is_refused(demos, built, tmp_path, capsys):
 
 def test_bad_arguments_and_files_cost_one_line(demos, tmp_path, capsys):
     out = tmp_path / "out"
+    np.savez(tmp_path / "six.npz", action_mins=[-1.0] * 6, action_maxs=[1.0] * 6)
+    delta = ["ACTION.MODE", "delta", "ACTION.DELTA", "[0]", "ACTION.STATE", "['ee_pos[0]']"]
+    compute_stats.main([str(demos), *delta, "--proprio", "ee_pos", "--out", str(tmp_path / "delta.json")])
+    capsys.readouterr()
     for arguments, message in (
         (["no/such.hdf5"], "no/such.hdf5 does not exist"),
         ([demos, "--views", "top"], "key map libero has no view 'top'"),
@@ -198,6 +203,8 @@ def test_bad_arguments_and_files_cost_one_line(demos, tmp_path, capsys):
         ([demos, "--quality", "101"], "--quality must be between 1 and 100"),
         ([demos, "--horizon", "0"], "--horizon must be between"),
         ([demos, "--stats", tmp_path / "no.json"], "no.json does not exist"),
+        ([demos, "--stats", tmp_path / "six.npz"], "six.npz is of 6 numbers an action, a manifest of these"),
+        ([demos, "--stats", tmp_path / "delta.json"], "delta.json is of actions written as {'dim': 7, 'delta'"),
     ):
         assert message in refused(capsys, *arguments, "--out", out)
     assert not out.exists()
