@@ -91,9 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     fingerprint = stats["fingerprint"]
     if args.stats:
         stats = read_stats(args.stats)
-        size = len(stats["min"])
-        if "form" in stats or size != dataset.facts.action_dim:
-            what = f"actions written as {stats['form']}" if "form" in stats else f"{size} numbers an action"
+        numbers = len(stats["min"])
+        if "form" in stats or numbers != dataset.facts.action_dim:
+            what = f"actions written as {stats['form']}" if "form" in stats else f"{numbers} numbers an action"
             raise BadInput(
                 f"--stats {args.stats} is of {what}, a manifest of these demonstrations holds their "
                 f"{dataset.facts.action_dim} numbers as they are recorded: take statistics of such, or leave it out"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ATTEMPTS_PER_DEMO = 5  # an expert that succeeds more rarely is no help
 AFTER_SUCCESS = 5  # steps that are still recorded: at its edge the goal is not reached yet
 PUSH_CHANCE = 0.04  # of a burst to begin, per step
-PUSH_STEPS = (3, 12)  # its length, the upper one excluded
+PUSH_STEPS = (3, 12)  # its length with the step of rest behind it, the upper one excluded: 2 to 10 steps are pushed
 FIRST_DRAWN, LAST_DRAWN = 10**6, 2**31  # init states: far from an evaluation's
 
 

@@ -152,6 +152,9 @@ def test_pushes_come_in_bursts_and_move_only_what_is_named():
     assert 0.1 < pushed.mean() < 0.4 and np.abs(added).max() <= 0.5 and not added[:, 3].any()
     bursts = np.flatnonzero(pushed[1:] & ~pushed[:-1])
     assert len(bursts) > 30, "one after the other"
+    ends = np.flatnonzero(~pushed[1:] & pushed[:-1])
+    lengths = ends[ends > bursts[0]][: len(bursts) - 1] - bursts[:-1]
+    assert (lengths.min(), lengths.max()) == (2, 10), "steps of a burst, as docs/remote_environments.md says"
     assert all((added[start + 1] == added[start + 2]).all() for start in bursts), "the same push for a while"
 
 
@@ -159,6 +162,8 @@ def test_what_cannot_be_collected_is_a_line(tmp_path, capsys, monkeypatch):
     given = ["--env_command", COMMAND, "--num_demos", "1", "--out", tmp_path / "a", "--render", "plain"]
     assert "--push_by arm=1: PART=MOST" in refusal(collect, capsys, *given, "--push_by", "arm=1")
     assert "--push_by move=far" in refusal(collect, capsys, *given, "--push_by", "move=far")
+    for alone in (("--pushed", "0.5"), ("--push_by", "move=0.5")):  # one without the other would push nothing
+        assert "--push_by which parts of an action" in refusal(collect, capsys, *given, *alone)
     assert "unknown render setting 'bright'" in refusal(collect, capsys, *given[:-1], "bright")
     monkeypatch.setattr(RemoteSimulator, "has_expert", False)
     assert "has no expert" in refusal(collect, capsys, *given)
