@@ -73,7 +73,9 @@ _C.DATA.INSTRUCTIONS = ""
 # The two agree: 24 epochs of "full" on 8 GPUs and 192 epochs of "sharded" are the same number of passes and of steps.
 # "full" ties the length of a run to the number of GPUs; "sharded" keeps it, and lr must then not be scaled, either.
 _C.DATA.SAMPLER = "full"
-_C.DATA.NUM_WORKERS = 4  # loader processes per rank; 0 loads in the training process
+# Loader processes per rank; 0 loads in the training process. A frame cache is made by those of all ranks, where there
+# are as many cores.
+_C.DATA.NUM_WORKERS = 4
 # action_stats.json written by tools/compute_stats.py; empty: computed from DATA.FILES when a run starts. Actions
 # outside a given range are counted in the run's summary; as text they are clipped. A manifest's lie beside it; of one
 # that has none, the file that its integers were written with (.npz with action_mins and action_maxs, or JSON).

@@ -1,5 +1,6 @@
 """Everything that is checked before a process is started, so that bad input costs one line and nothing half-written."""
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -158,8 +159,10 @@ def prepare_run(
                 print(f"warning: {line}", file=sys.stderr)
         else:
             checkpoint.clear_leftovers(run)
+        workers = max(1, cfg.DATA.NUM_WORKERS)  # of each rank, and here of all: none of them has started
+        workers = max(workers, min(workers * world_size, os.cpu_count() or 1))
         for part in filter(None, (data.train, data.valid)):
-            part.prepare(max(1, cfg.DATA.NUM_WORKERS))
+            part.prepare(workers)
     return Job(data, folder)
 
 

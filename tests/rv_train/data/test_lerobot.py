@@ -6,14 +6,17 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from libs.errors import BadInput
 from libs.lerobot_data import LeRobotSet
 from libs.manifest.pictures import decode_picture, encode_picture
 from rv_train import train
+from rv_train.data.lerobot import LeRobotDemos
 from rv_train.data.load import load_data, open_data
 from rv_train.data.sources import find_source
 from rv_train.difference import differing, read_curves, read_weights
+from rv_train.prepare import prepare_run
 from tests.demo_files import write_synthetic_demo_file
 from tests.lerobot_sets import FOLDER, FRONT, SAMPLES, WRIST, copied, edit_column
 from tests.refusal import refusal
@@ -124,6 +127,19 @@ def test_a_run_builds_the_cache_that_it_needs_and_a_look_none(tmp_path, capsys):
     start(tmp_path, data, "--sanity_forward")
     again = capsys.readouterr()
     assert again.out == looked and "missing" not in again.err
+
+
+@pytest.mark.parametrize(
+    ("each", "ranks", "cores", "expected"), [(4, 8, 64, 32), (4, 8, 16, 16), (4, 2, 2, 4), (0, 1, 64, 1)]
+)
+def test_a_cache_is_made_by_the_processes_of_all_ranks(each, ranks, cores, expected, tmp_path, monkeypatch):
+    """None of them has started yet: eight ranks wait for it."""
+    workers = []
+    monkeypatch.setattr(LeRobotDemos, "prepare", lambda data, number: workers.append(number))
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    sizes = {"DATA__NUM_WORKERS": each, "TRAIN__batch_size": 2, "EXP__DIR": str(tmp_path)}
+    prepare_run(tiny_cfg(**opts(), **sizes, DATA__VAL_SHARE=0.3), torch.device("cpu"), ranks)
+    assert workers == [expected, expected]
 
 
 def test_beside_is_beside_the_set(tmp_path):
