@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     push = read_pushes(args.push_by, [part.name for part in about.actions])
     if bool(args.pushed) != bool(push):
         raise BadInput(
-            "--pushed says which share of the demonstrations is pushed, --push_by which parts of an action and how far: "
-            "give both, or neither"
+            "--pushed says which share of the demonstrations is pushed, --push_by which parts of an action, and how "
+            "far: give both, or neither"
         )
     settings = DemoSettings(about.name, args.resolution, args.render, args.seed, args.pushed, push, versions)
     record = TaskRecorder(args.env_command, args.out, settings, args.num_demos, args.timeout)
