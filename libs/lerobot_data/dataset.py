@@ -1,6 +1,5 @@
 """A LeRobot data set that is read directly: numbers, tasks and pictures of every frame."""
 
-import collections
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator
@@ -11,13 +10,14 @@ import numpy as np
 
 from libs.errors import BadInput
 from libs.files import kind_of, named_path
+from libs.files.kept_open import KeptOpen
 from libs.lerobot_data.layout import Episode, Layout, read_layout
 from libs.lerobot_data.marks import INFO
 from libs.lerobot_data.rows import Rows, read_rows
 from libs.lerobot_data.stored import StoredPictures
 from libs.lerobot_data.video import TOLERANCE_S, Video
 
-OPEN_VIDEOS = 16  # per process
+OPEN_VIDEOS = KeptOpen(32)  # each with a decoder and its pictures; there may be hundreds of sets
 
 
 class LeRobotSet:
@@ -48,7 +48,7 @@ class LeRobotSet:
         self._forget()
 
     def _forget(self):
-        self._videos = collections.OrderedDict()  # path -> Video
+        self._videos: dict[Path, Video] = {}
         images = [name for name in self.cameras if self.layout.cameras[name].kind == "image"]
         self._stored = StoredPictures(images)
 
@@ -115,11 +115,9 @@ class LeRobotSet:
         return digest.hexdigest()
 
     def _video(self, path):
-        video = self._videos.pop(path, None) or Video(path)
-        self._videos[path] = video
-        if len(self._videos) > OPEN_VIDEOS:
-            self._videos.popitem(last=False)[1].close()
-        return video
+        if path not in self._videos:
+            self._videos[path] = Video(path)
+        return OPEN_VIDEOS.used(self._videos[path])
 
     def _check_episodes(self):
         root = self.layout.root

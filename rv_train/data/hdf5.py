@@ -1,6 +1,5 @@
 """DATA.SOURCE hdf5: demonstration files in LIBERO's layout, or any that a key map describes (`libs.demo_hdf5`)."""
 
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,12 @@ from yacs.config import CfgNode
 from libs.demo_hdf5 import LIBERO, DemoFile, KeyMap, demo_files
 from libs.demo_hdf5.schema import json_object
 from libs.errors import BadInput
+from libs.files.kept_open import KeptOpen
 from rv_train.data import checks, hdf5_checks
 from rv_train.data.base import Demo, Facts
 from rv_train.data.trajectories import Trajectories, digest_of, side_or_size
 
-MOST_OPEN = 256  # files that a process keeps open: an operating system allows about a thousand
-# Those that may be open in this process, the one used last at the end. What nothing else uses any more leaves it.
-_RECENT: "weakref.WeakKeyDictionary[DemoFile, None]" = weakref.WeakKeyDictionary()
+OPEN = KeptOpen(256)  # files: an operating system allows a process about a thousand
 
 
 class DemoDataset(Trajectories):
@@ -47,17 +45,17 @@ class DemoDataset(Trajectories):
         instruction: str = "",
     ) -> None:
         views, proprio, self.key_map = list(views), list(proprio), key_map
-        files = [used(DemoFile(path, key_map, instruction)) for path in paths]
+        files = [OPEN.used(DemoFile(path, key_map, instruction)) for path in paths]
         checks.refuse(hdf5_checks.picture_problems(files, views))
         checks.refuse(hdf5_checks.instruction_problems(files))
-        demos = [rows for file in files for rows in read_rows(used(file), proprio)]
+        demos = [rows for file in files for rows in read_rows(OPEN.used(file), proprio)]
         checks.refuse(checks.number_problems(demos))
         super().__init__(demos, views, horizon, facts_of(files[0]), proprio, files[0].render)
 
     def picture(self, number: int, frame: int, view: str) -> np.ndarray:
         """See `Demonstrations`; any camera of the files."""
         rows = self.demos[number]
-        return used(rows.file).frame(rows.name, frame, view)
+        return OPEN.used(rows.file).frame(rows.name, frame, view)
 
     def own_split(self) -> list[str | None]:
         """See `Demonstrations`: by the lists mask/train and mask/valid of robomimic's files. With one of them the other
@@ -125,18 +123,6 @@ class Hdf5:
         """See `Source`."""
         paths, key_map, data = find_demo_files(cfg.DATA.FILES), key_map_of(cfg), cfg.DATA
         return DemoDataset(paths, data.VIEWS, cfg.ACTION.HORIZON, key_map, data.PROPRIO, data.INSTRUCTION)
-
-
-def used(file: DemoFile) -> DemoFile:
-    """The file, which will be used now; the one that was not for longest is closed where this process has too many
-    open, of whichever data: a mixture may be of many sets."""
-    _RECENT.pop(file, None)
-    _RECENT[file] = None
-    if len(_RECENT) > MOST_OPEN:
-        oldest = next(iter(_RECENT))
-        del _RECENT[oldest]
-        oldest.close()
-    return file
 
 
 def find_key_map(cfg: CfgNode) -> KeyMap:

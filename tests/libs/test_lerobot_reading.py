@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from libs.lerobot_data import LeRobotSet, is_set, read_layout
+from libs.lerobot_data import LeRobotSet, dataset, is_set, read_layout
 from libs.lerobot_data import writer as writing
 from tests.lerobot_sets import (
     FOLDER,
@@ -107,6 +107,19 @@ def test_other_processes_read_the_same(start):
         np.testing.assert_array_equal(picture, other)
     process.join()
     assert len(pickle.dumps(data)) < 50_000
+
+
+def test_few_videos_are_open_at_a_time_of_all_sets_together(monkeypatch):
+    monkeypatch.setattr(dataset.OPEN_VIDEOS, "most", 2)
+    sets = [LeRobotSet(FOLDER / name, [], [FRONT, WRIST]) for name in ("v21/so_like", "v30/so_like")]
+    truth = [one.picture(0, 1, FRONT) for one in sets]
+    for _ in range(2):
+        for one, picture in zip(sets, truth, strict=True):
+            for episode in list(one.episodes)[:3]:
+                one.picture(episode, 0, WRIST)
+            np.testing.assert_array_equal(one.picture(0, 1, FRONT), picture)
+            now = [video for each in sets for video in each._videos.values() if video._container is not None]
+            assert 1 <= len(now) <= 2
 
 
 def test_a_task_may_hold_what_others_take_for_the_end_of_a_line(tmp_path):

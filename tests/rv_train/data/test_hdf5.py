@@ -123,7 +123,7 @@ def test_files_as_libero_published_them_are_remarked(tmp_path):
 
 def test_of_many_files_few_are_open_at_a_time(tmp_path, monkeypatch):
     """A file per episode may be thousands, more than an operating system lets a process have open."""
-    monkeypatch.setattr(hdf5, "MOST_OPEN", 3)
+    monkeypatch.setattr(hdf5.OPEN, "most", 3)
     demos = [write_synthetic_demo_file(tmp_path / f"{n}_demo.hdf5", 1, 3, 32, seed=n)[0] for n in range(8)]
     data = DemoDataset(find_demo_files([tmp_path]), VIEWS, horizon=2)
     train, valid = pickle.loads(pickle.dumps(data)).split(0.3, seed=0)

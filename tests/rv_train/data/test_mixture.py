@@ -113,7 +113,7 @@ def test_without_weights_a_mixture_is_the_sets_one_after_another(files):
 
 
 def test_few_files_are_open_at_a_time_of_all_sets_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(hdf5, "MOST_OPEN", 3)
+    monkeypatch.setattr(hdf5.OPEN, "most", 3)
     for number in range(8):
         write_synthetic_demo_file(tmp_path / f"{number % 2}/{number}_demo.hdf5", 1, 2, 32, seed=number)
     data = open_data(tiny_cfg(DATA__SOURCE="mix", DATA__MIX=[{"FILES": [str(tmp_path / name)]} for name in "01"]))
