@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
+from libs.lerobot_data import SetWriter, write_episode
 from tests.browser import chromium, requests
 from tests.demo_files import write_synthetic_demo_file, write_synthetic_isaac_file
+from tests.lerobot_sets import made_frames, made_spec
 from tests.tiny import ROOT
 from tools.inspect_demos import main
 from tools.inspection import anything
@@ -44,6 +46,16 @@ def test_a_page_is_read_by_the_key_map_that_fits(tmp_path):
     write_synthetic_isaac_file(tmp_path / "stack.hdf5", 1, 3, 32, seed=0)
     _, text = page_of(tmp_path / "stack.hdf5", tmp_path)
     assert list(shown(text)[0]["pictures"]) == ["table_cam", "wrist_cam"]
+
+
+def test_instructions_that_begin_no_demo_are_listed_too(tmp_path):
+    spec = made_spec(size=(32, 32))
+    with SetWriter(tmp_path / "set", spec, 1) as writer:
+        frames = made_frames(0, 5, (32, 32), ["open it"] * 3 + ["close it"] * 2)
+        write_episode(writer.part(0), spec, 0, frames)
+        writer.finish()
+    _, text = page_of(tmp_path / "set", tmp_path)
+    assert "<td>open it</td><td>1</td><td>5</td>" in text and "<td>close it</td>" in text
 
 
 def test_numbers_have_the_names_that_the_data_gives_them(tmp_path):

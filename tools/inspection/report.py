@@ -109,7 +109,13 @@ def _instructions(data):
         f"<tr><td>{escape(text)}</td><td>{demos[text]}</td><td>{count}</td></tr>"
         for text, count in frames.most_common()
     )
-    return f"<table><tr><th>instruction</th><th>demos</th><th>frames</th></tr>{rows}</table>"
+    rows += "".join(
+        f'<tr><td>{escape(text)}</td><td colspan="2">from within demos on</td></tr>'
+        for text in data.instructions
+        if text not in demos
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("instruction", "demos that begin so", "frames of these"))
+    return f"<table><tr>{head}</tr>{rows}</table>"
 
 
 def _range_table(data, stats, codec):
