@@ -128,6 +128,17 @@ class ActionForm:
         width = size(self.recorded)
         return all(is_usual(self.recorded, actions[:, first : first + width]).all() for first in self.rotations)
 
+    def beside(self, actions: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Recorded actions (..., A) with rotations in the numbers that are nearest to those of others (..., A), so that
+        the two can be compared number by number: q and -q, or the two sides of half a turn, are no difference."""
+        if not self.rotations:
+            return actions
+        actions, width = np.array(actions), size(self.recorded)
+        for first in self.rotations:
+            here = slice(first, first + width)
+            actions[..., here] = near(self.recorded, actions[..., here], others[..., here])
+        return actions
+
     def _turned(self, piece, start):
         """(..., H, n) written rotations → as recorded; start: (..., 1, n) what they lead away from, None: nothing."""
         matrix = to_matrix(self.written, piece)

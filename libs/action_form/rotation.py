@@ -72,11 +72,15 @@ def from_matrix(form: str, matrix: np.ndarray) -> np.ndarray:
 
 def near(form: str, values: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The numbers of the same rotations that are nearest to others, both (..., n): the other sign of a quaternion, or
-    whole turns more or less. A rotation that is recorded without a jump is then answered without one."""
+    whole turns more or less, of three angles also the three on the other side of the gimbal lock, (a, b, c) and
+    (a + pi, pi - b, c + pi). A rotation that is recorded without a jump is then answered without one."""
     if form in QUATERNIONS:
         return np.where((values * other).sum(-1, keepdims=True) < 0, -values, values)
     if form.startswith(EULER):
-        return values + 2 * np.pi * np.round((other - values) / (2 * np.pi))
+        both = np.stack([values, values * [1, -1, 1] + np.pi])
+        both += 2 * np.pi * np.round((other - both) / (2 * np.pi))
+        one, across = np.linalg.norm(both - other, axis=-1, keepdims=True)
+        return np.where(across < one, both[1], both[0])
     if form == "axis_angle":
         angle = np.linalg.norm(values, axis=-1, keepdims=True)
         axis = values / np.maximum(angle, TINY)

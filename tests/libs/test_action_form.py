@@ -188,6 +188,36 @@ def test_angles_beyond_a_turn_come_back_as_they_were_recorded():
     np.testing.assert_allclose(form.read(form.write(path[1:], path[0]), path[0]), path[1:], atol=1e-6)
 
 
+@pytest.mark.parametrize("recorded", EULER)
+def test_three_angles_on_the_other_side_of_the_gimbal_lock_come_back(recorded):
+    """The second angle beyond a quarter of a turn: the same rotation has three others on this side."""
+    path = np.linspace([0.4, 1.2, -2.0], [0.7, 2.9, -1.5], 9, dtype=np.float32)
+    form = ActionForm(3, (0, 1, 2), (0, 1, 2), False, (0,), recorded, "6d_columns", usual=False)
+    assert not form.are_usual(path)
+    np.testing.assert_allclose(form.read(form.write(path[1:], path[0]), path[0]), path[1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("recorded", SIZES)
+def test_what_turns_alike_is_no_difference(recorded):
+    """Numbers of the same rotations that were recorded otherwise, beside which an answer is put to be compared."""
+    width, rng = size(recorded), np.random.default_rng(9)
+    form = ActionForm(width + 1, rotations=(1,), recorded=recorded, written="6d_columns")
+    answers = rng.normal(size=(4, 5, width + 1)).astype(np.float32)
+    answers[..., 1:] = from_matrix(recorded, rotations("any", rng, 20).reshape(4, 5, 3, 3))
+    others = answers.copy()
+    if recorded.startswith("quaternion"):
+        others[..., 1:] *= -1
+    elif recorded.startswith("euler"):
+        others[..., 1:] = others[..., 1:] * [1, -1, 1] + np.pi
+    elif recorded == "axis_angle":
+        others[..., 1:] *= 1 - 2 * np.pi / np.linalg.norm(others[..., 1:], axis=-1, keepdims=True)
+    beside = form.beside(answers, others + 0.01)
+    assert beside.dtype == np.float32
+    np.testing.assert_allclose(beside[..., 1:], others[..., 1:], atol=1e-4)
+    np.testing.assert_array_equal(beside[..., 0], answers[..., 0])
+    assert ActionForm(width + 1).beside(answers, others) is answers
+
+
 @pytest.mark.parametrize("form", SIZES)
 def test_usual_numbers_are_those_that_are_given(form):
     for kind in KINDS:
