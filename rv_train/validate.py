@@ -95,8 +95,9 @@ class Validation:
         """Let the model answer, and compare its chunks with the demonstrated ones, in environment units.
 
         A text that cannot be read counts as the mid-range chunk, which is what the robot would execute. The true
-        chunk is the recorded one, so even a perfect answer keeps the rounding to bins. Numbers that the data hides (X
-        in a manifest) are left out, and counted.
+        chunk is the recorded one, so even a perfect answer keeps the rounding to bins. Of an answered rotation
+        (ACTION.ROTATION) the numbers nearest to the recorded ones are compared, which may be others than a robot gets.
+        Numbers that the data hides (X in a manifest) are left out, and counted.
 
         Args:
             model: the bare model; its training flag is left as found.
@@ -117,8 +118,8 @@ class Validation:
                 generators = [np.random.default_rng([self.seed, index]) for index in indices]  # for who needs noise
                 prediction = model.predict(self._to_device(batch), generators=generators)
                 prediction = self.encoder.recorded(prediction, shown)
-                answers.append(prediction.chunk)
                 truths.append(np.stack([sample.actions for sample in samples]))
+                answers.append(self.encoder.form.beside(prediction.chunk, truths[-1]))
                 valid.append(prediction.valid)
         chunks, true, readable = np.concatenate(answers), np.concatenate(truths), np.concatenate(valid)
         metrics = self._over_ranks(chunks - true, readable)

@@ -46,7 +46,8 @@ class Variant:
     """The frames with one input changed.
 
     name: what was done. input: "pictures", "instruction" or "proprio". why_not: "" or why the policy was not asked.
-    conditions: (n, D), None where this input is no part of the condition; chunks: (n, H, A) environment units.
+    conditions: (n, D), None where this input is no part of the condition; chunks: (n, H, A) environment units,
+    rotations in the numbers nearest to those of the frames as they are.
     """
 
     name: str
@@ -70,7 +71,8 @@ class Adapters:
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """A demo's recorded actions against those answered to its frames, chunk by chunk; both (T, A), environment units.
+    """A demo's recorded actions against those answered to its frames, chunk by chunk; both (T, A), environment units,
+    rotations (ACTION.ROTATION) answered in the numbers nearest to the recorded ones.
 
     starts: the frames that were asked about. unreadable: how many of the answers were no actions (the middle of the
     range stands for them).
@@ -158,10 +160,10 @@ def diagnose(
         conditions=conditions,
         chunks=chunks,
         variants=[
-            measure(policy, *variant, frames.observations)
+            measure(policy, *variant, frames.observations, chunks)
             for variant in variants(policy, frames, list(dataset.facts.cameras))
         ],
-        adapters=measure_adapters(policy, frames.observations, conditions),
+        adapters=measure_adapters(policy, frames.observations, conditions, chunks),
         open_loop=[play(policy, dataset, number, seed) for number in chosen],
     )
 
@@ -219,7 +221,7 @@ def play(policy: "Policy", dataset: Demonstrations, number: int, seed: int) -> O
         asked = [observation(one, dataset.views, (seed, number, t)) for one, t in zip(samples, times, strict=True)]
         recorded += [one.actions for one in samples]
         prediction = policy.predict_detailed(asked)
-        chunks.append(prediction.chunk)
+        chunks.append(policy.encoder.form.beside(prediction.chunk, np.stack(recorded[-len(times) :])))
         valid.append(prediction.valid)
     return OpenLoop(
         file=str(rows.file.path),
@@ -276,27 +278,37 @@ def variants(
 
 
 def measure(
-    policy: "Policy", name: str, kind: str, observations: list[dict] | None, why_not: str, shown: Sequence[dict]
+    policy: "Policy",
+    name: str,
+    kind: str,
+    observations: list[dict] | None,
+    why_not: str,
+    shown: Sequence[dict],
+    chunks: np.ndarray,
 ) -> Variant:
-    """The Variant of what `variants` yields; shown: the observations as they are. Another state may change what the
-    policy writes: differences are read from where the robot really is, else they would change of themselves."""
+    """The Variant of what `variants` yields; shown: the observations as they are, chunks: the answers to them. Another
+    state may change what the policy writes: differences are read from where the robot really is, else they would change
+    of themselves."""
     if observations is None:
         return Variant(name, kind, why_not)
     # The robot's state reaches the answer beside the condition, which is of pictures and instruction.
     conditions = None if kind == "proprio" else condition(policy, observations)
-    return Variant(name, kind, why_not, conditions, answer(policy, observations, shown))
+    changed = policy.encoder.form.beside(answer(policy, observations, shown), chunks)
+    return Variant(name, kind, why_not, conditions, changed)
 
 
-def measure_adapters(policy: "Policy", observations: Sequence[dict], conditions: np.ndarray) -> Adapters | None:
-    """The Adapters, None where the model has none."""
+def measure_adapters(
+    policy: "Policy", observations: Sequence[dict], conditions: np.ndarray, chunks: np.ndarray
+) -> Adapters | None:
+    """The Adapters, None where the model has none; conditions, chunks: with them."""
     matrices = {name: p for name, p in policy.model.named_parameters() if ".lora_B." in name}
     if not matrices:
         return None
     with adapters_off(policy.model):
         change = relative_change(conditions, condition(policy, observations)).mean()
-        chunks = answer(policy, observations)
+        without = policy.encoder.form.beside(answer(policy, observations), chunks)
     norms = {name.partition(".lora_B.")[0]: p.detach().float().norm().item() for name, p in matrices.items()}
-    return Adapters(norms, float(change), chunks)
+    return Adapters(norms, float(change), without)
 
 
 @contextlib.contextmanager

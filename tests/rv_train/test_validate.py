@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from torch import nn
 
 from rv_train.data.hdf5 import DemoDataset
@@ -17,6 +18,7 @@ from rv_train.optim import Precision
 from rv_train.policies import build_encoder
 from rv_train.policies.base import Prediction
 from rv_train.validate import Validation, chunk_figure, due, milestones, spread
+from tests.action_goals import write_goals
 from tests.demo_files import write_synthetic_demo_file
 from tests.manifests import write_foreign
 from tests.tiny import tiny_cfg, tiny_model
@@ -158,6 +160,31 @@ def test_numbers_that_the_data_hides_are_no_targets(tmp_path, demos):
     expected |= {"val/mae": 0.5, "val/mse": 0.25, "val/parse_rate": 1.0, "val/hidden_targets": 3 / 14}
     assert result["metrics"] == pytest.approx(expected, abs=1e-6)
     assert result["labels"] == ["line 1", "line 3", "line 4", "line 6"]
+
+
+def turned_errors(rank, demos):
+    """Every answer is turned 0.3 radians too far, many of them from this side of half a turn to the other."""
+    turns = {"ACTION__ROTATION__DIMS": [3], "ACTION__ROTATION__WRITTEN": "6d_columns"}
+    cfg = tiny_cfg(DATA__FILES=[str(demos)], VALID__gen_samples=20, **turns)
+    data = load_data(cfg)
+    checks = Validation(cfg, data.train, build_encoder(cfg, data.action_stats), data.action_stats, rank)
+    chunks = np.stack([data.train[index].actions for index in checks.gen_samples])
+    turn = Rotation.from_rotvec([0.0, 0.0, 0.3])
+    chunks[..., 3:6] = (turn * Rotation.from_rotvec(chunks[..., 3:6].reshape(-1, 3))).as_rotvec().reshape(-1, 2, 3)
+    sides = np.sign(chunks[..., 5]) != [np.sign(data.train[index].actions[:, 5]) for index in checks.gen_samples]
+    chunks = checks.encoder.form.write(chunks, np.zeros((len(chunks), 0)))
+    return [checks.generate(Parrot(chunks, np.ones(len(chunks), dtype=bool)))[0], int(sides.sum())]
+
+
+def test_an_answered_turn_is_off_by_what_it_turns_too_far(tmp_path):
+    """However the numbers of its form jump: on the other side of half a turn they have the other sign."""
+    demos = write_goals(tmp_path / "goals.hdf5", num_demos=2, num_frames=10)
+    ((metrics, sides),) = on_ranks(turned_errors, 1, tmp_path, demos)
+    assert sides > 1
+    expected = {f"val/dim{i}_mae": 0.0 for i in range(7)} | {"val/dim5_mae": 0.3}
+    assert metrics == pytest.approx(
+        {**expected, "val/mae": 0.3 / 7, "val/mse": 0.09 / 7, "val/parse_rate": 1.0}, abs=1e-5
+    )
 
 
 def unreadable(rank, demos):

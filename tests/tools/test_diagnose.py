@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from libs.action_form import ActionForm
 from rv_eval.diagnosis.measure import cosine, diagnose, relative_change, similarities
 from rv_eval.diagnosis.overfit import verdicts
 from rv_eval.diagnosis.plots import open_loop_figure
@@ -268,8 +269,9 @@ class Scripted:
     horizon, action_dim, batch_rows, device = 4, 7, 3, torch.device("cpu")
     views, proprio = ("agentview", "eye_in_hand"), {}
 
-    def __init__(self, dataset, answer):
+    def __init__(self, dataset, answer, form=None):
         self.dataset, self.answer, self.unreadable = dataset, answer, 0
+        self.form = form or ActionForm(7)
         self.model = self.encoder = self
 
     def named_parameters(self):
@@ -339,6 +341,23 @@ def test_wrong_actions_are_told(demos, answer, words):
     dataset = dataset_of(demos, horizon=4)
     tree = report(diagnose(Scripted(dataset, answer), dataset, ACTION_STATS, num_demos=2, num_frames=4, seed=0))
     assert any(one["level"] == "LOOK" and words in one["text"] for one in tree["verdicts"])
+
+
+def test_rotations_are_compared_whatever_side_they_are_written_from(demos):
+    """The recorded ones, written from the other side of half a turn: of every second answer of an observation."""
+    dataset, asked = dataset_of(demos, horizon=4), []
+
+    def turned(chunk):
+        asked.append(None)
+        angle = np.linalg.norm(chunk[:, 3:6], axis=1, keepdims=True)
+        other = chunk[:, 3:6] * (1 - 2 * np.pi / angle)
+        return np.hstack([chunk[:, :3], other if len(asked) % 2 else chunk[:, 3:6], chunk[:, 6:]])
+
+    form = ActionForm(7, rotations=(3,), written="6d_columns")
+    d = diagnose(Scripted(dataset, turned, form), dataset, ACTION_STATS, num_demos=1, num_frames=3, seed=0)
+    np.testing.assert_allclose(d.open_loop[0].predicted, d.open_loop[0].recorded, atol=1e-5)
+    varied = [variant for variant in d.variants if not variant.why_not]
+    assert len(varied) > 3 and all(np.abs(variant.chunks - d.chunks).max() < 1e-5 for variant in varied)
 
 
 def test_unreadable_answers_and_other_statistics_are_told(demos):
