@@ -48,11 +48,17 @@ def check_layers(cfg: CfgNode, key: str) -> None:
 def text_config(cfg: CfgNode, tokenizer: "PreTrainedTokenizerBase", end: str) -> dict[str, Any]:
     """The text tower's part of a library's config for a random model: its sizes, and no token but the end.
 
-    end: the name of the token that ends an answer.
+    end: the name of the token that ends an answer. BadInput: there are tokens without a row in the embedding.
     """
     text = cfg.MODEL.TEXT
+    rows = -(-len(tokenizer) // 64) * 64 if cfg.MODEL.VOCAB_CUT else text.VOCAB
+    if rows < len(tokenizer):
+        raise BadInput(
+            f"MODEL.TEXT.VOCAB is {rows}, the tokenizer {cfg.MODEL.TOKENIZER} has {len(tokenizer)} tokens: give each "
+            "a row, or make the vocabulary small with MODEL.VOCAB_CUT"
+        )
     return {
-        "vocab_size": -(-len(tokenizer) // 64) * 64 if cfg.MODEL.VOCAB_CUT else text.VOCAB,
+        "vocab_size": rows,
         "hidden_size": text.HIDDEN,
         "intermediate_size": text.MLP,
         "num_hidden_layers": text.LAYERS,

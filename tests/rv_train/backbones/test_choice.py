@@ -10,14 +10,15 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from libs.errors import BadInput
 from rv_train import backbones
-from rv_train.backbones import build_prompt, family_of
+from rv_train.backbones import FAMILIES, build_prompt, family_of
 from rv_train.backbones.folders import check_source
 from rv_train.backbones.qwen2_5_vl.family import Qwen2_5VL
-from rv_train.backbones.tokenizer import FILES, character_ids
+from rv_train.backbones.tokenizer import FILES, character_ids, load_tokenizer
 from rv_train.checkpoint import load_model_folder
 from rv_train.config import load_cfg
-from tests.tiny import ROOT, make_tiny_base, tiny_cfg
+from tests.tiny import ROOT, make_tiny_base, tiny_cfg, tiny_recipe
 
 
 class Toy(Qwen2_5VL):
@@ -119,6 +120,15 @@ def test_a_tokenizer_that_joins_characters_is_refused_with_an_example(merges):
     assert len(set(character_ids(bpe([])))) == 11
     with pytest.raises(ValueError, match=r"writes the action text '0 1 2 .* 1000' as \[.*'\s?10?'"):
         character_ids(bpe(merges))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_vocabulary_with_tokens_that_have_no_row_is_refused(family, tmp_path):
+    """The first prompt with one would end the run, on a GPU with a line about an assertion in a kernel."""
+    cfg = tiny_cfg(tiny_recipe(tmp_path, family), MODEL__VOCAB_CUT=0, MODEL__TEXT__VOCAB=49000)
+    tokenizer = load_tokenizer(cfg, family_of(cfg))
+    with pytest.raises(BadInput, match=rf"MODEL\.TEXT\.VOCAB is 49000, .* has {len(tokenizer)} tokens: .*VOCAB_CUT"):
+        family_of(cfg).random_config(cfg, tokenizer)
 
 
 def test_the_recipes_load_and_name_their_backbone():
