@@ -49,7 +49,10 @@ class SmolVLM:
         return SmolVLMForConditionalGeneration
 
     def prepare(self, model: "PreTrainedModel") -> "PreTrainedModel":
-        return model
+        from rv_train.backbones.qwen.vision import use_own
+        from rv_train.backbones.smolvlm.modules import OWN
+
+        return use_own(model, OWN)
 
     def text(self, model: "PreTrainedModel") -> "PreTrainedModel":
         return model.model.text_model
@@ -75,9 +78,10 @@ class SmolVLM:
         from transformers.models.llama import modeling_llama as library
 
         from rv_train.backbones.layers import KnownClasses, read_layers
+        from rv_train.backbones.smolvlm.modules import TextModel
 
         known = KnownClasses(
-            tower=library.LlamaModel,
+            tower=TextModel,
             layer=library.LlamaDecoderLayer,
             attention=library.LlamaAttention,
             mlp=library.LlamaMLP,

@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import LogitsProcessorList
+from transformers import LlamaModel, LogitsProcessorList
 
 from rv_train.backbones import build_prompt, family_of
 from rv_train.backbones.cost import TrainingFlops
+from rv_train.backbones.smolvlm.modules import TextModel
 from rv_train.config import load_cfg
 from rv_train.policies import build_encoder, outline_policy
 from rv_train.policies.encoding import ObservationEncoder
@@ -15,7 +16,9 @@ from rv_train.policies.text.library_decoder import LibraryDecoder
 from tests.rv_train.backbones.smolvlm.tiny_smol import lively, smol_cfg
 from tests.rv_train.policies.text.test_drafts import kinds_of_drafts
 from tests.rv_train.policies.text.test_text_policy import observation, recompute_greedily, training_batch
+from tests.rv_train.test_training_step import training_model
 from tests.tiny import ROOT
+from tests.waiting import assert_nobody_waits
 from tools.dev.benchmarks.decode_ways import OnlyAnswers
 
 RECIPE = ROOT / "configs/vla0_smol.yaml"
@@ -59,6 +62,26 @@ def test_published_sizes(name):
     assert sum(p.numel() for p in policy.parameters()) == parameters
     assert policy.backbone.model.image_seq_len == encoder.prompt.pictures.tokens == tokens
     assert len(policy.family.layer_parts(policy.backbone)) == text[1] and type(policy.decoder) is Decoder
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("mode", ["off", "bf16"])
+def test_a_step_asks_the_device_for_nothing(tmp_path, encoder, mode, checkpointed):
+    cfg = smol_cfg(tmp_path, MODEL__ATTENTION="sdpa", TRAIN__grad_checkpoint=checkpointed)
+    assert_nobody_waits(cfg, training_model(cfg), training_batch(encoder), mode)
+
+
+def test_the_text_towers_numbers_and_gradients_are_the_librarys(tmp_path, encoder):
+    """To the bit: the same layers, of which none is told that there are no packed sequences."""
+    model, batch, found = lively(smol_cfg(tmp_path, MODEL__ATTENTION="sdpa")).train(), training_batch(encoder), []
+    text = model.family.text(model.backbone)
+    for kind in (TextModel, LlamaModel):
+        text.__class__ = kind
+        model.zero_grad()
+        loss = model(batch)["loss"]
+        loss.backward()
+        found.append([loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) > 40 and all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @torch.no_grad()
