@@ -14,7 +14,7 @@ from libs.errors import BadInput
 from libs.files import kind_of, make_folder, read_json_object
 from rv_train import checkpoint
 from rv_train.backbones import family_of
-from rv_train.backbones.loading import base_path, check_weights
+from rv_train.backbones.loading import base_path, check_weights, fetch_pretrained
 from rv_train.backbones.lora import check_packages
 from rv_train.backbones.running import check_attention, check_compiler
 from rv_train.data.load import TrainingData, load_data
@@ -130,10 +130,7 @@ def prepare_run(
         print(f"warning: {line}", file=sys.stderr)
     sampler = ResumableBatchSampler.from_cfg(cfg, data.train, 0, world_size)
     count_steps(cfg, sampler.batches_per_epoch)
-    encoder = build_encoder(cfg, data.action_stats)
-    TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)[next(iter(sampler))[0]]
     run = checkpoint.run_folder(cfg)
-    folder = None
     if not resume:
         check_weights(cfg, family_of(cfg))
         if checkpoint.checkpoints(run):
@@ -142,6 +139,11 @@ def prepare_run(
             )
         if kind_of(run):
             checkpoint.refuse_foreign(run)
+        fetch_pretrained(cfg)  # once, and not by every rank
+    encoder = build_encoder(cfg, data.action_stats)
+    TrainingSet(data.train, encoder, cfg.EXP.SEED, wordings=data.wordings)[next(iter(sampler))[0]]
+    folder = None
+    if not resume:
         make_folder(run)
     elif kind_of(run) != "folder":
         checkpoint.find_resume(run)  # says that there is none

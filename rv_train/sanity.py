@@ -8,7 +8,7 @@ import torch
 from yacs.config import CfgNode
 
 from rv_train.backbones import family_of
-from rv_train.backbones.loading import check_weights
+from rv_train.backbones.loading import check_weights, fetch_pretrained
 from rv_train.backbones.lora import check_packages
 from rv_train.backbones.running import check_attention
 from rv_train.data.load import load_data
@@ -39,6 +39,7 @@ def sanity_forward(cfg: CfgNode, device: torch.device) -> int:
     check_weights(cfg, family_of(cfg))
     data = load_data(cfg, policy_class(cfg).INTEGERS)
     print(table([*data_lines(cfg, data), *(("warning", remark) for remark in data.remarks)]))
+    fetch_pretrained(cfg)
     torch.manual_seed(cfg.EXP.SEED)
     encoder = build_encoder(cfg, data.action_stats)
     sampler = ResumableBatchSampler.from_cfg(cfg, data.train, rank=0, world_size=1)

@@ -32,6 +32,7 @@ from libs.errors import BadInput
 from libs.files import write_whole
 from rv_train import checkpoint
 from rv_train.arguments import SAVED, chosen_cfg, parse_args
+from rv_train.backbones.loading import fetch_pretrained
 from rv_train.backbones.tokenizer import read_tokenizer
 from rv_train.bad_steps import BadSteps
 from rv_train.data.sampler import ResumableBatchSampler
@@ -82,6 +83,8 @@ def train(rank: Rank, cfg: CfgNode, job: Job) -> int:
     start_step = saved["step"] if saved else 0
 
     # Demonstrations → batches. Which samples make batch number n is a pure function of n.
+    if not job.resume:
+        fetch_pretrained(cfg)  # on another machine than that which prepared the job
     tokenizer = read_tokenizer(job.resume / "model") if job.resume else None
     encoder = build_encoder(cfg, data.action_stats, tokenizer)
     start_batch = start_step * cfg.TRAIN.grad_accum

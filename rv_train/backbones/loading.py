@@ -234,6 +234,17 @@ def check_weights(cfg: CfgNode, family: "Family") -> None:
         check_source(cfg.MODEL.PATH, family)
 
 
+def fetch_pretrained(cfg: CfgNode) -> None:
+    """Download the weights of MODEL.INIT pretrained where MODEL.PATH is a name of the hub and they are not here yet.
+    Before a tokenizer is loaded: theirs is found in the cache only, and another one might be taken meanwhile.
+
+    Raises:
+        BadInput: they cannot be had.
+    """
+    if cfg.MODEL.INIT == "pretrained":
+        fetch_weights(cfg.MODEL.PATH)
+
+
 @contextlib.contextmanager
 def without_progress_bars() -> Iterator[None]:
     """The library draws a bar for every file it reads or writes; with several ranks they cut the console apart."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from libs.errors import BadInput
 from libs.hub import is_hub_id
@@ -10,6 +11,10 @@ from rv_train.backbones import family_of
 from rv_train.backbones.folders import find_weights
 from rv_train.backbones.loading import build_backbone, check_weights
 from rv_train.checkpoint import find_model_folder
+from rv_train.policies import build_encoder, build_policy
+from rv_train.prepare import prepare_run
+from rv_train.sanity import sanity_forward
+from tests.demo_files import write_synthetic_demo_file
 from tests.fake_hub import TOKEN, fake_hub
 from tests.tiny import make_tiny_checkpoint, tiny_cfg, tiny_model
 from tools.evaluation import run_name
@@ -168,3 +173,20 @@ def test_weights_of_a_recipe_are_fetched_alike(hub, model):
         cfg = tiny_cfg(MODEL__INIT="pretrained", MODEL__PATH=missing, MODEL__TOKENIZER=str(model), MODEL__VOCAB_CUT=0)
         with pytest.raises(BadInput, match=f"^MODEL.PATH: {missing} is neither a folder with weights nor.*{says}"):
             check_weights(cfg, family_of(cfg))
+
+
+@pytest.mark.parametrize("begin", [prepare_run, sanity_forward])
+def test_weights_that_are_not_here_yet_bring_their_tokenizer_too(begin, hub, model, tmp_path):
+    """It is looked for in the cache: one of other ids would be taken, and the weights that come then be refused."""
+    hub.put("lab/vlm", model)
+    demos = tmp_path / "a_demo.hdf5"
+    write_synthetic_demo_file(demos, num_demos=1, num_frames=5, resolution=64, seed=0)
+    weights = {"MODEL__INIT": "pretrained", "MODEL__PATH": "lab/vlm", "MODEL__VOCAB_CUT": 0}
+    cfg = tiny_cfg(**weights, DATA__FILES=[str(demos)], EXP__DIR=str(tmp_path / "runs"))
+    begin(cfg, torch.device("cpu"), *([1] if begin is prepare_run else []))
+    assert "model.safetensors" in hub.downloads() and find_weights("lab/vlm")[1]
+    encoder = build_encoder(cfg)
+    assert len(encoder.prompt.tokenizer) < 1000, "the cut vocabulary, not Qwen2.5's own"
+    hub.asked.clear()
+    build_policy(cfg, encoder)
+    assert hub.asked == []
