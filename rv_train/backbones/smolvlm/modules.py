@@ -1,5 +1,6 @@
 """SmolVLM2's own module: a text tower that asks the device for nothing. It has the library's weights and names."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,4 +30,4 @@ class TextModel(library.LlamaModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
 
 
-OWN = {TextModel: library.LlamaModel}
+OWN: Mapping[type[object], type] = {TextModel: library.LlamaModel}
