@@ -22,7 +22,7 @@ from rv_train.backbones.folders import (
     is_model_folder,
     missing_files,
 )
-from rv_train.backbones.lora import attach, is_frozen, read_base, save_adapter, weights_sha256
+from rv_train.backbones.lora import attach, check_targets, is_frozen, read_base, save_adapter, weights_sha256
 from rv_train.backbones.running import DTYPES, FLASH, has_flash
 from rv_train.backbones.tokenizer import token_id
 
@@ -90,6 +90,7 @@ def outline_backbone(
     with torch.device("meta"):
         model = family.model_class()._from_config(config, attn_implementation=attention, dtype=dtype)
         if frozen:
+            check_targets(model, cfg.MODEL.LORA, family)
             try:
                 attach(model, cfg, family, {"path": cfg.MODEL.PATH, "weights_sha256": ""})
             except BadInput:  # a package is missing, which the plan says

@@ -49,6 +49,16 @@ def target_pattern(lora: CfgNode, family: "Family") -> str:
     return rf"model\.{towers}\.\d+\.{family.adapted}\.({'|'.join(lora.TARGETS)})"
 
 
+def check_targets(backbone: "PreTrainedModel", lora: CfgNode, family: "Family") -> None:
+    """BadInput where no layer has a name of MODEL.LORA.TARGETS: those of the vision tower alone, without VISION."""
+    pattern = target_pattern(lora, family)
+    if lora.RANK and not any(re.fullmatch(pattern, name) for name, _ in backbone.named_modules()):
+        raise BadInput(
+            f"MODEL.LORA.TARGETS {list(lora.TARGETS)} name no layer of the text tower: set MODEL.LORA.VISION True for "
+            "the vision tower's, or name others"
+        )
+
+
 def check_packages(model: CfgNode) -> None:
     """BadInput if MODEL asks for a package that is not there: found out before anything is started."""
     if model.LORA.RANK and importlib.util.find_spec("peft") is None:
@@ -76,9 +86,11 @@ def attach(
         adapter: folder that `save_adapter` wrote; None starts one, drawn from PyTorch's generator.
 
     Raises:
-        BadInput: a package is missing; the saved adapter was trained over other weights or does not fit this model.
+        BadInput: a package is missing; no layer gets an adapter; the saved one was trained over other weights or does
+            not fit this model.
     """
     check_packages(cfg.MODEL)
+    check_targets(backbone, cfg.MODEL.LORA, family)
     if adapter:
         check_base(adapter, base)
     backbone.requires_grad_(False)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from libs.errors import BadInput
 from rv_train.backbones import FAMILIES, family_named
 from rv_train.backbones.lora import is_quantized, merge, num_values, target_pattern, weights_sha256
 from rv_train.checkpoint import load_model_folder, save_model_folder
@@ -122,6 +123,19 @@ def test_only_the_text_towers_layers_are_adapted_and_nothing_else_is_trained(bas
     assert len(seen) == 2 * 2 * 3
     few = tiny_model(tiny_cfg(**lora_opts(base, MODEL__LORA__TARGETS=["q_proj", "v_proj"])))
     assert len([name for name, p in few.named_parameters() if p.requires_grad]) == 2 * 2 * 2
+
+
+def test_names_of_the_vision_tower_alone_need_it_to_be_adapted(tmp_path):
+    """The plan says so, too."""
+    recipe = tiny_recipe(tmp_path, "qwen3_vl")
+    opts = {"MODEL__INIT": "pretrained", "MODEL__VOCAB_CUT": 0, "MODEL__PATH": str(tmp_path / "none")}
+    opts |= {"MODEL__LORA__RANK": 4, "MODEL__LORA__TARGETS": ["qkv"]}
+    cfg = tiny_cfg(recipe, **opts)
+    with pytest.raises(BadInput, match=r"MODEL\.LORA\.TARGETS \['qkv'\] name no layer of the text .*LORA\.VISION True"):
+        outline_policy(cfg, build_encoder(cfg), [])
+    seeing = tiny_cfg(recipe, **opts, MODEL__LORA__VISION=True)
+    outline, _ = outline_policy(seeing, build_encoder(seeing), [])
+    assert sum(p.requires_grad for p in outline.parameters()) == 3 * 2
 
 
 @pytest.mark.parametrize("vision", [False, True])
