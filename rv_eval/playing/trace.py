@@ -1,12 +1,13 @@
 """All of an episode in one HDF5 file: what the policy saw and said, what was executed, where the robot was."""
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from libs.files import whole_file
+from libs.files import write_whole
 
 if TYPE_CHECKING:
     from rv_train.policies.base import Prediction
@@ -46,11 +47,13 @@ class EpisodeTrace:
             self._proprio.append(observation["proprio"])
 
     def write(self, path: Path | str, record: dict) -> None:
-        """Write to `path` (.hdf5); a file under this name is always complete."""
+        """Write to `path` (.hdf5); a file under this name is always complete. OSError: it cannot be written."""
         import h5py
 
         steps, views, chunks, texts, valid, repaired = zip(*self._queries, strict=True)
-        with whole_file(path) as part, h5py.File(part, "w") as file:
+        # In memory first: on a full disk HDF5 raises RuntimeErrors, and takes the process along when it ends.
+        whole = io.BytesIO()
+        with h5py.File(whole, "w") as file:
             file.attrs["record"] = json.dumps(record)
             file["query_step"] = np.array(steps)
             file["chunks"] = np.stack(chunks)
@@ -63,3 +66,4 @@ class EpisodeTrace:
                 pictures = np.stack([pictures[name] for pictures in views])
                 chunk = (1, *pictures.shape[1:])
                 file.create_dataset(f"views/{name}", data=pictures, chunks=chunk, compression="gzip", shuffle=True)
+        write_whole(path, whole.getvalue())

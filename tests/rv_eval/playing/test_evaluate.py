@@ -9,8 +9,9 @@ import pytest
 
 from rv_eval.agent import AgentSettings
 from rv_eval.playing.evaluate import EvalOptions, closing_report, evaluate, plan_episodes, shard_episodes
+from rv_eval.playing.trace import EpisodeTrace
 from rv_eval.results.records import ResultsFile, record_key, shard_files
-from tests.rv_eval.fakes import FakeEnv, FakePolicy, FakeTask
+from tests.rv_eval.fakes import FakeEnv, FakePolicy, FakeTask, small_files
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,20 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_result(tmp_path):
     records, lines, _ = run(tmp_path, plan_episodes([Task()], 2, seed=7)[1:])
     assert records[0]["video"] is None and records[0]["success"]
     assert "could not be written" in lines[0] and len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_full_disk_costs_the_data_of_an_episode_and_no_result(tmp_path, monkeypatch):
+    """HDF5 itself does not survive it: no OSError, and the process crashes when it ends."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    add = EpisodeTrace.add_query
+    monkeypatch.setattr(
+        EpisodeTrace, "add_query", lambda trace, step, _, *more: add(trace, step, {"views": {"a": noise}}, *more)
+    )
+    with small_files(30_000):
+        records, lines, _ = run(tmp_path, plan_episodes([Task()], 25, 7)[20:22], save_video="none", save_all_data=True)
+    assert [record["data"] for record in records] == [None] * 2
+    assert sum("could not be written" in line for line in lines) == 2
+    assert len(ResultsFile(tmp_path / "results.jsonl").read()) == 2 and not list((tmp_path / "episodes").iterdir())
 
 
 def test_a_result_that_cannot_be_written_ends_the_evaluation(tmp_path, monkeypatch):

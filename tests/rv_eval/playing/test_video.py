@@ -1,10 +1,9 @@
-import resource
-
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 
 from rv_eval.playing.video import POSTER_WIDTH, EpisodeFrames, make_poster, poster_path
+from tests.rv_eval.fakes import small_files
 
 
 def noisy_frames(count):
@@ -18,13 +17,8 @@ def noisy_frames(count):
 def test_a_video_whose_end_is_not_written_is_none(tmp_path):
     """The encoder's own exit goes unseen; under the limit it writes only a part of what it has encoded."""
     frames, path = noisy_frames(10), tmp_path / "episode.mp4"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
-    try:
-        with pytest.raises(OSError, match=r"episode\.mp4"):
-            frames.write(path, "do it", True, 10)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with small_files(30_000), pytest.raises(OSError, match=r"episode\.mp4"):
+        frames.write(path, "do it", True, 10)
     assert not list(tmp_path.iterdir())
     frames.write(path, "do it", True, 10)
     assert len(imageio.mimread(path, memtest=False)) == 10 + 20 and path.stat().st_size > 30_000
