@@ -7,7 +7,8 @@ Without delay the simulator waits for every answer (sync). With a delay its time
 the chunk before is executed on, or the arm holds; naive begins the new chunk with its first action, splice with the one
 that is due, prefix has the policy begin it with what is executed meanwhile (rv_eval/splice.py). Every cell is an
 evaluation of its own, in LOGS/sync_0, LOGS/splice_2 ..., with all that tools/eval_libero.py writes, and continued in
-the same way. The table is printed at the end, and put into LOGS/delays.json.
+the same way. The table is printed at the end, and put into LOGS/delays.json. Of shards each has its own part in both,
+and a delays_NNN_of_NNN.json; where they have ended the same command with --skip_evaluated, without them, has all.
 Exit code: as tools/eval_libero.py.
 """
 
@@ -61,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_cells(args: argparse.Namespace, simulator: Simulator, policy: "Answering") -> list[dict]:
-    """A row for every cell; also written to delays.json."""
+    """A row for every cell, of this shard's episodes; also written to delays.json."""
     from rv_eval.playing.delay import DelayedAgent
-    from rv_eval.results.records import wilson_interval
+    from rv_eval.results.records import shard_file, wilson_interval
 
     for execution in args.executions:
         check_execution(execution, policy)
@@ -79,7 +80,8 @@ def run_cells(args: argparse.Namespace, simulator: Simulator, policy: "Answering
         low, high = wilson_interval(len(steps), len(records))
         cell |= {"episodes": len(records), "successes": len(steps), "low": low, "high": high}
         rows.append(cell | {"mean_steps": sum(steps) / len(steps) if steps else None})
-    write_whole(folder / "delays.json", json.dumps(rows, indent=1) + "\n")
+    path = shard_file(folder, "delays", args.shard_id, args.num_shards).with_suffix(".json")
+    write_whole(path, json.dumps(rows, indent=1) + "\n")
     return rows
 
 

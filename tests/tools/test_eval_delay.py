@@ -115,6 +115,18 @@ def test_every_cell_is_an_evaluation_and_naive_walks_too_far(tmp_path, capsys):
     assert again == rows and "3 of 3 episodes are in" in capsys.readouterr().out
 
 
+def test_shards_leave_their_parts_side_by_side_and_one_more_call_has_all(tmp_path):
+    options = ["--delays", "2", "--executions", "splice", "--episodes", "3"]
+    for shard_id, episodes in ((0, 1), (1, 2)):
+        shard = [*options, "--shard_id", str(shard_id), "--num_shards", "2"]
+        (row,) = eval_delay.run_cells(arguments(tmp_path, *shard), Town(), Walker())
+        assert row["episodes"] == episodes
+        assert json.loads((tmp_path / f"delays_00{shard_id}_of_002.json").read_text()) == [row]
+    assert not (tmp_path / "delays.json").exists(), "which would be of the shard that ended last"
+    (row,) = eval_delay.run_cells(arguments(tmp_path, *options, "--skip_evaluated"), Nowhere(), Walker())
+    assert (row["successes"], row["episodes"]) == (3, 3)
+
+
 class Told(Walker):
     """Knows what is executed until its answer is there, and begins with that."""
 
