@@ -23,6 +23,7 @@ from rv_eval.serving.connection import abort
 
 PAUSE_S = 0.1
 ANSWER_S = 10.0  # until the greeting, and for a request to be taken
+LAST_BYTES = 2**16  # of what a process has said, in which its last words are
 MAX_WAITING = 10_000  # answers that nobody has taken: far more than were asked for
 
 _ADDRESS = re.compile(rb"^(ws://\S+)\s*$", re.MULTILINE)
@@ -82,7 +83,7 @@ class StartedServer:
         """None: not yet. CannotStart: it ended, and its last words."""
         if self._process.poll() is not None:
             raise CannotStart(self.last_words())
-        found = _ADDRESS.search(self._said())
+        found = _ADDRESS.search(os.pread(self._log.fileno(), 2**20, 0))
         return found[1].decode() if found else None
 
     def last_words(self) -> str | None:
@@ -91,11 +92,10 @@ class StartedServer:
             code = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
             return None
-        last = " / ".join(self._said().decode(errors="replace").strip().splitlines()[-3:])
+        end = os.fstat(self._log.fileno()).st_size
+        said = os.pread(self._log.fileno(), LAST_BYTES, max(0, end - LAST_BYTES))
+        last = " / ".join(said.decode(errors="replace").strip().splitlines()[-3:])
         return f"its process ended with code {code}: {last or 'no message'}"
-
-    def _said(self):
-        return os.pread(self._log.fileno(), 2**20, 0)
 
     def close(self) -> None:
         """End it now, with whatever it started in its group."""

@@ -163,6 +163,7 @@ def test_what_cannot_be_started_is_bad_input_in_a_line():
     for command, told in (
         ("no_such_program", "--env_command: no_such_program cannot be started"),
         (f"{COMMAND.split()[0]} -c 'raise SystemExit(3)'", "its process ended with code 3: no message"),
+        (f"{COMMAND.split()[0]} -c 'print(2**18 * \"noise\\n\"); print(1 / 0)'", "ZeroDivisionError: division by zero"),
         (f"{COMMAND.split()[0]} -c 'import no_such_simulator'", "No module named 'no_such_simulator'"),
         (" ", "--env_command is empty"),
         ("a 'b", "No closing quotation"),
