@@ -51,7 +51,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--rate", required=True, type=float, metavar="HZ", help="control steps a second, as in the training data")
     add("--instruction", required=True, help="what to do, in the words of the training data")
-    add("--seconds", type=float, default=60.0, metavar="S", help="then it ends; until then pictures are kept in memory")
+    add(
+        "--seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="then it ends; with --log pictures are kept in memory until then",
+    )
     add("--snap_gripper", action="store_true", help="the last number of an action is -1 or +1, as in LIBERO's data")
     add("--log", type=Path, help="what was seen and done, a .hdf5 file that does not exist yet")
     add("--yes", action="store_true", help="begin at once, without waiting for Enter")
@@ -89,8 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rv_eval.serving.robot_log import RobotLog, check_log_path
 
     # Cheap checks first: a policy may take long to load.
-    limits, log = Limits.load(args.limits), RobotLog()
+    limits = Limits.load(args.limits)
     log_path = check_log_path(args.log) if args.log else None
+    log = RobotLog() if log_path else None
     robot = connect_robot(args.robot)
     try:
         policy = load_policy(args)
@@ -116,10 +123,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             loop.result.reason = str(error)
         finally:
             signal.signal(signal.SIGTERM, before)
-            record = {"run": dataclasses.asdict(options), "result": dataclasses.asdict(loop.result)}
-            record |= {"policy": policy.describe(), "limits": dataclasses.asdict(limits), "robot": args.robot}
-            if log_path and log.write(log_path, args.instruction, record):
-                print(f"log: {log_path}, key map {log_path.with_suffix('.json')}")
+            if log and log_path:
+                record = {"run": dataclasses.asdict(options), "result": dataclasses.asdict(loop.result)}
+                record |= {"policy": policy.describe(), "limits": dataclasses.asdict(limits), "robot": args.robot}
+                if log.write(log_path, args.instruction, record):
+                    print(f"log: {log_path}, key map {log_path.with_suffix('.json')}")
     finally:
         if hasattr(robot, "close"):
             robot.close()

@@ -132,8 +132,8 @@ class RobotLoop:
     """One run of a policy on a robot.
 
     policy: has horizon, action_dim, views, proprio, resolution. asker: ask(observation) and answer(), as ThreadAsker.
-    log: takes what was seen, said and done. BadInput: the limits are for other actions, or the policy cannot be
-    executed so.
+    log: takes what was seen, said and done, and keeps it in memory; None: nothing is kept. BadInput: the limits are for
+    other actions, or the policy cannot be executed so.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class RobotLoop:
         asker: ThreadAsker,
         options: RobotOptions,
         limits: Limits,
-        log: RobotLog,
+        log: RobotLog | None = None,
         clock: Clock | None = None,
     ) -> None:
         if len(limits.low) != policy.action_dim:
@@ -202,7 +202,8 @@ class RobotLoop:
         self._before = allowed
         self.result.executed += 1
         self.result.limited += int((allowed != action).any())
-        self._log.add_action(self.result.steps, observation, allowed)
+        if self._log is not None:
+            self._log.add_action(self.result.steps, observation, allowed)
 
     def _ask(self, observation):
         draft = rest_of(self._numbers, self._policy.horizon, self._splicer.position)
@@ -251,7 +252,8 @@ class RobotLoop:
             self._delays.clear()  # the first answer warms up, it is no measure for the others
         self._delays.append(delay)
         self.result.delays.append(delay)
-        self._log.add_answer(self._asked_step, self.result.steps, self._question, prediction)
+        if self._log is not None:
+            self._log.add_answer(self._asked_step, self.result.steps, self._question, prediction)
         self._use(prediction)
 
     def _use(self, prediction):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from libs.demo_hdf5 import DemoFile, KeyMap
+from rv_eval.serving.robot_log import RobotLog
 from tests.rv_eval.servers import PicturePolicy, running
 from tools import inspect_demos
 from tools.run_robot import main, parse_args
@@ -74,6 +75,16 @@ def test_a_run_and_its_log(robot, tmp_path, capsys):
     assert record["run"]["execution"] == "splice" and record["limits"]["low"][0] == -1e5
     inspect_demos.main([str(log), "--key_map", str(tmp_path / "logs.json")])
     assert f"{len(actions)}" in capsys.readouterr().out
+
+
+def test_without_a_log_nothing_is_kept_in_memory(robot, monkeypatch):
+    arguments, told = robot
+    kept = []
+    for name in ("add_action", "add_answer"):
+        monkeypatch.setattr(RobotLog, name, lambda _, *what: kept.append(what))
+    with running(ReadablePolicy()) as server:
+        main(["--model_path", server.url, *arguments])
+    assert not kept and any(entry != "hold" for entry in told())
 
 
 def test_a_policy_that_fails_ends_the_run(robot, capsys):
