@@ -205,7 +205,8 @@ def run_evaluation(
 
     policy = policy or load_policy(args)
     policy.check_environment(about.views, about.action_dim, args.render or policy.render, about.proprio)
-    if policy.pictures and (remark := shape_remark(policy.pictures, policy.resolution)):
+    shown = dict.fromkeys(policy.views, (policy.resolution, policy.resolution))
+    if policy.pictures and (remark := shape_remark(policy.pictures, shown, "the environment")):
         print(f"warning: {remark}", file=sys.stderr)
     options = EvalOptions(
         log_dir=args.log_dir or Path("eval_logs") / run_name(policy.describe()["model_folder"]),

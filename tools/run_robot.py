@@ -90,7 +90,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     from rv_eval.serving.remote_robot import RobotLost, RobotRefused
-    from rv_eval.serving.robot import RobotLoop, RobotOptions, ThreadAsker
+    from rv_eval.serving.robot import RobotLoop, RobotOptions, ThreadAsker, picture_remark
     from rv_eval.serving.robot_limits import Limits
     from rv_eval.serving.robot_log import RobotLog, check_log_path
 
@@ -115,6 +115,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             first_patience_s=args.first_patience,
         )
         loop = RobotLoop(robot, policy, ThreadAsker(policy), options, limits, log)
+        try:
+            if remark := picture_remark(robot, policy):
+                print(f"warning: {remark}", file=sys.stderr)
+        except (RobotLost, RobotRefused) as error:
+            raise BadInput(f"--robot: {error}") from error
         confirm(args, limits)
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C: the robot holds
         try:

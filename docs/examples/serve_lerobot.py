@@ -5,7 +5,8 @@ msgpack beside it (pip install websockets msgpack), and start it there:
         --camera front=0 --camera wrist=2 --max_relative_target 10
 
 It connects the arm, prints what it shows and takes, and then does what its one client says: observe, act, hold. The
-cameras give 640 x 480; their middle is cut out, or with --pad black bars are added, whichever the training data had.
+cameras give 640 x 480, and so they are sent: the policy cuts and resizes them as those of its training. Only where the
+training data itself holds squares that were made of such frames, --square makes them here in the same way.
 
 Safety. Where the client says nothing for WATCHDOG_S it holds: no further goal is sent and the servos keep the last one.
 The limits of range and speed are run_robot's; --max_relative_target is LeRobot's own, in this process, and clips every
@@ -28,18 +29,18 @@ from websockets.sync.server import serve
 
 PROTOCOL = "vla0-robot/1"
 WATCHDOG_S = 0.5
-MAX_SIDE = 768  # pixels; larger pictures are halved
+MAX_SIDE = 768  # pixels of the shorter side; larger pictures are halved
 STATE = "state"  # the name under which all joint positions are told, in LeRobot's order
 
 
 class LeRobotServer:
     """Answers one client at a time.
 
-    robot: a LeRobot robot, connected. pad: make pictures square with bars instead of cutting. report: takes a line.
+    robot: a LeRobot robot, connected. square: "cut" or "pad", see `sized`. report: takes a line.
     """
 
-    def __init__(self, robot, pad=False, report=print):
-        self.robot, self.pad, self.report = robot, pad, report
+    def __init__(self, robot, square=None, report=print):
+        self.robot, self.square, self.report = robot, square, report
         self.cameras = [name for name, kind in robot.observation_features.items() if isinstance(kind, tuple)]
         self.joints = [name for name, kind in robot.observation_features.items() if not isinstance(kind, tuple)]
         self.actions = list(robot.action_features)
@@ -87,7 +88,7 @@ class LeRobotServer:
         if what == "observe":
             seen = self.robot.get_observation()
             state = np.array([float(seen[name]) for name in self.joints], np.float64)
-            views = {name: square(np.asarray(seen[name]), self.pad) for name in self.cameras}
+            views = {name: sized(np.asarray(seen[name]), self.square) for name in self.cameras}
             return {"views": views, "proprio": {STATE: state}}
         if what == "act":
             if (
@@ -108,21 +109,23 @@ class LeRobotServer:
         they are instead would let the arm sink a little each time. A robot that is told velocities needs zeros here."""
 
 
-def square(picture, pad):
-    """(H, W, 3) uint8 → (R, R, 3): the middle, or all of it between black bars; at most MAX_SIDE."""
+def sized(picture, square=None):
+    """(H, W, 3) uint8 as it is, or a square (R, R, 3): "cut", its middle; "pad", all of it between black bars. Halved
+    until the shorter side is at most MAX_SIDE."""
     height, width = picture.shape[:2]
-    if pad:
+    whole = picture
+    if square == "pad":
         side = max(height, width)
         whole = np.zeros((side, side, 3), np.uint8)
         top, left = (side - height) // 2, (side - width) // 2
         whole[top : top + height, left : left + width] = picture
-    else:
+    elif square == "cut":
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         whole = picture[top : top + side, left : left + side]
-    while len(whole) > MAX_SIDE:
-        side = len(whole) // 2
-        halves = whole[: 2 * side, : 2 * side].reshape(side, 2, side, 2, 3)
+    while min(whole.shape[:2]) > MAX_SIDE:
+        height, width = (side // 2 for side in whole.shape[:2])
+        halves = whole[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3)
         whole = halves.mean((1, 3)).round().astype(np.uint8)
     return np.ascontiguousarray(whole, np.uint8)
 
@@ -178,13 +181,13 @@ def main():
     parser.add_argument("--camera", action="append", default=[], metavar="NAME=NUMBER", help="as in the training data")
     parser.add_argument("--fps", type=int, default=30, help="of the cameras")
     parser.add_argument("--max_relative_target", type=float, required=True, help="farthest goal from where the arm is")
-    parser.add_argument("--pad", action="store_true", help="square pictures by black bars instead of cutting")
+    parser.add_argument("--square", choices=("cut", "pad"), help="make squares: the middle, or all with black bars")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8010)
     args = parser.parse_args()
     robot = make_robot(args)
     try:
-        server = LeRobotServer(robot, args.pad)
+        server = LeRobotServer(robot, args.square)
         print(f"ws://{args.host}:{args.port}: {server.about()}", flush=True)
         with serve(server, args.host, args.port, compression=None, origins=[None], ping_interval=None) as listener:
             listener.serve_forever()

@@ -19,6 +19,7 @@ from libs.errors import BadInput
 from rv_eval.agent import AgentSettings, Answering
 from rv_eval.drafts import rest_of
 from rv_eval.envs.base import ActionPart, snap
+from rv_eval.picture_sizes import shape_remark
 from rv_eval.serving.robot_limits import Limits
 from rv_eval.serving.robot_log import RobotLog
 from rv_eval.splice import SPLICE, Splicer, check_execution
@@ -35,7 +36,8 @@ class Robot(Protocol):
     """What a robot must do. Each method returns within a fraction of a control step, and may raise anything."""
 
     def observe(self) -> dict:
-        """{"views": {camera: (R, R, 3) uint8 upright}, "proprio": {part: (n,) floats}} of now."""
+        """{"views": {camera: (H, W, 3) uint8 upright}, "proprio": {part: (n,) floats}} of now. Pictures have the shape
+        of those in the training data; their size does not matter."""
 
     def act(self, action: np.ndarray) -> None:
         """Execute (A,) float64, until the next call."""
@@ -293,12 +295,25 @@ def _named(there: dict, wanted: Iterable[str], what: str) -> dict:
     return found
 
 
+def picture_remark(robot: Robot, policy: Answering) -> str:
+    """Looks once: what somebody should know before the robot moves, where its pictures have another shape than those of
+    training. "": nothing. BadInput: it does not show what the policy looks at. Raises what the robot raises."""
+    views = _named(robot.observe()["views"], policy.views, "view")
+    shown = {name: _size(picture, name) for name, picture in views.items()}
+    return shape_remark(policy.pictures, shown, "the robot") if policy.pictures else ""
+
+
+def _size(picture, view):
+    """(height, width)"""
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise BadInput(f"view {view}: a picture is (H, W, 3) uint8, not {getattr(picture, 'shape', type(picture))}")
+    return picture.shape[:2]
+
+
 def _shrunk(picture, resolution, view):
     """A picture whose shorter side is no longer than that of the training data's: less to send. What becomes of another
     shape than theirs is the policy's to say (IMAGE.FIT)."""
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise BadInput(f"view {view}: a picture is (H, W, 3) uint8, not {getattr(picture, 'shape', type(picture))}")
-    height, width, _ = picture.shape
+    height, width = _size(picture, view)
     share = resolution / min(height, width)
     if share >= 1:
         return picture

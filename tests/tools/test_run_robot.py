@@ -77,6 +77,17 @@ def test_a_run_and_its_log(robot, tmp_path, capsys):
     assert f"{len(actions)}" in capsys.readouterr().out
 
 
+def test_pictures_of_another_shape_are_told_before_the_arm_moves(robot, capsys):
+    arguments, _ = robot
+    about = {"fit": "crop", "crop": 1.0, "size": [28, 28]}
+    for size, told in (([480, 640], "the robot shows agentview 40 x 40, eye_in_hand 40 x 40"), ([64, 64], "")):
+        cameras = {"agentview": size, "eye_in_hand": size}
+        with running(ReadablePolicy(pictures={"cameras": cameras, **about})) as server:
+            main(["--model_path", server.url, *arguments])
+        printed = capsys.readouterr().err
+        assert ("480 x 640" in printed and told in printed) if told else "warning" not in printed
+
+
 def test_without_a_log_nothing_is_kept_in_memory(robot, monkeypatch):
     arguments, told = robot
     kept = []

@@ -84,8 +84,8 @@ def test_look_act_and_hold(file):
         seen = remote.observe()
         assert seen["proprio"]["state"].tolist() == [1.5, -2.0, 50.0]
         front = robot.get_observation()["front"]
-        np.testing.assert_array_equal(seen["views"]["front"], front[:, 8:56])
-        np.testing.assert_array_equal(seen["views"]["wrist"], front.transpose(1, 0, 2)[8:56])
+        np.testing.assert_array_equal(seen["views"]["front"], front, "the policy fits them as those of its training")
+        np.testing.assert_array_equal(seen["views"]["wrist"], front.transpose(1, 0, 2))
         remote.act(np.array([1.0, 2.0, 3.0]))
         assert robot.sent == [dict(zip(JOINTS, (1.0, 2.0, 3.0), strict=True))]
         assert remote.observe()["proprio"]["state"].tolist() == [1, 2, 3]
@@ -140,14 +140,17 @@ def test_silence_is_a_hold(file, monkeypatch):
     assert said[0] == "nothing said for 0.05 s: holding"
 
 
-def test_pictures_become_square(file):
+def test_pictures_become_square_where_that_is_asked_for(file):
     picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(file.square(picture, pad=False), picture[:, 1:5])
-    padded = file.square(picture, pad=True)
+    np.testing.assert_array_equal(file.sized(picture), picture)
+    np.testing.assert_array_equal(file.sized(picture, "cut"), picture[:, 1:5])
+    padded = file.sized(picture, "pad")
     np.testing.assert_array_equal(padded[1:5], picture)
     assert padded.shape == (6, 6, 3) and not padded[0].any() and not padded[5].any()
     large = np.full((1080, 1920, 3), 7, np.uint8)
-    assert file.square(large, pad=False).shape == (540, 540, 3) and (file.square(large, False) == 7).all()
+    for square, shape in ((None, (540, 960, 3)), ("cut", (540, 540, 3)), ("pad", (480, 480, 3))):
+        assert file.sized(large, square).shape == shape
+    assert (file.sized(large) == 7).all()
 
 
 def arguments(**changes):

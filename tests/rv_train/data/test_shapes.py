@@ -85,12 +85,13 @@ def test_a_policy_is_trained_served_and_played(demos, tmp_path, kind, capsys):
     assert "open loop" in capsys.readouterr().out
 
 
-def test_an_environment_of_another_shape_is_remarked():
-    square = {"cameras": {"front": [64, 64]}, "fit": "crop"}
-    wide = {"cameras": {"front": [48, 64], "wrist": [64, 64]}, "fit": "pad"}
-    assert shape_remark(square, 64) == ""
-    remark = shape_remark(wide, 64)
-    assert "front 48 x 64, the environment shows 64 x 64" in remark and "IMAGE.FIT pad" in remark
+def test_pictures_of_another_shape_are_remarked():
+    pictures = {"cameras": {"front": [48, 64], "wrist": [64, 64]}, "fit": "pad"}
+    remark = shape_remark(pictures, {"front": (64, 64), "wrist": (32, 32)}, "the environment")
+    assert "front 48 x 64, the environment shows front 64 x 64:" in remark and "IMAGE.FIT pad" in remark
+    for size in ((48, 64), (480, 640), (27, 36), (37, 49)):  # the last one is rounded
+        assert shape_remark(pictures, {"front": size}, "the robot") == "", size
+    assert "the robot shows front 64 x 48" in shape_remark(pictures, {"front": (64, 48)}, "the robot")
 
 
 def test_sizes_that_are_none_are_told():
