@@ -29,6 +29,9 @@ from rv_train.provenance import versions
 from rv_train.tracking import format_time
 
 SAVE_VIDEO = ("all", "failures", "none")
+MOST_UNASKED = (
+    100_000  # episodes of a plan where nobody says how many: an environment may number all that a seed can be
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def plan_episodes(
 ) -> list[Episode]:
     """The first `num_episodes` init states of every task, None: all. num_steps: limit instead of the suite's own.
 
-    num_settle_steps: of the environment, see Description. BadInput: a number that cannot be.
+    num_settle_steps: of the environment, see Description. BadInput: a number that cannot be, or all are too many.
     """
     if num_episodes is not None and num_episodes < 1:
         raise BadInput(f"the number of episodes must be at least 1, got {num_episodes}")
@@ -71,6 +74,8 @@ def plan_episodes(
         raise BadInput(f"the number of steps must be at least 1, got {num_steps}")
     if not 0 <= seed < 2**32:
         raise BadInput(f"the seed must be from 0 to {2**32 - 1}, got {seed}")
+    if num_episodes is None and (number := sum(task.num_init_states for task in tasks)) > MOST_UNASKED:
+        raise BadInput(f"the tasks have {number:,} init states, too many to play all: give --episodes N, per task")
     for task in tasks:
         if (num_episodes or 1) > task.num_init_states:
             raise BadInput(

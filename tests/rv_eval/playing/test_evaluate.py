@@ -53,6 +53,10 @@ def test_impossible_plans_are_refused(arguments):
         plan_episodes([Task()], *arguments)
     with pytest.raises(ValueError, match="has 0 init states"):
         plan_episodes([Task(num_init_states=0)], None, 7)
+    endless = Task(num_init_states=2**31 - 1)  # as an environment may say that takes any seed
+    with pytest.raises(ValueError, match="give --episodes N"):
+        plan_episodes([endless], None, 7)
+    assert len(plan_episodes([endless], 2, 7)) == 2
 
 
 def test_records_videos_and_report(tmp_path):
