@@ -21,6 +21,7 @@ from rv_eval.serving.protocol import (
     KEY_VARIABLE,
     MAX_DRAFT,
     MAX_PIXELS,
+    MAX_REASON,
     METADATA,
     PolicyChanged,
     PolicyFailed,
@@ -39,10 +40,15 @@ MAX_ANSWER = 2**20  # bytes
 _LOST = (OSError, ConnectionClosed, InvalidHandshake)  # time-outs are OSErrors
 
 
+class _Refused(ConnectionError):
+    """The server, or what stands before it, takes no connection more, for now."""
+
+
 class RemotePolicy:
     """The policy of the server at `url`, "ws://host:port".
 
-    Every observation of a batch has its own connection, so the server can compute them together.
+    Every observation of a batch has its own connection, so the server can compute them together; where it takes no more
+    connections (--max_clients) those that are left go round.
     timeout_s: for one answer. reconnect_s: how long a server that was there before is given to come back; the
     observation is sent again then, which changes nothing: the server remembers nothing. A server that still loads its
     model is waited for, as long as it lives, up to half an hour; one whose port is not open yet for wait_s, and report
@@ -166,7 +172,12 @@ class RemotePolicy:
     def _exchange(self, messages, answers):
         todo = [place for place in range(len(messages)) if place not in answers]
         while len(self._connections) < len(todo):
-            self._connections.append(self._connect())
+            try:
+                self._connections.append(self._connect())
+            except _Refused:
+                if not self._connections:
+                    raise
+                break  # the others are asked when these have answered
         asked = list(zip(self._connections, todo, strict=False))
         for connection, place in asked:
             connection.send(messages[place])
@@ -217,7 +228,8 @@ class RemotePolicy:
                 ) from error
             if status < 500:
                 raise BadInput(f"{self.url} is no policy server: it answers HTTP {status}") from error
-            raise
+            said = (error.response.body or b"").decode(errors="replace").strip().partition("\n")[0][:MAX_REASON]
+            raise _Refused(f"it answers HTTP {status}{said and ', '}{said}") from error
         try:
             self._check(self._greeting(connection))
             # A server that stands still must not block us while we send.

@@ -193,7 +193,8 @@ class PolicyServer:
             if not known:
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "this server wants an API key\n")
         if self.clients >= self.limits.max_clients:
-            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{self.clients} clients are connected already\n")
+            full = f"{self.clients} clients are connected already: tools/serve_policy.py --max_clients takes more\n"
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, full)
         return None
 
     def _health(self):

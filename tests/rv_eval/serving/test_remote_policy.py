@@ -20,7 +20,7 @@ from rv_eval.serving.protocol import PolicyChanged, PolicyFailed, PolicyLost
 from rv_eval.serving.remote_policy import RemotePolicy
 from rv_eval.serving.serve import ServerLimits
 from tests.rv_eval.fakes import FakeEnv, FakeTask
-from tests.rv_eval.servers import VIEWS, PicturePolicy, observation, running
+from tests.rv_eval.servers import VIEWS, PicturePolicy, health, observation, running, wait_until
 from tests.tiny import ROOT, make_tiny_checkpoint
 
 
@@ -72,6 +72,21 @@ def test_observations_of_a_batch_are_computed_together():
     assert_same(found, policy.predict_detailed(observations))
     assert policy.batches[:-1] == [4, 4, 4, 2]
     assert time.monotonic() - start < 2
+
+
+def test_where_no_more_connections_are_taken_fewer_do():
+    policy, observations = PicturePolicy(), [observation(seed) for seed in range(7)]
+    with running(policy, ServerLimits(max_clients=3)) as server:
+        others = [RemotePolicy(server.url, reconnect_s=0.2) for _ in range(3)]
+        remote = others.pop()
+        others.pop().close()
+        wait_until(lambda: health(server)[1]["clients"] == 2)
+        assert_same(remote.predict_detailed(observations), policy.predict_detailed(observations))
+        assert remote.reconnects == 0, "it is not lost"
+        with pytest.raises(PolicyLost, match=r"HTTP 503, 3 clients are connected already: .* --max_clients"):
+            RemotePolicy(server.url)
+        remote.close()
+        others.pop().close()
 
 
 def test_a_rollout_does_not_see_the_difference():
