@@ -18,6 +18,7 @@ from libs.errors import BadInput
 from libs.files import check_new_folder
 from libs.jobs import run_jobs
 from rv_eval.envs.remote import RemoteSimulator
+from rv_eval.envs.remote_messages import RemoteTask
 from rv_eval.playing.demonstrations import DemoSettings, TaskRecorder
 from tools.collect_demos import COUNTS, check_ranges
 
@@ -49,6 +50,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def check_names(tasks: Iterable[RemoteTask]) -> None:
+    """BadInput: two tasks would be written into one folder."""
+    suites: dict[str, str] = {}
+    for task in tasks:
+        if other := suites.get(task.name):
+            both = task.suite if other == task.suite else f"{other} and {task.suite}"
+            raise BadInput(f"two tasks of {both} are called {task.name}, as their folder in --out: choose one of them")
+        suites[task.name] = task.suite
+
+
 def read_pushes(words: Iterable[str], parts: Collection[str]) -> dict[str, float]:
     """{part: how far}. BadInput: no such part, or no number above 0."""
     pushes = {}
@@ -72,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not simulator.has_expert:
             raise BadInput("--env_command: this environment has no expert: nobody there knows how")
         about, tasks, versions = simulator.description, simulator.choose_tasks(args), simulator.versions()
+    check_names(tasks)
     push = read_pushes(args.push_by, [part.name for part in about.actions])
     if bool(args.pushed) != bool(push):
         raise BadInput(

@@ -68,7 +68,7 @@ class TaskRecorder:
             about = simulator.description
             cameras, rate = about.views, about.control_hz
             writer = EpisodeWriter(self.out / task.name, cameras, about.proprio, about.action_dim, rate)
-            done, attempt = self.kept(writer)
+            done, attempt = self.kept(writer, task)
             env: RemoteEnvironment | None = None
             incidents = 0
             try:
@@ -91,8 +91,8 @@ class TaskRecorder:
                 if env is not None:
                     env.close()
 
-    def kept(self, writer: EpisodeWriter) -> tuple[int, int]:
-        """(demonstrations that are there, the attempt to go on with)."""
+    def kept(self, writer: EpisodeWriter, task: RemoteTask) -> tuple[int, int]:
+        """(demonstrations that are there, the attempt to go on with). BadInput: they are others."""
         paths = writer.paths()
         if not paths:
             return 0, 0
@@ -100,12 +100,14 @@ class TaskRecorder:
         found = json_object(attrs, "collection")
         if found != asdict(self.settings):
             raise BadInput(f"{writer.folder} was collected with {found}: choose another --out")
+        if (suite := attrs.get("suite", task.suite)) != task.suite:  # those from before do not say
+            raise BadInput(f"{writer.folder} was collected of suite {suite}, not {task.suite}: choose another --out")
         return len(paths), int(attrs["attempt"]) + 1
 
     def _attempt(self, env, writer, number):
         """Whether it succeeded; then it is in the folder."""
         attrs = {"collection": json.dumps(asdict(self.settings)), "attempt": number}
-        attrs |= {"render": self.settings.render, "resolution": self.settings.resolution}
+        attrs |= {"render": self.settings.render, "resolution": self.settings.resolution, "suite": env.task.suite}
         rng = np.random.default_rng([self.settings.seed, zlib.crc32(env.task.name.encode()), number])
         episode = Episode(env.task, int(rng.integers(FIRST_DRAWN, LAST_DRAWN)), self.settings.seed, env.task.max_steps)
         with contextlib.suppress(NoDemo), writer.episode(env.task.instruction, attrs) as demo:

@@ -18,7 +18,7 @@ from rv_eval.results.equality import compare_evals
 from rv_train.checkpoint import save_model_folder
 from rv_train.policies import build_encoder, build_policy
 from tests.refusal import refusal
-from tests.rv_eval.envs.elsewhere import COMMAND, gone, misbehaving
+from tests.rv_eval.envs.elsewhere import COMMAND, EXAMPLES, gone, misbehaving
 from tests.tiny import ACTION_STATS, ROOT, tiny_cfg
 from tools.collect_env import main as collect
 from tools.dev.processes import processes
@@ -141,6 +141,34 @@ def test_demonstrations_are_the_same_however_they_are_collected(tmp_path, capsys
         collect, capsys, "--env_command", COMMAND, "--num_demos", "3", "--out", tmp_path / "a", "--render", "dark"
     )
     assert "choose another --out" in told
+
+
+TWO_SUITES = """
+import sys
+sys.path.insert(0, {examples!r})
+import serve_env
+
+class Box(serve_env.Box):
+    @staticmethod
+    def describe():
+        about = serve_env.Box.describe()
+        (task,) = about["tasks"]
+        return about | {{"tasks": [task | {{"suite": suite}} for suite in ("train", "test")]}}
+
+serve_env.main(Box)
+"""
+
+
+def test_tasks_of_the_same_name_are_not_mixed(tmp_path, capsys):
+    file = tmp_path / "box.py"
+    file.write_text(TWO_SUITES.format(examples=str(EXAMPLES)))
+    given = ["--env_command", f"{sys.executable} {file}", "--num_demos", "1", "--render", "plain", "--resolution", "24"]
+    given += ["--out", str(tmp_path / "out")]
+    assert "two tasks of train and test are called close_at_the_ball" in refusal(collect, capsys, *given)
+    collect([*given, "--task_suite", "train"])
+    collect([*given, "--task_suite", "train"])
+    told = refusal(collect, capsys, *given, "--task_suite", "test")
+    assert "was collected of suite train, not test: choose another --out" in told
 
 
 def test_pushes_come_in_bursts_and_move_only_what_is_named():
