@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rv_train.backbones.prompt import STATE
+from rv_train.data.forms import form_text
 
 if TYPE_CHECKING:
     from rv_eval.policy import Policy
@@ -38,7 +39,7 @@ TEXT = """It looks at {cameras}, reads an instruction, and writes the next {hori
 | shown | {shown} |
 | prompt | `HEAD + instruction + TAIL` below |
 | answer | {values} integers, the likeliest token each time |
-| action | `low + integer / {bins} * (high - low)`; where `low` equals `high`, always that |
+| action | `low + integer / {bins} * (high - low)`; where `low` equals `high`, always that{differences} |
 | executed | {executed} |
 
 This needs `transformers`, PyTorch, numpy and OpenCV, and does what this repository's own server does, which besides
@@ -80,7 +81,7 @@ def actions(frames, instruction{state}):  # -> ({horizon}, {dim}) float32
     ids = model.generate(**batch, max_new_tokens={longest}, do_sample=False)[0, batch["input_ids"].shape[1] :]
     words = tokenizer.decode(ids, skip_special_tokens=True).split()[: {values}]
     written = np.array(words, dtype=float).reshape({horizon}, {dim})
-    return (LOW + written / {bins} * (HIGH - LOW)).astype(np.float32)"""
+{result}"""
 
 BARS = """    room = [({} - one.shape[0], {} - one.shape[1]) for one in seen]
     around = [((y // 2, y - y // 2), (x // 2, x - x // 2), (0, 0)) for y, x in room]
@@ -92,6 +93,13 @@ TYPES = """    if transformers.__version__ >= "5":  # tells pictures from words 
 STATE_RANGE = """STATE_LOW, STATE_SPAN = np.array({low}), np.array({span})
 """
 STATE_INTEGERS = """    state = np.rint(np.clip((state - STATE_LOW) / STATE_SPAN, 0, 1) * {bins}).astype(int)
+"""
+RESULT = "    return (LOW + written / {} * (HIGH - LOW)).astype(np.float32)"
+DIFFERENCES = """    chunk = LOW + written / {bins} * (HIGH - LOW)
+    chunk[:, {relative}] = chunk[:, {relative}]{summed} + np.asarray(state)[{origin}]
+    return chunk.astype(np.float32)"""
+TURNED = """It writes {form}, which this repository turns into actions: `tools/serve_policy.py --model_path FOLDER`.
+`transformers` opens the model, but the numbers that it writes are no actions.
 """
 OWN = """Its actions come out of an expert beside the vision-language model, which only this repository knows:
 `tools/serve_policy.py --model_path FOLDER`. `transformers` opens the vision-language model, where its weights are here.
@@ -106,7 +114,8 @@ def model_card(policy: "Policy", versions: str, address: str = ".", sections: It
     """
     family, of_text = policy.model.family, policy.model.INTEGERS
     kind = "Vision-language model " + ("that writes actions (VLA-0)" if of_text else "with an action expert")
-    recipe = _text(policy, address) if of_text else OWN
+    form = policy.encoder.form
+    recipe = OWN if not of_text else TURNED.format(form=form_text(form)) if form.rotations else _text(policy, address)
     more = "".join(f"\n{section.rstrip()}\n" for section in sections)
     return CARD.format(title=family.name, kind=kind, versions=versions, recipe=recipe.rstrip(), more=more)
 
@@ -130,6 +139,7 @@ def _text(policy, address):
         dim=policy.action_dim,
         values=policy.horizon * policy.action_dim,
         bins=encoder.num_bins,
+        differences=f"; {form_text(encoder.form)}, which is added then" if encoder.form.relative else "",
         sizes=", ".join("{} x {}".format(*pictures["cameras"][view]) for view in policy.views),
         cut=cut,
         height=height,
@@ -165,6 +175,7 @@ def _code(policy, address):
         longest=policy.model.decoder.grammar.longest,
         state=", state" if policy.proprio else "",
         state_form=f", {' and '.join(policy.proprio)} in one array" if policy.proprio else "",
+        result=_result(encoder),
         state_range=_state_range(state) if policy.proprio else "",
         state_text=f' + {STATE!r} + " ".join(map(str, state))' if policy.proprio else "",
         integers=STATE_INTEGERS.format(bins=encoder.num_bins) if policy.proprio else "",
@@ -176,6 +187,16 @@ def _camera(view, plan):
     how = "cv2.INTER_AREA" if shrinks else "cv2.INTER_LINEAR"
     numbers = f"{plan.top}, {plan.left}, {plan.height}, {plan.width}, ({plan.resized[1]}, {plan.resized[0]})"
     return f"({view!r}, {numbers}, {how})"
+
+
+def _result(encoder):
+    """From what is written to actions: of differences what they are relative to is added."""
+    form = encoder.form
+    if form.plain:
+        return RESULT.format(encoder.num_bins)
+    summed = ".cumsum(axis=0)" if form.to_before else ""
+    numbers = {"relative": list(form.relative), "origin": list(form.origin)}
+    return DIFFERENCES.format(bins=encoder.num_bins, summed=summed, **numbers)
 
 
 def _state_range(codec):

@@ -51,6 +51,38 @@ def test_its_code_asks_the_same_question(family, options, tmp_path):
     torch.testing.assert_close(found, ours, rtol=1e-3, atol=1e-4)
 
 
+GOALS = {
+    "DATA__PROPRIO": ["ee_pos"],
+    "ACTION__MODE": "delta",
+    "ACTION__DELTA": [2, 0],
+    "ACTION__STATE": ["ee_pos[0:2]"],
+}
+
+
+@pytest.mark.parametrize("to", ["state", "action"])
+def test_its_code_gives_the_goals_of_a_policy_that_writes_differences(to, tmp_path, monkeypatch):
+    cfg = tiny_cfg(tiny_recipe(tmp_path, "qwen2_5_vl"), ACTION__DELTA_TO=to, **GOALS)
+    policy = tiny_policy(tmp_path / "model", cfg, {**ACTION_STATS, "proprio": STATE})
+    frames = {view: np.zeros((*policy.pictures["cameras"][view], 3), np.uint8) for view in policy.views}
+    state = np.array([0.25, 0.5, 3.5])
+    wanted = policy.predict_detailed([{"views": frames, "instruction": "go", "proprio": state}])
+    card = run_card(text := model_card(policy, "5.x"), tmp_path / "model")
+    # What it writes freely need not be integers: this is what the grammar made of it.
+    monkeypatch.setattr(card["model"], "generate", lambda **batch: batch["input_ids"])
+    monkeypatch.setattr(type(card["tokenizer"]), "decode", lambda *_, **__: wanted.texts[0])
+    np.testing.assert_allclose(card["actions"](frames, "go", state), wanted.chunk[0], atol=1e-5)
+    assert "as differences to" in text and "which is added then" in text
+
+
+def test_the_card_of_a_policy_that_writes_other_rotations_says_that_it_needs_this_repository(tmp_path):
+    cfg = tiny_cfg(tiny_recipe(tmp_path, "qwen2_5_vl"), ACTION__ROTATION__DIMS=[3], ACTION__ROTATION__WRITTEN="6d_rows")
+    stats = {
+        name: value + [value[-1]] * 3 if isinstance(value, list) else value for name, value in ACTION_STATS.items()
+    }
+    card = model_card(tiny_policy(tmp_path / "model", cfg, stats), "5.x")
+    assert "recorded as axis_angle, as 6d_rows, which this repository turns into actions" in card and "```" not in card
+
+
 def test_the_card_of_an_expert_says_that_it_needs_this_repository(tmp_path):
     policy = Policy.from_checkpoint(make_tiny_checkpoint(tmp_path, **flow_opts(DATA__PROPRIO=[])))
     card = model_card(policy, "5.x")
