@@ -24,6 +24,7 @@ from libs.robosuite_sim.gl import child_environment, give_back_device, take_devi
 _ROOT = Path(__file__).resolve().parents[2]  # the child must find the same packages
 _SERVE = "import sys; sys.path[:0] = sys.argv[2:]; from libs.robosuite_sim.remote import serve; serve(int(sys.argv[1]))"
 _CLOSE = "close"
+KILL_S = 10.0  # until a child that was killed is given up
 
 
 class SimTimeout(RuntimeError):
@@ -124,7 +125,8 @@ class RemoteObject:
         """End the child now."""
         if self._child.poll() is None:
             self._child.kill()
-            self._child.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel, in a driver: nobody ends it
+                self._child.wait(KILL_S)
         self._connection.close()
         give_back_device(self._device)
         self._device = None

@@ -24,6 +24,7 @@ from rv_eval.serving.connection import abort
 PAUSE_S = 0.1
 ANSWER_S = 10.0  # until the greeting, and for a request to be taken
 LAST_BYTES = 2**16  # of what a process has said, in which its last words are
+KILL_S = 10.0  # until a process that was killed is given up
 MAX_WAITING = 10_000  # answers that nobody has taken: far more than were asked for
 
 _ADDRESS = re.compile(rb"^(ws://\S+)\s*$", re.MULTILINE)
@@ -105,7 +106,8 @@ class StartedServer:
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel, in a driver: nobody ends it
+                self._process.wait(KILL_S)
 
 
 class Line:

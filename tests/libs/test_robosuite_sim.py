@@ -12,6 +12,7 @@ import pytest
 
 from libs.robosuite_sim import RemoteObject, SimCrash, SimTimeout
 from libs.robosuite_sim.rendering import _merged_faces, get_render_setting
+from tests.stuck import never_ends
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,6 +80,18 @@ def test_a_call_that_hangs_is_killed():
     with pytest.raises(SimCrash):
         remote.call("is_set")
     remote.close()
+
+
+def test_a_child_that_nobody_can_kill_is_given_up(monkeypatch):
+    """As one that waits for a driver which never answers: even SIGKILL waits for that."""
+    remote = RemoteObject("threading:Event", {})
+    child = remote._child
+    with monkeypatch.context() as stuck:
+        stuck.setattr(child, "kill", lambda: None)
+        stuck.setattr(child, "wait", never_ends)
+        remote.kill()
+    child.kill()
+    child.wait(10)
 
 
 def test_errors_of_the_child():

@@ -20,11 +20,13 @@ from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import CannotStart, Episode, WorkerFailure
 from rv_eval.envs.remote import RemoteSimulator
+from rv_eval.envs.remote_line import StartedServer
 from rv_eval.envs.remote_messages import read_action, read_error, read_greeting, read_reply
 from rv_eval.playing.rollout import Rollout
 from rv_eval.serving import wire
 from rv_train.policies.base import Prediction
 from tests.rv_eval.envs.elsewhere import COMMAND, EXAMPLES, Standing, box, gone, misbehaving
+from tests.stuck import never_ends
 from tests.tiny import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
@@ -140,6 +142,15 @@ def test_closing_ends_the_process_and_says_nothing_twice():
         env.close()
         env.close()
         assert gone(pid)
+
+
+def test_a_process_that_nobody_can_kill_is_given_up(monkeypatch):
+    server = StartedServer(f"{sys.executable} -c 'import sys; sys.stdin.read()'")
+    process = server._process
+    with monkeypatch.context() as stuck:
+        stuck.setattr(process, "wait", never_ends)
+        server.close()
+    assert process.wait(10) is not None
 
 
 def test_more_answers_than_a_socket_holds_may_wait():
