@@ -166,7 +166,7 @@ class RobotLoop:
         """Until the steps are done or something goes wrong. However it ends, the robot holds. Raises what the robot
         raises, and BadInput where it does not show what the policy looks at."""
         result, period = self.result, 1 / self._options.rate_hz
-        due = self._clock.now()
+        due, whole = self._clock.now(), False
         try:
             while result.steps < self._options.max_steps:
                 self._step()
@@ -177,7 +177,7 @@ class RobotLoop:
                     result.missed += 1
                     due = now
                 self._clock.wait_until(due)
-            result.done, result.reason = True, "all steps are done"
+            whole, result.reason = True, "all steps are done"
         except _Stop as stop:
             result.reason = str(stop)
         except BaseException:
@@ -185,6 +185,7 @@ class RobotLoop:
                 self._robot.hold()
             raise
         self._robot.hold()
+        result.done = whole
         return result
 
     def _step(self):

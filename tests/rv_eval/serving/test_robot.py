@@ -251,6 +251,19 @@ def test_the_gripper_can_be_snapped():
     assert seen == [-1.0, -1.0]
 
 
+def test_a_robot_that_is_gone_when_it_should_hold_at_the_end_was_not_well():
+    run = Run(12, [2])
+
+    def hold():
+        if run.clock.now() > 101:  # the last step is done
+            raise ConnectionError("it is gone")
+
+    run.robot.hold = hold
+    with pytest.raises(ConnectionError, match="it is gone"):
+        run.loop.run()
+    assert run.loop.result.steps == 12 and not run.loop.result.done
+
+
 @pytest.mark.parametrize("error", [ConnectionError("unplugged"), KeyboardInterrupt()])
 def test_whatever_breaks_it_holds(error):
     run = Run(20, [2])
