@@ -133,9 +133,9 @@ class _Stop(Exception):
 class RobotLoop:
     """One run of a policy on a robot.
 
-    policy: has horizon, action_dim, views, proprio, resolution. asker: ask(observation) and answer(), as ThreadAsker.
-    log: takes what was seen, said and done, and keeps it in memory; None: nothing is kept. BadInput: the limits are for
-    other actions, or the policy cannot be executed so.
+    policy: has horizon, action_dim, views, proprio, resolution, pictures. asker: ask(observation) and answer(), as
+    ThreadAsker. log: takes what was seen, said and done, and keeps it in memory; None: nothing is kept. BadInput: the
+    limits are for other actions, or the policy cannot be executed so.
     """
 
     def __init__(
@@ -283,8 +283,13 @@ class RobotLoop:
         proprio = observation.get("proprio", {})
         given = {name: np.asarray(values, np.float64) for name, values in proprio.items()}
         wanted = _named(given, self._policy.proprio, "part of the robot's state")
-        small = {name: _shrunk(picture, self._policy.resolution, name) for name, picture in views.items()}
+        small = {name: _shrunk(picture, self._side(name), name) for name, picture in views.items()}
         return {"views": small, "proprio": given | wanted}
+
+    def _side(self, view):
+        """Pixels of the shorter side of a camera's pictures in training."""
+        pictures = self._policy.pictures
+        return min(pictures["cameras"][view]) if pictures else self._policy.resolution
 
 
 def _named(there: dict, wanted: Iterable[str], what: str) -> dict:
@@ -311,11 +316,11 @@ def _size(picture, view):
     return picture.shape[:2]
 
 
-def _shrunk(picture, resolution, view):
-    """A picture whose shorter side is no longer than that of the training data's: less to send. What becomes of another
-    shape than theirs is the policy's to say (IMAGE.FIT)."""
+def _shrunk(picture, side, view):
+    """A picture whose shorter side is no longer than `side`, that of the training data's: less to send, and as fine as
+    they were. What becomes of another shape than theirs is the policy's to say (IMAGE.FIT)."""
     height, width = _size(picture, view)
-    share = resolution / min(height, width)
+    share = side / min(height, width)
     if share >= 1:
         return picture
     import cv2

@@ -27,7 +27,7 @@ class FakePolicy:
     """What the loop wants to know of a policy."""
 
     horizon, action_dim, views, proprio, resolution = HORIZON, ACTION_DIM, VIEWS, {"state": ACTION_DIM}, 16
-    folder, takes_prefix = "checkpoints/fake", True
+    folder, takes_prefix, pictures = "checkpoints/fake", True, None
 
 
 class FakeRobot:

@@ -307,6 +307,15 @@ def test_long_names_find_the_robots_short_ones_and_pictures_are_made_small():
     assert question["proprio"]["observation.state"].tolist() == [0, 0]
 
 
+def test_pictures_are_as_large_as_each_cameras_in_training():
+    cameras = {"front": [24, 32], "wrist": [8, 8]}
+    policy = type("Policy", (FakePolicy,), {"resolution": 32, "pictures": {"cameras": cameras}})()
+    run = Run(6, [1], side=48, policy=policy)
+    run()
+    views = run.asker.questions[0]["views"]
+    assert {view: picture.shape for view, picture in views.items()} == {"front": (24, 24, 3), "wrist": (8, 8, 3)}
+
+
 def test_the_log_is_a_demonstration_file(tmp_path):
     run = Run(20, [2])
     result = run()
