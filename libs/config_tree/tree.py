@@ -106,7 +106,9 @@ def _typed(key, value, default, origin, list_items):
             raise BadInput(f"{origin}: {key} must be a list of {item.__name__}, got {value!r}")
         return [item(v) for v in values]
     if type(value) is not wanted:
-        raise BadInput(f"{origin}: {key} must be {wanted.__name__}, got {value!r} ({type(value).__name__})")
+        spelled = wanted is str and isinstance(value, bool)  # AMP: {mode: off}
+        quotes = "; YAML reads on, off, yes and no so: write the word in quotes" if spelled else ""
+        raise BadInput(f"{origin}: {key} must be {wanted.__name__}, got {value!r} ({type(value).__name__}){quotes}")
     return value
 
 

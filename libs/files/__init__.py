@@ -88,11 +88,12 @@ def read_json(path: Path | str, unique: bool = False) -> Any:
 
 def without_repeats(pairs: list[tuple]) -> dict:
     """The object that a JSON reader found these (name, value) pairs in; BadInput where a name stands there twice."""
-    names = [name for name, _ in pairs]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise BadInput(f"{twice[0]!r} stands there twice")
-    return dict(pairs)
+    found: dict = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadInput(f"{name!r} stands there twice")
+        found[name] = value
+    return found
 
 
 def read_json_object(path: Path | str, unique: bool = False) -> dict:
@@ -104,12 +105,30 @@ def read_json_object(path: Path | str, unique: bool = False) -> dict:
 
 
 def read_yaml(path: Path | str) -> Any:
-    """What a YAML file holds, None where it is empty; BadInput as `read_text`, and where it is not YAML."""
+    """What a YAML file holds, None where it is empty; BadInput as `read_text`, and where it is not YAML or a name
+    stands twice in a mapping: the last would silently count, and of a section all that the first says be lost."""
     text = read_text(path)
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _WithoutRepeats)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
         raise BadInput(f"{path} is not valid YAML: {error}") from None
+
+
+class _WithoutRepeats(yaml.SafeLoader):
+    """Looks at what is written, before merge keys (<<) bring names that may stand there again."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        lines: dict = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in lines:
+                    raise BadInput(f"{key.value!r} stands there twice, in lines {lines[name]} and {line}: make it one")
+                lines[name] = line
+        return node
 
 
 @contextlib.contextmanager

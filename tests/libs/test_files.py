@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from libs.files import whole_file, write_whole
+from libs.errors import BadInput
+from libs.files import read_yaml, whole_file, write_whole
 
 
 def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path):
@@ -47,3 +48,19 @@ def test_what_a_kill_left_is_replaced(tmp_path):
     write_whole(path, "whole")
     assert path.read_text() == "whole"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_name_stands_once_in_a_mapping_of_yaml(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &one {x: 1, y: 2}\nb: {<<: *one, y: 3}\nc: [{x: 1}, {x: 2}]\n1: int\n'1': text\n")
+    assert read_yaml(path) == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 1, "y": 3},
+        "c": [{"x": 1}, {"x": 2}],
+        1: "int",
+        "1": "text",
+    }
+    for text, said in (("a: 1\n\na: 2", "'a' stands there twice, in lines 1 and 3"), ("- {b: {c: 1, c: 1}}", "'c'")):
+        path.write_text(text)
+        with pytest.raises(BadInput, match=f"^{path}: {said}"):
+            read_yaml(path)
