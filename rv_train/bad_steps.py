@@ -64,7 +64,12 @@ class BadSteps:
 
 @torch.no_grad()
 def _not_finite(model, precision, batch):
-    """Indices of the samples of a batch whose loss alone is not finite."""
-    with precision.autocast():
+    """Indices of the samples of a batch whose loss alone is not finite.
+
+    Dropout draws afterwards as if nobody had asked: when a step is read, and so when this comes, is a matter of
+    reports, saves and signals, and what is learned must not depend on it.
+    """
+    devices = [batch["input_ids"].device] if batch["input_ids"].is_cuda else []
+    with torch.random.fork_rng(devices), precision.autocast():
         losses = [model(take_row(batch, row))["loss"] for row in range(len(batch["lengths"]))]
     return [index for index, loss in zip(batch["index"], losses, strict=True) if not torch.isfinite(loss)]
