@@ -336,8 +336,8 @@ def find_resume(run: Path) -> tuple[Path, list[str]]:
 def refuse_foreign(run: Path) -> None:
     """BadInput if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
     links = r"(last|best|final|epoch_\d+)(\.tmp)?"
-    pages = r"wandb|trackers(\.part)?\.json"
-    leftovers = rf"config\.(yaml|json)|run(\.part)?\.json|events\..*|step_\d{{8}}(\.tmp)?|{links}|{pages}|lock"
+    pages, texts = r"wandb|events\..*", r"(config|run|trackers)(\.part)?\.json|config(\.part)?\.yaml"
+    leftovers = rf"{texts}|step_\d{{8}}(\.tmp)?|{links}|{pages}|lock"
     with named_path(run):
         names = sorted(path.name for path in run.iterdir())
     foreign = [name for name in names if not re.fullmatch(leftovers, name)]

@@ -309,7 +309,8 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path, demos):
         prepare_run(cfg, torch.device("cpu"), world_size=1)
     assert precious.read_text() == "precious"
     shutil.rmtree(precious.parent)
-    (tmp_path / "tiny/config.yaml").write_text("what a run killed early leaves")
+    for name in ("config.yaml", "config.part.yaml", "config.json", "run.part.json"):
+        (tmp_path / "tiny" / name).write_text("what a run killed early leaves")
     assert prepare_run(cfg, torch.device("cpu"), world_size=1).resume is None
 
 
