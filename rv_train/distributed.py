@@ -24,9 +24,10 @@ T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what a cluster sends before it takes the machine away
 WAIT = datetime.timedelta(minutes=10)  # for each other within a step: longer, and one of them hangs
-LONG_WAIT = datetime.timedelta(
-    hours=1
-)  # for a job that rank 0 prepares, for a save: tens of gigabytes, perhaps over a network
+LONG_WAIT = datetime.timedelta(hours=1)  # for a save: tens of gigabytes, perhaps over a network
+# For a job that rank 0 prepares: a frame cache of millions of pictures takes hours. Its end is noticed at once.
+PREPARING = datetime.timedelta(days=7)
+ENVIRONMENT = "env://"  # torchrun's variables say where the ranks meet
 GRACE_S = 3.0  # for the other ranks to notice that one failed, before they are killed
 
 
@@ -79,11 +80,19 @@ def under_torchrun() -> bool:
 def leader(devices: Sequence[torch.device]) -> tuple[bool, int]:
     """(whether this process prepares the job, number of ranks), before any process group exists.
 
-    Where ranks are spawned that is the parent process; under torchrun it is rank 0, which tells the others.
+    Where ranks are spawned that is the parent process; under torchrun it is rank 0, which tells the others. There all
+    ranks meet here: one that is missing, or an address that is wrong, shows before the job is prepared.
     """
     if under_torchrun():
-        return int(os.environ["RANK"]) == 0, int(os.environ["WORLD_SIZE"])
+        global _met
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        _met = _meet(ENVIRONMENT, rank, world_size)
+        return rank == 0, world_size
     return True, len(devices)
+
+
+def _meet(address, rank, world_size):
+    return next(dist.rendezvous(address, rank, world_size, timeout=LONG_WAIT))[0]
 
 
 def launch(worker: Callable[..., T], devices: Sequence[torch.device], *args: Any) -> T:
@@ -102,7 +111,7 @@ def launch(worker: Callable[..., T], devices: Sequence[torch.device], *args: Any
         local = int(os.environ.get("LOCAL_RANK", 0))
         device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        return _run(rank, world_size, device, "env://", _with_arguments_of_rank_0, (worker, args))
+        return _run(rank, world_size, device, ENVIRONMENT, _with_arguments_of_rank_0, (worker, args))
     address = f"tcp://127.0.0.1:{free_port()}"
     if len(devices) == 1:
         return _run(0, 1, devices[0], address, worker, args)
@@ -179,9 +188,14 @@ def _run(rank, world_size, device, address, worker, args):
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)  # ranks share the cores; more threads each only get in each other's way
-    global _store, _waits
-    _store, _waits = next(dist.rendezvous(address, rank, world_size, timeout=LONG_WAIT))[0], 0
-    wait_for_main(rank == 0)  # under torchrun it prepares the job before it comes here
+    global _store, _met, _waits
+    _store, _met, _waits = _met or _meet(address, rank, world_size), None, 0
+    try:
+        wait_for_main(rank == 0, PREPARING)  # under torchrun it prepares the job before it comes here
+    except dist.DistNetworkError:
+        if address != ENVIRONMENT:
+            raise
+        raise SystemExit(f"rank {rank}: rank 0 ended before the run began, and says why") from None
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=_store,
@@ -221,19 +235,20 @@ def _kill_loaders():
 
 
 _store: "dist.Store"  # where ranks leave each other notes, from their start on
+_met: "dist.Store | None" = None  # it, between `leader` and `launch`
 _waits = 0  # how often they waited for rank 0
 
 
-def wait_for_main(is_main: bool) -> None:
-    """Every rank calls this: the others wait until rank 0 (is_main) does, LONG_WAIT at most. By a note in the store,
-    because a collective that waits longer than WAIT ends the run."""
+def wait_for_main(is_main: bool, longest: datetime.timedelta = LONG_WAIT) -> None:
+    """Every rank calls this: the others wait until rank 0 (is_main) does. By a note in the store, because a collective
+    that waits longer than WAIT ends the run."""
     global _waits
     _waits += 1
     note = f"rank 0 came to wait {_waits}"
     if is_main:
         _store.set(note, "")
     else:
-        _store.wait([note], LONG_WAIT)
+        _store.wait([note], longest)
     if dist.is_initialized():
         dist.barrier()  # the store is rank 0's: it must not go on, and perhaps end, before all have read the note
 

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import signal
 import threading
 import time
 
@@ -14,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rv_train import distributed
 from rv_train.buckets import settle_buckets
-from rv_train.distributed import _run, wait_for_main
+from rv_train.distributed import _run, launch, leader, wait_for_main
 from rv_train.optim import Precision
 from rv_train.policies.encoding import ObservationEncoder
 from rv_train.prepare import prepare_run
@@ -107,6 +108,33 @@ def writes_for_long(number, world_size, address):
 
 def test_rank_0_may_write_for_longer_than_a_step_may_hang():
     ranks(2, writes_for_long)
+
+
+def prepares(number, world_size, address, port, killed):
+    """A rank of torchrun's, of whose run rank 0 prepares the job for longer than a save may take."""
+    os.environ.update(RANK=str(number), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    distributed.LONG_WAIT = datetime.timedelta(seconds=4)
+    first, ranks = leader([CPU])
+    assert (first, ranks) == (number == 0, world_size)
+    if first:
+        time.sleep(6.0)
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+    told = []
+    try:
+        told.append(launch(lambda rank, job: job, [CPU], "job" if first else None))
+    except SystemExit as end:
+        told.append(str(end))
+    assert told == ["rank 1: rank 0 ended before the run began, and says why" if killed else "job"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_job_may_be_prepared_for_long_but_only_as_long_as_rank_0_lives(killed):
+    args = 2, distributed.free_port(), prepares, (distributed.free_port(), killed)
+    context = mp.start_processes(_rank, args, 2, join=False, start_method="forkserver")
+    for process in context.processes:
+        process.join(60)
+    assert [process.exitcode for process in context.processes] == [-signal.SIGKILL if killed else 0, 0]
 
 
 # ------------------------------------------------------------------------------------------------ bits
