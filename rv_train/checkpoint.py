@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 CONFIG, DATA_INFO, COMPLETE = "vla_config.yaml", "data_info.json", "complete"
 WHOLE, SHARED = "trainer.pt", "trainer.json"
+LINKS = r"last|best|final|epoch_\d+"
 LOCK_WAIT_S = 30.0
 
 
@@ -229,7 +230,7 @@ def tidy(run: Path, newest: int, best: tuple[float, int] | None, train: CfgNode,
         _point(run / name, f"step_{newest:08d}")
     if "final" not in links:  # a run that had ended goes on
         (run / "final").unlink(missing_ok=True)
-    epochs = {os.readlink(link) for link in run.glob("epoch_*") if link.suffix != ".tmp"}
+    epochs = {os.readlink(link) for link in run.glob("epoch_*") if link.is_symlink() and link.suffix != ".tmp"}
     keep = {f"step_{newest:08d}", f"step_{best[1]:08d}" if best else None, *epochs}
     if best and (run / f"step_{best[1]:08d}").is_dir():
         _point(run / "best", f"step_{best[1]:08d}")
@@ -272,6 +273,25 @@ def _point(link, target):
     beside.unlink(missing_ok=True)
     beside.symlink_to(target)
     os.replace(beside, link)
+
+
+def relink(run: Path) -> list[str]:
+    """Let the links of a run be links again, where it was copied by what follows them (`cp -L`, `aws s3 sync`) and
+    they are folders. Those stay, as NAME.copy. Returns remarks, a line each; BadInput where such a copy is there."""
+    remarks = []
+    for path in sorted(run.iterdir()):
+        if path.is_symlink() or not path.is_dir() or not re.fullmatch(LINKS, path.name):
+            continue
+        aside = path.with_name(f"{path.name}.copy")
+        if aside.exists():
+            raise BadInput(f"{path} is a folder and no link, and {aside.name} is there already: remove one of them")
+        same = [folder.name for folder in checkpoints(run) if _marker(folder) == _marker(path)]
+        path.rename(aside)
+        if same:
+            _point(path, same[-1])
+        now = f"a link to {same[-1]} again" if same else "gone"
+        remarks.append(f"{path} was a copied folder, no link: it is {now}, and the copy {aside.name}, to be removed")
+    return remarks
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -335,7 +355,7 @@ def find_resume(run: Path) -> tuple[Path, list[str]]:
 
 def refuse_foreign(run: Path) -> None:
     """BadInput if a run folder without a complete checkpoint holds anything that is not a trainer's leftover."""
-    links = r"(last|best|final|epoch_\d+)(\.tmp)?"
+    links = rf"({LINKS})(\.tmp)?"
     pages, texts = r"wandb|events\..*", r"(config|run|trackers)(\.part)?\.json|config(\.part)?\.yaml"
     leftovers = rf"{texts}|step_\d{{8}}(\.tmp)?|{links}|{pages}|lock"
     with named_path(run):

@@ -149,6 +149,7 @@ def prepare_run(
         checkpoint.find_resume(run)  # says that there is none
     with checkpoint.lock(run):  # what a killed run leaves running has ended now
         if resume:
+            copied = checkpoint.relink(run)
             folder, remarks = checkpoint.find_resume(run)
             impossible, changes = changed(cfg, data, world_size, folder)
             if impossible:
@@ -157,7 +158,7 @@ def prepare_run(
                 base_path(cfg, family_of(cfg), folder / "model")
             if changes and not allow_changes:
                 raise BadInput(f"--resume: {changes[0]}; --allow_changes resumes nevertheless, as another run")
-            for line in remarks + changes:
+            for line in copied + remarks + changes:
                 print(f"warning: {line}", file=sys.stderr)
         else:
             checkpoint.clear_leftovers(run)

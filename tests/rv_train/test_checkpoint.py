@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from libs.errors import BadInput
 from rv_train import checkpoint
 from rv_train.checkpoint import checkpoints, find_damage, find_resume, load_model_folder, lock, save_checkpoint
 from tests.tiny import ACTION_STATS, lora_opts, make_tiny_base, tiny_cfg, tiny_model
@@ -82,6 +83,32 @@ def test_a_kill_before_the_links_are_set_is_made_good(run):
     assert (run / "epoch_3").resolve().name == "step_00000006"
     assert (run / "last").resolve().name == "step_00000006" and (run / "best").resolve().name == "step_00000002"
     assert names(run) == ["step_00000002", "step_00000006"]
+
+
+def test_a_run_that_was_copied_by_what_follows_links_goes_on(tmp_path, save):
+    """As `cp -L` does it, and every store of objects, which has no links."""
+    for step in (2, 4, 6):
+        save(tmp_path / "there", step, (0.1, 4), ["epoch_1"] if step == 2 else [], TRAIN__keep_last=1)
+    run = tmp_path / "run"
+    shutil.copytree(tmp_path / "there", run)
+    (run / "epoch_notes").mkdir()  # somebody's own
+    remarks = checkpoint.relink(run)
+    assert [line.split(": ")[1] for line in remarks] == [
+        f"it is a link to step_0000000{step} again, and the copy {name}.copy, to be removed"
+        for name, step in (("best", 4), ("epoch_1", 2), ("last", 6))
+    ]
+    assert checkpoint.relink(run) == [] and find_damage(run / "last.copy") is None
+    save(run, 8, (0.1, 4), TRAIN__keep_last=1)
+    assert names(run) == [f"step_0000000{step}" for step in (2, 4, 8)]
+    assert {name: os.readlink(run / name) for name in ("last", "best", "epoch_1")} == {
+        "last": "step_00000008",
+        "best": "step_00000004",
+        "epoch_1": "step_00000002",
+    }
+    shutil.copytree(run / "last", run / "final")
+    (run / "final.copy").mkdir()
+    with pytest.raises(BadInput, match=r"final is a folder and no link, and final.copy is there already"):
+        checkpoint.relink(run)
 
 
 def test_damaged_checkpoints_do_not_count_among_the_last(run, save):
