@@ -39,9 +39,12 @@ def versions(more: Iterable[str] = ()) -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """The commit this code stands at, "+" behind it if files differ; None outside a git checkout."""
-    root = Path(__file__).resolve().parent.parent
+    """The commit this code stands at, "+" behind it if files differ; None outside a git checkout, which one around an
+    installed package, in an environment below somebody's project, is not."""
+    file = Path(__file__).resolve()
+    root = file.parent.parent
     try:
+        subprocess.run(["git", "ls-files", "--error-unmatch", file], cwd=root, capture_output=True, check=True)
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
         dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):

@@ -1,15 +1,38 @@
 """run.json holds what somebody needs to repeat a run."""
 
 import json
+import subprocess
 
 import pytest
 import torch
 
+from rv_train import provenance
 from rv_train.distributed import Rank
-from rv_train.provenance import write_run_json
+from rv_train.provenance import git_commit, write_run_json
 from tests.tiny import tiny_cfg, tiny_model
 
 CPU = torch.device("cpu")
+
+
+def test_the_commit_is_that_of_this_code_not_of_a_project_that_it_is_installed_in(tmp_path, monkeypatch):
+    def git(*args):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(["git", *name, *args], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    installed = tmp_path / "site-packages/rv_train/provenance.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    (tmp_path / "theirs.py").write_text("")
+    git("init")
+    git("add", "theirs.py")
+    git("commit", "-m", "a project")
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    assert git_commit() is None
+    git("add", "--force", "site-packages")
+    git("commit", "-m", "a copy that is kept with it")
+    assert git_commit() == git("rev-parse", "HEAD").strip()
+    installed.write_text("changed")
+    assert git_commit() == git("rev-parse", "HEAD").strip() + "+"
 
 
 def test_run_json_tells_how_to_repeat_a_run(tmp_path):
