@@ -82,13 +82,28 @@ def leader(devices: Sequence[torch.device]) -> tuple[bool, int]:
 
     Where ranks are spawned that is the parent process; under torchrun it is rank 0, which tells the others. There all
     ranks meet here: one that is missing, or an address that is wrong, shows before the job is prepared.
+
+    BadInput: under torchrun, a rank that sees no GPU with its local number, though there are some.
     """
     if under_torchrun():
         global _met
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        _own_device()
         _met = _meet(ENVIRONMENT, rank, world_size)
         return rank == 0, world_size
     return True, len(devices)
+
+
+def _own_device():
+    """Of a rank that torchrun started."""
+    local, number = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if 0 < number <= local:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+        raise BadInput(
+            f"LOCAL_RANK is {local}, and this process sees GPUs 0 to {number - 1} (CUDA_VISIBLE_DEVICES is {visible}): "
+            "start no more ranks on a node than it has GPUs, and let each of them see all of these"
+        )
+    return torch.device("cuda", local) if number else torch.device("cpu")
 
 
 def _meet(address, rank, world_size):
@@ -108,10 +123,8 @@ def launch(worker: Callable[..., T], devices: Sequence[torch.device], *args: Any
         RuntimeError: a rank failed otherwise, then it holds the traceback of the first that did; or it was killed.
     """
     if under_torchrun():
-        local = int(os.environ.get("LOCAL_RANK", 0))
-        device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        return _run(rank, world_size, device, ENVIRONMENT, _with_arguments_of_rank_0, (worker, args))
+        return _run(rank, world_size, _own_device(), ENVIRONMENT, _with_arguments_of_rank_0, (worker, args))
     address = f"tcp://127.0.0.1:{free_port()}"
     if len(devices) == 1:
         return _run(0, 1, devices[0], address, worker, args)

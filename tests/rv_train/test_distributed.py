@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from libs.errors import BadInput
-from rv_train.distributed import launch, parse_devices
+from rv_train.distributed import launch, leader, parse_devices
 from tests.rv_train.waiting_ranks import CPUS, worker
 from tests.tiny import ROOT
 from tools.dev.processes import kill, processes
@@ -104,6 +104,17 @@ def test_a_run_that_failed_can_be_forgotten():
     command, environment = [sys.executable, "-m", "tests.rv_train.kept_group"], {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (0, "forgotten\n", "")
+
+
+def test_a_rank_of_torchrun_sees_the_gpu_of_its_number(monkeypatch):
+    """Not where there are fewer GPUs than ranks, nor where SLURM gives each task one of its own."""
+    for name, value in (("RANK", "9"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "1"), ("CUDA_VISIBLE_DEVICES", "5")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(
+        BadInput, match=r"LOCAL_RANK is 1, and this process sees GPUs 0 to 0 \(CUDA_VISIBLE_DEVICES is 5\)"
+    ):
+        leader([torch.device("cuda", 0)])
 
 
 def test_devices(monkeypatch):
