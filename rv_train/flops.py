@@ -36,7 +36,7 @@ PEAK_TFLOPS = (
     ("RTX 3090 Ti", 80.0),
     ("RTX 3090", 71.0),
 )
-LESSER = ("Laptop", "Max", "D", "MIG")  # a smaller chip, or a slice of one, under the name of a bigger
+OTHERS = ("Laptop", "Max", "D", "SUPER", "MIG")  # another chip, or a slice of one, under the name of this
 
 
 def peak_tflops(device: torch.device) -> float | None:
@@ -47,6 +47,6 @@ def peak_tflops(device: torch.device) -> float | None:
 def peak_by_name(name: str) -> float | None:
     """See `peak_tflops`. Whole words only: an A10G is no A10."""
     words = f" {name} ".replace("-", " ")
-    if any(f" {part} " in words for part in LESSER):
+    if any(f" {part} " in words for part in OTHERS):
         return None
     return next((peak for known, peak in PEAK_TFLOPS if f" {known} " in words), None)

@@ -28,6 +28,7 @@ def test_peak_is_known_by_name_and_otherwise_none():
         "NVIDIA A10G",
         "NVIDIA GeForce RTX 4090 Laptop GPU",
         "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 4080 SUPER",
         "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
         "",
     ):
