@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from libs.errors import BadInput, first_line
@@ -54,30 +55,34 @@ def as_numbers(column: pa.ChunkedArray, dim: int, where: str) -> np.ndarray:
 
     where: "the file, column action", for messages. BadInput where a row has more or fewer than `dim` numbers.
     """
-    length, values = len(column), column
-    lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
-    sizes = None
-    while any(is_list(values.type) for is_list in lists):
-        if sizes is None and not pa.types.is_fixed_size_list(values.type):
-            sizes = values
-        values = pa.chunked_array([chunk.flatten() for chunk in values.chunks], type=values.type.value_type)
-    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)):
+    kind = column.type
+    while _is_list(kind):
+        kind = kind.value_type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         raise BadInput(f"{where} holds {column.type}, expected {dim} numbers in a row")
-    if len(values) != length * dim:
-        raise BadInput(f"{where}: {_wrong_row(sizes, dim, length, len(values))}, expected {dim} in each")
+    pieces = [_flat(chunk) for chunk in column.chunks]
+    counts = np.concatenate([found for _, found in pieces] or [np.zeros(0, np.int64)])
+    if (wrong := np.flatnonzero(counts != dim)).size:
+        raise BadInput(f"{where}: row {wrong[0]} has {counts[wrong[0]]} numbers, expected {dim} in each")
+    values = pa.chunked_array([numbers for numbers, _ in pieces], type=kind)
     if values.null_count:
         values = values.cast(pa.float64())
     numbers = np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in values.chunks] or [np.zeros(0)])
-    return numbers.reshape(length, dim)
+    return numbers.reshape(len(column), dim)
 
 
-def _wrong_row(lists, dim, length, count):
-    """Which row has another number of numbers than `dim`, as text."""
-    for row, value in enumerate(lists or ()):
-        found = 0 if value.as_py() is None else np.size(value.as_py())
-        if found != dim:
-            return f"row {row} has {found} numbers"
-    return f"{length} rows have {count} numbers"
+def _flat(rows):
+    """The numbers in all rows of an array, one after another, and how many there are in each."""
+    bounds = np.arange(len(rows) + 1)
+    while _is_list(rows.type):
+        lengths = pc.fill_null(pc.list_value_length(rows), 0).to_numpy(zero_copy_only=False)
+        bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[bounds]
+        rows = rows.flatten()  # without what lies under a missing list
+    return rows, np.diff(bounds)
+
+
+def _is_list(kind):
+    return any(is_one(kind) for is_one in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
 def sorted_files(folder: Path | str) -> list[Path]:

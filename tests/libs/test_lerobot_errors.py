@@ -93,6 +93,9 @@ def test_rows_that_are_not_as_declared(tmp_path):
     assert f"{path}, column action: row 5 has 4 numbers, expected 6 in each" in refused(root)
     edit_column(path, "action", lambda rows: [*rows[:5], None, *rows[6:]])
     assert "column action: row 5 has 0 numbers, expected 6 in each" in refused(root)
+    # As many in all as there should be: every row behind the first would be made of two.
+    edit_column(path, "action", lambda rows: [*rows[:5], rows[4][:4], [*rows[6], 1.0, 2.0], *rows[7:]])
+    assert "column action: row 5 has 4 numbers, expected 6 in each" in refused(root)
     pq.write_table(table.set_column(1, "action", pa.array(["left"] * 88)), path)
     assert "column action holds string, expected 6 numbers in a row" in refused(root)
     pq.write_table(table, path)
