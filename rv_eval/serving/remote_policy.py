@@ -260,9 +260,9 @@ class RemotePolicy:
         if not self._metadata:
             self._metadata = found
         before = self._metadata
-        # The place of the model and drafts are nothing that an answer depends on.
+        # The place of the model and drafts are nothing that an answer depends on, and the number of a GPU is none either.
         depends = [name for name in METADATA if name not in ("model_folder", "drafts")]
-        changed = [name for name in depends if found[name] != before[name]]
+        changed = [name for name in depends if _kind(name, found[name]) != _kind(name, before[name])]
         if changed:
             raise PolicyChanged(
                 f"the policy server {self.url} came back with another policy: "
@@ -273,6 +273,11 @@ class RemotePolicy:
         for connection in self._connections:
             abort(connection)
         self._connections = []
+
+
+def _kind(name, value):
+    """What of a value of the metadata is to stay the same: of "cuda:1" the "cuda"."""
+    return value.partition(":")[0] if name == "device" else value
 
 
 def _refuse_if_too_large(error):

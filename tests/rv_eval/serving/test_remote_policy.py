@@ -269,6 +269,7 @@ def test_a_lost_server_that_stays_away():
         ({"model_fingerprint": "ef" * 32}, "model_fingerprint was abab"),
         ({"temperature": 0.5}, "temperature was 0.0, is 0.5"),
         ({"batch_rows": 8}, "batch_rows was 4, is 8"),
+        ({"device": "cuda:0"}, "device was cpu, is cuda:0"),
     ],
 )
 def test_a_server_that_comes_back_with_another_policy(changes, message):
@@ -278,6 +279,19 @@ def test_a_server_that_comes_back_with_another_policy(changes, message):
         remote.predict([observation(0)])
     with running(PicturePolicy(**changes), port=port), pytest.raises(PolicyChanged, match=message):
         remote.predict([observation(0)])
+
+
+def test_a_server_that_comes_back_on_another_of_its_gpus():
+    """Which of the GPUs it was no result tells apart, either."""
+    policy = PicturePolicy(device="cuda:0")
+    with running(policy) as server:
+        remote = RemotePolicy(server.url)
+        port = server.port
+        remote.predict([observation(0)])
+    with running(PicturePolicy(device="cuda:1"), port=port):
+        np.testing.assert_array_equal(remote.predict([observation(0)])[0], policy.chunk(observation(0)))
+    assert remote.reconnects == 1
+    remote.close()
 
 
 SERVER = """
