@@ -260,7 +260,7 @@ class RemotePolicy:
         if not self._metadata:
             self._metadata = found
         before = self._metadata
-        # The place of the model and drafts are nothing that an answer depends on, and the number of a GPU is none either.
+        # The place of the model, drafts and which of the GPUs it is are nothing that an answer depends on.
         depends = [name for name in METADATA if name not in ("model_folder", "drafts")]
         changed = [name for name in depends if _kind(name, found[name]) != _kind(name, before[name])]
         if changed:
