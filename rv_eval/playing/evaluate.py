@@ -20,6 +20,7 @@ from rv_eval.results.records import (
     ResultsFile,
     caveats,
     record_key,
+    setting_of,
     shard_file,
     shard_files,
     simulator_packages,
@@ -299,7 +300,7 @@ def _write_plan(path: Path, episodes: list[Episode], settings: AgentSettings, pr
     for group in by_task.values():
         plan = _plan(group[0], settings, provenance)
         names = ("suite", "task_id", "task_name", "seed", "own_limit", *SETTING_KEYS)
-        line = {name: plan.get(name) for name in names} | {"init_states": [e.init_state for e in group]}
+        line = {name: setting_of(plan, name) for name in names} | {"init_states": [e.init_state for e in group]}
         line |= {"asked": plan["asked"]} if "asked" in plan else {}
         packages = simulator_packages(plan)
         line |= {"simulator_packages": packages, "versions": {name: plan["versions"].get(name) for name in packages}}

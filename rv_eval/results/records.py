@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from libs.errors import BadInput
 from libs.files import kind_of, make_folder, named_path
@@ -26,8 +26,11 @@ SETTING_KEYS = (
     "max_steps",
     "temperature",
     "batch_rows",
+    "dtype",  # of the weights that answer: in 8 bits of a number instead of 24, another policy
     "instructions",  # what is asked instead of the tasks' own, see ALL_OF_SUITE and wordings_setting; None: nothing
 )
+# What records hold that were written before these were settings.
+BEFORE = {"dtype": "float32"}
 # `instructions` where every start is asked for the goals of other tasks as well.
 ALL_OF_SUITE = "of all tasks of the suite"
 NAME_WIDTH = 32  # characters of a task's name in the table
@@ -51,9 +54,15 @@ def record_key(record: dict) -> tuple:
     """What makes a record (or a planned episode, given the same fields) the same measurement."""
     versions = record.get("versions", {})
     return (
-        *(record.get(name) for name in EPISODE_KEYS + SETTING_KEYS),
+        *(setting_of(record, name) for name in EPISODE_KEYS + SETTING_KEYS),
         *(versions.get(name) for name in simulator_packages(record)),
     )
+
+
+def setting_of(record: dict, name: str) -> Any:
+    """The value of one of EPISODE_KEYS or SETTING_KEYS, of records from before it was one, too."""
+    value = record.get(name)
+    return BEFORE.get(name) if value is None else value
 
 
 def simulator_packages(record: dict) -> list[str]:

@@ -19,6 +19,7 @@ from rv_eval.results.records import (
     SETTING_KEYS,
     ResultsFile,
     Summary,
+    setting_of,
     shard_files,
     simulator_packages,
     summarize,
@@ -295,7 +296,27 @@ def _load(paths: Iterable) -> list[Line]:
         raise BadInput(f"no result yet in {', '.join(map(str, files.values()))}")
     for line in lines:
         _check(line)
-    return lines
+    return _with_dtype(lines)
+
+
+def _with_dtype(lines: list[Line]) -> list[Line]:
+    """The lines of before plans and results had a dtype, with one: float32 of results. A plan holds for every dtype
+    that results of its settings have: results had one first."""
+
+    def others(line: Line) -> tuple:
+        return tuple(pair for pair in line.measurement if pair[0] != "dtype")
+
+    played = defaultdict(dict)
+    for line in lines:
+        if not _is_plan(line.file):
+            played[others(line)][setting_of(line.values, "dtype")] = True
+    found = []
+    for line in lines:
+        dtypes = [setting_of(line.values, "dtype")]
+        if _is_plan(line.file) and not line.get("dtype"):
+            dtypes = [*played[others(line)]] or dtypes
+        found += [Line(line.file, line.number, line.values | {"dtype": dtype}) for dtype in dtypes]
+    return found
 
 
 def _check(line: Line) -> None:

@@ -12,7 +12,7 @@ from rv_eval.results.tables import WIDTH, percent_range, short_names, table_text
 
 LISTED = 20  # contradictions and lines of missing episodes that are printed; the JSON and the report hold all
 # With other ones the last bits of answers or pictures may differ, so two tries at an episode may.
-ALIKE = ("device", "dtype", "torch_compile", "gl_backend", "gl_renderer", "policy_versions.torch")
+ALIKE = ("device", "torch_compile", "gl_backend", "gl_renderer", "policy_versions.torch")
 HEADER = (
     ("", "", "rate", "95 %", "steps", "steps", "parse", "wrong", "inci-", "policy", "sim"),
     ("task", "solved", "%", "interval", "mean", "median", "failures", "length", "dents", "s/ep.", "s/ep."),

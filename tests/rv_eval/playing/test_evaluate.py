@@ -205,6 +205,15 @@ def test_existing_results_are_refused_or_continued(tmp_path):
     assert again == records
 
 
+def test_results_of_another_dtype_are_not_taken_for_these(tmp_path):
+    episodes = plan_episodes([Task()], 2, seed=7)
+    options = EvalOptions(tmp_path, AgentSettings(), save_video="none", skip_evaluated=True)
+    for dtype in ("float32", "bfloat16", "float32"):
+        records = evaluate(FakePolicy(), FakeEnv, episodes, options, PROVENANCE | {"dtype": dtype}, lambda line: None)
+        assert [record["dtype"] for record in records] == [dtype, dtype]
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 4
+
+
 def test_other_settings_are_other_episodes_and_other_videos(tmp_path):
     episodes = plan_episodes([Task()], 2, seed=7)[1:]
     (first,), _, _ = run(tmp_path, episodes)

@@ -77,11 +77,17 @@ def test_broken_line_inside_is_an_error_that_names_it(tmp_path):
         {"model_fingerprint": "other"},
         {"ensemble_weight": 0.7},
         {"n_action_steps": 1},
+        {"dtype": "bfloat16"},
         {"versions": {"mujoco": "3.0.0"}},
     ],
 )
 def test_key_tells_measurements_apart(change):
     assert record_key(record()) != record_key(record(**change))
+
+
+def test_a_record_of_before_there_was_a_choice_of_dtypes_is_one_of_float32():
+    assert "dtype" not in record()
+    assert record_key(record()) == record_key(record(dtype="float32")) != record_key(record(dtype="bfloat16"))
 
 
 def test_key_ignores_the_outcome():

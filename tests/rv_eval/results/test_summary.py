@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
 from rv_eval.playing.evaluate import EvalOptions, evaluate, plan_episodes
 from rv_eval.results.comparison import compare, differing_settings, verdict
@@ -118,6 +119,29 @@ def test_episodes_of_several_devices_are_noticed(tmp_path):
     assert told in warnings(several)
     alike = gather([write(tmp_path / "b" / "results.jsonl", lines[:2])])
     assert not any("alike" in text for text in warnings(alike)), "which GPU it was makes no difference"
+
+
+def without_dtype(line):
+    return {name: value for name, value in line.items() if name != "dtype"}
+
+
+def test_results_of_several_dtypes_are_several_measurements(tmp_path):
+    lines = [without_dtype(record(0, 0)), record(0, 1), record(0, 0, success=False, dtype="bfloat16")]
+    folder = write(tmp_path / "results.jsonl", lines)
+    with pytest.raises(BadInput, match=r"--only dtype=float32 \(2 episodes\) \| --only dtype=bfloat16 \(1 ep"):
+        gather([folder])
+    assert outcomes(gather([folder], ["dtype=float32"])) == {(0, 0): True, (0, 1): True}
+    assert outcomes(gather([folder], ["dtype=bfloat16"])) == {(0, 0): False}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_plans_of_before_dtype_was_a_setting_belong_to_their_results(tmp_path, dtype):
+    write(tmp_path / "planned.jsonl", [without_dtype(plan(0, range(3)))])
+    folder = write(tmp_path / "results.jsonl", [record(0, 0, dtype=dtype), record(0, 1, dtype=dtype)])
+    run = gather([folder])
+    assert run.planned == 3 and len(run.missing) == 1 and run.other_plans == 0
+    write(tmp_path / "planned.jsonl", [plan(0, range(3), dtype=dtype)])  # continued now
+    assert gather([folder]).missing == run.missing and not gather([folder]).other_plans
 
 
 def test_a_torn_last_line_is_left_out(tmp_path):
