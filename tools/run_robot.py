@@ -8,7 +8,8 @@
 The next chunk is computed while the present one is executed; where an answer is late, lost or unreadable the robot
 holds, and after --patience seconds the run ends. Ctrl-C holds and ends. The log is a demonstration file:
 tools/diagnose.py and tools/inspect_demos.py read it with the key map that is written beside it.
-Exit code: 0 all steps were done; 1 stopped before, with the reason; 2 bad input; 130 interrupted.
+Exit code: 0 all steps were done; 1 stopped before, with the reason, or no log could be written; 2 bad input; 130
+interrupted.
 """
 
 import argparse
@@ -121,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except (RobotLost, RobotRefused) as error:
             raise BadInput(f"--robot: {error}") from error
         confirm(args, limits)
+        unwritten = ""
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C: the robot holds
         try:
             loop.run()
@@ -131,14 +133,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             if log and log_path:
                 record = {"run": dataclasses.asdict(options), "result": dataclasses.asdict(loop.result)}
                 record |= {"policy": policy.describe(), "limits": dataclasses.asdict(limits), "robot": args.robot}
-                if log.write(log_path, args.instruction, record):
-                    print(f"log: {log_path}, key map {log_path.with_suffix('.json')}")
+                try:
+                    if log.write(log_path, args.instruction, record):
+                        print(f"log: {log_path}, key map {log_path.with_suffix('.json')}")
+                except OSError as error:  # a full disk: what happened on the robot is told all the same
+                    unwritten = f"the log could not be written: {error}"
+                    print(f"error: {unwritten}", file=sys.stderr)
     finally:
         if hasattr(robot, "close"):
             robot.close()
     print(summary(loop.result))
     if not loop.result.done:
         print(f"error: stopped: {loop.result.reason}", file=sys.stderr)
+    if unwritten or not loop.result.done:
         raise SystemExit(1)
 
 

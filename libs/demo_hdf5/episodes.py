@@ -19,23 +19,24 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from libs.demo_hdf5.key_map import KeyMap
-from libs.demo_hdf5.opening import open_file
+from libs.demo_hdf5.output import Output
 from libs.demo_hdf5.schema import IMAGE_CONVENTIONS, STORAGE
 from libs.errors import BadInput
 from libs.files import make_folder, whole_file, write_whole
 
 MAP_NAME = "key_map.json"
+DEMO = "data/demo_0"
 
 
 class EpisodeWriter:
     """Appends episodes to a folder, new or its own, each in a file that appears when the episode is complete.
 
-    An episode that ends in an exception leaves nothing, and so does one that is cut off by a kill or a power cut; those
-    before it stay. Frames go to the disk one by one, so that an episode may be longer than memory.
+    An episode that ends in an exception, such as a full disk's OSError, leaves nothing, and so does one that is cut
+    off by a kill or a power cut; those before it stay. Frames go to the disk one by one, so that an episode may be
+    longer than memory.
 
     folder: where; cameras: their names, the main one first; state: {part of the robot's state: numbers in it};
     action_dim: numbers per action; rate: frames a second; packed: compress pictures (gzip 1: half the space, about
@@ -99,9 +100,11 @@ class EpisodeWriter:
             raise BadInput(f"an instruction says in words what is done, not {instruction!r}")
         path = self.folder / f"episode_{self._next():06d}.hdf5"
         hidden = path.with_name(f".{path.name}")  # readers of the folder look at no hidden files
-        with whole_file(hidden, sync=True) as part, open_file(part, "w") as file:
-            episode = Episode(file, self.key_map, self._packing, self._sizes)
+        with whole_file(hidden, sync=True) as part, contextlib.closing(Output(part)) as output:
+            episode = Episode(output, self.key_map, self._packing, self._sizes)
             yield episode
+            if not episode.length:
+                raise BadInput(f"{path}: an episode without a step: nothing was added")
             episode.finish(instruction, self.rate, attrs or {})
         os.rename(hidden, path)
 
@@ -120,9 +123,8 @@ def _number(path):
 class Episode:
     """One episode in the making, of an EpisodeWriter."""
 
-    def __init__(self, file: h5py.File, key_map: KeyMap, packing: dict, sizes: dict[str, tuple]) -> None:
-        self._file, self._map, self._packing, self._sizes = file, key_map, packing, sizes
-        self._demo = file.create_group("data/demo_0")
+    def __init__(self, output: Output, key_map: KeyMap, packing: dict, sizes: dict[str, tuple]) -> None:
+        self._output, self._map, self._packing, self._sizes = output, key_map, packing, sizes
         self._rows: dict[str, list] = {place.key: [] for place in (key_map.actions, *key_map.proprio.values())}
         self.length = 0
 
@@ -136,29 +138,28 @@ class Episode:
         for part, place in self._map.proprio.items():
             rows[place.key] = self._numbers(part, state.get(part), place.dim)
         frames = {view: self._frame(view, pictures.get(view)) for view in self._map.views}
-        for view, frame in frames.items():
-            self._append(self._map.views[view], frame)
+        with self._output.writing() as file:
+            for view, frame in frames.items():
+                self._append(file, f"{DEMO}/{self._map.views[view]}", frame)
         for key, values in rows.items():
             self._rows[key].append(values)
         self.length += 1
 
     def finish(self, instruction: str, rate: float, attrs: Mapping[str, str | float]) -> None:
-        """Write what belongs to the whole episode; BadInput where it has no step."""
-        if not self.length:
-            raise BadInput(f"{self._file.filename}: an episode without a step: nothing was added")
-        for key, rows in self._rows.items():
-            self._demo[key] = np.stack(rows)
-        self._demo.attrs["num_samples"] = self.length
-        self._file["data"].attrs.update(
-            {
-                "problem_info": json.dumps({"language_instruction": instruction}),
-                "env_args": json.dumps({"env_kwargs": {"control_freq": rate}}),
-                "macros_image_convention": IMAGE_CONVENTIONS[False],
-                "num_demos": 1,
-                "total": self.length,
-                **attrs,
-            }
-        )
+        """Write what belongs to the whole episode."""
+        more = {
+            "problem_info": json.dumps({"language_instruction": instruction}),
+            "env_args": json.dumps({"env_kwargs": {"control_freq": rate}}),
+            "macros_image_convention": IMAGE_CONVENTIONS[False],
+            "num_demos": 1,
+            "total": self.length,
+            **attrs,
+        }
+        with self._output.writing() as file:
+            for key, rows in self._rows.items():
+                file[f"{DEMO}/{key}"] = np.stack(rows)
+            file[DEMO].attrs["num_samples"] = self.length
+            file["data"].attrs.update(more)
 
     def _numbers(self, name, values, dim):
         found = np.asarray(values, dtype=np.float64) if values is not None else None
@@ -177,9 +178,9 @@ class Episode:
             raise BadInput(f"step {self.length}: camera {view} has shape {picture.shape}, expected {expected}")
         return picture
 
-    def _append(self, key, frame):
-        if key not in self._demo:
+    def _append(self, file, key, frame):
+        if key not in file:
             shape, more = (0, *frame.shape), {"maxshape": (None, *frame.shape), "chunks": (1, *frame.shape)}
-            self._demo.create_dataset(key, shape, dtype=np.uint8, **more, **self._packing)
-        self._demo[key].resize(self.length + 1, axis=0)
-        self._demo[key][self.length] = frame
+            file.create_dataset(key, shape, dtype=np.uint8, **more, **self._packing)
+        file[key].resize(self.length + 1, axis=0)
+        file[key][self.length] = frame

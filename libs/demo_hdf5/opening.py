@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import h5py
 
@@ -66,10 +66,15 @@ def open_file(path: Path | str, mode: str = "r") -> h5py.File:
     try:
         return h5py.File(path, mode)
     except OSError as error:
-        problem = _problem_of_opening(Path(path), error)
-        if not problem:
-            raise
-        raise Unreadable(f"demo file {path} cannot be opened: {problem}") from None
+        refuse_to_open(path, error)
+
+
+def refuse_to_open(path: Path | str, error: OSError) -> NoReturn:
+    """Unreadable, saying why a demo file could not be opened; the error itself where nobody can know that."""
+    problem = _problem_of_opening(Path(path), error)
+    if not problem:
+        raise error
+    raise Unreadable(f"demo file {path} cannot be opened: {problem}") from None
 
 
 @contextlib.contextmanager

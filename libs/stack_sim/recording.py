@@ -54,13 +54,14 @@ class StackDemoWriter(DemoWriter):
         self, actions: np.ndarray, states: np.ndarray, obs: dict[str, np.ndarray], attrs: dict
     ) -> None:
         """Append a demo."""
-        group = self._file["data"].create_group(f"demo_{self._count}")
-        group.attrs["num_samples"] = len(actions)
-        group.attrs.update(attrs)
-        group["actions"], group["states"] = actions, states
-        for name, values in obs.items():
-            packed = {"chunks": (1, *values.shape[1:]), **STORAGE} if name in VIEWS else {}
-            group.create_dataset(f"obs/{name}", data=values, **packed)
+        with self._output.writing() as file:
+            group = file["data"].create_group(f"demo_{self._count}")
+            group.attrs["num_samples"] = len(actions)
+            group.attrs.update(attrs)
+            group["actions"], group["states"] = actions, states
+            for name, values in obs.items():
+                packed = {"chunks": (1, *values.shape[1:]), **STORAGE} if name in VIEWS else {}
+                group.create_dataset(f"obs/{name}", data=values, **packed)
         self._count += 1
         self._total += len(actions)
 

@@ -4,6 +4,7 @@
 (`--key_map`, DATA.KEY_MAP). Steps in which the robot held are left out: nothing was executed.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,28 +39,32 @@ class RobotLog:
         self._answers.append((asked, came, prediction))
 
     def write(self, path: Path | str, instruction: str, record: dict) -> bool:
-        """Write `path` (.hdf5) and its key map (.json beside it); False: there was no action, nothing is written."""
+        """Write `path` (.hdf5) and its key map (.json beside it); False: there was no action, nothing is written.
+        OSError: the disk does not take it; nothing is left then."""
         if not self._rows:
             return False
-        import h5py
+        from libs.demo_hdf5.output import Output
 
         path = Path(path)
         steps, observations, actions = zip(*self._rows, strict=True)
         views, parts = observations[0]["views"], observations[0]["proprio"]
-        with whole_file(path) as part_file, h5py.File(part_file, "w") as file:
-            data = file.create_group("data")
-            data.attrs["problem_info"] = json.dumps({"language_instruction": instruction})
-            data.attrs["env_args"] = json.dumps({"env_name": "robot"})
-            data.attrs["total"], data.attrs["num_demos"] = len(actions), 1
-            group = data.create_group("demo_0")
-            group.attrs["num_samples"], group.attrs["record"] = len(actions), json.dumps(record)
-            group["actions"], group["step"] = np.stack(actions), np.array(steps)
+        with whole_file(path) as part_file, contextlib.closing(Output(part_file)) as output:
+            with output.writing() as file:
+                data = file.create_group("data")
+                data.attrs["problem_info"] = json.dumps({"language_instruction": instruction})
+                data.attrs["env_args"] = json.dumps({"env_name": "robot"})
+                data.attrs["total"], data.attrs["num_demos"] = len(actions), 1
+                group = data.create_group("demo_0")
+                group.attrs["num_samples"], group.attrs["record"] = len(actions), json.dumps(record)
+                group["actions"], group["step"] = np.stack(actions), np.array(steps)
+                for name in parts:
+                    group[f"obs/{name}"] = np.stack([observation["proprio"][name] for observation in observations])
+                self._write_answers(group.create_group("answers"))
             for name in views:
                 pictures = np.stack([observation["views"][name] for observation in observations])
-                group.create_dataset(f"obs/{name}", data=pictures, chunks=(1, *pictures.shape[1:]), **STORAGE)
-            for name in parts:
-                group[f"obs/{name}"] = np.stack([observation["proprio"][name] for observation in observations])
-            self._write_answers(group.create_group("answers"))
+                with output.writing() as file:
+                    chunk = (1, *pictures.shape[1:])
+                    file.create_dataset(f"data/demo_0/obs/{name}", data=pictures, chunks=chunk, **STORAGE)
         sizes = {name: len(values) for name, values in parts.items()}
         _write_key_map(path.with_suffix(".json"), list(views), sizes, actions[0].size)
         return True

@@ -73,7 +73,9 @@ def test_a_kill_in_the_middle_costs_that_episode_only(tmp_path):
         "import sys; from tests.libs.test_episodes import *\n"
         f"writer = writer_for({str(tmp_path)!r}); record(writer, 0)\n"
         "with writer.episode('go') as episode:\n"
-        "    episode.add(*step(np.random.default_rng(1))); episode._file.flush(); print('now', flush=True)\n"
+        "    episode.add(*step(np.random.default_rng(1)))\n"
+        "    with episode._output.writing() as file: file.flush()\n"
+        "    print('now', flush=True)\n"
         "    sys.stdin.read()\n"
     )
     child = subprocess.Popen(

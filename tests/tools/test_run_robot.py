@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from libs.demo_hdf5 import DemoFile, KeyMap
 from rv_eval.serving.robot_log import RobotLog
+from tests.rv_eval.fakes import small_files
 from tests.rv_eval.servers import PicturePolicy, running
 from tools import inspect_demos
 from tools.run_robot import main, parse_args
@@ -86,6 +88,16 @@ def test_pictures_of_another_shape_are_told_before_the_arm_moves(robot, capsys):
             main(["--model_path", server.url, *arguments])
         printed = capsys.readouterr().err
         assert ("480 x 640" in printed and told in printed) if told else "warning" not in printed
+
+
+def test_a_full_disk_costs_the_log_and_not_the_words_about_the_run(robot, tmp_path, capsys):
+    arguments, told = robot
+    with running(ReadablePolicy()) as server, small_files(3000), pytest.raises(SystemExit) as end:
+        main(["--model_path", server.url, *arguments, "--log", str(tmp_path / "log.hdf5")])
+    printed = capsys.readouterr()
+    assert end.value.code == 1 and told()[-1] == "hold" and "30 steps: " in printed.out
+    assert re.search(r"^error: the log could not be written: .*File too large: '.*log\.part\.hdf5'$", printed.err, re.M)
+    assert not list(tmp_path.glob("log*"))
 
 
 def test_without_a_log_nothing_is_kept_in_memory(robot, monkeypatch):
