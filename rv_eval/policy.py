@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from libs.action_form import size
 from libs.config_tree import pair
 from libs.errors import BadInput, first_line
 from rv_eval.agent import AgentSettings
@@ -29,6 +30,7 @@ from rv_eval.drafts import draft_of, prefix_of
 from rv_eval.picture_sizes import are_sizes
 from rv_train.backbones.running import DTYPES
 from rv_train.checkpoint import load_model_folder
+from rv_train.data.stats import is_binary
 from rv_train.policies.base import Encoder, Prediction, gather
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ class Policy:
         self.temperature = float(temperature)
         self.drafts = drafts and model.DRAFTS
         self.takes_prefix = model.PREFIX
+        self.binary_gripper = self._has_binary_gripper()
         self.compiled = False
 
     @classmethod
@@ -244,6 +247,14 @@ class Policy:
                 **{name: importlib.metadata.version(name) for name in ("transformers", "numpy")},
             },
         }
+
+    def _has_binary_gripper(self):
+        """Whether the last number of an action, as it is recorded and written, was always -1 or +1."""
+        form, stats = self.encoder.form, self.encoder.stats
+        if not stats or form.dim - 1 in form.relative:
+            return False
+        turned = any(first + size(form.recorded) == form.dim for first in form.rotations)
+        return not turned and is_binary(stats, -1)
 
     @functools.cached_property
     def _fingerprint(self):

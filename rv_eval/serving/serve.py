@@ -96,7 +96,7 @@ class PolicyServer:
 
     def __init__(
         self,
-        policy: Answering | None = None,
+        policy: vla_eval.About | None = None,
         limits: ServerLimits | None = None,
         api_key: str | None = None,
         report: Callable[[str], None] | None = None,

@@ -17,7 +17,7 @@ import json
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,7 +34,8 @@ HARNESS_VERSION, PROTOCOL_VERSION = "0.8.0", 1  # that this was written after
 MAX_SEQ = 2**53
 
 ENTRIES = ("type", "payload", "seq", "timestamp")
-# LIBERO, for which alone it is known what a policy's numbers mean.
+# LIBERO, for which alone it is known what a policy's numbers mean: of its cameras, and with a gripper that was always
+# -1 or +1 in training.
 LIBERO_VIEWS, LIBERO_ACTIONS, LIBERO_STATE = ("agentview", "eye_in_hand"), 7, 8
 _ACTION_SPEC = {
     "position": {"name": "position", "dims": 3, "format": "delta_xyz", "range": [-1, 1]},
@@ -51,13 +52,19 @@ def is_frame(message: Any) -> bool:
     return isinstance(message, dict) and all(name in message for name in ENTRIES)
 
 
-def hello(about: Answering, seq: int = 1) -> dict:
-    """The frame that tells a client about the policy (`views`, `proprio`, `action_dim`). seq: its hello's; the
-    harness numbers from 1."""
+class About(Answering, Protocol):
+    """binary_gripper: the last number of an action was always -1 or +1 in the policy's training."""
+
+    binary_gripper: bool
+
+
+def hello(about: About, seq: int = 1) -> dict:
+    """The frame that tells a client about the policy (`views`, `proprio`, `action_dim`, `binary_gripper`). seq:
+    its hello's; the harness numbers from 1."""
     wants = {"send_wrist_image": any(at_hand(view) for view in about.views), "send_state": bool(about.proprio)}
     payload = {"harness_version": HARNESS_VERSION, "protocol_version": PROTOCOL_VERSION, "model_server": "vla0"}
     payload |= {"capabilities": {}, "observation_params": wants}
-    if about.action_dim == LIBERO_ACTIONS and set(about.views) <= set(LIBERO_VIEWS):
+    if _has_panda_gripper(about) and set(about.views) <= set(LIBERO_VIEWS):
         names = {"agentview": "agentview", "eye_in_hand": "wrist"}
         sees = {names[view]: _PICTURE_SPEC for view in about.views} | {"language": _LANGUAGE_SPEC}
         sees |= {"state": _STATE_SPEC} if about.proprio else {}
@@ -68,14 +75,16 @@ def hello(about: Answering, seq: int = 1) -> dict:
 class Session:
     """One client's connection: its episode, and what is left of the chunk.
 
-    about: of the policy, `views`, `proprio`, `horizon` and `action_dim`. settings: how its chunks are executed.
+    about: of the policy, `views`, `proprio`, `horizon`, `action_dim` and `binary_gripper`: of seven numbers the last is
+    then snapped to -1 or +1, after averaging; any other action is given out as it is.
+    settings: how its chunks are executed.
     ask: observation -> what the policy answers, see `Batcher.ask`; what it raises fails the episode only.
     greeted: the client has said hello. answered: the server has, before the client did.
     """
 
-    def __init__(self, about: Answering, settings: AgentSettings, ask: Callable[[dict], Awaitable[dict]]) -> None:
+    def __init__(self, about: About, settings: AgentSettings, ask: Callable[[dict], Awaitable[dict]]) -> None:
         self._about, self._ask = about, ask
-        parts = PANDA_ACTIONS if about.action_dim == LIBERO_ACTIONS else [ActionPart("action", about.action_dim)]
+        parts = PANDA_ACTIONS if _has_panda_gripper(about) else [ActionPart("action", about.action_dim)]
         self._agent = ChunkAgent(about.horizon, settings, parts)
         self.greeted = self.answered = False
         self._begin({})
@@ -133,6 +142,11 @@ class Session:
         observation = read_observation(own, views, proprio)
         # What is drawn depends on the episode and the query, so an evaluation can be repeated.
         return observation | {"random_key": (self._episode, self._queries)} | self._agent.told()
+
+
+def _has_panda_gripper(about):
+    """Seven numbers alone say nothing: seven joints have as many, and other grippers go from 0 to 1."""
+    return about.action_dim == LIBERO_ACTIONS and about.binary_gripper
 
 
 def _frame(kind: str, payload: Any, seq: int) -> dict:

@@ -27,6 +27,9 @@ QUANTILES = [0.01, 0.99]
 NPZ_KEYS = {"min": "action_mins", "max": "action_maxs"}  # what others call them; further keys have our names
 
 
+BINARY = 1e-3  # one frame in a thousand may be between
+
+
 class Moments:
     """Count, mean, spread and range of rows of numbers, demo by demo, in float64.
 
@@ -306,3 +309,13 @@ def _read_npz(path):
 def _file_in(path: Path | str) -> Path:
     path = Path(path)
     return path / FILE_NAME if kind_of(path) == "folder" else path
+
+
+def is_binary(stats: Mapping[str, Any], number: int) -> bool:
+    """Whether a number of the actions was always -1 or +1, as LIBERO's gripper is. Of other people's statistics that
+    hold no more than the range: whether that is -1 to +1."""
+    if (stats["min"][number], stats["max"][number]) != (-1, 1):
+        return False
+    if "mean" not in stats or "std" not in stats:
+        return True
+    return abs(stats["mean"][number] ** 2 + stats["std"][number] ** 2 - 1) < BINARY  # the mean square: of nothing else

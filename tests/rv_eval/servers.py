@@ -25,6 +25,7 @@ class PicturePolicy:
     answered alike. An instruction "fail" makes it raise; `delay_s` is how long a call takes."""
 
     horizon, action_dim, render, resolution, batch_rows, takes_prefix = 3, 7, "fast", 32, 4, False
+    binary_gripper = True
 
     def __init__(self, delay_s=0.0, proprio=None, views=VIEWS, **changes):
         self.delay_s, self.batches, self.proprio, self.views = delay_s, [], proprio or {}, views

@@ -84,6 +84,35 @@ def test_hello_says_what_is_wanted_and_what_actions_mean():
     assert "action_spec" not in info, "what the actions of another robot mean nobody has told"
 
 
+def test_the_last_of_seven_numbers_is_a_gripper_only_where_training_says_so():
+    """It may be the seventh joint, or a gripper that goes from 0 to 1."""
+    policy = PicturePolicy()
+    policy.binary_gripper = False
+    policy.chunk = lambda observed: np.full((3, 7), 0.3, np.float32)
+    with running(policy) as server:
+        harness = VlaEvalClient(server)
+        np.testing.assert_array_equal(harness.act(libero_observation(observation(0))), np.full(7, 0.3, np.float32))
+        assert "action_spec" not in harness.info
+
+
+def test_what_training_says_of_the_gripper(tmp_path):
+    folder = make_tiny_checkpoint(tmp_path)
+    path = next(folder.rglob("action_stats.json"))
+    stats = json.loads(path.read_text())
+    assert not Policy.from_checkpoint(folder).binary_gripper, "between -1 and +1"
+
+    def says(**changes):
+        path.write_text(json.dumps(stats | changes))
+        return Policy.from_checkpoint(folder).binary_gripper
+
+    assert says(mean=[0.0] * 6 + [0.6], std=[0.5] * 6 + [0.8])
+    assert not says(min=[-1.0] * 6 + [0.0], mean=[0.0] * 6 + [0.6], std=[0.5] * 6 + [0.8]), "from 0 to 1"
+    for name in ("mean", "std"):
+        del stats[name]  # as published statistics may be
+    assert says() and not says(max=[1.0] * 6 + [2.8])
+    assert Policy.from_checkpoint(ROOT / "checkpoints" / "quickstart").binary_gripper
+
+
 def test_an_episode_begins_with_a_new_chunk():
     policy = WritingPolicy()
     with running(policy) as server:
@@ -129,6 +158,7 @@ def test_a_preset_that_does_not_fit_is_refused_before_anybody_is_served():
 
 def test_a_real_policy_answers_as_it_does_at_home(tmp_path):
     policy = Policy.from_checkpoint(make_tiny_checkpoint(tmp_path), batch_rows=2)
+    policy.binary_gripper = True
     observations = [observation(seed, side=64) for seed in range(3)]
     wanted = policy.predict_detailed(observations).chunk  # (3, 2, 7)
     with running(policy) as server:
