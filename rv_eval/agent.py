@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from libs.action_form import Rotations
 from libs.errors import BadInput
 from libs.temporal_ensemble import TemporalEnsembler
 from rv_eval.drafts import rest_of
@@ -15,6 +16,8 @@ from rv_eval.envs.base import ActionPart, snap
 
 if TYPE_CHECKING:  # a command line that only shows its help loads no model code
     from rv_train.policies.base import Prediction
+
+NO_ROTATIONS = Rotations()
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class AgentSettings:
             raise BadInput(f"settings of an agent are {', '.join(wanted)}, got {values}")
         return cls(**values)
 
-    def make_ensembler(self, horizon: int) -> TemporalEnsembler:
+    def make_ensembler(self, horizon: int, rotations: Rotations = NO_ROTATIONS) -> TemporalEnsembler:
         return TemporalEnsembler(
             horizon,
             self.n_action_steps,
@@ -56,6 +59,7 @@ class AgentSettings:
             self.ensemble_version,
             self.ensemble_weight,
             self.allow_no_overlap,
+            rotations,
         )
 
 
@@ -65,7 +69,8 @@ class Answering(Protocol):
 
     views, proprio: what it looks at, {part of the robot's state: numbers in it}; render, resolution, pictures: how the
     pictures were made that it was trained with; batch_rows: observations that it answers at once; takes_prefix: whether
-    an observation may say what its chunk begins with; folder: where it lies, for messages.
+    an observation may say what its chunk begins with; rotations: those that are known of its actions; folder: where it
+    lies, for messages.
     """
 
     horizon: int
@@ -78,6 +83,7 @@ class Answering(Protocol):
     preset: AgentSettings
     batch_rows: int
     takes_prefix: bool
+    rotations: Rotations
 
     @property
     def folder(self) -> Path | str: ...
@@ -101,15 +107,21 @@ class ChunkAgent:
     """One episode's side of the policy: takes an answer per query, gives one action per step, and says what the next
     answer will probably begin with.
 
-    actions: the parts of an action that the environment takes (Description.actions).
+    actions: the parts of an action that the environment takes (Description.actions). rotations: the policy's.
     Ask `needs_observation` before every step: where it is true, render, query the policy and `add_answer`.
     """
 
-    def __init__(self, horizon: int, settings: AgentSettings, actions: Sequence[ActionPart]) -> None:
+    def __init__(
+        self,
+        horizon: int,
+        settings: AgentSettings,
+        actions: Sequence[ActionPart],
+        rotations: Rotations = NO_ROTATIONS,
+    ) -> None:
         self.settings = settings.resolve(horizon)
         self.draft: list[int] = []  # the integers of the last answer about actions that are not executed
         self._parts = actions
-        self._ensembler = self.settings.make_ensembler(horizon)
+        self._ensembler = self.settings.make_ensembler(horizon, rotations)
         self._actions: deque[np.ndarray] = deque()
 
     @property

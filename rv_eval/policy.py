@@ -105,6 +105,7 @@ class Policy:
         self.temperature = float(temperature)
         self.drafts = drafts and model.DRAFTS
         self.takes_prefix = model.PREFIX
+        self.rotations = encoder.form.turns
         self.binary_gripper = self._has_binary_gripper()
         self.compiled = False
 
@@ -234,6 +235,7 @@ class Policy:
             "render": self.render,
             "resolution": self.resolution,
             "pictures": self.pictures,
+            **({"rotations": turns} if (turns := self.rotations.as_dict()) else {}),
             "preset": asdict(self.preset),
             "temperature": self.temperature,
             "batch_rows": self.batch_rows,

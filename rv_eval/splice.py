@@ -7,8 +7,9 @@ which nothing was executed do not count.
 
 import numpy as np
 
+from libs.action_form import Rotations
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings, Answering
+from rv_eval.agent import NO_ROTATIONS, AgentSettings, Answering
 
 SYNC, NAIVE, SPLICE, PREFIX = "sync", "naive", "splice", "prefix"
 EXECUTIONS = (SYNC, NAIVE, SPLICE, PREFIX)
@@ -35,14 +36,20 @@ class Splicer:
             new chunk begins with it and what follows goes on from there.
     settings: as for ChunkAgent; n_action_steps: actions after which the next question is due, counted from the first
     of the chunk. An answer may be so late that the chunk is executed beyond them, to its end; then there is nothing to
-    execute, and no action is ever repeated.
+    execute, and no action is ever repeated. rotations: the policy's.
     """
 
-    def __init__(self, horizon: int, settings: AgentSettings, execution: str = SPLICE) -> None:
+    def __init__(
+        self,
+        horizon: int,
+        settings: AgentSettings,
+        execution: str = SPLICE,
+        rotations: Rotations = NO_ROTATIONS,
+    ) -> None:
         if execution not in EXECUTIONS:
             raise BadInput(f"execution is one of {', '.join(EXECUTIONS)}, not {execution!r}")
         self.horizon, self.settings, self.execution = horizon, settings.resolve(horizon), execution
-        self._ensembler = self.settings.make_ensembler(horizon)
+        self._ensembler = self.settings.make_ensembler(horizon, rotations)
         self.reset()
 
     def reset(self) -> None:

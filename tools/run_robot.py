@@ -48,7 +48,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--limits",
         required=True,
         type=Path,
-        help="JSON file: range of every number of an action, and its largest change",
+        help="JSON file: range of every number of an action, its largest change, and which numbers are rotations: "
+        "others change number by number, which leads a quaternion or an angle at +-pi the long way round",
     )
     add("--rate", required=True, type=float, metavar="HZ", help="control steps a second, as in the training data")
     add("--instruction", required=True, help="what to do, in the words of the training data")
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"warning: {remark}", file=sys.stderr)
         except (RobotLost, RobotRefused) as error:
             raise BadInput(f"--robot: {error}") from error
-        confirm(args, limits)
+        confirm(args, limits.of(policy.rotations))
         unwritten = ""
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C: the robot holds
         try:
@@ -180,8 +181,10 @@ def connect_robot(where: str) -> "Robot":
 def confirm(args: argparse.Namespace, limits: "Limits") -> None:
     """Tell what will happen and wait for Enter."""
     change = "any change" if limits.max_change is None else f"changes of at most {list(limits.max_change)} per step"
+    turns = limits.rotations
+    known = f"as rotations ({turns.form}) those from {list(turns.dims)} on" if turns.dims else "each number by itself"
     print(f"{args.instruction!r} for {args.seconds:g} s at {args.rate:g} Hz; actions from {list(limits.low)}")
-    print(f"to {list(limits.high)}, {change}", flush=True)
+    print(f"to {list(limits.high)}, {change}; {known}", flush=True)
     if args.yes:
         return
     try:

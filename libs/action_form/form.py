@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from libs.action_form.rotation import from_matrix, is_rotation, is_usual, near, size, to_matrix
+from libs.action_form.turns import Rotations
 from libs.errors import BadInput
 
 
@@ -74,6 +75,11 @@ class ActionForm:
     def written_dim(self) -> int:
         """B, numbers of a written action."""
         return written_dim(self.dim, len(self.rotations), self.recorded, self.written)
+
+    @property
+    def turns(self) -> Rotations:
+        """The rotations of recorded actions."""
+        return Rotations(self.rotations, self.recorded)
 
     def write(self, chunk: np.ndarray, state: np.ndarray) -> np.ndarray:
         """(..., H, A) actions and (..., P) the state before the first → (..., H, B) float32."""

@@ -5,7 +5,10 @@ from collections import deque
 import numpy as np
 from numpy.typing import ArrayLike
 
+from libs.action_form import Rotations
 from libs.errors import BadInput
+
+NONE = Rotations()
 
 
 class TemporalEnsembler:
@@ -17,6 +20,8 @@ class TemporalEnsembler:
     version: 1: every older chunk weighs `weight`, so weight=1 is the plain mean of aligned predictions;
         2: a chunk that is `age` queries old weighs weight ** age. The newest always weighs 1, and each time
         step is divided by the weights of the chunks that reach it.
+    rotations: which numbers of an action are rotations; their mean is that of rotations. Numbers of others that jump
+        (the sign of a quaternion, an angle at +-pi) are averaged as numbers.
     allow_no_overlap: with n_action_steps == horizon no chunk ever overlaps another, so size > 1 would
         silently average nothing: an error unless this is set.
     """
@@ -29,6 +34,7 @@ class TemporalEnsembler:
         version: int = 1,
         weight: float = 0.5,
         allow_no_overlap: bool = False,
+        rotations: Rotations = NONE,
     ) -> None:
         if horizon < 1:
             raise BadInput(f"horizon must be at least 1, got {horizon}")
@@ -50,6 +56,7 @@ class TemporalEnsembler:
         self.size = size
         self.version = version
         self.weight = weight
+        self.rotations = rotations
         # (chunk as it was predicted, step of its first action), oldest first
         self._chunks: deque[tuple[np.ndarray, int]] = deque(maxlen=size)
         self._now = 0
@@ -75,11 +82,13 @@ class TemporalEnsembler:
         self._chunks.append((chunk.copy(), self._now))
         total = np.zeros(chunk.shape)  # (H, A)
         weights = np.zeros((self.horizon, 1))
+        pieces = []
         for age, (older, begin) in enumerate(reversed(self._chunks)):
             rest = older[self._now - begin :]
             total[: len(rest)] += self._weight_of(age) * rest
             weights[: len(rest)] += self._weight_of(age)
-        return (total / weights).astype(chunk.dtype)
+            pieces.append((self._weight_of(age), rest))
+        return self.rotations.mean(total / weights, pieces).astype(chunk.dtype)
 
     def _weight_of(self, age: int) -> float:
         if age == 0:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from libs.action_form import Rotations
 from libs.errors import BadInput
-from rv_eval.agent import AgentSettings
+from rv_eval.agent import NO_ROTATIONS, AgentSettings
 from rv_eval.drafts import rest_of
 from rv_eval.envs.base import ActionPart, snap
 from rv_eval.splice import SYNC, Splicer
@@ -23,17 +24,23 @@ if TYPE_CHECKING:
 class DelayedAgent:
     """One episode's side of a policy whose answers are there `delay` control steps after their observation.
 
-    actions: the parts of an action that the environment takes. execution: see Splicer; sync: the simulator waits,
-    whatever the delay. While there is nothing to execute the arm holds: zeros, which move nothing where actions are
-    differences, and of parts with levels what they had last, at first the lower.
+    actions: the parts of an action that the environment takes. execution, rotations: see Splicer; sync: the simulator
+    waits, whatever the delay. While there is nothing to execute the arm holds: zeros, which move nothing where actions
+    are differences, and of parts with levels what they had last, at first the lower.
     """
 
     def __init__(
-        self, horizon: int, settings: AgentSettings, actions: Sequence[ActionPart], execution: str, delay: int
+        self,
+        horizon: int,
+        settings: AgentSettings,
+        actions: Sequence[ActionPart],
+        execution: str,
+        delay: int,
+        rotations: Rotations = NO_ROTATIONS,
     ) -> None:
         if delay < 0:
             raise BadInput(f"an answer comes at least 0 steps after its question, not {delay}")
-        self._splicer = Splicer(horizon, settings, execution)
+        self._splicer = Splicer(horizon, settings, execution, rotations)
         self.settings, self.delay = self._splicer.settings, 0 if execution == SYNC else delay
         self._parts = actions
         self._keeps = np.concatenate([np.full(part.size, part.levels is not None) for part in actions])  # (A,) bool

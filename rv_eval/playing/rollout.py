@@ -106,7 +106,7 @@ class Rollout:
         try:
             slot.prepare(self.make_env, result.episode.task, self.recycle_after)
             about = slot.env.description
-            agent = self.make_agent(self.policy.horizon, self.settings, about.actions)
+            agent = self.make_agent(self.policy.horizon, self.settings, about.actions, rotations=self.policy.rotations)
             if self.video_every:
                 result.frames = EpisodeFrames(self.video_every, about.control_hz)
             slot.begin(Attempt(slot.env, agent, result, tuple(self.policy.views)))

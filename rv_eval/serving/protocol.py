@@ -2,7 +2,8 @@
 
 Over one websocket, every message as in `rv_eval.serving.wire`:
     server, once connected    the metadata: {"protocol": PROTOCOL}, all that `policy.describe()` says ("pictures" among
-                              it: the sizes of the cameras of training, and what becomes of frames of any other),
+                              it: the sizes of the cameras of training, and what becomes of frames of any other;
+                              "rotations" where it is known which numbers of an action are),
                               "takes_prefix", "observation_keys", see `openpi_keys`, and a hello of
                               `rv_eval.serving.vla_eval`, whose clients are answered, too; while the model is loaded,
                               it is waited for
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from libs.action_form import Rotations
 from libs.errors import BadInput
 from libs.files import read_text
 from rv_eval.agent import AgentSettings
@@ -133,6 +135,10 @@ def read_metadata(message: Any) -> dict:
         pictures = message["pictures"]
         if not are_sizes(pictures.get("cameras") if isinstance(pictures, dict) else None, message["views"]):
             raise BadInput("its metadata holds pictures without the sizes of its cameras")
+    try:
+        Rotations.from_dict(message.get("rotations"), message["action_dim"])
+    except BadInput as error:
+        raise BadInput(f"its metadata: {error}") from None
     AgentSettings.from_dict(message["preset"])
     return message
 

@@ -10,6 +10,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.frames import CloseCode
 from websockets.sync.client import connect
 
+from libs.action_form import Rotations
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
 from rv_eval.drafts import numbers_of
@@ -82,6 +83,7 @@ class RemotePolicy:
         self.render, self.resolution = self._metadata["render"], self._metadata["resolution"]
         self.proprio = self._metadata["proprio"]
         self.pictures = self._metadata.get("pictures")
+        self.rotations = Rotations.from_dict(self._metadata.get("rotations"), self.action_dim)
         self.takes_prefix = self._metadata.get("takes_prefix") is True  # servers of earlier versions do not say
         self.preset = AgentSettings.from_dict(self._metadata["preset"])
         self.batch_rows = self._metadata["batch_rows"]
@@ -90,8 +92,9 @@ class RemotePolicy:
 
     def describe(self) -> dict:
         """What the server says its answers depend on, and "policy_server", its address."""
-        pictures = {"pictures": self.pictures} if self.pictures else {}
-        return {**{name: self._metadata[name] for name in METADATA}, **pictures, "policy_server": self.url}
+        more = {"pictures": self.pictures, "rotations": self.rotations.as_dict()}
+        told = {name: self._metadata[name] for name in METADATA} | {name: one for name, one in more.items() if one}
+        return told | {"policy_server": self.url}
 
     def predict(self, observations: list[dict]) -> np.ndarray:
         """B observations -> (B, H, A) float32, see Policy.predict. Raises like `predict_detailed`."""

@@ -133,9 +133,9 @@ class _Stop(Exception):
 class RobotLoop:
     """One run of a policy on a robot.
 
-    policy: has horizon, action_dim, views, proprio, resolution, pictures. asker: ask(observation) and answer(), as
-    ThreadAsker. log: takes what was seen, said and done, and keeps it in memory; None: nothing is kept. BadInput: the
-    limits are for other actions, or the policy cannot be executed so.
+    policy: has horizon, action_dim, views, proprio, resolution, pictures, rotations. asker: ask(observation) and
+    answer(), as ThreadAsker. log: takes what was seen, said and done, and keeps it in memory; None: nothing is kept.
+    BadInput: the limits are for other actions or rotations, or the policy cannot be executed so.
     """
 
     def __init__(
@@ -152,8 +152,9 @@ class RobotLoop:
             raise BadInput(f"limits: {len(limits.low)} numbers, but the policy's actions have {policy.action_dim}")
         check_execution(options.execution, policy)
         self._robot, self._policy, self._asker = robot, policy, asker
-        self._options, self._limits, self._log, self._clock = options, limits, log, clock or Clock()
-        self._splicer = Splicer(policy.horizon, options.settings, options.execution)
+        self._limits = limits.of(policy.rotations)
+        self._options, self._log, self._clock = options, log, clock or Clock()
+        self._splicer = Splicer(policy.horizon, options.settings, options.execution, self._limits.rotations)
         gripper = ActionPart("gripper", 1, (-1.0, 1.0) if options.snap_gripper else None)
         self._parts = (ActionPart("others", policy.action_dim - 1), gripper)
         self._delays = deque(maxlen=DELAYS)

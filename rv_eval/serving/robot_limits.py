@@ -1,14 +1,16 @@
 """What an arm may be told: a range for every number of an action, and how far it may move in one control step."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from libs.action_form import Rotations
 from libs.errors import BadInput
 from libs.files import read_json_object
+from rv_eval.agent import NO_ROTATIONS
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,17 @@ class Limits:
     which is for actions that are differences themselves.
     position: the part of the robot's state that actions are goals for, with A numbers: after a hold, and at first, the
     change is measured from there. None: from zero, for actions that are differences.
+    rotations: which numbers of an action are. They turn the short way, no faster than the smallest of their max_change
+    (an angle, of a quaternion half of one), in whatever numbers. What is not named here changes number by number: if it
+    is a rotation, or a joint that goes round, where it jumps (the sign of a quaternion, an angle at +-pi) the arm would
+    be led through all that lies between.
     """
 
     low: tuple
     high: tuple
     max_change: tuple | None = None
     position: str | None = None
+    rotations: Rotations = NO_ROTATIONS
 
     def __post_init__(self) -> None:
         _check_numbers("low", self.low, None)
@@ -52,22 +59,37 @@ class Limits:
             raise BadInput(f"{path}: a file of limits {what}; its entries are {', '.join(known)} and about")
         try:
             values: dict[str, Any] = {name: tuple(v) if isinstance(v := found[name], list) else v for name in known}
-            return cls(**values)
+            _check_numbers("low", values["low"], None)
+            return cls(**values | {"rotations": Rotations.from_dict(found["rotations"], len(values["low"]))})
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from None
+
+    def of(self, rotations: Rotations) -> "Limits":
+        """The same for a policy, of which these rotations are known. BadInput: the file says others."""
+        told = self.rotations.dims and rotations.dims
+        if told and (sorted(self.rotations.dims), self.rotations.form) != (sorted(rotations.dims), rotations.form):
+            raise BadInput(
+                f"limits: rotations {self.rotations.as_dict()}, but the policy was trained with {rotations.as_dict()}"
+            )
+        return replace(self, rotations=rotations) if rotations.dims else self
 
     def apply(self, action: np.ndarray, before: np.ndarray) -> np.ndarray:
         """(A,) float64, the nearest action that is allowed after `before`. Beyond the range, where an arm may stand at
         first, it comes back no faster than max_change."""
-        allowed = np.clip(action, self.low, self.high)
-        if self.max_change is not None:
-            allowed = np.clip(allowed, before - np.array(self.max_change), before + np.array(self.max_change))
-        return allowed
+        low, high = np.array(self.low, np.float64), np.array(self.high, np.float64)
+        wanted = self.rotations.within(action, low, high)
+        if self.max_change is None:
+            return wanted
+        change = np.array(self.max_change, np.float64)
+        allowed = np.clip(wanted, before - change, before + change)
+        for here in self.rotations.places():
+            allowed[here] = wanted[here]
+        return self.rotations.toward(allowed, before, change, low, high)
 
     def at_rest(self, proprio: dict) -> np.ndarray:
         """(A,) what the next change is measured from where nothing was sent. BadInput: the state does not say it."""
         if self.position is None:
-            return np.zeros(len(self.low))
+            return self.rotations.at_rest(len(self.low))
         place = np.asarray(proprio.get(self.position, ()), np.float64)
         if place.shape != (len(self.low),) or not np.isfinite(place).all():
             raise BadInput(

@@ -85,7 +85,7 @@ class Session:
     def __init__(self, about: About, settings: AgentSettings, ask: Callable[[dict], Awaitable[dict]]) -> None:
         self._about, self._ask = about, ask
         parts = PANDA_ACTIONS if _has_panda_gripper(about) else [ActionPart("action", about.action_dim)]
-        self._agent = ChunkAgent(about.horizon, settings, parts)
+        self._agent = ChunkAgent(about.horizon, settings, parts, about.rotations)
         self.greeted = self.answered = False
         self._begin({})
 

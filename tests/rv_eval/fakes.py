@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from libs.action_form import Rotations
 from libs.errors import BadInput
 from rv_eval.envs.base import ActionPart, Description, Reply, WorkerFailure
 from rv_train.policies.base import Prediction
@@ -49,6 +50,7 @@ class FakePolicy:
     """Predicts chunks of the present step number: action[0] of a chunk's i-th action is step + i."""
 
     horizon, action_dim, views, batch_rows = 4, 7, VIEWS, 4
+    rotations = Rotations()
 
     def __init__(self):
         self.batches = []

@@ -4,6 +4,7 @@ from collections import deque
 
 import numpy as np
 
+from libs.action_form import Rotations
 from rv_train.policies.base import Prediction
 
 VIEWS = ("front", "wrist")
@@ -28,6 +29,7 @@ class FakePolicy:
 
     horizon, action_dim, views, proprio, resolution = HORIZON, ACTION_DIM, VIEWS, {"state": ACTION_DIM}, 16
     folder, takes_prefix, pictures = "checkpoints/fake", True, None
+    rotations = Rotations()
 
 
 class FakeRobot:

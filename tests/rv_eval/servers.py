@@ -12,6 +12,7 @@ import numpy as np
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.sync.client import connect
 
+from libs.action_form import Rotations
 from rv_eval.agent import AgentSettings
 from rv_eval.serving.port import take_port
 from rv_eval.serving.serve import PolicyServer
@@ -25,7 +26,7 @@ class PicturePolicy:
     answered alike. An instruction "fail" makes it raise; `delay_s` is how long a call takes."""
 
     horizon, action_dim, render, resolution, batch_rows, takes_prefix = 3, 7, "fast", 32, 4, False
-    binary_gripper = True
+    binary_gripper, rotations = True, Rotations()
 
     def __init__(self, delay_s=0.0, proprio=None, views=VIEWS, **changes):
         self.delay_s, self.batches, self.proprio, self.views = delay_s, [], proprio or {}, views

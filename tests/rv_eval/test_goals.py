@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from libs.action_form import Rotations
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings, ChunkAgent
 from rv_eval.envs.base import ActionPart
@@ -110,7 +111,9 @@ def test_overlapping_chunks_are_averaged_as_goals(learned):
     policy = Policy.from_checkpoint(run)
     shown, recorded = observations(run, demos)
     parts = [ActionPart("all", 7)]
-    agent = ChunkAgent(2, AgentSettings(n_action_steps=1, ensemble_size=2, ensemble_weight=1.0), parts)
+    agent = ChunkAgent(
+        2, AgentSettings(n_action_steps=1, ensemble_size=2, ensemble_weight=1.0), parts, policy.rotations
+    )
     for frame in range(5):
         agent.add_answer(policy.predict_detailed([shown[frame] | {"draft": agent.draft}]), 0)
         written = 0 if kind == "flow" else 10  # numbers of an action, more than it has
@@ -124,6 +127,7 @@ def test_a_server_gives_the_goals_to_who_sends_the_state(learned):
     shown = observations(run, demos)[0][:2]
     with running(policy) as server:
         remote = RemotePolicy(server.url)
+        assert remote.rotations == policy.rotations == Rotations((3,), "axis_angle")
         assert remote.proprio == {"ee_pos": 3, "ee_ori": 3} and remote.action_dim == 7
         np.testing.assert_array_equal(remote.predict(shown), policy.predict(shown))
         with pytest.raises(BadInput, match="proprio"):

@@ -129,7 +129,9 @@ def good(tmp_path_factory):
     write_synthetic_demo_file(demo, 2, 4, 64, seed=0)
     robot, limits = folder / "robot.py", folder / "limits.json"
     robot.write_text("class Robot:\n    observe = act = hold = print\n\n\nmake_robot = Robot\n")
-    limits.write_text(json.dumps({"low": [-1] * 7, "high": [1] * 7, "max_change": None, "position": None}))
+    limits.write_text(
+        json.dumps({"low": [-1] * 7, "high": [1] * 7, "max_change": None, "position": None, "rotations": None})
+    )
     run = make_tiny_checkpoint(folder)
     return {
         "DEMO": demo,

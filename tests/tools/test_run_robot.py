@@ -36,7 +36,7 @@ class Robot:
 def make_robot():
     return Robot()
 """
-LIMITS = {"low": [-1e5] * 7, "high": [1e5] * 7, "max_change": None, "position": None}
+LIMITS = {"low": [-1e5] * 7, "high": [1e5] * 7, "max_change": None, "position": None, "rotations": None}
 
 
 class ReadablePolicy(PicturePolicy):

@@ -341,7 +341,7 @@ def test_the_log_is_a_demonstration_file(tmp_path):
     assert not RobotLog().write(tmp_path / "none.hdf5", "x", {}) and not (tmp_path / "none.hdf5").exists()
 
 
-GOOD = {"low": [0, -1.5], "high": [1, 1], "max_change": [0.1, 1], "position": "state"}
+GOOD = {"low": [0, -1.5], "high": [1, 1], "max_change": [0.1, 1], "position": "state", "rotations": None}
 BAD_LIMITS = {
     "entry missing": ({"low": [0], "high": [1]}, "needs 'max_change'"),
     "entry unknown": (GOOD | {"speed": 3}, "no entry 'speed'"),
@@ -352,6 +352,10 @@ BAD_LIMITS = {
     "no change": (GOOD | {"max_change": [0, 1]}, "above 0"),
     "position without speed": (GOOD | {"max_change": None}, "max_change must say"),
     "position no name": (GOOD | {"position": 3}, "is the name of a part"),
+    "rotations not said": ({name: GOOD[name] for name in list(GOOD)[:-1]}, "needs 'rotations' (null: none)"),
+    "rotations no form": (GOOD | {"rotations": {"dims": [0], "form": "euler"}}, "'euler' is no form; choose one of"),
+    "rotations too long": (GOOD | {"rotations": {"dims": [0], "form": "axis_angle"}}, "3 each, among 2"),
+    "rotations of another kind": (GOOD | {"rotations": [0]}, "rotations are {"),
     "a bool": (GOOD | {"low": [True, -2]}, "low is a list"),
 }
 
