@@ -5,6 +5,7 @@ process ends, it crashes (signal 11). So it is never told. Its bytes go through 
 disk does not take, and says so between two things that are written.
 """
 
+import atexit
 import contextlib
 import errno
 import fcntl
@@ -18,6 +19,8 @@ import h5py
 
 from libs.demo_hdf5.opening import UNLOCKED, refuse_to_open
 
+PATIENCE_S = 10.0  # of the end of a program, for what a thread is writing
+
 
 class Output:
     """A new HDF5 file at `path`, over one that is there. Close it.
@@ -27,8 +30,10 @@ class Output:
 
     def __init__(self, path: Path | str) -> None:
         self._disk = _Disk(Path(path))
+        self._busy = threading.RLock()
         with _undisturbed():
             self._file = h5py.File(self._disk, "w")
+        atexit.register(self._end)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[h5py.File]:
@@ -36,17 +41,23 @@ class Output:
         fails is what is written in one such block, and a signal waits for its end. OSError, naming the file: the disk
         did not take all of it; the file is worth nothing then."""
         self._disk.check()
-        with _undisturbed():
+        with self._busy, _undisturbed():
             yield self._file
         self._disk.check()
 
     def close(self) -> None:
         """OSError: as of `writing`; it is closed all the same. Again: nothing."""
+        atexit.unregister(self._end)
         if self._file:
-            with _undisturbed():
+            with self._busy, _undisturbed():
                 self._file.close()
                 self._disk.close()
             self._disk.check()
+
+    def _end(self):
+        """The program ends while a thread still writes: it is stopped between two blocks, in HDF5 it would crash."""
+        if self._busy.acquire(timeout=PATIENCE_S):
+            self._file.close()
 
 
 class _Disk:

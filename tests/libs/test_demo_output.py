@@ -79,6 +79,22 @@ def test_a_full_disk_leaves_no_half_file_of_demos(tmp_path, limit):
     assert not os.listdir(tmp_path)
 
 
+THREAD = """
+import threading, time
+def write():
+    global writer
+    writer = EpisodeWriter(folder, ["front"], {"joints": 2}, 2, rate=10)
+    episode(10**9)
+threading.Thread(target=write, daemon=True).start()
+time.sleep(0.3)
+"""
+
+
+def test_a_program_that_ends_while_a_thread_writes_does_not_crash(tmp_path):
+    done = child(THREAD, tmp_path, 0)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_hdf5_reads_back_what_the_disk_did_not_take(tmp_path):
     """Else it would find its own tables damaged, and crash all the same."""
     output = Output(tmp_path / "new.hdf5")
