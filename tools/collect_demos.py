@@ -8,8 +8,9 @@ result depends neither on interruptions nor on the number of workers.
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from libs.cli import Numbers, Parser, cli_errors
 from libs.demo_hdf5 import DemoFile
@@ -59,7 +60,29 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FRACTION",
         help="this fraction starts in the middle of a run that was pushed off its way",
     )
+    add_takeover_options(parser.add_argument)
     return parser.parse_args(argv)
+
+
+def add_takeover_options(add: Callable[..., Any]) -> None:
+    """The two options of demonstrations that a policy begins."""
+    add(
+        "--takeover",
+        type=float,
+        default=0.0,
+        metavar="FRACTION",
+        help="this fraction starts where the policy of --model_path got to after a random while: so it learns to mend "
+        "its own mistakes (DAgger)",
+    )
+    add("--model_path", help="run folder, step folder or model folder of that policy, or its name on the hub")
+
+
+def check_takeover(args: argparse.Namespace) -> bool:
+    """Whether a policy begins some attempts; BadInput where it cannot be so."""
+    check_ranges(args, takeover=(0, 1))
+    if bool(args.takeover) != bool(args.model_path):
+        raise BadInput("--takeover says how many demos the policy of --model_path begins: give both, or none")
+    return bool(args.takeover)
 
 
 def check_ranges(args: argparse.Namespace, **ranges: tuple[float, float]) -> None:
@@ -72,6 +95,7 @@ def check_ranges(args: argparse.Namespace, **ranges: tuple[float, float]) -> Non
 def make_jobs(args: argparse.Namespace) -> list[TaskJob]:
     """One TaskJob per task; BadInput for anything that cannot be collected as asked."""
     check_ranges(args, **COUNTS, start_noise=(0, 0.3), start_near=(0, 1), start_late=(0, 1))
+    takeover = check_takeover(args)
     check_new_folder(args.out)
     jobs = []
     for task in expert_tasks(args.task_suite, args.task_ids):
@@ -86,6 +110,10 @@ def make_jobs(args: argparse.Namespace) -> list[TaskJob]:
             start_late=args.start_late,
         )
         jobs.append(TaskJob(task, settings, args.num_demos, args.out))
+    if takeover:
+        from rv_eval.envs.takeover import libero_jobs  # it loads a model
+
+        return libero_jobs(jobs, args.out, args.takeover, args.model_path)
     return jobs
 
 

@@ -17,7 +17,7 @@ from libs.robosuite_sim import RENDER_SETTINGS
 from libs.robosuite_sim.pool import run_with_bar
 from libs.stack_sim import StackTask
 from libs.stack_sim.collection import StackJob, StackSettings
-from tools.collect_demos import COUNTS, check_ranges
+from tools.collect_demos import COUNTS, add_takeover_options, check_ranges, check_takeover
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,6 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FRACTION",
         help="this fraction starts in the middle of a run that was pushed off its way",
     )
+    add_takeover_options(add)
     return parser.parse_args(argv)
 
 
@@ -48,9 +49,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     check_ranges(args, **COUNTS, start_late=(0, 1))
+    takeover = check_takeover(args)
     check_new_folder(args.out)
     settings = StackSettings(args.resolution, args.render, args.seed, args.start_late)
     job = StackJob(StackTask(), settings, args.num_demos, args.out)
+    if takeover:
+        from rv_eval.envs.takeover import stack_job  # it loads a model
+
+        job = stack_job(job, args.out, args.takeover, args.model_path)
     run_with_bar([job], args.workers)
     demos = job.open_file()
     frames = sum(demos.num_frames(demo) for demo in demos.demos)

@@ -39,7 +39,7 @@ class DemoWorker(ExpertWorker):
 
     def record(self, seed: int, rng: np.random.Generator) -> tuple[int, Recording | None]:
         start = StartVariation(self.settings.start_noise, self.settings.start_near, self.settings.start_late)
-        return seed, record_expert(self.env, seed, rng, start)
+        return seed, record_expert(self.env, seed, rng, start, self.takeover(rng))
 
     def write(self, path: str, data_attrs: dict, recording: Recording, attrs: dict) -> None:
         attrs = {"model_file": self.env.model_xml(), "init_state": recording.states[0], **attrs}

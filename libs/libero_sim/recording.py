@@ -15,7 +15,7 @@ from libs.libero_sim.experts.scene import Scene
 from libs.robosuite_sim.experts.geometry import middle
 from libs.robosuite_sim.experts.grasp import FINGER_BELOW
 from libs.robosuite_sim.experts.motion import OPEN, Funnel, steer
-from libs.robosuite_sim.recording import Recording, look_at_states, record_run
+from libs.robosuite_sim.recording import Recording, Start, look_at_states, record_run, start_late
 
 _START_YAW = 0.25  # radians: largest turn of a varied start
 _CLEARANCE = 0.03  # metres kept between the fingertips and everything below them
@@ -38,15 +38,22 @@ class StartVariation:
     late: float = 0.0
 
 
-def record_expert(env: LiberoEnv, seed: int, rng: np.random.Generator, start: StartVariation) -> Recording | None:
+def record_expert(
+    env: LiberoEnv, seed: int, rng: np.random.Generator, start: StartVariation, begin: Start | None = None
+) -> Recording | None:
     """Let the expert solve env.task after reset(seed), see `record_run`; None if it fails within the task's step limit.
 
-    The objects stand where the env's own random placement puts them, never at an evaluation init state.
+    The objects stand where the env's own random placement puts them, never at an evaluation init state. begin: takes
+    the place of `start`.
     """
-    latest = round(_LATE_FRACTION * env.task.max_steps)
-    return record_run(
-        env, seed, lambda: expert_actions(env, rng), rng, start.late, latest, lambda: _vary_start(env, rng, start)
-    )
+
+    def vary() -> float | None:
+        if rng.random() < start.late:
+            return start_late(env, expert_actions(env, rng), rng, round(_LATE_FRACTION * env.task.max_steps))
+        _vary_start(env, rng, start)
+        return OPEN
+
+    return record_run(env, seed, lambda: expert_actions(env, rng), begin or vary)
 
 
 def observe_states(env: LiberoEnv, states: np.ndarray, views: Sequence[str] = VIEWS) -> dict[str, np.ndarray]:

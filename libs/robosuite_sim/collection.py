@@ -14,7 +14,7 @@ from libs.demo_hdf5.schema import json_object
 from libs.errors import BadInput
 from libs.robosuite_sim.env import RobosuiteEnv
 from libs.robosuite_sim.pool import Job
-from libs.robosuite_sim.recording import Recording
+from libs.robosuite_sim.recording import Recording, Start
 
 ATTEMPTS_PER_DEMO = 5  # an expert that succeeds more rarely is broken
 ATTEMPT_TIMEOUT_S = 600.0
@@ -36,6 +36,10 @@ class ExpertWorker(abc.ABC):
     @abc.abstractmethod
     def record(self, seed: int, rng: np.random.Generator) -> tuple[int, Recording | None]:
         """Make the attempt. seed: of 32 bits, drawn for the reset. Returns the seed that it used."""
+
+    def takeover(self, rng: np.random.Generator) -> Start | None:
+        """Where this attempt begins instead of where the settings say: nowhere, unless a worker knows better."""
+        return None
 
     @abc.abstractmethod
     def write(self, path: str, data_attrs: dict, recording: Recording, attrs: dict) -> None:

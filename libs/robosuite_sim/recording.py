@@ -9,8 +9,12 @@ from libs.robosuite_sim.env import ACTION_DIM, RobosuiteEnv
 from libs.robosuite_sim.experts.motion import OPEN
 
 NUM_SETTLE_STEPS = 10
-LATE_STEPS = (5, 75)  # steps that a late start lets pass
+LATE_STEPS = (5, 75)  # steps that a late start lets pass, the upper one excluded
 _PUSH_CHANCE, _PUSH, _PUSH_STEPS = 0.15, 0.8, (3, 10)  # per step; largest action; steps
+
+# Moves an env from its reset to where a recording begins. Returns the gripper's last command there, None where the task
+# was solved on the way: the recording then begins at the reset.
+Start = Callable[[], float | None]
 
 
 @dataclass(frozen=True)
@@ -30,18 +34,13 @@ def record_run(
     env: RobosuiteEnv,
     seed: int,
     expert: Callable[[], Iterable[np.ndarray]],
-    rng: np.random.Generator,
-    late: float = 0.0,
-    latest: int = LATE_STEPS[1],
-    vary: Callable[[], None] | None = None,
+    start: Start,
     past_success: bool = False,
 ) -> Recording | None:
     """Let an expert solve env.task after reset(seed); None if it fails within the task's step limit.
 
-    expert: called anew whenever it is to begin, gives actions (7,) from the env's present state. late: how probable a
-    start in the middle of a run that was pushed off its way is, `latest` steps after its beginning at most; other
-    starts `vary` changes. past_success: the recording goes on to the expert's last action, after which the task must be
-    solved; else it ends at success.
+    expert: called when the recording begins, gives actions (7,) from the env's present state. past_success: the
+    recording goes on to the expert's last action, after which the task must be solved; else it ends at success.
     It starts from a state set with `set_sim_state`, so that setting its first state and repeating its actions repeats
     it to the bit. Renders nothing.
     """
@@ -51,15 +50,10 @@ def record_run(
         env.settle(NUM_SETTLE_STEPS, ())
 
     begin()
-    start_gripper = OPEN
-    if rng.random() < late:
-        held = start_late(env, expert(), rng, latest)
-        if held is None:  # the pushed run succeeded too early
-            begin()
-        else:
-            start_gripper = held
-    elif vary is not None:
-        vary()
+    start_gripper = start()
+    if start_gripper is None:
+        begin()
+        start_gripper = OPEN
     env.set_sim_state(env.sim_state(), start_gripper)
     actions: list[np.ndarray] = []
     states: list[np.ndarray] = []
@@ -76,11 +70,11 @@ def record_run(
     return Recording(np.stack(actions), np.stack(states), start_gripper) if success else None
 
 
-def start_late(env: RobosuiteEnv, actions: Iterable[np.ndarray], rng: np.random.Generator, latest: int) -> float | None:
-    """Let the expert's `actions` run for a random while of less than `latest` steps, pushed off their way in bursts.
-
-    Returns the gripper's last command, None if the task was solved.
-    """
+def start_late(
+    env: RobosuiteEnv, actions: Iterable[np.ndarray], rng: np.random.Generator, latest: int = LATE_STEPS[1]
+) -> float | None:
+    """Let the expert's `actions` run for a random while, less than `latest` steps, pushed off their way in bursts; see
+    `Start`."""
     push, steps_left, finger = np.zeros(ACTION_DIM), 0, OPEN
     for _, action in zip(range(rng.integers(LATE_STEPS[0], latest)), actions, strict=False):
         if steps_left == 0 and rng.random() < _PUSH_CHANCE:

@@ -35,7 +35,7 @@ class StackWorker(ExpertWorker):
 
     def record(self, seed: int, rng: np.random.Generator) -> tuple[int, Recording | None]:
         seed = demo_seed(seed)
-        return seed, record_expert(self.env, seed, rng, self.settings.start_late)
+        return seed, record_expert(self.env, seed, rng, self.settings.start_late, self.takeover(rng))
 
     def write(self, path: str, data_attrs: dict, recording: Recording, attrs: dict) -> None:
         attrs = {"model_file": self.env.model_xml(), **attrs}

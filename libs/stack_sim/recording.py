@@ -7,15 +7,25 @@ import numpy as np
 
 from libs.demo_hdf5 import DemoWriter
 from libs.demo_hdf5.schema import IMAGE_CONVENTIONS, STORAGE
-from libs.robosuite_sim.recording import Recording, look_at_states, record_run
+from libs.robosuite_sim.experts.motion import OPEN
+from libs.robosuite_sim.recording import Recording, Start, look_at_states, record_run, start_late
 from libs.stack_sim.env import CONTROL_FREQ, VIEWS, StackEnv
 from libs.stack_sim.expert import stack_actions
 
 
-def record_expert(env: StackEnv, seed: int, rng: np.random.Generator, late: float = 0.0) -> Recording | None:
+def record_expert(
+    env: StackEnv, seed: int, rng: np.random.Generator, late: float = 0.0, begin: Start | None = None
+) -> Recording | None:
     """Let the expert stack after reset(seed), see `record_run`; None if the cube does not rest there at the end, or it
-    takes too long. It goes on beyond the moment of success until the hand has gone up."""
-    return record_run(env, seed, lambda: stack_actions(env), rng, late, past_success=True)
+    takes too long. It goes on beyond the moment of success until the hand has gone up.
+
+    late: how probable a start in the middle of a pushed run is. begin: takes the place of it.
+    """
+
+    def vary() -> float | None:
+        return start_late(env, stack_actions(env), rng) if rng.random() < late else OPEN
+
+    return record_run(env, seed, lambda: stack_actions(env), begin or vary, past_success=True)
 
 
 def observe_states(env: StackEnv, states: np.ndarray) -> dict[str, np.ndarray]:
