@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
+from libs.action_form import Rotations
 from libs.errors import BadInput
 from rv_eval.agent import AgentSettings
 from rv_eval.envs.base import CannotStart, Episode, WorkerFailure
@@ -50,7 +51,7 @@ def server(file):
 class Walker:
     """A policy that pushes the hand on, by what its picture shows: the same picture, the same answer."""
 
-    horizon, action_dim, views, batch_rows = 3, 4, ("front",), 2
+    horizon, action_dim, views, batch_rows, rotations = 3, 4, ("front",), 2, Rotations()
 
     def predict_detailed(self, observations):
         seeds = [int(observation["views"]["front"].astype(np.int64).sum()) for observation in observations]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from libs.action_form import Rotations
 from libs.libero_sim import VIEWS, LiberoEnv, get_task, init_states
 from libs.libero_sim.experts import expert_actions
 from rv_eval.agent import AgentSettings
@@ -19,7 +20,7 @@ SEED = 7
 class Replay:
     """A policy that knows the actions beforehand, and keeps what it was shown."""
 
-    horizon, views, batch_rows = HORIZON, VIEWS, 1
+    horizon, views, batch_rows, rotations = HORIZON, VIEWS, 1, Rotations()
 
     def __init__(self, actions):
         self.actions = np.concatenate([actions, np.tile(actions[-1], (HORIZON, 1))])
