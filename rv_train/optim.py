@@ -17,6 +17,8 @@ from libs.errors import BadInput
 from rv_train.backbones.lora import quiet_bitsandbytes
 from rv_train.parallel import local_tensor
 
+_BLOCK = 4096  # numbers
+
 
 def lr_at(
     step: int, total_steps: int, base_lr: float, schedule: str = "none", warmup: float = 0.0, lr_end: float = 0.0
@@ -77,12 +79,24 @@ def resolve_amp(mode: str, device: torch.device) -> str:
 
 def total_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     """2-norm of all gradients together, a scalar float32 tensor. Summed in float64, where the order of the sum, and so
-    how many ranks share them, leaves no trace in float32."""
-    norms = torch._foreach_norm([local_tensor(gradient) for gradient in gradients], 2, dtype=torch.float64)
-    squares = torch.stack(norms).square().sum()
+    how many ranks share them, leaves (nearly) no trace in float32."""
+    local = [local_tensor(gradient) for gradient in gradients]
+    if local[0].device.type == "cpu":  # its kernel for float64 takes 15 times as long as that for float32
+        squares = torch.stack([_sum_of_squares(gradient) for gradient in local]).sum()
+    else:
+        squares = torch.stack(torch._foreach_norm(local, 2, dtype=torch.float64)).square().sum()
     if isinstance(gradients[0], DTensor):
         dist.all_reduce(squares)
     return squares.sqrt().float()
+
+
+def _sum_of_squares(gradient):
+    """In float32 within a block, where few digits are lost, in float64 beyond."""
+    numbers = gradient.flatten()
+    whole = numbers.numel() // _BLOCK * _BLOCK
+    blocks, rest = numbers[:whole].view(-1, _BLOCK), numbers[whole:]
+    norms = torch.linalg.vector_norm(blocks, dim=1, dtype=torch.float32)
+    return norms.double().square().sum() + torch.linalg.vector_norm(rest, dtype=torch.float64).square()
 
 
 class Precision:

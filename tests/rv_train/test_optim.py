@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rv_train.adamw_8bit import AdamW8bit
-from rv_train.optim import Ema, Precision, build_optimizer, check_optimizer, lr_at, resolve_amp
+from rv_train.optim import Ema, Precision, build_optimizer, check_optimizer, lr_at, resolve_amp, total_norm
 from tests.tiny import tiny_cfg
 
 
@@ -35,6 +35,22 @@ def test_auto_precision_depends_on_the_processor(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
     assert resolve_amp("auto", cpu) == "off"
     assert resolve_amp("fp16", cpu) == "fp16"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_norm_of_all_gradients(dtype):
+    torch.manual_seed(0)
+    shapes = [(3_000_001,), (300, 4096), (4096,), (5,), (), (0,)]  # float32 alone would lose the fourth digit
+    gradients = [torch.randn(shape).mul(10).to(dtype) for shape in shapes]
+    true = torch.cat([gradient.flatten() for gradient in gradients]).double().norm()
+    assert total_norm(gradients).dtype == torch.float32
+    torch.testing.assert_close(total_norm(gradients).double(), true, rtol=1e-6, atol=0)
+    cut = [part for gradient in gradients for part in gradient.flatten().split(1001)]
+    torch.testing.assert_close(total_norm(cut).double(), true, rtol=1e-6, atol=0)
+    gradients[1][7, 7] = torch.nan
+    assert total_norm(gradients).isnan()
+    gradients[1][7, 7] = torch.inf
+    assert total_norm(gradients).isinf()
 
 
 @pytest.mark.parametrize("mode", ["off", "bf16", "fp16"])
