@@ -111,9 +111,9 @@ def make_jobs(args: argparse.Namespace) -> list[TaskJob]:
         )
         jobs.append(TaskJob(task, settings, args.num_demos, args.out))
     if takeover:
-        from rv_eval.envs.takeover import libero_jobs  # it loads a model
+        from rv_eval.envs.libero_takeover import with_policy  # it loads a model
 
-        return libero_jobs(jobs, args.out, args.takeover, args.model_path)
+        return with_policy(jobs, args.out, args.takeover, args.model_path)
     return jobs
 
 

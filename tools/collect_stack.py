@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = StackSettings(args.resolution, args.render, args.seed, args.start_late)
     job = StackJob(StackTask(), settings, args.num_demos, args.out)
     if takeover:
-        from rv_eval.envs.takeover import stack_job  # it loads a model
+        from rv_eval.envs.stack_takeover import with_policy  # it loads a model
 
-        job = stack_job(job, args.out, args.takeover, args.model_path)
+        job = with_policy(job, args.out, args.takeover, args.model_path)
     run_with_bar([job], args.workers)
     demos = job.open_file()
     frames = sum(demos.num_frames(demo) for demo in demos.demos)

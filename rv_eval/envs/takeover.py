@@ -5,68 +5,35 @@ that it reaches itself teach it to mend them: DAgger, Ross et al. 2011 (arXiv:10
 """
 
 import functools
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from libs.libero_sim.collection import DemoWorker, Settings, TaskJob
 from libs.robosuite_sim.env import RobosuiteEnv
 from libs.robosuite_sim.experts.motion import OPEN
 from libs.robosuite_sim.recording import LATE_STEPS, Start
-from libs.stack_sim.collection import StackJob, StackSettings, StackWorker
 from rv_eval.agent import ChunkAgent
-from rv_eval.envs.base import PANDA_ACTIONS
-from rv_eval.envs.libero import DESCRIPTION as LIBERO
-from rv_eval.envs.stack import DESCRIPTION as STACK
+from rv_eval.envs.base import PANDA_ACTIONS, Description
 from rv_eval.policy import Policy, model_fingerprint
 
 LATEST = 0.5  # of a task's step limit: a policy that fails has mostly done so by then
 
 
-@dataclass(frozen=True)
-class PolicySettings(Settings):
-    """takeover: share of the attempts that begin where the policy of `model_path` got to."""
+def about_policy(env: Description, render: str, takeover: float, model_path: str) -> dict[str, Any]:
+    """What the settings of demonstrations say of the policy that begins them. BadInput: there is no policy, or one for
+    other cameras or other pictures.
 
-    takeover: float
-    model_path: str
-    weights_sha256: str
-
-
-@dataclass(frozen=True)
-class StackPolicySettings(StackSettings):
-    """As PolicySettings."""
-
-    takeover: float
-    model_path: str
-    weights_sha256: str
-
-
-def libero_jobs(jobs: Sequence[TaskJob], out: Path, takeover: float, model_path: str) -> list[TaskJob]:
-    """The same jobs; in a fraction `takeover` of the attempts the policy of `model_path` begins. BadInput: there is no
-    policy, or one for other cameras or other pictures."""
-    about = _about_policy(LIBERO, jobs[0].settings.render, takeover, model_path)
-    return [TakeoverJob(job.task, PolicySettings(**asdict(job.settings), **about), job.num_demos, out) for job in jobs]
-
-
-def stack_job(job: StackJob, out: Path, takeover: float, model_path: str) -> StackJob:
-    """As libero_jobs."""
-    about = _about_policy(STACK, job.settings.render, takeover, model_path)
-    return StackTakeoverJob(job.task, StackPolicySettings(**asdict(job.settings), **about), job.num_demos, out)
-
-
-def _about_policy(env, render, takeover, model_path):
+    takeover: share of the attempts that it begins. render: how their pictures are drawn.
+    """
     policy = Policy.from_checkpoint(model_path, device="cpu")
     policy.check_environment(env.views, env.action_dim, render, env.proprio)
     weights = model_fingerprint(policy.folder)["weights_sha256"]
     return {"takeover": takeover, "model_path": model_path, "weights_sha256": weights}
 
 
-class _Takeover:
-    """Of a worker some of whose attempts a policy begins."""
+class Takeover:
+    """Of an ExpertWorker some of whose attempts a policy begins: `settings` has what `about_policy` says."""
 
     env: Any
     settings: Any
@@ -96,23 +63,3 @@ def start_by_policy(env: RobosuiteEnv, policy: Policy, rng: np.random.Generator,
             return None
         gripper = float(action[-1])
     return gripper
-
-
-class TakeoverWorker(_Takeover, DemoWorker):
-    """Of a LIBERO task."""
-
-
-class StackTakeoverWorker(_Takeover, StackWorker):
-    """Of cube stacking."""
-
-
-class TakeoverJob(TaskJob):
-    """The attempts of a LIBERO task's expert, with PolicySettings."""
-
-    WORKER = "rv_eval.envs.takeover:TakeoverWorker"
-
-
-class StackTakeoverJob(StackJob):
-    """The attempts of the stacking expert, with StackPolicySettings."""
-
-    WORKER = "rv_eval.envs.takeover:StackTakeoverWorker"

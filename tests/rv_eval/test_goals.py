@@ -29,7 +29,7 @@ LEARNED = {
     "TRAIN__batch_size": 8,
     "TRAIN__lr": 0.005,
     "TRAIN__log_every": 30,
-    "DATA__VAL_SHARE": 0.5,
+    "DATA__VAL_SHARE": 0.25,
     "VALID__loss_every": 50.0,
     "VALID__gen_every": 50.0,
     "VALID__gen_samples": 4,
@@ -57,7 +57,7 @@ def learn(folder, *flags, **opts):
 def learned(request, tmp_path_factory, forked_ranks):
     """(kind, run folder, its data): what is to be written is nearly the same in every frame."""
     folder = tmp_path_factory.mktemp("learned")
-    demos = write_goals(folder / "goals.hdf5", num_demos=2, num_frames=FRAMES)
+    demos = write_goals(folder / "goals.hdf5", num_demos=4, num_frames=FRAMES)
     return request.param, learn(folder, DATA__FILES=[str(demos)], **KINDS[request.param]), demos
 
 
