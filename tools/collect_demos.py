@@ -97,9 +97,9 @@ def make_jobs(args: argparse.Namespace) -> list[TaskJob]:
     check_ranges(args, **COUNTS, start_noise=(0, 0.3), start_near=(0, 1), start_late=(0, 1))
     takeover = check_takeover(args)
     check_new_folder(args.out)
-    jobs = []
-    for task in expert_tasks(args.task_suite, args.task_ids):
-        settings = Settings(
+    tasks = expert_tasks(args.task_suite, args.task_ids)
+    settings = [
+        Settings(
             task_suite=args.task_suite,
             task_id=task.task_id,
             resolution=args.resolution,
@@ -109,12 +109,14 @@ def make_jobs(args: argparse.Namespace) -> list[TaskJob]:
             start_near=args.start_near,
             start_late=args.start_late,
         )
-        jobs.append(TaskJob(task, settings, args.num_demos, args.out))
+        for task in tasks
+    ]
+    job_of: type[TaskJob] = TaskJob
     if takeover:
-        from rv_eval.envs.libero_takeover import with_policy  # it loads a model
+        from rv_eval.envs.libero_takeover import TakeoverJob, with_policy  # it loads a model
 
-        return with_policy(jobs, args.out, args.takeover, args.model_path)
-    return jobs
+        job_of, settings = TakeoverJob, with_policy(settings, args.takeover, args.model_path)
+    return [job_of(task, one, args.num_demos, args.out) for task, one in zip(tasks, settings, strict=True)]
 
 
 @cli_errors

@@ -52,11 +52,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     takeover = check_takeover(args)
     check_new_folder(args.out)
     settings = StackSettings(args.resolution, args.render, args.seed, args.start_late)
-    job = StackJob(StackTask(), settings, args.num_demos, args.out)
+    job_of: type[StackJob] = StackJob
     if takeover:
-        from rv_eval.envs.stack_takeover import with_policy  # it loads a model
+        from rv_eval.envs.stack_takeover import TakeoverJob, with_policy  # it loads a model
 
-        job = with_policy(job, args.out, args.takeover, args.model_path)
+        job_of, settings = TakeoverJob, with_policy(settings, args.takeover, args.model_path)
+    job = job_of(StackTask(), settings, args.num_demos, args.out)
     run_with_bar([job], args.workers)
     demos = job.open_file()
     frames = sum(demos.num_frames(demo) for demo in demos.demos)

@@ -112,7 +112,9 @@ class Job(abc.ABC):
         """BadInput, naming what differs, where `found` are other settings than this job's."""
         wanted = asdict(self.settings)
         different = [
-            f"{key} {found.get(key)!r}, not {wanted[key]!r}" for key in wanted if found.get(key) != wanted[key]
+            f"{key} {found.get(key)!r}, not {wanted.get(key)!r}"
+            for key in {**wanted, **found}
+            if found.get(key) != wanted.get(key)
         ]
         if different:
             raise BadInput(f"{where} was made with {'; '.join(different)}: choose another --out")

@@ -1,21 +1,15 @@
 """Demonstrations of LIBERO that a policy begins, see takeover.py."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from libs.libero_sim.collection import DemoWorker, Settings, TaskJob
 from rv_eval.envs.libero import DESCRIPTION
-from rv_eval.envs.takeover import Takeover, about_policy
+from rv_eval.envs.takeover import ByPolicy, Takeover
 
 
 @dataclass(frozen=True)
-class TakeoverSettings(Settings):
-    """See `about_policy`."""
-
-    takeover: float
-    model_path: str
-    weights_sha256: str
+class TakeoverSettings(ByPolicy, Settings):
+    """Everything the content of a demo file depends on, except the number of demos."""
 
 
 class TakeoverWorker(Takeover, DemoWorker):
@@ -28,10 +22,7 @@ class TakeoverJob(TaskJob):
     WORKER = "rv_eval.envs.libero_takeover:TakeoverWorker"
 
 
-def with_policy(jobs: Sequence[TaskJob], out: Path, takeover: float, model_path: str) -> list[TaskJob]:
-    """The same jobs, a share `takeover` of whose attempts the policy of `model_path` begins; BadInput as
-    `about_policy`."""
-    about = about_policy(DESCRIPTION, jobs[0].settings.render, takeover, model_path)
-    return [
-        TakeoverJob(job.task, TakeoverSettings(**asdict(job.settings), **about), job.num_demos, out) for job in jobs
-    ]
+def with_policy(settings: list[Settings], takeover: float, model_path: str) -> list[Settings]:
+    """The settings of several tasks, with the policy; BadInput as `ByPolicy.find`."""
+    about = asdict(ByPolicy.find(DESCRIPTION, settings[0].render, takeover, model_path))
+    return [TakeoverSettings(**asdict(one), **about) for one in settings]

@@ -5,6 +5,7 @@ that it reaches itself teach it to mend them: DAgger, Ross et al. 2011 (arXiv:10
 """
 
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,23 +21,28 @@ from rv_eval.policy import Policy, model_fingerprint
 LATEST = 0.5  # of a task's step limit: a policy that fails has mostly done so by then
 
 
-def about_policy(env: Description, render: str, takeover: float, model_path: str) -> dict[str, Any]:
-    """What the settings of demonstrations say of the policy that begins them. BadInput: there is no policy, or one for
-    other cameras or other pictures.
+@dataclass(frozen=True)
+class ByPolicy:
+    """What the settings of demonstrations say besides of the policy of `model_path`, which begins a share `takeover` of
+    the attempts."""
 
-    takeover: share of the attempts that it begins. render: how their pictures are drawn.
-    """
-    policy = Policy.from_checkpoint(model_path, device="cpu")
-    policy.check_environment(env.views, env.action_dim, render, env.proprio)
-    weights = model_fingerprint(policy.folder)["weights_sha256"]
-    return {"takeover": takeover, "model_path": model_path, "weights_sha256": weights}
+    takeover: float
+    model_path: str
+    weights_sha256: str
+
+    @classmethod
+    def find(cls, env: Description, render: str, takeover: float, model_path: str) -> "ByPolicy":
+        """BadInput: there is no policy, or one for other cameras or other pictures (render: how they are drawn)."""
+        policy = Policy.from_checkpoint(model_path, device="cpu")
+        policy.check_environment(env.views, env.action_dim, render, env.proprio)
+        return cls(takeover, model_path, model_fingerprint(policy.folder)["weights_sha256"])
 
 
 class Takeover:
-    """Of an ExpertWorker some of whose attempts a policy begins: `settings` has what `about_policy` says."""
+    """Of an ExpertWorker some of whose attempts a policy begins."""
 
     env: Any
-    settings: Any
+    settings: Any  # a simulator's own, which are a ByPolicy besides
 
     @functools.cached_property
     def policy(self) -> Policy:

@@ -130,6 +130,9 @@ def test_an_expert_takes_over_and_the_demo_replays(tmp_path, capsys):
         assert away > 0.01, "the policy had moved the hand"
     finally:
         env.close()
+    plain = [*LIBERO, "--render", "fast", "--out", str(tmp_path / "out")]
+    told = refusal(collect_demos.main, capsys, *plain)
+    assert "made with takeover 1.0, not None; model_path" in told, "what a policy began is not what an expert did"
     other = make_tiny_checkpoint(tmp_path / "other", EXP__SEED=1)
     assert "made with model_path" in refusal(collect_demos.main, capsys, *words, "--model_path", other)
 
