@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from libs.action_form import Rotations
+from libs.action_form import NO_ROTATIONS, Rotations
 from libs.errors import BadInput
 from libs.temporal_ensemble import TemporalEnsembler
 from rv_eval.drafts import rest_of
@@ -16,8 +16,6 @@ from rv_eval.envs.base import ActionPart, snap
 
 if TYPE_CHECKING:  # a command line that only shows its help loads no model code
     from rv_train.policies.base import Prediction
-
-NO_ROTATIONS = Rotations()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from libs.action_form import size
 from libs.config_tree import pair
 from libs.errors import BadInput, first_line
 from rv_eval.agent import AgentSettings
@@ -255,7 +254,7 @@ class Policy:
         form, stats = self.encoder.form, self.encoder.stats
         if not stats or form.dim - 1 in form.relative:
             return False
-        turned = any(first + size(form.recorded) == form.dim for first in form.rotations)
+        turned = any(here.stop == form.dim for here in self.rotations.places())
         return not turned and is_binary(stats, -1)
 
     @functools.cached_property

@@ -7,9 +7,9 @@ which nothing was executed do not count.
 
 import numpy as np
 
-from libs.action_form import Rotations
+from libs.action_form import NO_ROTATIONS, Rotations
 from libs.errors import BadInput
-from rv_eval.agent import NO_ROTATIONS, AgentSettings, Answering
+from rv_eval.agent import AgentSettings, Answering
 
 SYNC, NAIVE, SPLICE, PREFIX = "sync", "naive", "splice", "prefix"
 EXECUTIONS = (SYNC, NAIVE, SPLICE, PREFIX)

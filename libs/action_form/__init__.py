@@ -2,6 +2,6 @@
 
 from libs.action_form.form import ActionForm, written_dim
 from libs.action_form.rotation import FORMS, is_form, size
-from libs.action_form.turns import Rotations
+from libs.action_form.turns import NO_ROTATIONS, Rotations
 
-__all__ = ["FORMS", "ActionForm", "Rotations", "is_form", "size", "written_dim"]
+__all__ = ["FORMS", "NO_ROTATIONS", "ActionForm", "Rotations", "is_form", "size", "written_dim"]

@@ -131,17 +131,15 @@ class ActionForm:
 
     def are_usual(self, actions: np.ndarray) -> bool:
         """(T, A) recorded actions: whether all their rotations are usual ones, see `is_usual`."""
-        width = size(self.recorded)
-        return all(is_usual(self.recorded, actions[:, first : first + width]).all() for first in self.rotations)
+        return all(is_usual(self.recorded, actions[:, here]).all() for here in self.turns.places())
 
     def beside(self, actions: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Recorded actions (..., A) with rotations in the numbers that are nearest to those of others (..., A), so that
         the two can be compared number by number: q and -q, or the two sides of half a turn, are no difference."""
         if not self.rotations:
             return actions
-        actions, width = np.array(actions), size(self.recorded)
-        for first in self.rotations:
-            here = slice(first, first + width)
+        actions = np.array(actions)
+        for here in self.turns.places():
             actions[..., here] = near(self.recorded, actions[..., here], others[..., here])
         return actions
 

@@ -112,6 +112,9 @@ class Rotations:
         return [usual, near(self.form, usual, other)]
 
 
+NO_ROTATIONS = Rotations()
+
+
 def _angle(one, other):
     """Radians between two rotations (3, 3)."""
     return float(np.linalg.norm(from_matrix("axis_angle", other @ one.T)))

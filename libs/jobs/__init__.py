@@ -6,6 +6,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from libs.files import make_folder, named_path
 T = TypeVar("T")
 
 LOCK = "lock"
+KILL_S = 10.0
 AHEAD = 4  # jobs per process that are handed out in advance
 
 
@@ -110,6 +112,13 @@ def _do(job):
 def _begin_worker(function):
     _do.function = function  # type: ignore[attr-defined]  # see `_do`
     follow_parent()
+
+
+def await_killed(child: subprocess.Popen) -> None:
+    """Wait for a child process that was killed. One that is stuck in the kernel, in a driver, nobody ends: it is given
+    up after KILL_S."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(KILL_S)
 
 
 def follow_parent() -> None:

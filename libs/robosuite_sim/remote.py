@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from libs.errors import BadInput
+from libs.jobs import await_killed
 from libs.robosuite_sim.gl import child_environment, give_back_device, take_device
 
 _ROOT = Path(__file__).resolve().parents[2]  # the child must find the same packages
 _SERVE = "import sys; sys.path[:0] = sys.argv[2:]; from libs.robosuite_sim.remote import serve; serve(int(sys.argv[1]))"
 _CLOSE = "close"
-KILL_S = 10.0  # until a child that was killed is given up
 
 
 class SimTimeout(RuntimeError):
@@ -125,8 +125,7 @@ class RemoteObject:
         """End the child now."""
         if self._child.poll() is None:
             self._child.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel, in a driver: nobody ends it
-                self._child.wait(KILL_S)
+            await_killed(self._child)
         self._connection.close()
         give_back_device(self._device)
         self._device = None

@@ -5,10 +5,8 @@ from collections import deque
 import numpy as np
 from numpy.typing import ArrayLike
 
-from libs.action_form import Rotations
+from libs.action_form import NO_ROTATIONS, Rotations
 from libs.errors import BadInput
-
-NONE = Rotations()
 
 
 class TemporalEnsembler:
@@ -34,7 +32,7 @@ class TemporalEnsembler:
         version: int = 1,
         weight: float = 0.5,
         allow_no_overlap: bool = False,
-        rotations: Rotations = NONE,
+        rotations: Rotations = NO_ROTATIONS,
     ) -> None:
         if horizon < 1:
             raise BadInput(f"horizon must be at least 1, got {horizon}")

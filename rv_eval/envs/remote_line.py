@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.sync.client import ClientConnection, connect
 
 from libs.errors import BadInput
+from libs.jobs import await_killed
 from rv_eval.envs.base import CannotStart, WorkerFailure
 from rv_eval.envs.remote_messages import MAX_BYTES, Greeting, read_greeting, unpack
 from rv_eval.serving.connection import abort
@@ -24,7 +25,6 @@ from rv_eval.serving.connection import abort
 PAUSE_S = 0.1
 ANSWER_S = 10.0  # until the greeting, and for a request to be taken
 LAST_BYTES = 2**16  # of what a process has said, in which its last words are
-KILL_S = 10.0  # until a process that was killed is given up
 MAX_WAITING = 10_000  # answers that nobody has taken: far more than were asked for
 
 _ADDRESS = re.compile(rb"^(ws://\S+)\s*$", re.MULTILINE)
@@ -106,8 +106,7 @@ class StartedServer:
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel, in a driver: nobody ends it
-                self._process.wait(KILL_S)
+            await_killed(self._process)
 
 
 class Line:

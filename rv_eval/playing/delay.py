@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from libs.action_form import Rotations
+from libs.action_form import NO_ROTATIONS, Rotations
 from libs.errors import BadInput
-from rv_eval.agent import NO_ROTATIONS, AgentSettings
+from rv_eval.agent import AgentSettings
 from rv_eval.drafts import rest_of
 from rv_eval.envs.base import ActionPart, snap
 from rv_eval.splice import SYNC, Splicer

@@ -30,9 +30,8 @@ from rv_train.provenance import versions
 from rv_train.tracking import format_time
 
 SAVE_VIDEO = ("all", "failures", "none")
-MOST_UNASKED = (
-    100_000  # episodes of a plan where nobody says how many: an environment may number all that a seed can be
-)
+# Episodes of a plan where nobody says how many: an environment may number all that a seed can be.
+MOST_UNASKED = 100_000
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """All of an episode in one HDF5 file: what the policy saw and said, what was executed, where the robot was."""
 
-import io
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from libs.files import write_whole
+from libs.files import whole_file
 
 if TYPE_CHECKING:
     from rv_train.policies.base import Prediction
@@ -48,12 +48,10 @@ class EpisodeTrace:
 
     def write(self, path: Path | str, record: dict) -> None:
         """Write to `path` (.hdf5); a file under this name is always complete. OSError: it cannot be written."""
-        import h5py
+        from libs.demo_hdf5.output import Output
 
         steps, views, chunks, texts, valid, repaired = zip(*self._queries, strict=True)
-        # In memory first: on a full disk HDF5 raises RuntimeErrors, and takes the process along when it ends.
-        whole = io.BytesIO()
-        with h5py.File(whole, "w") as file:
+        with whole_file(path) as part, contextlib.closing(Output(part)) as output, output.writing() as file:
             file.attrs["record"] = json.dumps(record)
             file["query_step"] = np.array(steps)
             file["chunks"] = np.stack(chunks)
@@ -66,4 +64,3 @@ class EpisodeTrace:
                 pictures = np.stack([pictures[name] for pictures in views])
                 chunk = (1, *pictures.shape[1:])
                 file.create_dataset(f"views/{name}", data=pictures, chunks=chunk, compression="gzip", shuffle=True)
-        write_whole(path, whole.getvalue())

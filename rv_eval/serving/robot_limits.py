@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from libs.action_form import Rotations
+from libs.action_form import NO_ROTATIONS, Rotations
 from libs.errors import BadInput
 from libs.files import read_json_object
-from rv_eval.agent import NO_ROTATIONS
 
 
 @dataclass(frozen=True)

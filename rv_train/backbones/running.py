@@ -151,3 +151,18 @@ def compile_layers(family: "Family", backbone: "PreTrainedModel") -> None:
     torch._dynamo.config.optimize_ddp = False
     for module in family.compiled(backbone):
         module.compile(dynamic=True)  # not fullgraph: a kernel that breaks the graph costs speed, not the run
+
+
+def use_own(model: "PreTrainedModel", kinds: Mapping[type[object], type], own: bool = True) -> "PreTrainedModel":
+    """Let the modules of a model be of our classes, or of the library's again, in place; returns the model.
+
+    Ours have no weights of their own, and no names that a checkpoint would know.
+
+    Args:
+        kinds: {our class: the library's}.
+    """
+    for ours, theirs in kinds.items():
+        for module in model.modules():
+            if type(module) in (ours, theirs):
+                module.__class__ = ours if own else theirs
+    return model

@@ -12,7 +12,7 @@ import pytest
 from libs.demo_hdf5 import EpisodeWriter, demo_files, verify_demo_file
 from libs.demo_hdf5.opening import Unreadable
 from libs.demo_hdf5.output import Output
-from tests.rv_eval.fakes import small_files
+from tests.full_disk import small_files
 from tests.tiny import ROOT
 
 BEGINNING = """

@@ -1,9 +1,7 @@
 """A simulator whose environments are real child processes, and a policy, all tiny, to test rollouts with."""
 
-import contextlib
 import multiprocessing
 import os
-import resource
 import time
 from dataclasses import dataclass
 
@@ -23,17 +21,6 @@ DESCRIPTION = Description(
     actions=(ActionPart("arm", 6), ActionPart("gripper", 1, (-1.0, 1.0))),
     control_hz=20,
 )
-
-
-@contextlib.contextmanager
-def small_files(limit):
-    """No file of this process grows beyond `limit` bytes: what is written beyond them fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @dataclass(frozen=True)

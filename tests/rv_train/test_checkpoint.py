@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import shutil
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from libs.errors import BadInput
 from rv_train import checkpoint
 from rv_train.checkpoint import checkpoints, find_damage, find_resume, load_model_folder, lock, save_checkpoint
+from tests.full_disk import small_files
 from tests.tiny import ACTION_STATS, lora_opts, make_tiny_base, tiny_cfg, tiny_model
 
 
@@ -165,13 +165,11 @@ def test_what_a_kill_during_a_save_leaves_is_no_checkpoint(run):
 @pytest.mark.parametrize("room", [100, 50_000, 400_000])
 def test_a_full_disk_leaves_the_last_good_checkpoint(run, save, room):
     """The kernel refuses to make files longer than `room` bytes, as a full disk would at that point."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
-    try:
-        with pytest.raises(OSError, match=r"step 8 cannot be written .*GiB are free.*last good one is step_00000006"):
-            save(run, 8)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with (
+        small_files(room),
+        pytest.raises(OSError, match=r"step 8 cannot be written .*GiB are free.*last good one is step_00000006"),
+    ):
+        save(run, 8)
     assert sorted(p.name for p in run.iterdir()) == ["last", *names(run)] and find_damage(run / "last") is None
     save(run, 8)
     assert find_resume(run) == (run / "step_00000008", [])

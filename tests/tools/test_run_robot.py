@@ -11,7 +11,7 @@ import pytest
 
 from libs.demo_hdf5 import DemoFile, KeyMap
 from rv_eval.serving.robot_log import RobotLog
-from tests.rv_eval.fakes import small_files
+from tests.full_disk import small_files
 from tests.rv_eval.servers import PicturePolicy, running
 from tools import inspect_demos
 from tools.run_robot import main, parse_args

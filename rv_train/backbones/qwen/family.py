@@ -88,7 +88,7 @@ class QwenFamily:
         return getattr(transformers, self.library[0])
 
     def prepare(self, model: "PreTrainedModel") -> "PreTrainedModel":
-        from rv_train.backbones.qwen.vision import use_own
+        from rv_train.backbones.running import use_own
 
         return use_own(model, self.own())
 

@@ -9,7 +9,7 @@ A family mixes these into the library's classes and lets the modules of a model 
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,21 +80,6 @@ class PatchProduct:
         """As in the library; hidden_states (patches, values of one) → (patches, D)."""
         weight = self.proj.weight
         return F.linear(hidden_states.to(weight.dtype), weight.flatten(1), self.proj.bias)
-
-
-def use_own(model: "PreTrainedModel", kinds: Mapping[type[object], type], own: bool = True) -> "PreTrainedModel":
-    """Let the modules of a model be of our classes, or of the library's again, in place; returns the model.
-
-    Ours have no weights of their own, and no names that a checkpoint would know.
-
-    Args:
-        kinds: {our class: the library's}.
-    """
-    for ours, theirs in kinds.items():
-        for module in model.modules():
-            if type(module) in (ours, theirs):
-                module.__class__ = ours if own else theirs
-    return model
 
 
 @functools.lru_cache(maxsize=16)  # a run has one size of batch, an evaluation one for each number of rows

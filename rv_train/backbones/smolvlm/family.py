@@ -49,7 +49,7 @@ class SmolVLM:
         return SmolVLMForConditionalGeneration
 
     def prepare(self, model: "PreTrainedModel") -> "PreTrainedModel":
-        from rv_train.backbones.qwen.vision import use_own
+        from rv_train.backbones.running import use_own
         from rv_train.backbones.smolvlm.modules import OWN
 
         return use_own(model, OWN)

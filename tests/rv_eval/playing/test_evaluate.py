@@ -11,7 +11,8 @@ from rv_eval.agent import AgentSettings
 from rv_eval.playing.evaluate import EvalOptions, closing_report, evaluate, plan_episodes, shard_episodes
 from rv_eval.playing.trace import EpisodeTrace
 from rv_eval.results.records import ResultsFile, record_key, shard_files
-from tests.rv_eval.fakes import FakeEnv, FakePolicy, FakeTask, small_files
+from tests.full_disk import small_files
+from tests.rv_eval.fakes import FakeEnv, FakePolicy, FakeTask
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from rv_eval.playing.video import POSTER_WIDTH, EpisodeFrames, make_poster, poster_path
-from tests.rv_eval.fakes import small_files
+from tests.full_disk import small_files
 
 
 def noisy_frames(count):

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from rv_train.backbones.patches import image_patches, mrope_position_ids
-from rv_train.backbones.qwen.vision import see, use_own
+from rv_train.backbones.qwen.vision import see
 from rv_train.backbones.qwen.vocabulary import MERGES, read_vocabulary
+from rv_train.backbones.running import use_own
 from rv_train.policies.encoding import ObservationEncoder
 from tests.closeness import assert_close
 from tests.rv_train.policies.text.test_text_policy import training_batch

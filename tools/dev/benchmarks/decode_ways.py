@@ -8,7 +8,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from rv_train.backbones.patches import image_patches
-from rv_train.backbones.qwen.vision import use_own
+from rv_train.backbones.running import use_own
 
 if TYPE_CHECKING:
     from rv_train.policies.text.grammar import Grammar

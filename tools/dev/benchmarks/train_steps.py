@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode
 
 from rv_train.backbones.prompt import IGNORE
-from rv_train.backbones.qwen.vision import use_own
+from rv_train.backbones.running import use_own
 from rv_train.data.training_set import TrainingSet
 from rv_train.distributed import agree
 from rv_train.optim import Precision, base_lr, build_optimizer

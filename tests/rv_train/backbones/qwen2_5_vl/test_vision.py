@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionPatchEmbed, Qwen2_5_VLVisionAttention
 
-from rv_train.backbones.qwen.vision import use_own
 from rv_train.backbones.qwen2_5_vl.pictures import image_patches
 from rv_train.backbones.qwen2_5_vl.vision import OWN, AlignedMLP, PatchEmbed, VisionAttention, _layout, see
+from rv_train.backbones.running import use_own
 from tests.closeness import assert_close
 from tests.tiny import tiny_cfg, tiny_model
 
