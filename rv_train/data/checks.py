@@ -54,6 +54,19 @@ def choice_problems(facts: Facts, cfg: CfgNode, where: Path | str) -> Iterator[s
         yield f"ACTION.DIM is {cfg.ACTION.DIM}, actions of {where} have {facts.action_dim} dimensions"
 
 
+def unlike_problems(files: Sequence[tuple[Path, Facts]], cfg: CfgNode) -> Iterator[str]:
+    """Files or sets whose chosen cameras or parts of the robot's state have other sizes than those of the first."""
+    (first, known), *others = files
+    for path, facts in others:
+        for ours, theirs, names in (
+            (known.cameras, facts.cameras, cfg.DATA.VIEWS),
+            (known.proprio, facts.proprio, cfg.DATA.PROPRIO),
+        ):
+            for name in names:
+                if ours[name] != theirs[name]:
+                    yield f"{path}: {name} has {theirs[name]}, that of {first} {ours[name]}: data of one run are alike"
+
+
 def text_problem(text: str) -> str:
     """What is wrong with an instruction, "" if nothing."""
     if not any(map(str.isalnum, text)):
@@ -64,7 +77,7 @@ def text_problem(text: str) -> str:
 
 
 def number_problems(demos: Sequence[Demo]) -> Iterator[str]:
-    """Actions that are no numbers."""
+    """Actions that are no numbers, and robot states."""
     for rows in demos:
         bad = ~np.isfinite(rows.actions)
         if bad.any():
@@ -73,6 +86,13 @@ def number_problems(demos: Sequence[Demo]) -> Iterator[str]:
                 f"{rows.file.path}, {rows.name}: dimension {dim} of the action at frame {frame} is "
                 f"{rows.actions[frame, dim]}, not a finite number ({int(bad.any(axis=1).sum())} such frames): mend the "
                 "demo or leave it out"
+            )
+        bad = ~np.isfinite(rows.proprio)
+        if bad.any():
+            frame, number = np.argwhere(bad)[0]
+            yield (
+                f"{rows.file.path}, {rows.name}: number {number} of DATA.PROPRIO at frame {frame} is "
+                f"{rows.proprio[frame, number]}, not a finite number: mend the demo or leave it out"
             )
 
 

@@ -81,10 +81,9 @@ class LeRobotDemos(Trajectories):
 
     def __init__(self, sets: list[OpenSet], cfg: CfgNode) -> None:
         action, parts = cfg.DATA.ACTION, list(cfg.DATA.PROPRIO)
-        checks.refuse(_unlike(sets, cfg.DATA.VIEWS, parts))
+        checks.refuse(checks.unlike_problems([(one.path, one.facts) for one in sets], cfg))
         demos = [rows for one in sets for rows in one.read_demos(action, parts)]
         checks.refuse(checks.number_problems(demos))
-        checks.refuse(_state_problems(demos))
         checks.refuse(_goal_problems(demos))
         self._action = action
         super().__init__(demos, cfg.DATA.VIEWS, cfg.ACTION.HORIZON, sets[0].facts, parts)
@@ -190,28 +189,6 @@ def _sets_in(folder):
 
 def _episode(rows):
     return int(rows.name.removeprefix("episode_"))
-
-
-def _unlike(sets, views, parts):
-    """Sets whose cameras or parts of the state have other sizes than those of the first."""
-    first = sets[0]
-    for other in sets[1:]:
-        for what, names in (("cameras", views), ("proprio", parts)):
-            for name in names:
-                ours, theirs = (getattr(one.facts, what)[name] for one in (first, other))
-                if ours != theirs:
-                    yield f"{other.path}: {name} has {theirs}, that of {first.path} {ours}: sets of one run are alike"
-
-
-def _state_problems(demos):
-    for rows in demos:
-        bad = np.argwhere(~np.isfinite(rows.proprio))
-        if len(bad):
-            frame, number = bad[0]
-            yield (
-                f"{rows.file.path}, {rows.name}: number {number} of DATA.PROPRIO at frame {frame} is "
-                f"{rows.proprio[frame, number]}, not a finite number: mend the episode or leave it out"
-            )
 
 
 def _goal_problems(demos):

@@ -67,7 +67,9 @@ class Npz:
     def open(self, cfg: CfgNode) -> NpzDemos:
         """See `Source`."""
         files = find_files(cfg)
-        checks.refuse(checks.choice_problems(facts_of(files[0]), cfg, files[0].path))
+        for file in files:
+            checks.refuse(checks.choice_problems(facts_of(file), cfg, file.path))
+        checks.refuse(checks.unlike_problems([(file.path, facts_of(file)) for file in files], cfg))
         return NpzDemos(files, cfg)
 
 

@@ -100,6 +100,25 @@ def test_the_example_is_that_of_the_docs():
     assert f"```python\n{source}```" in (ROOT / "docs/adding_dataset.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("arrays", "opts", "words"),
+    [
+        ({"state": np.full((6, 3), np.nan)}, {"DATA__PROPRIO": ["state"]}, "number 0 of DATA.PROPRIO .* is nan"),
+        ({"state": np.zeros((6, 2))}, {"DATA__PROPRIO": ["state"]}, "demo_001.npz: state has 2, that of .*_000.npz 3"),
+        ({"front": np.zeros((6, 32, 64, 3), np.uint8)}, {}, r"demo_001.npz: front has \(32, 64\), that of .*_000.npz"),
+        ({"actions": np.zeros((6, 6))}, {}, "actions of .*demo_001.npz have 6 dimensions"),
+    ],
+)
+def test_the_example_refuses_files_that_differ(tmp_path, arrays, opts, words):
+    opts = {**write_npz(tmp_path / "set"), "DATA__SOURCE": "npz", "DATA__FILES": [str(tmp_path / "set")], **opts}
+    path = tmp_path / "set/demo_001.npz"
+    with np.load(path) as stored:
+        whole = dict(stored)
+    np.savez(path, **{**whole, **arrays})
+    with pytest.raises(ValueError, match=words):
+        load_data(tiny_cfg(MODEL__NAME="flow_expert", **opts))
+
+
 def test_files_are_told_by_their_looks(kind, tmp_path):
     name, folder, _ = kind
     assert find_source(name).fits(folder) and source_that_fits([folder]) == name
