@@ -18,7 +18,8 @@ from tests.rv_eval.fakes import FakeSimulator
 
 # Arguments that choose a few tasks, of simulators that want to be told; the others' parsers get nothing.
 CHOICE = {"libero": ["--task_suite", "libero_object", "--task_ids", "5", "0"]}
-RENDER = {"toy": "plain", "box": "plain"}  # a setting that the simulator knows, where it does not know "fast"
+# A setting that the simulator knows, where it does not know "fast".
+RENDER = {"toy": "plain", "box": "plain"}
 # Packages that a simulator's tests are skipped without, none where nothing is told. stack tells libero's version.
 PACKAGES = {"libero": ["libero"], "stack": ["robosuite", "libero"]}
 HERE = {"toy": ToySimulator, "fake": FakeSimulator, "box": box}
