@@ -38,7 +38,7 @@ from libs.errors import BadInput, first_line
 from libs.files import flush, kind_of, named_path, read_json_object, read_yaml
 from libs.hub import is_hub_id
 from rv_train.backbones import DEFAULT
-from rv_train.backbones.folders import EXPERT, is_model_folder
+from rv_train.backbones.folders import EXPERT, INSIDE, is_model_folder
 from rv_train.backbones.loading import BASE_COPY, copy_base
 from rv_train.backbones.lora import BASE, is_adapter_folder
 from rv_train.backbones.tokenizer import read_tokenizer
@@ -131,7 +131,7 @@ def find_model_folder(path: Path | str) -> Path:
     if is_hub_id(path):
         path = fetch_policy(str(path), (CONFIG, DATA_INFO, STATS))
     path, kind = Path(path), kind_of(path)
-    for folder in (path, path / "model", path / "last" / "model"):
+    for folder in (path / name for name in INSIDE):
         has_expert = (folder / EXPERT).is_file() and (folder / BASE).is_file()
         if is_model_folder(folder) or is_adapter_folder(folder) or has_expert:
             return folder.resolve()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 WEIGHTS = ("*.json", "model*.safetensors")  # of what a hub holds; some hold the same in other formats beside them
+INSIDE = ("", "model", "last/model")  # where a model folder, a step's and a run's have them
 EXPERT = "expert.safetensors"  # what a policy has beside the backbone's weights, or alone
 
 
@@ -59,13 +60,16 @@ def check_model_type(folder: Path | str, family: "Family") -> None:
 
 
 def find_weights(path: Path | str) -> tuple[Path | None, bool]:
-    """Where MODEL.PATH lies on this machine: itself, or the place of OWNER/NAME[@REVISION] in the local cache of the
-    hub. Asks no hub.
+    """Where MODEL.PATH lies on this machine: itself, a run's last checkpoint, or the place of OWNER/NAME[@REVISION] in
+    the local cache of the hub. Asks no hub.
 
     Returns:
         (folder with its config.json or None, whether weights lie there, too).
     """
-    folder = Path(path) if kind_of(path) == "folder" else hub.cached_folder(str(path), "config.json")
+    if kind_of(path) == "folder":
+        folder = next((inside for name in INSIDE if is_model_folder(inside := Path(path) / name)), Path(path))
+    else:
+        folder = hub.cached_folder(str(path), "config.json")
     if folder is None or not (folder / "config.json").is_file():
         return None, False
     return folder, is_model_folder(folder)
