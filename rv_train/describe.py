@@ -52,6 +52,8 @@ def model_lines(cfg: CfgNode, policy: "Policy") -> Iterator[tuple[str, str]]:
     total, trained = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
     which = f"{cfg.MODEL.NAME} over {cfg.MODEL.BACKBONE}"
     yield "model", f"{which}, {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained"
+    if not policy.INTEGERS and any(f"{{{name}}}" in cfg.PROMPT.SYSTEM for name in ("num_values", "num_bins")):
+        yield "warning", f'PROMPT.SYSTEM asks for integers, and {cfg.MODEL.NAME} writes none; without: SYSTEM: ""'
     if trained == total:
         return
     for part, (number, learned) in counts.items():

@@ -13,12 +13,12 @@ from rv_train.backbones.loading import build_backbone, check_weights
 from rv_train.config import load_cfg
 from rv_train.data.load import load_data
 from rv_train.data.sampler import ResumableBatchSampler
-from rv_train.describe import describe
+from rv_train.describe import describe, model_lines
 from rv_train.distributed import Rank
 from rv_train.optim import base_lr, lr_at
 from rv_train.plan import count_steps, dry_run
 from tests.demo_files import write_synthetic_demo_file
-from tests.tiny import ROOT, make_tiny_checkpoint, tiny_cfg, tiny_model
+from tests.tiny import ROOT, flow_opts, make_tiny_checkpoint, tiny_cfg, tiny_model
 
 EIGHT = list(range(8))
 PUBLISHED_FRAMES = 273_465
@@ -189,6 +189,17 @@ def test_the_start_of_a_run_says_the_same(demos):
     total = sum(p.numel() for p in model.parameters())
     assert f"{total:,} parameters, {total - next(model.parameters()).numel():,} trained" in text
     assert "48 frames of 4 demos" in text and "0 values outside it are clipped" in text and "2 x CPU" in text
+
+
+def test_a_prompt_that_asks_for_integers_is_remarked_of_a_policy_without():
+    asks = {"PROMPT__SYSTEM": "Answer with {num_values} integers."}
+
+    def line(**more):
+        cfg = tiny_cfg(**more)
+        return dict(model_lines(cfg, tiny_model(cfg))).get("warning", "")
+
+    assert line(**flow_opts(DATA__PROPRIO=[]), **asks).startswith("PROMPT.SYSTEM asks for integers, and flow_expert writes none")
+    assert not line(**flow_opts(DATA__PROPRIO=[]), PROMPT__SYSTEM="Move.") and not line(**asks)
 
 
 def steps_of(cfg, frames, world_size):
