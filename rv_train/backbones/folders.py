@@ -66,6 +66,7 @@ def find_weights(path: Path | str) -> tuple[Path | None, bool]:
     Returns:
         (folder with its config.json or None, whether weights lie there, too).
     """
+    folder: Path | None
     if kind_of(path) == "folder":
         folder = next((inside for name in INSIDE if is_model_folder(inside := Path(path) / name)), Path(path))
     else:

@@ -198,8 +198,9 @@ def test_a_prompt_that_asks_for_integers_is_remarked_of_a_policy_without():
         cfg = tiny_cfg(**more)
         return dict(model_lines(cfg, tiny_model(cfg))).get("warning", "")
 
-    assert line(**flow_opts(DATA__PROPRIO=[]), **asks).startswith("PROMPT.SYSTEM asks for integers, and flow_expert writes none")
-    assert not line(**flow_opts(DATA__PROPRIO=[]), PROMPT__SYSTEM="Move.") and not line(**asks)
+    flow = flow_opts(DATA__PROPRIO=[])
+    assert line(**flow, **asks).startswith("PROMPT.SYSTEM asks for integers, and flow_expert writes none")
+    assert not line(**flow, PROMPT__SYSTEM="Move.") and not line(**asks)
 
 
 def steps_of(cfg, frames, world_size):
