@@ -20,7 +20,7 @@ from libs.jobs import run_jobs
 from rv_eval.envs.remote import RemoteSimulator
 from rv_eval.envs.remote_messages import RemoteTask
 from rv_eval.playing.demonstrations import DemoSettings, TaskRecorder
-from tools.collect_demos import COUNTS, check_ranges
+from tools.collect_demos import COUNTS, add_takeover_options, check_ranges, check_takeover
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,6 +45,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="this fraction is pushed off its way in bursts ...",
     )
     add("--push_by", nargs="+", default=[], metavar="PART=MOST", help="... these parts of an action, so far at most")
+    add_takeover_options(add)
     add("--workers", type=int, default=1, help="environments at a time, each with another task")
     add("--timeout", type=float, default=60.0, metavar="S", help="seconds until an environment counts as hanging")
     return parser.parse_args(argv)
@@ -78,6 +79,7 @@ def read_pushes(words: Iterable[str], parts: Collection[str]) -> dict[str, float
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     check_ranges(args, **COUNTS, pushed=(0, 1), timeout=(1e-3, math.inf))
+    takeover = check_takeover(args)
     check_new_folder(args.out)
     with RemoteSimulator(command=args.env_command) as simulator:
         if not simulator.has_expert:
@@ -91,7 +93,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             "far: give both, or neither"
         )
     settings = DemoSettings(about.name, args.resolution, args.render, args.seed, args.pushed, push, versions)
-    record = TaskRecorder(args.env_command, args.out, settings, args.num_demos, args.timeout)
+    record_of: type[TaskRecorder] = TaskRecorder
+    if takeover:
+        from rv_eval.envs.remote_takeover import TakeoverRecorder, with_policy  # it loads a model
+
+        record_of, settings = TakeoverRecorder, with_policy(settings, about, args.takeover, args.model_path)
+    record = record_of(args.env_command, args.out, settings, args.num_demos, args.timeout)
     try:
         run_jobs(
             record, tasks, args.workers, lambda task: print(f"{args.out / task.name}: {args.num_demos} demos"), args.out

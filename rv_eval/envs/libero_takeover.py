@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 
 from libs.libero_sim.collection import DemoWorker, Settings, TaskJob
 from rv_eval.envs.libero import DESCRIPTION
-from rv_eval.envs.takeover import ByPolicy, Takeover
+from rv_eval.envs.robosuite_takeover import Takeover
+from rv_eval.envs.takeover import ByPolicy
 
 
 @dataclass(frozen=True)

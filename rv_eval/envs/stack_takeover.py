@@ -3,8 +3,9 @@
 from dataclasses import asdict, dataclass
 
 from libs.stack_sim.collection import StackJob, StackSettings, StackWorker
+from rv_eval.envs.robosuite_takeover import Takeover
 from rv_eval.envs.stack import DESCRIPTION
-from rv_eval.envs.takeover import ByPolicy, Takeover
+from rv_eval.envs.takeover import ByPolicy
 
 
 @dataclass(frozen=True)

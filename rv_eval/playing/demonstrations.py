@@ -7,6 +7,7 @@ attempt depends on its number and the settings only, and nothing begins where an
 import contextlib
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import numpy as np
 from libs.demo_hdf5 import DemoFile, EpisodeWriter
 from libs.demo_hdf5.schema import json_object
 from libs.errors import BadInput
-from rv_eval.envs.base import Description, Episode, WorkerFailure
+from rv_eval.envs.base import Description, Episode, Reply, WorkerFailure
 from rv_eval.envs.remote import RemoteEnvironment, RemoteSimulator
 from rv_eval.envs.remote_messages import RemoteTask
 from rv_eval.playing.rollout import MAX_INCIDENTS, START_TIMEOUT_S
@@ -29,6 +30,9 @@ AFTER_SUCCESS = 5  # steps that are still recorded: at its edge the goal is not 
 PUSH_CHANCE = 0.04  # of a burst to begin, per step
 PUSH_STEPS = (3, 12)  # its length with the step of rest behind it, the upper one excluded: 2 to 10 steps are pushed
 FIRST_DRAWN, LAST_DRAWN = 10**6, 2**31  # init states: far from an evaluation's
+# Brings an environment from the reply of its beginning to where the expert begins: (its reply there, with every view;
+# steps that are gone). NoDemo: there is nothing left to show.
+Begin = Callable[[Reply], tuple[Reply, int]]
 
 
 class NoDemo(Exception):
@@ -91,6 +95,10 @@ class TaskRecorder:
                 if env is not None:
                     env.close()
 
+    def takeover(self, env: RemoteEnvironment, rng: np.random.Generator) -> Begin | None:
+        """What begins the next attempt: nothing but the environment."""
+        return None
+
     def kept(self, writer: EpisodeWriter, task: RemoteTask) -> tuple[int, int]:
         """(demonstrations that are there, the attempt to go on with). BadInput: they are others."""
         paths = writer.paths()
@@ -112,19 +120,28 @@ class TaskRecorder:
         episode = Episode(env.task, int(rng.integers(FIRST_DRAWN, LAST_DRAWN)), self.settings.seed, env.task.max_steps)
         with contextlib.suppress(NoDemo), writer.episode(env.task.instruction, attrs) as demo:
             pushes = Pushes(env.description, self.settings.push, rng)
-            record_expert(env, episode, demo, pushes if rng.random() < self.settings.pushed else None, self.timeout_s)
+            pushed = rng.random() < self.settings.pushed
+            record_expert(env, episode, demo, pushes if pushed else None, self.timeout_s, self.takeover(env, rng))
             return True
         return False
 
 
 def record_expert(
-    env: RemoteEnvironment, episode: Episode, demo: "episodes.Episode", pushes: "Pushes | None", timeout_s: float
+    env: RemoteEnvironment,
+    episode: Episode,
+    demo: "episodes.Episode",
+    pushes: "Pushes | None",
+    timeout_s: float,
+    begin: Begin | None = None,
 ) -> None:
-    """Let the environment's expert play an episode into `demo`; NoDemo: it did not succeed."""
-    views = env.description.views
+    """Let the environment's expert play an episode into `demo`, from where `begin` leaves it; NoDemo: it did not
+    succeed."""
+    views, gone = env.description.views, 0
     env.begin(episode, views)
     reply, left = env.wait(timeout_s + START_TIMEOUT_S), AFTER_SUCCESS
-    for _ in range(episode.max_steps):
+    if begin is not None:
+        reply, gone = begin(reply)
+    for _ in range(episode.max_steps - gone):
         left -= reply.success
         if left < 0:
             return

@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from libs.demo_hdf5 import DemoFile, KeyMap
-from rv_eval.envs.base import ActionPart, Description
+from rv_eval.envs.base import ActionPart, Description, Episode
 from rv_eval.envs.remote import RemoteSimulator
-from rv_eval.playing.demonstrations import Pushes
+from rv_eval.envs.remote_takeover import begin_by_policy
+from rv_eval.envs.takeover import ByPolicy
+from rv_eval.playing.demonstrations import NoDemo, Pushes
 from rv_eval.results.equality import compare_evals
 from rv_train.checkpoint import save_model_folder
 from rv_train.policies import build_encoder, build_policy
@@ -141,6 +144,50 @@ def test_demonstrations_are_the_same_however_they_are_collected(tmp_path, capsys
         collect, capsys, "--env_command", COMMAND, "--num_demos", "3", "--out", tmp_path / "a", "--render", "dark"
     )
     assert "choose another --out" in told
+
+
+def test_a_policy_begins_and_the_expert_takes_over(model, tmp_path, capsys):
+    words = ["--env_command", COMMAND, "--render", "dark", "--resolution", "32"]
+    words += ["--takeover", "1", "--model_path", str(model)]
+    for out, num_demos in (("a", 3), ("b", 1), ("b", 3)):
+        collect([*words, "--num_demos", str(num_demos), "--out", str(tmp_path / out)])
+    paths = {out: sorted((tmp_path / out).glob("*/episode_*.hdf5")) for out in "ab"}
+    key_map = KeyMap.load(paths["a"][0].parent / "key_map.json")
+    demos = {out: [DemoFile(path, key_map) for path in found] for out, found in paths.items()}
+    settings = json.loads(demos["a"][0].attrs["collection"])
+    assert settings["takeover"] == 1.0 and len(settings["weights_sha256"]) == 64 and len(demos["a"]) == 3
+    for one, other in zip(*demos.values(), strict=True):
+        np.testing.assert_array_equal(one.actions("demo_0"), other.actions("demo_0"))
+        np.testing.assert_array_equal(one.frame("demo_0", 0, "front"), other.frame("demo_0", 0, "front"))
+    collect([*words[:6], "--num_demos", "1", "--out", str(tmp_path / "plain")])
+    (path,) = (tmp_path / "plain").glob("*/episode_*.hdf5")
+    plain = DemoFile(path, key_map)
+    assert plain.attrs["attempt"] == demos["a"][0].attrs["attempt"], "they begin alike"
+    hands = [demo.proprio("demo_0", ("hand",))[0] for demo in (plain, demos["a"][0])]
+    assert np.abs(hands[0] - hands[1]).max() > 1e-3, "the policy had moved the hand"
+    told = refusal(collect, capsys, *words[:6], "--num_demos", "3", "--out", tmp_path / "a")
+    assert "choose another --out" in told, "what a policy began is not what an expert did"
+    assert "give both, or none" in refusal(collect, capsys, *words[:-2], "--num_demos", "3", "--out", tmp_path / "c")
+
+
+def test_a_policy_that_solves_the_task_leaves_nothing_to_show(model):
+    with RemoteSimulator(command=COMMAND) as simulator:
+        (task,) = simulator.tasks
+        env = simulator.make(task, 32, "dark")
+        env.begin(Episode(task, 0, 0, task.max_steps), env.description.views)
+        reply = env.wait(60)
+        acted, wait = [], env.wait
+        env.wait = lambda timeout_s: acted.append(1) or replace(wait(timeout_s), success=len(acted) == 2)
+        with pytest.raises(NoDemo):
+            begin_by_policy(
+                env,
+                ByPolicy(takeover=1.0, model_path=str(model), weights_sha256="").load(),
+                reply,
+                np.random.default_rng(0),
+                60,
+            )
+        assert len(acted) == 2
+        env.close()
 
 
 TWO_SUITES = """

@@ -1,6 +1,7 @@
 """--takeover: demonstrations that a policy begins and the expert ends."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ from libs.action_form import Rotations
 from libs.demo_hdf5 import DemoFile, KeyMap
 from libs.libero_sim import LiberoEnv, get_task
 from libs.robosuite_sim.experts.motion import OPEN
-from libs.robosuite_sim.recording import LATE_STEPS
 from libs.stack_sim import StackEnv, StackTask
 from rv_eval.agent import AgentSettings
-from rv_eval.envs.takeover import start_by_policy
+from rv_eval.envs.robosuite_takeover import start_by_policy
+from rv_eval.envs.takeover import EARLIEST
 from rv_train.policies.base import Prediction
 from tests.refusal import refusal
 from tests.tiny import flow_opts, make_tiny_checkpoint
@@ -25,6 +26,8 @@ CLOSED = 1.0
 
 class FakeEnv:
     """Solved by its action number `solved`; notes what it is sent and what is looked at."""
+
+    task = SimpleNamespace(max_steps=80)
 
     def __init__(self, solved=None):
         self.solved, self.sent, self.looked = solved, [], []
@@ -52,9 +55,9 @@ class FakePolicy:
         return Prediction.unwritten(np.full((1, 3, 7), 0.4, np.float32))
 
 
-def begin(seed, solved=None, latest=40):
+def begin(seed, solved=None):
     env, policy = FakeEnv(solved), FakePolicy()
-    return env, policy, start_by_policy(env, policy, np.random.default_rng(seed), latest)
+    return env, policy, start_by_policy(env, policy, np.random.default_rng(seed))
 
 
 def test_the_policy_acts_for_a_random_while():
@@ -63,7 +66,7 @@ def test_the_policy_acts_for_a_random_while():
         env, policy, gripper = begin(seed)
         assert gripper == CLOSED and len(policy.asked) == -(-len(env.sent) // 3)
         lengths.append(len(env.sent))
-    assert LATE_STEPS[0] <= min(lengths) < 10 and 30 < max(lengths) < 40
+    assert EARLIEST <= min(lengths) < 10 and 30 < max(lengths) < 40
 
 
 def test_it_looks_where_it_is_asked_and_begins_alike_by_the_same_seed():
