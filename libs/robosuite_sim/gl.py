@@ -81,6 +81,7 @@ def import_simulator(name: str) -> ModuleType:
     try:
         with contextlib.redirect_stdout(None), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _import_triton()
             module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise SimulatorMissing(f"the simulator is not installed ({error}): pip install -e '.[sim]'") from error
@@ -90,6 +91,13 @@ def import_simulator(name: str) -> ModuleType:
             os.environ[CUDA] = hidden
     _in_use = graphics
     return module
+
+
+def _import_triton():
+    """Before Mesa draws: a torch that knows CUDA brings triton, whose LLVM ends the process (a segmentation fault) where
+    Mesa's was loaded before it. So a model may be loaded beside a simulator, before it or after."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
 
 
 def take_device() -> int | None:

@@ -342,3 +342,18 @@ def test_robosuite_starts_whatever_cuda_sees():
         [sys.executable, "-c", code], cwd=ROOT, env=environ | {VISIBLE: "17"}, capture_output=True, text=True
     )
     assert child.stdout.split() in (["17", "egl"], ["17", "osmesa"]), child.stderr
+
+
+@pytest.mark.sim
+@pytest.mark.package("robosuite")
+def test_triton_is_imported_before_anything_that_draws(tmp_path):
+    # Its LLVM, loaded after Mesa's, ends the process; a torch without CUDA, as in requirements.lock, has none.
+    (tmp_path / "triton.py").write_text(
+        "import sys; print([name for name in ('OpenGL', 'mujoco', 'robosuite') if name in sys.modules], file=sys.stderr)"
+    )
+    code = "from libs.robosuite_sim.gl import import_simulator; import_simulator('robosuite')"
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.splitlines()[-1] == "[]"
