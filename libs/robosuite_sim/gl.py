@@ -94,8 +94,8 @@ def import_simulator(name: str) -> ModuleType:
 
 
 def _import_triton():
-    """Before Mesa draws: a torch that knows CUDA brings triton, whose LLVM ends the process (a segmentation fault) where
-    Mesa's was loaded before it. So a model may be loaded beside a simulator, before it or after."""
+    """Before Mesa draws: a torch that knows CUDA brings triton, whose LLVM ends the process (a segmentation fault)
+    where Mesa's was loaded before it. So a model may be loaded beside a simulator, before it or after."""
     with contextlib.suppress(ImportError):
         importlib.import_module("triton")
 
