@@ -110,7 +110,15 @@ def test_hdf5_reads_back_what_the_disk_did_not_take(tmp_path):
     output.close()
 
 
-def test_ctrl_c_waits_until_hdf5_has_written(tmp_path):
+@pytest.fixture
+def interruptible():
+    """What a shell starts in the background ignores Ctrl-C; this suite may have been started so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_until_hdf5_has_written(tmp_path, interruptible):
     """A handler that raises while HDF5 writes would be the same to it as a full disk."""
     output = Output(tmp_path / "new.hdf5")
     with pytest.raises(KeyboardInterrupt), output.writing() as file:

@@ -126,11 +126,12 @@ def refused(arguments, capsys):
 
 
 def test_wrong_input_is_one_line(run, tmp_path, capsys, monkeypatch):
-    model = ["--model_path", str(run), "--device", "cpu"]
+    port = ["--port", "0"]  # somebody may sit at the default one
+    model = ["--model_path", str(run), "--device", "cpu", *port]
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "blanks").write_text("a b")
     for arguments, message in (
-        (["--model_path", str(tmp_path / "no")], "does not exist"),
+        (["--model_path", str(tmp_path / "no"), *port], "does not exist"),
         ([*model, "--port", "70000"], "--port"),
         ([*model, "--threads", "0"], "--threads"),
         ([*model, "--policy_batch", "0"], "0"),
@@ -194,7 +195,7 @@ def status(port):
 @pytest.mark.slow
 def test_without_the_extra_one_line_says_what_to_install(run):
     code = "import sys; sys.modules['websockets'] = None; from tools.serve_policy import main; main()"
-    command = [sys.executable, "-c", code, "--model_path", str(run)]
+    command = [sys.executable, "-c", code, "--model_path", str(run), "--port", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "error: websockets is not installed: pip install -e '.[serve]'\n")
 
