@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -71,19 +71,25 @@ def run_jobs(
         where: what is being made, for the message when a process dies.
 
     Raises:
-        What `function` raises. RuntimeError: a process died.
+        What `function` raises. RuntimeError: a process died. KeyboardInterrupt: at once; what the processes were at is
+            given up.
     """
     if workers == 1:
         for job in jobs:
             function(job)
             done(job)
         return
+    context = multiprocessing.get_context("spawn")
+    given_up, give_up = context.Pipe(duplex=False)
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker, initargs=(function,)
+        workers, mp_context=context, initializer=_begin_worker, initargs=(function, given_up)
     )
-    with pool:
+    with given_up, give_up, pool:
         try:
             _hand_out(pool, jobs, workers * AHEAD, done)
+        except KeyboardInterrupt:
+            give_up.close()  # a job may take hours, and the pool waits for those that run
+            raise
         except concurrent.futures.process.BrokenProcessPool as error:
             raise RuntimeError(f"{where}: a process died ({error}); the same command continues") from error
         finally:
@@ -109,9 +115,9 @@ def _do(job):
     _do.function(job)  # type: ignore[attr-defined]  # what this process was begun with
 
 
-def _begin_worker(function):
+def _begin_worker(function, given_up):
     _do.function = function  # type: ignore[attr-defined]  # see `_do`
-    follow_parent()
+    follow_parent(given_up)
 
 
 def await_killed(child: subprocess.Popen) -> None:
@@ -121,15 +127,15 @@ def await_killed(child: subprocess.Popen) -> None:
         child.wait(KILL_S)
 
 
-def follow_parent() -> None:
-    """In a process of `multiprocessing`: Ctrl-C is the parent's to handle, and if that was killed this process ends at
-    once, not at its next job."""
+def follow_parent(given_up: Connection | None = None) -> None:
+    """In a process of `multiprocessing`: Ctrl-C is the parent's to handle, and if that was killed, or has closed its end
+    of `given_up`, this process ends at once, not at its next job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "this process was begun by another one"
 
     def end_with_parent():
-        wait([parent.sentinel])
+        wait([parent.sentinel, *([given_up] if given_up else ())])
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()

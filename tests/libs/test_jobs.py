@@ -45,6 +45,30 @@ def test_a_process_that_dies_is_no_hang(tmp_path):
         run_jobs(functools.partial(_square, tmp_path), [1, 99, 2], 2, lambda job: None, "squares")
 
 
+LONG_JOBS = """
+import functools, os, signal, sys, time
+from libs.jobs import run_jobs
+
+def job(parent, seconds):
+    if seconds == 0:
+        os.kill(parent, signal.SIGINT)
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run_jobs(functools.partial(job, os.getpid()), [600, 0], 2, print, "naps")
+"""
+
+
+def test_ctrl_c_waits_for_no_job(tmp_path):
+    (tmp_path / "naps.py").write_text(LONG_JOBS)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, tmp_path / "naps.py"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert ended.stderr.endswith("KeyboardInterrupt\n"), ended.stderr
+
+
 def test_a_folder_is_held_by_one_process(tmp_path):
     with held_folder(tmp_path / "new/folder", "somebody is there") as folder:
         assert folder.is_dir()
