@@ -128,8 +128,8 @@ def await_killed(child: subprocess.Popen) -> None:
 
 
 def follow_parent(given_up: Connection | None = None) -> None:
-    """In a process of `multiprocessing`: Ctrl-C is the parent's to handle, and if that was killed, or has closed its end
-    of `given_up`, this process ends at once, not at its next job."""
+    """In a process of `multiprocessing`: Ctrl-C is the parent's to handle, and if that was killed, or closed its end of
+    `given_up`, this process ends at once, not at its next job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "this process was begun by another one"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from libs.errors import BadInput
 from rv_eval.agent import ChunkAgent
 from rv_eval.envs.base import ActionPart, Description
 from rv_eval.policy import Policy, model_fingerprint
@@ -37,9 +38,16 @@ class ByPolicy:
         return cls(takeover=takeover, model_path=model_path, weights_sha256=sha256)
 
     def load(self) -> Policy:
-        """The policy, for one observation at a time beside a simulator on the same core."""
+        """The policy, for one observation at a time beside a simulator on the same core. BadInput: it is another one by
+        now."""
         torch.set_num_threads(1)
-        return Policy.from_checkpoint(self.model_path, device="cpu", batch_rows=1)
+        policy = Policy.from_checkpoint(self.model_path, device="cpu", batch_rows=1)
+        if model_fingerprint(policy.folder)["weights_sha256"] != self.weights_sha256:
+            raise BadInput(
+                f"--model_path: {self.model_path} holds other weights than when this began, as a run does that is "
+                "still being trained: name a step of it"
+            )
+        return policy
 
 
 def draw_steps(rng: np.random.Generator, max_steps: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from libs.demo_hdf5 import DemoFile, KeyMap
 from rv_eval.envs.base import ActionPart, Description, Episode
@@ -21,7 +23,7 @@ from rv_eval.results.equality import compare_evals
 from rv_train.checkpoint import save_model_folder
 from rv_train.policies import build_encoder, build_policy
 from tests.refusal import refusal
-from tests.rv_eval.envs.elsewhere import COMMAND, EXAMPLES, gone, misbehaving
+from tests.rv_eval.envs.elsewhere import COMMAND, EXAMPLES, box, gone, misbehaving
 from tests.tiny import ACTION_STATS, ROOT, tiny_cfg
 from tools.collect_env import main as collect
 from tools.dev.processes import processes
@@ -181,13 +183,28 @@ def test_a_policy_that_solves_the_task_leaves_nothing_to_show(model):
         with pytest.raises(NoDemo):
             begin_by_policy(
                 env,
-                ByPolicy(takeover=1.0, model_path=str(model), weights_sha256="").load(),
+                ByPolicy.find(env.description, "dark", 1.0, str(model)).load(),
                 reply,
                 np.random.default_rng(0),
                 60,
             )
         assert len(acted) == 2
         env.close()
+
+
+def test_a_run_that_moved_on_does_not_take_part_in_what_another_began(model, tmp_path):
+    run = tmp_path / "run"
+    for step in (1, 2):
+        shutil.copytree(model, run / f"step_{step}/model")
+    weights = run / "step_2/model/model.safetensors"
+    save_file({name: 2 * value for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    (run / "last").symlink_to("step_1")
+    about = ByPolicy.find(box().description, "dark", 1.0, str(run))
+    assert about.load().folder == run / "step_1/model"
+    (run / "last").unlink()
+    (run / "last").symlink_to("step_2")
+    with pytest.raises(ValueError, match=r"holds other weights than when this began, .*: name a step of it"):
+        about.load()
 
 
 TWO_SUITES = """
