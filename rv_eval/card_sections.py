@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rv_eval.policy import Policy
 
 SHOWN_FILES = 4
+STEP = re.compile(r"step_(\d+)")
 # What a success rate is a rate of, beside the tasks; whichever of it the records have.
 MEASURED = (
     *("n_action_steps", "ensemble_size", "ensemble_version", "ensemble_weight", "temperature", "instructions", "seed"),
@@ -57,12 +58,13 @@ def training_section(cfg: CfgNode, data_info: Mapping[str, Any], folder: Path) -
     steps it was trained. Of paths only the last part is told."""
     train, names = cfg.TRAIN, [Path(name).name for name in data_info.get("files", ())]
     more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
-    step = re.fullmatch(r"step_(\d+)", folder.parent.name)
+    step = STEP.fullmatch(folder.parent.name)
     path = Path(cfg.MODEL.PATH)
+    last = "/".join(path.parts[-3 if STEP.fullmatch(path.parent.name) else -1 :])  # RUN/STEP/model, else a folder
     schedule = "" if train.schedule == "none" else f", {train.schedule}"
     rows = {
         "recipe": f"{cfg.EXP.ID}, MODEL.NAME {cfg.MODEL.NAME}, MODEL.BACKBONE {cfg.MODEL.BACKBONE}",
-        "began with": (path.name if path.is_absolute() else str(path))
+        "began with": (last if path.is_absolute() else str(path))
         if cfg.MODEL.INIT == "pretrained"
         else "random weights",
         "optimizer steps": f"{int(step[1]):,}" if step else None,

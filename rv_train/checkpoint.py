@@ -38,9 +38,9 @@ from libs.errors import BadInput, first_line
 from libs.files import flush, kind_of, named_path, read_json_object, read_yaml
 from libs.hub import is_hub_id
 from rv_train.backbones import DEFAULT
-from rv_train.backbones.folders import EXPERT, INSIDE, is_model_folder
+from rv_train.backbones.folders import BASE, EXPERT, INSIDE, is_model_folder
 from rv_train.backbones.loading import BASE_COPY, copy_base
-from rv_train.backbones.lora import BASE, is_adapter_folder
+from rv_train.backbones.lora import is_adapter_folder
 from rv_train.backbones.tokenizer import read_tokenizer
 from rv_train.config import cfg_from_dict
 from rv_train.data.forms import dim_written

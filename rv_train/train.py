@@ -32,6 +32,7 @@ from libs.errors import BadInput
 from libs.files import write_whole
 from rv_train import checkpoint
 from rv_train.arguments import SAVED, chosen_cfg, parse_args
+from rv_train.backbones.folders import stay_at_step
 from rv_train.backbones.loading import fetch_pretrained
 from rv_train.backbones.tokenizer import read_tokenizer
 from rv_train.bad_steps import BadSteps
@@ -256,6 +257,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices = parse_devices(args.devices, args.nproc)
     if args.sanity_forward:
         raise SystemExit(sanity_forward(cfg, devices[0]))
+    if not args.resume:
+        cfg = stay_at_step(cfg)
     first, world_size = leader(devices)
     job = prepare_run(cfg, devices[0], world_size, bool(args.resume), args.allow_changes) if first else None
     try:

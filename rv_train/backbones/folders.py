@@ -1,11 +1,15 @@
 """Folders of weights: where MODEL.PATH lies on this machine, what is there, and of which family it is."""
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yacs.config import CfgNode
+
 from libs import hub
 from libs.errors import BadInput
-from libs.files import kind_of, read_json_object
+from libs.files import kind_of, read_json_object, short_path
 
 if TYPE_CHECKING:
     from rv_train.backbones.base import Family
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.json", "model*.safetensors")  # of what a hub holds; some hold the same in other formats beside them
 INSIDE = ("", "model", "last/model")  # where a model folder, a step's and a run's have them
 EXPERT = "expert.safetensors"  # what a policy has beside the backbone's weights, or alone
+BASE = "base.json"  # beside what was trained over frozen weights: which they are
+RECIPE = "config.yaml"  # of a run folder, whose config.json says the same and is no model's
 
 
 def check_source(path: str, family: "Family") -> None:
@@ -23,7 +29,7 @@ def check_source(path: str, family: "Family") -> None:
         check_model_type(folder, family)
         return
     if Path(path).is_dir():
-        raise BadInput(f"MODEL.PATH: {path} holds no model, it lacks {missing_files(path)[0]}")
+        raise BadInput(f"MODEL.PATH: {what_lacks(path)}")
     try:  # asks once; loading would try for half a minute
         names = hub.list_files(path)
     except BadInput as error:
@@ -68,12 +74,43 @@ def find_weights(path: Path | str) -> tuple[Path | None, bool]:
     """
     folder: Path | None
     if kind_of(path) == "folder":
-        folder = next((inside for name in INSIDE if is_model_folder(inside := Path(path) / name)), Path(path))
+        places = [Path(path) / name for name in INSIDE]
+        folder = next(filter(is_model_folder, places), None) or next(filter(_has_config, places), None)
     else:
         folder = hub.cached_folder(str(path), "config.json")
     if folder is None or not (folder / "config.json").is_file():
         return None, False
     return folder, is_model_folder(folder)
+
+
+def stay_at_step(cfg: CfgNode) -> CfgNode:
+    """The config tree of a new run. Where MODEL.PATH is a run it names the step that the run is at: its `last` moves
+    while it trains, and ranks, or whoever looks for frozen weights later, would find others."""
+    path = cfg.MODEL.PATH
+    folder = find_weights(path)[0] if cfg.MODEL.INIT == "pretrained" and kind_of(path) == "folder" else None
+    if folder is None or not re.fullmatch(r"step_\d+", (stays := folder.resolve()).parent.name):
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.PATH = str(stays) if os.path.isabs(path) else short_path(stays)
+    cfg.freeze()
+    return cfg
+
+
+def what_lacks(path: Path | str) -> str:
+    """What there is instead of weights in a folder that MODEL.PATH names, for messages."""
+    for place in (Path(path) / name for name in INSIDE):
+        if (place / BASE).is_file():
+            return (
+                f"{place} holds no model, but what was trained over one: name that, which {BASE} there tells, or what "
+                "tools/merge_lora.py makes of both"
+            )
+    folder = find_weights(path)[0] or path
+    return f"{folder} holds no model, it lacks {missing_files(folder)[0]}"
+
+
+def _has_config(folder):
+    return (folder / "config.json").is_file() and not (folder / RECIPE).is_file()
 
 
 def missing_files(folder: Path | str) -> list[str]:

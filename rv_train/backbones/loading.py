@@ -13,14 +13,14 @@ from torch.distributed.tensor import DTensor
 from yacs.config import CfgNode
 
 from libs.errors import BadInput, first_line
-from libs.files import link_or_copy
+from libs.files import kind_of, link_or_copy
 from rv_train.backbones.folders import (
     check_model_type,
     check_source,
     fetch_weights,
     find_weights,
     is_model_folder,
-    missing_files,
+    what_lacks,
 )
 from rv_train.backbones.lora import attach, check_targets, is_frozen, read_base, save_adapter, weights_sha256
 from rv_train.backbones.running import DTYPES, FLASH, has_flash
@@ -77,7 +77,8 @@ def outline_backbone(
         folder, has_weights = find_weights(cfg.MODEL.PATH)
         if not has_weights:
             nowhere = f"MODEL.PATH {cfg.MODEL.PATH} is neither a folder nor in the Hugging Face cache"
-            missing.append(f"weights: {f'{folder} lacks {missing_files(folder)[0]}' if folder else nowhere}")
+            here = folder or kind_of(cfg.MODEL.PATH) == "folder"
+            missing.append(f"weights: {what_lacks(folder or cfg.MODEL.PATH) if here else nowhere}")
         if folder:
             check_model_type(folder, family)
             config, origin = family.model_class().config_class.from_pretrained(folder), str(folder / "config.json")

@@ -25,6 +25,7 @@ from yacs.config import CfgNode
 
 from libs.errors import BadInput, first_line
 from libs.files import read_json_object
+from rv_train.backbones.folders import BASE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from rv_train.backbones.base import Family
 
 
-ADAPTER, ADAPTER_CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 NAME = "default"  # peft's name for an adapter that has none
 PREFIX = "base_model.model."  # how peft's files call the model that it wraps
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # QLoRA (Dettmers et al. 2023): values that share a scale, scales that share one

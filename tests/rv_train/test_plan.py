@@ -130,7 +130,7 @@ def test_sizes_come_from_the_weights_where_they_lie(capsys, tmp_path):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))  # half downloaded: the sizes are known
     out = printed(capsys, cfg)
     assert f"{parameters:,} parameters" in out
-    assert f"weights: {folder} lacks model-00002-of-00002.safetensors" in out
+    assert f"weights: {folder} holds no model, it lacks model-00002-of-00002.safetensors" in out
     with pytest.raises(ValueError, match=r"holds no model, it lacks model-00002-of-00002\.safetensors"):
         check_weights(cfg, family_of(cfg))
 
