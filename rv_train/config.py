@@ -174,7 +174,8 @@ _C.MODEL.NAME = "vla0"
 # themselves where this is not set, and must agree where it is. The keys marked "of the family" have its defaults.
 _C.MODEL.BACKBONE = "qwen2_5_vl"
 _C.MODEL.INIT = "pretrained"  # pretrained: the weights at MODEL.PATH; random: sizes below, trained from scratch
-_C.MODEL.PATH = ""  # local folder, run or hub name of the weights (INIT: pretrained); of the family
+# Local folder or hub name of the weights (INIT: pretrained), or a run: its last step as training begins. Of the family.
+_C.MODEL.PATH = ""
 _C.MODEL.ATTENTION = "sdpa"  # sdpa | eager | flash_attention_2 (needs the flash-attn package and a GPU)
 # The family's vocabulary, which lies beside its code (qwen2.5, qwen3, smollm2; pretrained weights whose folder holds a
 # tokenizer bring theirs instead); or a folder with a saved tokenizer. Of the family.

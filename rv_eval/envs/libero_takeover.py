@@ -25,5 +25,5 @@ class TakeoverJob(TaskJob):
 
 def with_policy(settings: list[Settings], takeover: float, model_path: str) -> list[Settings]:
     """The settings of several tasks, with the policy; BadInput as `ByPolicy.find`."""
-    about = asdict(ByPolicy.find(DESCRIPTION, settings[0].render, takeover, model_path))
+    about = asdict(ByPolicy.find(DESCRIPTION, settings[0].render, settings[0].resolution, takeover, model_path))
     return [TakeoverSettings(**asdict(one), **about) for one in settings]

@@ -34,7 +34,7 @@ class TakeoverRecorder(TaskRecorder):
 
 def with_policy(settings: DemoSettings, env: Description, takeover: float, model_path: str) -> TakeoverSettings:
     """The settings, with the policy; BadInput as `ByPolicy.find`."""
-    about = ByPolicy.find(env, settings.render, takeover, model_path)
+    about = ByPolicy.find(env, settings.render, settings.resolution, takeover, model_path)
     return TakeoverSettings(**asdict(settings), **asdict(about))
 
 

@@ -25,5 +25,5 @@ class TakeoverJob(StackJob):
 
 def with_policy(settings: StackSettings, takeover: float, model_path: str) -> StackSettings:
     """The settings, with the policy; BadInput as `ByPolicy.find`."""
-    about = ByPolicy.find(DESCRIPTION, settings.render, takeover, model_path)
+    about = ByPolicy.find(DESCRIPTION, settings.render, settings.resolution, takeover, model_path)
     return TakeoverSettings(**asdict(settings), **asdict(about))

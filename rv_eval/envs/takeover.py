@@ -4,6 +4,7 @@ A policy that learned from an expert alone does not know what its own mistakes l
 that it reaches itself teach it to mend them: DAgger, Ross et al. 2011 (arXiv:1011.0686).
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from libs.errors import BadInput
 from rv_eval.agent import ChunkAgent
 from rv_eval.envs.base import ActionPart, Description
+from rv_eval.picture_sizes import shape_remark
 from rv_eval.policy import Policy, model_fingerprint
 
 EARLIEST = 5  # steps that a policy acts at least
@@ -30,10 +32,20 @@ class ByPolicy:
     weights_sha256: str
 
     @classmethod
-    def find(cls, env: Description, render: str, takeover: float, model_path: str) -> "ByPolicy":
-        """BadInput: there is no policy, or one for other cameras or other pictures (render: how they are drawn)."""
+    def find(cls, env: Description, render: str, resolution: int, takeover: float, model_path: str) -> "ByPolicy":
+        """Says on stderr where the policy is shown pictures of another size or shape than it was trained on.
+
+        render, resolution: how pictures are drawn. BadInput: there is no policy, or one for other cameras or another
+        render setting.
+        """
         policy = Policy.from_checkpoint(model_path, device="cpu")
         policy.check_environment(env.views, env.action_dim, render, env.proprio)
+        assert policy.pictures is not None  # of one that was loaded here
+        remark = shape_remark(policy.pictures, dict.fromkeys(policy.views, (resolution, resolution)), "the environment")
+        if resolution != policy.resolution and not remark:
+            remark = f"--resolution is {resolution}, and the policy is trained and evaluated with {policy.resolution}"
+        if remark:
+            print(f"warning: {remark}", file=sys.stderr)
         sha256 = model_fingerprint(policy.folder)["weights_sha256"]
         return cls(takeover=takeover, model_path=model_path, weights_sha256=sha256)
 

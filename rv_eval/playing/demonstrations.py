@@ -117,7 +117,8 @@ class TaskRecorder:
         attrs = {"collection": json.dumps(asdict(self.settings)), "attempt": number}
         attrs |= {"render": self.settings.render, "resolution": self.settings.resolution, "suite": env.task.suite}
         rng = np.random.default_rng([self.settings.seed, zlib.crc32(env.task.name.encode()), number])
-        episode = Episode(env.task, int(rng.integers(FIRST_DRAWN, LAST_DRAWN)), self.settings.seed, env.task.max_steps)
+        init_state, settle = int(rng.integers(FIRST_DRAWN, LAST_DRAWN)), env.description.num_settle_steps
+        episode = Episode(env.task, init_state, self.settings.seed, env.task.max_steps, settle)
         with contextlib.suppress(NoDemo), writer.episode(env.task.instruction, attrs) as demo:
             pushes = Pushes(env.description, self.settings.push, rng)
             pushed = rng.random() < self.settings.pushed

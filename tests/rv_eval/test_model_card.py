@@ -1,9 +1,12 @@
 """rv_eval.model_card: its code asks the model the same question as this repository does."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from rv_eval.card_sections import training_section
 from rv_eval.model_card import model_card
 from rv_eval.policy import Policy
 from rv_train.checkpoint import save_model_folder
@@ -87,3 +90,16 @@ def test_the_card_of_an_expert_says_that_it_needs_this_repository(tmp_path):
     policy = Policy.from_checkpoint(make_tiny_checkpoint(tmp_path, **flow_opts(DATA__PROPRIO=[])))
     card = model_card(policy, "5.x")
     assert "tools/serve_policy.py --model_path" in card and "```" not in card
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/home/somebody/runs/mine/step_00000007/model", "mine/step_00000007/model"),
+        ("/home/somebody/weights", "weights"),
+        ("runs/mine/step_00000007/model", "runs/mine/step_00000007/model"),
+    ],
+)
+def test_it_names_the_weights_that_training_began_with(path, told):
+    cfg = tiny_cfg(MODEL__INIT="pretrained", MODEL__PATH=path, MODEL__VOCAB_CUT=0)
+    assert f"| began with | {told} |" in training_section(cfg, {}, Path("step_00000009/model"))

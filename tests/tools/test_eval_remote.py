@@ -183,7 +183,7 @@ def test_a_policy_that_solves_the_task_leaves_nothing_to_show(model):
         with pytest.raises(NoDemo):
             begin_by_policy(
                 env,
-                ByPolicy.find(env.description, "dark", 1.0, str(model)).load(),
+                ByPolicy.find(env.description, "dark", 32, 1.0, str(model)).load(),
                 reply,
                 np.random.default_rng(0),
                 60,
@@ -192,19 +192,46 @@ def test_a_policy_that_solves_the_task_leaves_nothing_to_show(model):
         env.close()
 
 
-def test_a_run_that_moved_on_does_not_take_part_in_what_another_began(model, tmp_path):
+def test_the_policy_is_the_one_that_was_looked_at(model, tmp_path, capsys):
     run = tmp_path / "run"
     for step in (1, 2):
         shutil.copytree(model, run / f"step_{step}/model")
     weights = run / "step_2/model/model.safetensors"
     save_file({name: 2 * value for name, value in load_file(weights).items()}, weights, {"format": "pt"})
     (run / "last").symlink_to("step_1")
-    about = ByPolicy.find(box().description, "dark", 1.0, str(run))
-    assert about.load().folder == run / "step_1/model"
+    ByPolicy.find(box().description, "dark", 64, 1.0, str(run))
+    told = "warning: --resolution is 64, and the policy is trained and evaluated with 32\n"
+    assert capsys.readouterr().err == told
+    about = ByPolicy.find(box().description, "dark", 32, 1.0, str(run))
+    assert not capsys.readouterr().err and about.load().folder == run / "step_1/model"
     (run / "last").unlink()
     (run / "last").symlink_to("step_2")
     with pytest.raises(ValueError, match=r"holds other weights than when this began, .*: name a step of it"):
         about.load()
+
+
+SETTLING = """
+import sys
+sys.path.insert(0, {examples!r})
+import serve_env
+
+class Settling(serve_env.Box):
+    describe = staticmethod(lambda: {{**serve_env.Box.describe(), "num_settle_steps": 3}})
+
+    def settle(self, steps):
+        self.hand = self.hand * 0 + steps / 10
+
+serve_env.main(Settling)
+"""
+
+
+def test_demonstrations_begin_settled_as_evaluations_do(tmp_path):
+    (tmp_path / "settling.py").write_text(SETTLING.format(examples=str(EXAMPLES)))
+    command = f"{sys.executable} {tmp_path / 'settling.py'}"
+    collect(["--env_command", command, "--render", "dark", "--num_demos", "1", "--out", str(tmp_path / "out")])
+    (path,) = (tmp_path / "out").glob("*/episode_*.hdf5")
+    demos = DemoFile(path, KeyMap.load(path.parent / "key_map.json"))
+    np.testing.assert_allclose(demos.proprio("demo_0", ("hand",))[0], 0.3)
 
 
 TWO_SUITES = """
