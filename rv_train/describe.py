@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from yacs.config import CfgNode
 
+from rv_train.backbones.folders import EXPERT, find_weights
 from rv_train.backbones.lora import is_seen, num_values
 from rv_train.optim import base_lr, resolve_amp
 from rv_train.policies import policy_class
@@ -54,6 +55,9 @@ def model_lines(cfg: CfgNode, policy: "Policy") -> Iterator[tuple[str, str]]:
     yield "model", f"{which}, {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained"
     if not policy.INTEGERS and any(f"{{{name}}}" in cfg.PROMPT.SYSTEM for name in ("num_values", "num_bins")):
         yield "warning", f'PROMPT.SYSTEM asks for integers, and {cfg.MODEL.NAME} writes none; without: SYSTEM: ""'
+    weights = find_weights(cfg.MODEL.PATH)[0] if cfg.MODEL.INIT == "pretrained" else None
+    if weights and (weights / EXPERT).is_file():
+        yield "warning", f"MODEL.PATH gives the backbone its weights; {weights / EXPERT} beside them is not taken"
     if trained == total:
         return
     for part, (number, learned) in counts.items():

@@ -18,7 +18,7 @@ from rv_train.distributed import Rank
 from rv_train.optim import base_lr, lr_at
 from rv_train.plan import count_steps, dry_run
 from tests.demo_files import write_synthetic_demo_file
-from tests.tiny import ROOT, flow_opts, make_tiny_checkpoint, tiny_cfg, tiny_model
+from tests.tiny import ROOT, flow_opts, make_tiny_base, make_tiny_checkpoint, tiny_cfg, tiny_model
 
 EIGHT = list(range(8))
 PUBLISHED_FRAMES = 273_465
@@ -201,6 +201,15 @@ def test_a_prompt_that_asks_for_integers_is_remarked_of_a_policy_without():
     flow = flow_opts(DATA__PROPRIO=[])
     assert line(**flow, **asks).startswith("PROMPT.SYSTEM asks for integers, and flow_expert writes none")
     assert not line(**flow, PROMPT__SYSTEM="Move.") and not line(**asks)
+
+
+def test_an_expert_beside_the_weights_to_begin_with_is_not_taken_and_that_is_said(tmp_path):
+    base = make_tiny_base(tmp_path)
+    cfg = tiny_cfg(MODEL__INIT="pretrained", MODEL__PATH=str(base), MODEL__VOCAB_CUT=0)
+    assert "warning" not in dict(model_lines(cfg, tiny_model(tiny_cfg())))
+    (base / "expert.safetensors").touch()
+    told = dict(model_lines(cfg, tiny_model(tiny_cfg())))["warning"]
+    assert told == f"MODEL.PATH gives the backbone its weights; {base}/expert.safetensors beside them is not taken"
 
 
 def steps_of(cfg, frames, world_size):
