@@ -17,6 +17,7 @@ import numpy as np
 from libs.demo_hdf5 import DemoFile, EpisodeWriter
 from libs.demo_hdf5.schema import json_object
 from libs.errors import BadInput
+from libs.jobs import held_folder
 from rv_eval.envs.base import Description, Episode, Reply, WorkerFailure
 from rv_eval.envs.remote import RemoteEnvironment, RemoteSimulator
 from rv_eval.envs.remote_messages import RemoteTask
@@ -58,7 +59,8 @@ class TaskRecorder:
     """Records `num_demos` demonstrations of a task into out/NAME, an `EpisodeWriter`'s folder; called again it goes on.
 
     command: starts an environment. timeout_s: an answer that takes longer is a hang. BadInput: the folder holds others,
-    or the expert hardly ever succeeds. RuntimeError: the environment fails again and again.
+    another process records there, or the expert hardly ever succeeds. RuntimeError: the environment fails again and
+    again.
     """
 
     command: str
@@ -68,7 +70,8 @@ class TaskRecorder:
     timeout_s: float = 60.0
 
     def __call__(self, task: RemoteTask) -> None:
-        with RemoteSimulator(command=self.command) as simulator:
+        in_use = f"{self.out / task.name} is in use: another process collects there"
+        with held_folder(self.out / task.name, in_use), RemoteSimulator(command=self.command) as simulator:
             about = simulator.description
             cameras, rate = about.views, about.control_hz
             writer = EpisodeWriter(self.out / task.name, cameras, about.proprio, about.action_dim, rate)

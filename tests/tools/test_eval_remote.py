@@ -210,6 +210,20 @@ def test_the_policy_is_the_one_that_was_looked_at(model, tmp_path, capsys):
         about.load()
 
 
+def test_two_collectors_do_not_write_into_one_folder(tmp_path, capsys):
+    command = ["--env_command", COMMAND, "--render", "dark", "--resolution", "16", "--out", str(tmp_path)]
+    other = subprocess.Popen([sys.executable, "tools/collect_env.py", *command, "--num_demos", "100000"], cwd=ROOT)
+    try:
+        while not list(tmp_path.glob("*/episode_*.hdf5")):
+            time.sleep(0.05)
+        told = refusal(collect, capsys, *command, "--num_demos", "1")
+        assert told == f"error: {tmp_path / 'close_at_the_ball'} is in use: another process collects there"
+        assert other.poll() is None, "and the first one goes on"
+    finally:
+        other.kill()
+        other.wait()
+
+
 SETTLING = """
 import sys
 sys.path.insert(0, {examples!r})
