@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from libs.errors import BadInput
 from libs.files import make_folder, read_json_object
+from libs.jobs import lock
 from libs.robosuite_sim.gl import tell_gl
 from libs.robosuite_sim.remote import RemoteObject, SimCrash, SimStartFailed, SimTimeout
 
@@ -138,16 +139,18 @@ def run_jobs(
     """Work in `num_workers` simulator processes until no job needs a further piece.
 
     progress: called with its job after each piece. make_worker: Job -> RemoteObject; None makes the job's own.
-    What a job or a worker raises as BadInput ends the call; so does, as BadInput, a worker that cannot be made before
-    any has done a piece, and, as RuntimeError, a piece during which the simulator crashed or hung again and again.
-    Stopped by an exception, it leaves the finished pieces for another call.
+    What a job or a worker raises as BadInput ends the call; so does, as BadInput, another process that is at one of the
+    jobs, or a worker that cannot be made before any has done a piece, and, as RuntimeError, a piece during which the
+    simulator crashed or hung again and again. Stopped by an exception, it leaves the finished pieces for another call.
     """
-    for job in jobs:
-        job.begin()
-    slots = [_Slot(make_worker or _own_worker) for _ in range(num_workers)]
+    slots, held = [_Slot(make_worker or _own_worker) for _ in range(num_workers)], contextlib.ExitStack()
     incidents: dict[tuple[Path, int], int] = {}  # (job's path, number) -> crashes and hangs so far
     proven = False  # simulators can be started here
     try:
+        for job in jobs:
+            job.begin()
+            if not job.complete:
+                held.enter_context(lock(job.parts, f"{job.path} is in use: another process makes it"))
         while busy := [slot for slot in slots if slot.busy or slot.assign(jobs)]:
             # whatever has a fileno can be waited for
             wait(busy, timeout=max(0.0, min(slot.deadline for slot in busy) - time.monotonic()))  # type: ignore[arg-type]
@@ -165,6 +168,7 @@ def run_jobs(
     finally:
         for slot in slots:
             slot.close()
+        held.close()
 
 
 def run_with_bar(jobs: Sequence[Job], num_workers: int) -> None:

@@ -93,6 +93,25 @@ def test_the_first_successes_by_number_whatever_the_number_of_workers(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_do_not_make_one_file(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from tests.tools.test_collect_demos import run; "
+        "run(Path(sys.argv[1]), Path(sys.argv[2]), seconds=600)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "a"), str(tmp_path / "log")], cwd=ROOT)
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "log").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        with pytest.raises(BadInput, match=r"_demo\.hdf5 is in use: another process makes it"):
+            run(tmp_path / "a", tmp_path / "log2")
+    finally:
+        child.kill()
+        child.wait()
+    run(tmp_path / "a", tmp_path / "log2")
+
+
+@pytest.mark.slow
 def test_a_killed_run_continues_without_loss_or_duplicates(tmp_path):
     whole, _ = run(tmp_path / "whole", tmp_path / "log0")
     code = (
