@@ -193,6 +193,12 @@ class WandB:
         """As one of its pictures."""
         self._log(step, {tag: self._package.Image(pixels)})
 
+    def report(self, step: int, tag: str, path: Path) -> None:
+        """An HTML page that loads nothing, where the package shows such: W&B does, trackio does not."""
+        if hasattr(self._package, "Html"):
+            with open(path, encoding="utf-8") as page:
+                self._log(step, {tag: self._package.Html(page, inject=False)})
+
     def close(self, failed: bool = False) -> None:
         """Wait until all of it is written or sent."""
         finish = self._package.finish

@@ -15,6 +15,7 @@ def _module(name):
 def fake_wandb(login=True):
     """W&B: pages by their id, whose counter only grows, and axes by `define_metric`. `.pages` is what it holds."""
     module, pages = _module("wandb"), {}
+    module.Html = lambda page, inject: ("html", page.read(), inject)
 
     def log_in():
         module.logins += 1

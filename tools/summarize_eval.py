@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.tracker:
         from rv_eval.results.on_page import show_on_pages  # takes torch along
 
-        print(f"page:    {show_on_pages(run, args.tracker)}")
+        print(f"page:    {show_on_pages(run, args.tracker, page if args.html else None)}")
     if not run.is_sound:
         raise SystemExit(1)
 

@@ -12,9 +12,9 @@ from rv_train.checkpoint import read_saved_cfg
 from rv_train.run_pages import WandB, check_trackers, log_in
 
 
-def show_on_pages(run: Run, folder: Path) -> str:
-    """Put success rates with their intervals, at the step of the checkpoint that was evaluated, and the table onto the
-    pages of a run folder; says where.
+def show_on_pages(run: Run, folder: Path, report: Path | None = None) -> str:
+    """Put success rates with their intervals, at the step of the checkpoint that was evaluated, the table and the
+    report, an HTML file, onto the pages of a run folder; says where.
 
     BadInput: no such run, it has no page, or what was evaluated is none of its checkpoints, or one that is gone.
     """
@@ -30,6 +30,8 @@ def show_on_pages(run: Run, folder: Path) -> str:
         page = WandB(name, folder, cfg, step)
         page.scalars(step, scalars)
         page.text(step, "eval", run_text(run))
+        if report:
+            page.report(step, "eval/report", report)
         page.close()
     return f"{', '.join(names)}: eval/* at step {step:,} of {folder}"
 

@@ -117,12 +117,14 @@ def test_an_evaluation_goes_onto_the_page_of_its_run(tracker, tmp_path, demos, c
         record(0, n, success=n > 0, suite=suite, **about) for suite in ("libero_goal", "libero_10") for n in range(4)
     ]
     write(tmp_path / "logs/results.jsonl", lines)
-    summarize([str(tmp_path / "logs"), "--no-html", "--tracker", str(run)])
+    summarize([str(tmp_path / "logs"), "--tracker", str(run)])
     assert f"{name}: eval/* at step 2 of {run}" in capsys.readouterr().out
     (page,) = tracker.pages.values()
     assert curve(page, "eval/libero_goal") == [(2, 0.75)] and curve(page, "eval/all") == [(2, 0.75)]
     assert curve(page, "eval/all_low")[0][1] < 0.75 < curve(page, "eval/all_high")[0][1]
     assert "libero_goal" in curve(page, "text/eval")[0][1][2][0][0] and len(page.ends) == 2
+    html = (tmp_path / "logs/report.html").read_text()
+    assert curve(page, "eval/report") == ([(2, ("html", html, False))] if name == "wandb" else [])
     for other in (
         {"model_fingerprint": "ab" * 32},
         {"model_folder": "cache/x"},
