@@ -28,6 +28,7 @@ LONG_WAIT = datetime.timedelta(hours=1)  # for a save: tens of gigabytes, perhap
 # For a job that rank 0 prepares: a frame cache of millions of pictures takes hours. Its end is noticed at once.
 PREPARING = datetime.timedelta(days=7)
 ENVIRONMENT = "env://"  # torchrun's variables say where the ranks meet
+HEAR_S = 1.0  # until a signal to the launching process is passed on, at most
 GRACE_S = 3.0  # for the other ranks to notice that one failed, before they are killed
 
 
@@ -139,7 +140,9 @@ def launch(worker: Callable[..., T], devices: Sequence[torch.device], *args: Any
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # warns of every rank that it ends
     with _handling(STOP_SIGNALS, pass_on):
         try:
-            while not context.join(grace_period=GRACE_S):
+            # In turns: a signal between Python's last look and the wait itself would be heard when a rank ends. It came
+            # there where a scheduler continued a suspended job and ended it at once.
+            while not context.join(timeout=HEAR_S, grace_period=GRACE_S):
                 pass
         except KeyboardInterrupt:
             for process in context.processes:  # else this process would wait for them at its end, until they are done

@@ -1,9 +1,11 @@
 """Ends of a run of several ranks, where one of them waits for something and hears nothing."""
 
+import _thread
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from libs.errors import BadInput
-from rv_train.distributed import launch, leader, parse_devices
+from rv_train.distributed import launch, leader, parse_devices, stop_requested
 from tests.rv_train.waiting_ranks import CPUS, worker
 from tests.tiny import ROOT
 from tools.dev.processes import kill, processes
@@ -131,3 +133,21 @@ def test_devices(monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             parse_devices(devices, nproc)
+
+
+def until_stopped(rank):
+    deadline = time.monotonic() + 60
+    while not stop_requested() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return stop_requested()
+
+
+@pytest.mark.slow
+def test_a_signal_that_wakes_nobody_is_passed_on():
+    """As one that comes between Python's last look and the wait: the handler is due, and the wait goes on."""
+    timer = threading.Timer(8, _thread.interrupt_main, (signal.SIGTERM,))
+    timer.start()
+    try:
+        assert launch(until_stopped, CPUS)
+    finally:
+        timer.cancel()
