@@ -135,7 +135,8 @@ def test_devices(monkeypatch):
             parse_devices(devices, nproc)
 
 
-def until_stopped(rank):
+def until_stopped(rank, folder):
+    (folder / str(rank.rank)).touch()
     deadline = time.monotonic() + 60
     while not stop_requested() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -143,11 +144,14 @@ def until_stopped(rank):
 
 
 @pytest.mark.slow
-def test_a_signal_that_wakes_nobody_is_passed_on():
+def test_a_signal_that_wakes_nobody_is_passed_on(tmp_path):
     """As one that comes between Python's last look and the wait: the handler is due, and the wait goes on."""
-    timer = threading.Timer(8, _thread.interrupt_main, (signal.SIGTERM,))
-    timer.start()
-    try:
-        assert launch(until_stopped, CPUS)
-    finally:
-        timer.cancel()
+
+    def signal_when_all_run():
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.iterdir())) < len(CPUS) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        _thread.interrupt_main(signal.SIGTERM)
+
+    threading.Thread(target=signal_when_all_run, daemon=True).start()
+    assert launch(until_stopped, CPUS, tmp_path)
