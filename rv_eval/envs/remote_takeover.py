@@ -1,13 +1,12 @@
 """Demonstrations that a policy begins, see takeover.py, in an environment that lives elsewhere."""
 
-import functools
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from rv_eval.envs.base import Description, Reply
 from rv_eval.envs.remote import RemoteEnvironment
-from rv_eval.envs.takeover import ByPolicy, act, draw_steps
+from rv_eval.envs.takeover import ByPolicy, WithPolicy, act, draw_steps
 from rv_eval.playing.demonstrations import Begin, DemoSettings, NoDemo, TaskRecorder
 from rv_eval.policy import Policy
 
@@ -17,17 +16,13 @@ class TakeoverSettings(ByPolicy, DemoSettings):
     """Everything a demonstration depends on but its task and number."""
 
 
-class TakeoverRecorder(TaskRecorder):
+class TakeoverRecorder(WithPolicy, TaskRecorder):
     """Records demonstrations some of which a policy begins."""
 
     settings: TakeoverSettings
 
-    @functools.cached_property
-    def policy(self) -> Policy:
-        return self.settings.load()
-
     def takeover(self, env: RemoteEnvironment, rng: np.random.Generator) -> Begin | None:
-        if rng.random() >= self.settings.takeover:
+        if not self.policy_begins(rng):
             return None
         return lambda reply: begin_by_policy(env, self.policy, reply, rng, self.timeout_s)
 

@@ -1,6 +1,5 @@
 """Demonstrations that a policy begins, see takeover.py, in the simulators that robosuite makes."""
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -8,22 +7,17 @@ import numpy as np
 from libs.robosuite_sim.env import RobosuiteEnv
 from libs.robosuite_sim.recording import Start
 from rv_eval.envs.base import PANDA_ACTIONS
-from rv_eval.envs.takeover import act, draw_steps
+from rv_eval.envs.takeover import WithPolicy, act, draw_steps
 from rv_eval.policy import Policy
 
 
-class Takeover:
+class Takeover(WithPolicy):
     """Of an ExpertWorker some of whose attempts a policy begins."""
 
     env: Any
-    settings: Any  # a simulator's own, which are a ByPolicy besides
-
-    @functools.cached_property
-    def policy(self) -> Policy:
-        return self.settings.load()
 
     def takeover(self, rng: np.random.Generator) -> Start | None:
-        if rng.random() >= self.settings.takeover:
+        if not self.policy_begins(rng):
             return None
         return lambda: start_by_policy(self.env, self.policy, rng)
 

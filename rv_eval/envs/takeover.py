@@ -4,6 +4,7 @@ A policy that learned from an expert alone does not know what its own mistakes l
 that it reaches itself teach it to mend them: DAgger, Ross et al. 2011 (arXiv:1011.0686).
 """
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,20 @@ class ByPolicy:
                 "still being trained: name a step of it"
             )
         return policy
+
+
+class WithPolicy:
+    """Of what makes attempts some of which a policy begins."""
+
+    settings: Any  # a simulator's own, which are a ByPolicy besides
+
+    @functools.cached_property
+    def policy(self) -> Policy:
+        return self.settings.load()
+
+    def policy_begins(self, rng: np.random.Generator) -> bool:
+        """Whether it begins the next attempt."""
+        return rng.random() < self.settings.takeover
 
 
 def draw_steps(rng: np.random.Generator, max_steps: int) -> int:
