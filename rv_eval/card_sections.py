@@ -1,6 +1,5 @@
 """What a model card says beside how a policy is asked: how it was trained, what it solves, how it is loaded here."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,12 @@ from yacs.config import CfgNode
 from rv_eval.results.summary import Run, dependencies, show, stats
 from rv_eval.results.summary_text import notices
 from rv_eval.results.tables import percent_range
+from rv_train.backbones.folders import STEP
 
 if TYPE_CHECKING:
     from rv_eval.policy import Policy
 
 SHOWN_FILES = 4
-STEP = re.compile(r"step_(\d+)")
 # What a success rate is a rate of, beside the tasks; whichever of it the records have.
 MEASURED = (
     *("n_action_steps", "ensemble_size", "ensemble_version", "ensemble_weight", "temperature", "instructions", "seed"),

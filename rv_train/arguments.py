@@ -11,12 +11,10 @@ from yacs.config import CfgNode
 from libs.cli import Numbers, Parser, Switch
 from libs.errors import BadInput
 from libs.files import kind_of, read_json_object, short_path
-from rv_train.backbones.folders import RECIPE
+from rv_train.backbones.folders import SAVED
 from rv_train.checkpoint import read_saved_cfg
 from rv_train.config import SECTIONS, load_cfg
 from rv_train.distributed import under_torchrun
-
-SAVED = RECIPE
 
 
 def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -31,8 +31,8 @@ from libs.config_tree import to_dict
 from libs.errors import BadInput
 from libs.files import write_whole
 from rv_train import checkpoint
-from rv_train.arguments import SAVED, chosen_cfg, parse_args
-from rv_train.backbones.folders import stay_at_step
+from rv_train.arguments import chosen_cfg, parse_args
+from rv_train.backbones.folders import SAVED, stay_at_step
 from rv_train.backbones.loading import fetch_pretrained
 from rv_train.backbones.tokenizer import read_tokenizer
 from rv_train.bad_steps import BadSteps

@@ -7,7 +7,7 @@ from libs.errors import BadInput
 from rv_eval.policy import model_fingerprint
 from rv_eval.results.summary import Run, show, stats
 from rv_eval.results.summary_text import run_text
-from rv_train.arguments import SAVED
+from rv_train.backbones.folders import SAVED
 from rv_train.checkpoint import read_saved_cfg
 from rv_train.run_pages import WandB, check_trackers, log_in
 

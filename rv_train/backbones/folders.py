@@ -19,7 +19,8 @@ WEIGHTS = ("*.json", "model*.safetensors")  # of what a hub holds; some hold the
 INSIDE = ("", "model", "last/model")  # where a model folder, a step's and a run's have them
 EXPERT = "expert.safetensors"  # what a policy has beside the backbone's weights, or alone
 BASE = "base.json"  # beside what was trained over frozen weights: which they are
-RECIPE = "config.yaml"  # of a run folder, whose config.json says the same and is no model's
+STEP = re.compile(r"step_(\d+)")  # a step's folder in a run's
+SAVED = "config.yaml"  # of a run folder, whose config.json says the same and is no model's
 
 
 def check_source(path: str, family: "Family") -> None:
@@ -88,7 +89,7 @@ def stay_at_step(cfg: CfgNode) -> CfgNode:
     while it trains, and ranks, or whoever looks for frozen weights later, would find others."""
     path = cfg.MODEL.PATH
     folder = find_weights(path)[0] if cfg.MODEL.INIT == "pretrained" and kind_of(path) == "folder" else None
-    if folder is None or not re.fullmatch(r"step_\d+", (stays := folder.resolve()).parent.name):
+    if folder is None or not STEP.fullmatch((stays := folder.resolve()).parent.name):
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
@@ -110,7 +111,7 @@ def what_lacks(path: Path | str) -> str:
 
 
 def _has_config(folder):
-    return (folder / "config.json").is_file() and not (folder / RECIPE).is_file()
+    return (folder / "config.json").is_file() and not (folder / SAVED).is_file()
 
 
 def missing_files(folder: Path | str) -> list[str]:

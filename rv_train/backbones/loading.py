@@ -78,7 +78,7 @@ def outline_backbone(
         if not has_weights:
             nowhere = f"MODEL.PATH {cfg.MODEL.PATH} is neither a folder nor in the Hugging Face cache"
             here = folder or kind_of(cfg.MODEL.PATH) == "folder"
-            missing.append(f"weights: {what_lacks(folder or cfg.MODEL.PATH) if here else nowhere}")
+            missing.append(f"weights: {what_lacks(cfg.MODEL.PATH) if here else nowhere}")
         if folder:
             check_model_type(folder, family)
             config, origin = family.model_class().config_class.from_pretrained(folder), str(folder / "config.json")

@@ -79,21 +79,14 @@ def text_problem(text: str) -> str:
 def number_problems(demos: Sequence[Demo]) -> Iterator[str]:
     """Actions that are no numbers, and robot states."""
     for rows in demos:
-        bad = ~np.isfinite(rows.actions)
-        if bad.any():
-            frame, dim = np.argwhere(bad)[0]
-            yield (
-                f"{rows.file.path}, {rows.name}: dimension {dim} of the action at frame {frame} is "
-                f"{rows.actions[frame, dim]}, not a finite number ({int(bad.any(axis=1).sum())} such frames): mend the "
-                "demo or leave it out"
-            )
-        bad = ~np.isfinite(rows.proprio)
-        if bad.any():
-            frame, number = np.argwhere(bad)[0]
-            yield (
-                f"{rows.file.path}, {rows.name}: number {number} of DATA.PROPRIO at frame {frame} is "
-                f"{rows.proprio[frame, number]}, not a finite number: mend the demo or leave it out"
-            )
+        for values, what in ((rows.actions, "dimension {} of the action"), (rows.proprio, "number {} of DATA.PROPRIO")):
+            bad = ~np.isfinite(values)
+            if bad.any():
+                frame, place = np.argwhere(bad)[0]
+                yield (
+                    f"{rows.file.path}, {rows.name}: {what.format(place)} at frame {frame} is {values[frame, place]}, "
+                    f"not a finite number ({int(bad.any(axis=1).sum())} such frames): mend the demo or leave it out"
+                )
 
 
 def motion_problems(demos: Sequence[Demo]) -> Iterator[str]:

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from libs.config_tree import to_dict
-from rv_train.arguments import SAVED, chosen_cfg, parse_args
+from rv_train.arguments import chosen_cfg, parse_args
+from rv_train.backbones.folders import SAVED
 from rv_train.train import main
 from tests.demo_files import write_synthetic_demo_file
 from tests.tiny import ROOT, tiny_cfg
